@@ -1,0 +1,47 @@
+"""Training batches as a pure function of (seed, step): a run resumed at step n replays nothing.
+
+B batch rows, T = seq_len; a row has T + 1 bytes, inputs and targets being its first and last T.
+"""
+
+import numpy as np
+import torch
+
+from unimatrix.errors import UserError
+
+
+def random_windows(
+    data: np.ndarray, *, seed: int, step: int, batch_size: int, seq_len: int
+) -> torch.LongTensor:
+    """Windows of the text at positions drawn uniformly, with replacement.
+
+    The draw depends on (seed, step) and on len(data) alone: no global generator is read or moved.
+
+    Args:
+        data: [N] uint8, the training text.
+        seed, step: non-negative; every pair is its own stream.
+        batch_size, seq_len: B and T.
+    Returns:
+        [B, T + 1] int64 on the CPU.
+    Raises:
+        UserError: the text is shorter than one window of T + 1 bytes, or a size is not positive.
+    """
+    check_one_window(data, seq_len=seq_len)
+    if batch_size < 1:
+        raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    # raw 64-bit draws: numpy promises the stream of a bit generator for good, that of `integers` it does not.
+    # the remainder favours some positions by less than N / 2^64
+    draws = np.random.PCG64(np.random.SeedSequence((seed, step))).random_raw(batch_size)
+    starts = (draws % np.uint64(len(data) - seq_len)).astype(np.int64)
+    rows = data[starts[:, None] + np.arange(seq_len + 1)]  # [B, T + 1]
+    return torch.from_numpy(rows.astype(np.int64))  # pyright: ignore[reportReturnType]
+
+
+def check_one_window(data: np.ndarray, *, seq_len: int, name: str = "the text") -> None:
+    """Raises UserError unless `data` holds one window of seq_len + 1 bytes."""
+    if seq_len < 1:
+        raise UserError(f"seq_len: expected at least 1, got {seq_len}")
+    if len(data) < seq_len + 1:
+        raise UserError(
+            f"{name}: expected at least {seq_len + 1:,} bytes, one window of seq_len {seq_len} and the byte "
+            f"that follows it; got {len(data):,}"
+        )

@@ -1,0 +1,202 @@
+"""Corpora: a name, three splits of bytes, and the fingerprints that every result records.
+
+`load_corpus` is the one door: the paper's corpus from the hub, the embedded one, a folder with the three
+splits, or any text of one's own.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from unimatrix.data import wikitext
+from unimatrix.data.embedded import read_embedded
+from unimatrix.data.splits import SPLITS, Split
+from unimatrix.errors import UserError
+
+# the names that the splits go by in a folder: ours, and those of the official WikiText archives
+_SPLIT_FILES: tuple[dict[Split, str], ...] = (
+    {"train": "train.txt", "valid": "valid.txt", "test": "test.txt"},
+    {"train": "wiki.train.raw", "valid": "wiki.valid.raw", "test": "wiki.test.raw"},
+)
+# a text of one's own: 90 % train, then 5 % valid, then 5 % test, in this order and never shuffled
+_TRAIN_PERCENT, _VALID_PERCENT = 90, 5
+_FEWEST_BYTES_TO_SPLIT = 20
+
+NOT_THE_PAPERS_CORPUS = "This is not the paper's corpus: its numbers cannot be compared with the paper's."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Corpus:
+    """Text as bytes.
+
+    train, valid, test: [N] uint8 each, read-only.
+    notes: plain sentences that belong beside every number got from this text.
+    is_paper_corpus: valid and test are WikiText-2 raw to the byte (train may be partial: a note says so).
+    """
+
+    name: str
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    notes: tuple[str, ...] = ()
+    is_paper_corpus: bool = False
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            self.split(split).flags.writeable = False
+
+    def split(self, split: Split) -> np.ndarray:
+        return {"train": self.train, "valid": self.valid, "test": self.test}[split]
+
+    def fingerprint(self, split: Split) -> dict[str, str | int]:
+        """{"sha256": hex digest, "bytes": size} of one split: what a result records of its data."""
+        data = self.split(split)
+        return {"sha256": wikitext.sha256(data), "bytes": len(data)}
+
+
+def load_corpus(source: str | Path = "auto") -> Corpus:
+    """Reads a corpus.
+
+    Args:
+        source: "wikitext-2-raw" (the paper's, from the hub), "embedded" (Python's own sources, no network),
+            "auto" (the first, or without network the second with a note), a folder holding train.txt,
+            valid.txt and test.txt, or any other file or folder of text (90/5/5 by position).
+    Raises:
+        UserError: nothing there, empty, unreadable, a folder with only some of the splits, or no hub.
+    """
+    if source == "auto":
+        return _load_auto()
+    if source == wikitext.NAME:
+        return _recognised(wikitext.NAME, wikitext.read_from_hub(), ())
+    if source == "embedded":
+        return _load_embedded(())
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"data: expected auto, {wikitext.NAME}, embedded, or a file or folder; there is no {str(path)!r}"
+        )
+    if path.is_dir():
+        return load_data_dir(path) if _holds_any_split(path) else _load_own_folder(path)
+    return _split_by_position(path.name, _read(path), notes=())
+
+
+def load_data_dir(folder: str | Path) -> Corpus:
+    """The corpus of a folder that holds train.txt, valid.txt and test.txt (or wiki.train.raw and so on).
+
+    Raises:
+        UserError: no such folder, a split missing (names it), unreadable or empty.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UserError(
+            f"data folder: expected a folder with train.txt, valid.txt and test.txt, got {str(root)!r}"
+        )
+    names = _split_names(root)
+    missing = [name for name in names.values() if not (root / name).is_file()]
+    if missing:
+        raise UserError(
+            f"data folder {root}: expected {', '.join(names.values())}; {' and '.join(missing)} missing"
+        )
+    splits = {split: _read(root / name) for split, name in names.items()}
+    return _recognised(root.resolve().name, splits, ())
+
+
+def _load_auto() -> Corpus:
+    try:
+        return _recognised(wikitext.NAME, wikitext.read_from_hub(), ())
+    except wikitext.HubError as error:
+        reason = str(error).split("; give")[0]
+        return _load_embedded((f"Trained on Python's own sources instead of WikiText-2 raw: {reason}.",))
+
+
+def _load_embedded(notes: tuple[str, ...]) -> Corpus:
+    splits, name = read_embedded()
+    return _from_splits(name, splits, notes=(*notes, NOT_THE_PAPERS_CORPUS))
+
+
+def _from_splits(
+    name: str, splits: dict[Split, np.ndarray], *, notes: tuple[str, ...], is_paper_corpus: bool = False
+) -> Corpus:
+    train, valid, test = (splits[split] for split in SPLITS)
+    return Corpus(
+        name=name, train=train, valid=valid, test=test, notes=notes, is_paper_corpus=is_paper_corpus
+    )
+
+
+def _recognised(name: str, splits: dict[Split, np.ndarray], notes: tuple[str, ...]) -> Corpus:
+    """The paper's corpus is known by its bytes, whatever the folder is called."""
+    if not (wikitext.is_official("valid", splits["valid"]) and wikitext.is_official("test", splits["test"])):
+        return _from_splits(name, splits, notes=(*notes, NOT_THE_PAPERS_CORPUS))
+    train = splits["train"]
+    if wikitext.is_official_train(train):
+        note = f"{wikitext.NAME}: all three splits are the official files."
+    else:
+        name_of_train = f"{len(train):,} bytes, sha256 {wikitext.sha256(train)[:8]}..."
+        note = (
+            f"{wikitext.NAME}: valid and test are the official files; train is not (partial or altered: "
+            f"{name_of_train}; the official one has {wikitext.OFFICIAL_TRAIN_BYTES:,} bytes, sha256 "
+            f"{wikitext.OFFICIAL_TRAIN_SHA256_START}...)."
+        )
+    return _from_splits(wikitext.NAME, splits, notes=(*notes, note), is_paper_corpus=True)
+
+
+def _split_names(root: Path) -> dict[Split, str]:
+    """The naming that the folder follows, by the most files found; ours where none is."""
+    return max(_SPLIT_FILES, key=lambda names: sum((root / name).is_file() for name in names.values()))
+
+
+def _holds_any_split(root: Path) -> bool:
+    return any((root / name).is_file() for name in _split_names(root).values())
+
+
+def _load_own_folder(root: Path) -> Corpus:
+    """Every text file below the folder, sorted by path; not the hidden ones, nor any with a NUL byte."""
+    texts: list[np.ndarray] = []
+    num_binary = 0
+    for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if hidden or not path.is_file() or path.stat().st_size == 0:
+            continue
+        data = _read(path)
+        # git's own rule of thumb for what is no text
+        if (data[:8000] == 0).any():
+            num_binary += 1
+        else:
+            texts.append(data)
+    if not texts:
+        raise UserError(
+            f"data folder {root}: expected train.txt, valid.txt and test.txt, or any text files; found none"
+        )
+    left_out = f", {num_binary} binary ones left out" if num_binary else ""
+    note = f"{len(texts)} text files of {root.resolve().name}, sorted by path{left_out}."
+    return _split_by_position(root.resolve().name, np.concatenate(texts), notes=(note,))
+
+
+def _split_by_position(name: str, data: np.ndarray, *, notes: tuple[str, ...]) -> Corpus:
+    if len(data) < _FEWEST_BYTES_TO_SPLIT:
+        raise UserError(
+            f"{name}: expected at least {_FEWEST_BYTES_TO_SPLIT} bytes to split into train, valid and test, "
+            f"got {len(data)}"
+        )
+    train_end = len(data) * _TRAIN_PERCENT // 100
+    valid_end = len(data) * (_TRAIN_PERCENT + _VALID_PERCENT) // 100
+    split_note = f"{name} is split by position: first 90 % train, next 5 % valid, last 5 % test."
+    return Corpus(
+        name=name,
+        train=data[:train_end],
+        valid=data[train_end:valid_end],
+        test=data[valid_end:],
+        notes=(*notes, split_note, NOT_THE_PAPERS_CORPUS),
+    )
+
+
+def _read(path: Path) -> np.ndarray:
+    """[N] uint8; an empty or unreadable file is the user's mistake."""
+    try:
+        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable file ({error.strerror or error})") from error
+    if data.size == 0:
+        raise UserError(f"{path}: expected text, got an empty file")
+    return data

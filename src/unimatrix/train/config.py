@@ -1,0 +1,270 @@
+"""Everything a training run needs, as frozen values that go to JSON and back.
+
+An experiment is one `Experiment`; its defaults are the paper's recipe (Table 1): 80 steps of AdamW at a
+constant lr of 3e-4 on 16 windows of 128 bytes, dropout 0.1, float32. AdamW is `torch.optim.AdamW` with its
+own defaults: one group, weight decay 0.01 on every parameter. Field names are unique across the nested
+configs, so that a command line can offer each as a flat option.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from unimatrix.errors import UserError
+
+Schedule = Literal["constant", "cosine", "linear"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+TrackerName = Literal["tensorboard", "wandb", "none"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ModelChoice:
+    """A preset by name, and what differs from it; None leaves the preset's own value.
+
+    preset: a name of `unimatrix.presets()`.
+    d_model, num_heads, depth, state_dim: sizes, as `unimatrix.build` takes them.
+    dropout: probability in [0, 1).
+    max_positions: how many learned positions; None builds the model without positions, for any length.
+    """
+
+    preset: str = "unimatrix-core"
+    d_model: int | None = None
+    num_heads: int | None = None
+    depth: int | None = None
+    state_dim: int | None = None
+    dropout: float = 0.1
+    max_positions: int | None = 128
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "d_model", "num_heads", "depth", "state_dim", "max_positions")
+        _check_range(self, "dropout", low=0.0, below=1.0)
+
+    def overrides(self) -> dict[str, Any]:
+        """The keyword arguments of `unimatrix.build` for what differs from the preset."""
+        sizes = {name: getattr(self, name) for name in ("d_model", "num_heads", "depth", "state_dim")}
+        return {name: size for name, size in sizes.items() if size is not None} | {"dropout": self.dropout}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW and its schedule.
+
+    lr: the peak learning rate.
+    weight_decay: decoupled decay, on every parameter.
+    betas, eps: AdamW's own.
+    warmup_steps: the lr rises linearly over these steps, and only then follows the schedule.
+    schedule: constant, or down to `final_lr_share` * lr at the last step by a half cosine or a line.
+    clip: largest norm of the whole gradient; None does not clip.
+    accumulation: in how many pieces a batch goes through the model; the result is that of the whole batch.
+    precision: of the forward pass (autocast); weights and optimiser stay float32.
+    """
+
+    lr: float = 3e-4
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup_steps: int = 0
+    schedule: Schedule = "constant"
+    final_lr_share: float = 0.0
+    clip: float | None = None
+    accumulation: int = 1
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "lr", "eps", "clip", "accumulation")
+        _check_range(self, "weight_decay", low=0.0)
+        _check_range(self, "warmup_steps", low=0)
+        _check_range(self, "final_lr_share", low=0.0, below=math.nextafter(1.0, 2.0))
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise UserError(f"betas: expected two numbers in [0, 1), got {self.betas}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """How long, on what, and what is written on the way.
+
+    steps: optimiser steps in all.
+    batch_size: windows per optimiser step, over all processes and accumulation pieces together.
+    seq_len: bytes predicted per window, in training and in evaluation.
+    seed: of the initial weights, the batches and the dropout.
+    eval_every: steps between evaluations; None evaluates at the end only.
+    eval_bytes: how much of the validation text those in between look at (None: all; the last one always all).
+    save_every: steps between checkpoints; None saves at the end only.
+    keep_checkpoints: how many of the last ones stay.
+    log_every: steps between lines of the log, points of the curves and, on an accelerator, checks for NaN.
+    device: auto takes the accelerator where there is one.
+    tracker: where the curves go; wandb must be installed.
+    compile: trains through torch.compile.
+    """
+
+    steps: int = 80
+    batch_size: int = 16
+    seq_len: int = 128
+    seed: int = 7
+    eval_every: int | None = None
+    eval_bytes: int | None = None
+    save_every: int | None = None
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    device: Device = "auto"
+    tracker: TrackerName = "tensorboard"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "steps", "batch_size", "seq_len", "eval_every", "eval_bytes", "save_every")
+        _check_positive(self, "keep_checkpoints", "log_every")
+        _check_range(self, "seed", low=0, below=2**63)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """One run: a model, a text, an optimiser and a loop.
+
+    name: what the run is called in results and on curves.
+    data: what `unimatrix.data.load_corpus` takes: auto, wikitext-2-raw, embedded, a file or a folder.
+    """
+
+    name: str = "unnamed"
+    model: ModelChoice = dataclasses.field(default_factory=ModelChoice)
+    data: str = "auto"
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if self.loop.batch_size % self.optim.accumulation:
+            raise UserError(
+                f"accumulation: expected a divisor of batch_size {self.loop.batch_size}, "
+                f"got {self.optim.accumulation}"
+            )
+        limit = self.model.max_positions
+        if limit is not None and self.loop.seq_len > limit:
+            raise UserError(
+                f"seq_len: expected at most max_positions {limit}, got {self.loop.seq_len}; "
+                "raise max_positions too, or set it to None"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dicts of JSON values; `from_dict` gives back an equal experiment."""
+        return _to_json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Experiment":
+        """The experiment of `to_dict`; a field that is not there keeps its default.
+
+        Raises:
+            UserError: an unknown field (names the near ones), or a value of the wrong type or range.
+        """
+        return _from_dict(cls, values, where="experiment")
+
+
+# what a resumed run may change: none of these touches the steps already made. `data` is held to the text's
+# fingerprint instead of its path
+FREE_AT_RESUME = frozenset(
+    {"name", "data", "steps", "eval_every", "eval_bytes", "save_every", "keep_checkpoints", "log_every"}
+    | {"device", "tracker"}
+)
+
+
+def first_difference(saved: Experiment, asked: Experiment) -> tuple[str, Any, Any] | None:
+    """(field, saved value, asked value) of the first setting that a resumed run must not change; or None."""
+    saved_values, asked_values = _flat(saved.to_dict()), _flat(asked.to_dict())
+    for field, value in saved_values.items():
+        if field not in FREE_AT_RESUME and value != asked_values[field]:
+            return field, value, asked_values[field]
+    return None
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value) if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _to_json(item) for name, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_dict(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected an object with fields, got {type(values).__name__}")
+    hints = get_type_hints(cls)
+    arguments = {}
+    for name, value in values.items():
+        if name not in hints:
+            near = get_close_matches(str(name), hints, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(hints)}"
+            raise UserError(f"{where}: unknown field {name!r}{hint}")
+        if dataclasses.is_dataclass(hints[name]):
+            value = _from_dict(hints[name], value, where=f"{where}.{name}")  # pyright: ignore[reportArgumentType]
+        elif get_origin(hints[name]) is tuple and isinstance(value, list):
+            value = tuple(value)
+        arguments[name] = value
+    return cls(**arguments)
+
+
+def _check_types(config: Any) -> None:
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not _fits(hint, value):
+            expected = _described(hint)
+            raise UserError(f"{name}: expected {expected}, got {value!r}")
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(option, value) for option in get_args(hint))
+    if origin is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if origin is tuple:
+        items = get_args(hint)
+        return isinstance(value, tuple) and len(value) == len(items) and all(map(_fits, items, value))
+    if hint is float:
+        # a NaN or an infinity is no setting, and JSON has no word for it
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _described(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_described(option) for option in get_args(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    if origin is tuple:
+        return f"{len(get_args(hint))} numbers"
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "None",
+    }
+    return names.get(hint, str(hint))
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name}: expected a positive number, got {value}")
+
+
+def _check_range(config: Any, name: str, *, low: float, below: float = math.inf) -> None:
+    value = getattr(config, name)
+    if not low <= value < below:
+        upper = "" if below == math.inf else f" and below {below:g}"
+        raise UserError(f"{name}: expected at least {low:g}{upper}, got {value}")
