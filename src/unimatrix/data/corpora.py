@@ -98,7 +98,7 @@ def load_data_dir(folder: str | Path) -> Corpus:
         raise UserError(
             f"data folder {root}: expected {', '.join(names.values())}; {' and '.join(missing)} missing"
         )
-    splits = {split: _read(root / name) for split, name in names.items()}
+    splits: dict[Split, np.ndarray] = {split: _read(root / name) for split, name in names.items()}
     return _recognised(root.resolve().name, splits, ())
 
 
@@ -107,7 +107,7 @@ def _load_auto() -> Corpus:
         return _recognised(wikitext.NAME, wikitext.read_from_hub(), ())
     except wikitext.HubError as error:
         reason = str(error).split("; give")[0]
-        return _load_embedded((f"Trained on Python's own sources instead of WikiText-2 raw: {reason}.",))
+        return _load_embedded((f"The text is Python's own sources instead of WikiText-2 raw: {reason}.",))
 
 
 def _load_embedded(notes: tuple[str, ...]) -> Corpus:

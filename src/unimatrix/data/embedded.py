@@ -5,6 +5,7 @@ Nothing is cached on disk: reading it anew takes a fraction of a second.
 """
 
 import hashlib
+import os
 import platform
 import sysconfig
 from pathlib import Path
@@ -47,21 +48,24 @@ def read_embedded(folder: Path | None = None) -> tuple[dict[Split, np.ndarray], 
             f"embedded corpus: expected the sources of Python's standard library in {root}, found "
             f"{total:,} bytes; name a text file or a folder instead"
         )
-    splits = {split: np.frombuffer(b"".join(texts), dtype=np.uint8) for split, texts in parts.items()}
+    splits: dict[Split, np.ndarray] = {
+        split: np.frombuffer(b"".join(texts), dtype=np.uint8) for split, texts in parts.items()
+    }
     return splits, f"python-stdlib-{platform.python_version()}"
 
 
 def _source_files(root: Path) -> list[Path]:
     """Every .py file that belongs to the library itself, in one order on every machine."""
-    chosen = []
-    for path in root.rglob("*.py"):
-        relative = path.relative_to(root)
-        folders = relative.parts[:-1]
-        # config-3.11-x86_64-linux-gnu and the like: written by the build, not by the authors
-        machine_made = any(part in _LEFT_OUT_FOLDERS or part.startswith("config-") for part in folders)
-        if not machine_made and not path.name.startswith(_LEFT_OUT_PREFIXES) and path.is_file():
-            chosen.append((relative.as_posix(), path))
-    return [path for _, path in sorted(chosen)]
+    chosen: list[Path] = []
+    for folder, subfolders, files in os.walk(root):
+        # cut here, os.walk does not enter them: site-packages alone may hold ten times the library.
+        # config-3.11-x86_64-linux-gnu and the like are written by the build, not by the authors
+        subfolders[:] = [
+            name for name in subfolders if name not in _LEFT_OUT_FOLDERS and not name.startswith("config-")
+        ]
+        names = (name for name in files if name.endswith(".py") and not name.startswith(_LEFT_OUT_PREFIXES))
+        chosen.extend(Path(folder, name) for name in names)
+    return sorted(chosen, key=lambda path: path.relative_to(root).as_posix())
 
 
 def _split_of(text: bytes) -> Split:

@@ -87,9 +87,9 @@ def read_from_hub() -> dict[Split, np.ndarray]:
     try:
         # offline, `datasets` goes straight to its cache
         datasets.config.HF_HUB_OFFLINE = offline_before or unreachable is not None
-        rows = {
-            split: datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split=hub_split)["text"]
-            for split, hub_split in _HUB_SPLITS.items()
+        loaded = datasets.load_dataset(HUB_DATASET, HUB_CONFIG)
+        rows: dict[Split, list[str]] = {
+            split: list(loaded[hub_split]["text"]) for split, hub_split in _HUB_SPLITS.items()
         }
     except Exception as error:
         # whatever a network, a proxy or a cache can do wrong ends here, in one line with its reason
@@ -100,7 +100,8 @@ def read_from_hub() -> dict[Split, np.ndarray]:
         ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline_before
-    return {split: rebuild(split, texts) for split, texts in rows.items()}
+    splits: dict[Split, np.ndarray] = {split: rebuild(split, texts) for split, texts in rows.items()}
+    return splits
 
 
 def _why_unreachable() -> str | None:

@@ -1,0 +1,175 @@
+"""Bytes as tokens, as a Hugging Face tokenizer: what the hub, `generate`, Trainer and lm-eval expect.
+
+Ids 0..255 are the bytes themselves, then BOS, EOS and PAD (`unimatrix.data.tokenizer` has the numbers).
+Three decisions, each made so that text survives the round trip exactly:
+
+- Text is never searched for special tokens: "<|bos|>" inside a string is seven bytes of text, not BOS.
+  Nobody can smuggle a control token in through user text, and any text decodes to itself. Whoever
+  means BOS writes its id (or asks for it with `prepend_bos=True`).
+- Nothing is added by default: `tokenizer(text).input_ids` are the text's UTF-8 bytes and no more.
+- Bytes that are not UTF-8 come back as U+FFFD, so that what is decoded can always be printed. With
+  `errors="surrogateescape"` they come back as U+DC80..U+DCFF, which encode to the same bytes again;
+  `encode_bytes` and `decode_bytes` need no text at all.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from transformers import AddedToken, PreTrainedTokenizer
+
+from unimatrix.data.tokenizer import BOS, EOS, PAD, VOCAB_SIZE
+from unimatrix.errors import UserError
+
+BOS_TOKEN, EOS_TOKEN, PAD_TOKEN = "<|bos|>", "<|eos|>", "<|pad|>"
+DECODING_ERRORS = ("replace", "surrogateescape", "ignore", "strict", "backslashreplace")
+
+
+class ByteTokenizer(PreTrainedTokenizer):
+    """The 259-token byte vocabulary: 256 bytes, BOS 256, EOS 257, PAD 258. It cannot be extended.
+
+    Batches are padded on the left, as generation needs. The token of a byte is the character with the
+    same number (`chr(byte)`); the three special tokens are the only ones longer than one character.
+
+    Args:
+        errors: what `decode` does with bytes that are not UTF-8, one of `DECODING_ERRORS` (as in `bytes.decode`).
+        prepend_bos: put BOS before every text when `add_special_tokens` is on (the default of a call).
+    """
+
+    vocab_files_names: dict[str, str] = {}  # noqa: RUF012 (transformers declares it as an instance attribute)
+    model_input_names: list[str] = ["input_ids", "attention_mask"]  # noqa: RUF012
+    padding_side = "left"
+
+    def __init__(self, *, errors: str = "replace", prepend_bos: bool = False, **kwargs: Any) -> None:
+        if errors not in DECODING_ERRORS:
+            raise UserError(f"errors: expected one of {', '.join(DECODING_ERRORS)}, got {errors!r}")
+        self.errors = errors
+        self.prepend_bos = prepend_bos
+        # the vocabulary is a constant, so what a saved tokenizer_config.json says about it is not read back
+        for key in ("bos_token", "eos_token", "pad_token", "added_tokens_decoder", "split_special_tokens"):
+            kwargs.pop(key, None)
+        self._added_tokens_decoder = {
+            token_id: AddedToken(text, special=True, normalized=False)
+            for token_id, text in ((BOS, BOS_TOKEN), (EOS, EOS_TOKEN), (PAD, PAD_TOKEN))
+        }
+        super().__init__(
+            errors=errors,
+            prepend_bos=prepend_bos,
+            bos_token=BOS_TOKEN,
+            eos_token=EOS_TOKEN,
+            pad_token=PAD_TOKEN,
+            split_special_tokens=True,
+            special_tokens_pattern="bos" if prepend_bos else "none",
+            **kwargs,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        return VOCAB_SIZE
+
+    def get_vocab(self) -> dict[str, int]:
+        return {chr(byte): byte for byte in range(256)} | {BOS_TOKEN: BOS, EOS_TOKEN: EOS, PAD_TOKEN: PAD}
+
+    def encode_bytes(self, data: bytes | str) -> list[int]:
+        """The ids of raw bytes, or of a text's UTF-8 bytes; nothing is added.
+
+        Raises:
+            UserError: the text holds a surrogate that stands for no byte (outside U+DC80..U+DCFF).
+        """
+        return list(data if isinstance(data, bytes) else _to_bytes(data))
+
+    def decode_bytes(self, token_ids: Iterable[int]) -> bytes:
+        """The bytes that ids stand for, exactly; special tokens are left out."""
+        return b"".join(part for part in self._byte_runs(token_ids) if isinstance(part, bytes))
+
+    def tokenize(self, text: str, **_: Any) -> list[str]:
+        """One character per byte; special-token text is text. Extra arguments of the base class change nothing."""
+        return list(_to_bytes(text).decode("latin-1"))
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        # the base class looks tokens up one by one; a run of one-character tokens is a byte string already
+        if isinstance(tokens, list) and set(map(len, tokens)) == {1}:
+            try:
+                return list("".join(tokens).encode("latin-1"))
+            except UnicodeEncodeError:
+                pass  # a character that is no byte: the slow way below names it
+        return super().convert_tokens_to_ids(tokens)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return self._decode([self._convert_token_to_id_with_added_voc(token) for token in tokens])
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        return ()
+
+    def _convert_token_to_id(self, token: str) -> int:
+        if len(token) == 1 and ord(token) < 256:
+            return ord(token)
+        raise UserError(f"token {token!r}: expected one character of U+0000..U+00FF or a special token")
+
+    def _convert_id_to_token(self, index: int) -> str:
+        if 0 <= index < 256:
+            return chr(index)
+        raise UserError(f"token id {index}: expected 0..{VOCAB_SIZE - 1}")
+
+    def _decode(
+        self,
+        token_ids: int | list[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        *,
+        errors: str | None = None,
+        **_: Any,
+    ) -> str:
+        # clean_up_tokenization_spaces is for word tokenizers; here it would alter text
+        runs = self._byte_runs([token_ids] if isinstance(token_ids, int) else token_ids)
+        if skip_special_tokens:
+            data = b"".join(part for part in runs if isinstance(part, bytes))
+        else:
+            data = b"".join(part if isinstance(part, bytes) else part.encode() for part in runs)
+        return data.decode("utf-8", errors or self.errors)
+
+    def _byte_runs(self, token_ids: Iterable[int]) -> list[bytes | str]:
+        """The ids as runs of bytes, with the text of a special token (a str) wherever one stands between them."""
+        ids = token_ids if isinstance(token_ids, list) else [int(i) for i in token_ids]
+        try:
+            return [bytes(ids)]
+        except ValueError:
+            pass  # some id is above 255 (or negative): go through them
+        runs: list[bytes | str] = []
+        start = 0
+        for position, token_id in enumerate(ids):
+            if 0 <= token_id < 256:
+                continue
+            if token_id not in self._added_tokens_decoder:
+                raise UserError(f"token id {token_id} at position {position}: expected 0..{VOCAB_SIZE - 1}")
+            runs += [bytes(ids[start:position]), self._added_tokens_decoder[token_id].content]
+            start = position + 1
+        return [*runs, bytes(ids[start:])]
+
+    def add_special_tokens(
+        self, special_tokens_dict: dict[str, Any], replace_extra_special_tokens: bool = True
+    ) -> int:
+        # the base class renames first and adds second; refuse before anything has changed
+        for value in special_tokens_dict.values():
+            self._check_known([value] if isinstance(value, str | AddedToken) else value)
+        return super().add_special_tokens(special_tokens_dict, replace_extra_special_tokens)
+
+    def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
+        self._check_known(new_tokens)
+        self._update_total_vocab_size()
+        return 0
+
+    def _check_known(self, tokens: Iterable[str | AddedToken]) -> None:
+        vocabulary = self.get_vocab()
+        for token in tokens:
+            if str(token) not in vocabulary:
+                raise UserError(f"token {str(token)!r}: the byte vocabulary is fixed at {VOCAB_SIZE} tokens")
+
+
+def _to_bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        character = ord(text[error.start])
+        raise UserError(
+            f"text: character {error.start} is the lone surrogate U+{character:04X}, which stands for no byte"
+        ) from error

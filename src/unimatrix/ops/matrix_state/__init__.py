@@ -1,0 +1,120 @@
+"""The matrix-valued recurrent state of UniMatrix: one public function, several forms of it.
+
+`reference` is the equation, `chunked` is parallel inside a chunk and runs on any device, `compiled` is a
+CPU kernel that keeps the state of a head in the first-level cache. All three agree in outputs, final state
+and every gradient (tests/ops/test_matrix_state.py).
+"""
+
+import torch
+
+from unimatrix.errors import UserError
+from unimatrix.ops.backend import Backend, choose_backend
+from unimatrix.ops.matrix_state.chunked import matrix_state_chunked
+from unimatrix.ops.matrix_state.compiled import MAX_COMPILED_DIM, compiled_problem, matrix_state_compiled
+from unimatrix.ops.matrix_state.reference import matrix_state_reference
+from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, TokenMask, check_shape
+
+__all__ = ["matrix_state"]
+
+# measured with `unimatrix bench chunk-length`; docs/performance.md holds the table
+DEFAULT_CHUNK_LEN = 64
+
+
+def matrix_state(
+    q: HeadVectors,
+    k: HeadVectors,
+    v: HeadVectors,
+    log_retention: HeadScalars,
+    *,
+    rule_weights: RuleWeights | None = None,
+    diag: HeadVectors | None = None,
+    state: MatrixState | None = None,
+    mask: TokenMask | None = None,
+    chunk_len: int | None = None,
+    backend: Backend = "auto",
+) -> tuple[HeadVectors, MatrixState]:
+    """Write every token into a matrix per head and read it back with the token's query.
+
+    Source: the UniMatrix paper, eq. (2) to (6).
+        U_t = pi_outer k_t v_t^T + pi_diag Diag(d_t) + pi_sym (k_t v_t^T + v_t k_t^T) / 2
+        S_t = rho_t S_{t-1} + (1 - rho_t) U_t,      rho_t = exp(log_retention_t)
+        y_t = S_t q_t
+
+    Args:
+        q, k, v: [B, T, H, S], any float dtype, any strides.
+        log_retention: [B, T, H], natural log of rho, <= 0; -inf forgets everything, 0 writes nothing.
+            float32 or wider keeps retentions near 1 exact.
+        rule_weights: [B, T, H, 3] weights pi over (outer, diag, sym); None is the outer product alone.
+        diag: [B, T, H, S], the d of the diagonal rule; given exactly when rule_weights is.
+        state: [B, H, S, S], S_0; None is zeros. Never modified.
+        mask: [B, T] bool; a False position neither writes nor decays, and its output is zero.
+        chunk_len: tokens per chunk of the chunked form; None is the measured best. No effect on the result.
+        backend: "auto" takes the compiled form on a CPU for S <= 64 and the chunked form elsewhere. A form
+            asked for by name that cannot run here raises.
+
+    Returns:
+        y: [B, T, H, S] in v's dtype; the final state: [B, H, S, S] in the accumulation dtype.
+
+    Raises:
+        UserError: shapes disagree, rule_weights without diag or the reverse, chunk_len < 1, a backend that
+            is unknown or cannot run here.
+
+    Numerics: states and sums are float32, or float64 for float64 inputs. No exponential of a positive number
+    is taken. Differentiable in every floating argument, the state included.
+    """
+    _check(q, k, v, log_retention, rule_weights, diag, state, mask, chunk_len)
+    problem = compiled_problem(q)
+    form = choose_backend(
+        "matrix_state",
+        backend,
+        preferred="compiled" if problem is None and q.shape[-1] <= MAX_COMPILED_DIM else "chunked",
+        problems={"compiled": problem, "triton": "there is no triton form of this op"},
+    )
+    if form == "reference":
+        return matrix_state_reference(
+            q, k, v, log_retention, rule_weights=rule_weights, diag=diag, state=state, mask=mask
+        )
+    if mask is not None:
+        # rho = 1 neither decays nor writes, since the write strength is 1 - rho
+        log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
+    if form == "compiled":
+        y, last = matrix_state_compiled(q, k, v, log_retention, rule_weights, diag, state)
+    else:
+        y, last = matrix_state_chunked(
+            q, k, v, log_retention, rule_weights, diag, state, chunk_len or DEFAULT_CHUNK_LEN
+        )
+    if mask is not None:
+        y = y.masked_fill(~mask[..., None, None], 0.0)
+    return y, last
+
+
+def _check(
+    q: HeadVectors,
+    k: HeadVectors,
+    v: HeadVectors,
+    log_retention: HeadScalars,
+    rule_weights: RuleWeights | None,
+    diag: HeadVectors | None,
+    state: MatrixState | None,
+    mask: TokenMask | None,
+    chunk_len: int | None,
+) -> None:
+    if q.dim() != 4:
+        raise UserError(f"q: expected [batch, time, heads, state_dim], got {list(q.shape)}")
+    batch, length, heads, dim = q.shape
+    check_shape("k", k, q.shape)
+    check_shape("v", v, q.shape)
+    check_shape("log_retention", log_retention, (batch, length, heads))
+    if (rule_weights is None) != (diag is None):
+        raise UserError("rule_weights and diag: expected both or neither, got one of them")
+    if rule_weights is not None and diag is not None:
+        check_shape("rule_weights", rule_weights, (batch, length, heads, 3))
+        check_shape("diag", diag, q.shape)
+    if state is not None:
+        check_shape("state", state, (batch, heads, dim, dim))
+    if mask is not None:
+        check_shape("mask", mask, (batch, length))
+        if mask.dtype != torch.bool:
+            raise UserError(f"mask: expected dtype bool, got {mask.dtype}")
+    if chunk_len is not None and chunk_len < 1:
+        raise UserError(f"chunk_len: expected at least 1, got {chunk_len}")

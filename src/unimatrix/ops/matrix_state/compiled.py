@@ -1,0 +1,185 @@
+"""The matrix state as a compiled CPU loop: a head's state stays in the first-level cache, token after token.
+
+At the paper's S = 16 a state is 1 KiB, and the recurrence costs 3 S^2 multiply-adds a token and head: fewer
+than any chunk. The loops are numba's (no compiler on the user's machine), one task per batch row and head;
+unimatrix.ops.matrix_state.kernels holds them. This module hands tensors over without copying (any strides),
+gives autograd its backward pass and torch.compile an opaque operator.
+
+Letters: a, b, c weigh k v^T, v k^T and Diag(d): a = w (pi_outer + pi_sym / 2), b = w pi_sym / 2, c = w pi_diag,
+with the write strength w = 1 - rho. Without rule mixing a = w alone.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, accumulation_dtype
+
+MAX_COMPILED_DIM = 64  # beyond it the state leaves the first-level cache and matrix products win
+
+
+def compiled_problem(q: Tensor) -> str | None:
+    """Why the compiled form cannot run on tensors like q; None if it can."""
+    if q.device.type != "cpu":
+        return f"it runs on the CPU, the tensors are on {q.device}"
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed (pip install numba)"
+    return None
+
+
+def matrix_state_compiled(
+    q: HeadVectors,
+    k: HeadVectors,
+    v: HeadVectors,
+    log_retention: HeadScalars,
+    rule_weights: RuleWeights | None,
+    diag: HeadVectors | None,
+    state: MatrixState | None,
+) -> tuple[HeadVectors, MatrixState]:
+    """Arguments as in `matrix_state`, already checked; the mask is already in log_retention."""
+    dtype = accumulation_dtype(q.dtype)
+    out_dtype = v.dtype
+    log_rho = log_retention.to(dtype)
+    write = -torch.expm1(log_rho)
+    if rule_weights is None or diag is None:
+        weights = write[..., None]  # [B, T, H, 1]
+    else:
+        pi_outer, pi_diag, pi_sym = (write[..., None] * rule_weights.to(dtype)).unbind(-1)
+        weights = torch.stack([pi_outer + 0.5 * pi_sym, 0.5 * pi_sym, pi_diag], dim=-1)  # a, b, c
+        diag = diag.to(dtype)
+    if state is None:
+        batch, _, heads, dim = q.shape
+        state = q.new_zeros(batch, heads, dim, dim, dtype=dtype)
+    y, last = _Scan.apply(
+        q.to(dtype), k.to(dtype), v.to(dtype), log_rho.exp(), weights, diag, state.to(dtype)
+    )  # type: ignore[misc]
+    return y.to(out_dtype), last
+
+
+class _Scan(torch.autograd.Function):
+    """The kernels as one differentiable operation; q, k, v, diag in any strides with unit inner stride."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rho: Tensor,
+        weights: Tensor,
+        diag: Tensor | None,
+        state: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        keep = any(ctx.needs_input_grad)
+        y, last, borders = torch.ops.unimatrix.matrix_state_forward(q, k, v, rho, weights, diag, state, keep)
+        if keep:
+            ctx.save_for_backward(q, k, v, rho, weights, diag, borders)
+        return y, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, rho, weights, diag, borders = ctx.saved_tensors
+        grad_q, grad_k, grad_v, grad_rho, grad_weights, grad_diag, grad_state = (
+            torch.ops.unimatrix.matrix_state_backward(
+                q, k, v, rho, weights, diag, borders, grad_y, grad_last
+            )
+        )
+        return (
+            grad_q,
+            grad_k,
+            grad_v,
+            grad_rho,
+            grad_weights,
+            None if diag is None else grad_diag,
+            grad_state,
+        )
+
+
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rho: Tensor,
+    weights: Tensor,
+    diag: Tensor | None,
+    state: Tensor,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the final state, and (if keep) the states at every block border, which the backward starts from."""
+    from unimatrix.ops.matrix_state import kernels
+
+    return kernels.run_forward(q, k, v, rho, weights, diag, state, keep)
+
+
+def _forward_shapes(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rho: Tensor,
+    weights: Tensor,
+    diag: Tensor | None,
+    state: Tensor,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, heads, dim = q.shape
+    borders = _border_shape(batch, length, heads, dim) if keep else (0,)
+    return q.new_empty(q.shape), state.new_empty(state.shape), q.new_empty(borders)
+
+
+def _backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rho: Tensor,
+    weights: Tensor,
+    diag: Tensor | None,
+    borders: Tensor,
+    grad_y: Tensor,
+    grad_last: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from unimatrix.ops.matrix_state import kernels
+
+    return kernels.run_backward(q, k, v, rho, weights, diag, borders, grad_y, grad_last)
+
+
+def _backward_shapes(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rho: Tensor,
+    weights: Tensor,
+    diag: Tensor | None,
+    borders: Tensor,
+    grad_y: Tensor,
+    grad_last: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    like_q = [q.new_empty(q.shape) for _ in range(3)]
+    grad_diag = q.new_empty(q.shape if diag is not None else (0,))
+    return (
+        *like_q,
+        rho.new_empty(rho.shape),
+        weights.new_empty(weights.shape),
+        grad_diag,
+        grad_last.new_empty(grad_last.shape),
+    )  # type: ignore[return-value]
+
+
+BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
+
+
+def _border_shape(batch: int, length: int, heads: int, dim: int) -> tuple[int, int, int, int]:
+    return batch, heads, -(-length // BLOCK), dim * dim
+
+
+def _register() -> None:
+    forward = torch.library.custom_op("unimatrix::matrix_state_forward", _forward, mutates_args=())
+    forward.register_fake(_forward_shapes)
+    backward = torch.library.custom_op("unimatrix::matrix_state_backward", _backward, mutates_args=())
+    backward.register_fake(_backward_shapes)
+
+
+_register()
