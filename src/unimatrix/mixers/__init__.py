@@ -1,0 +1,18 @@
+"""Modules that mix information over time or channels: forward(x, state=None, *, mask=None) -> (y, state)."""
+
+from unimatrix.mixers.attention import AttentionState, CausalAttention
+from unimatrix.mixers.feed_forward import MLP
+from unimatrix.mixers.matrix_state import MatrixStateMixer, MatrixStateMixerState
+from unimatrix.mixers.modulation import DeepEmbed
+from unimatrix.mixers.routing import PreviousTokenRouting, RoutingState
+
+__all__ = [
+    "MLP",
+    "AttentionState",
+    "CausalAttention",
+    "DeepEmbed",
+    "MatrixStateMixer",
+    "MatrixStateMixerState",
+    "PreviousTokenRouting",
+    "RoutingState",
+]

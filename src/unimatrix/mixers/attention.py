@@ -1,0 +1,76 @@
+"""Causal multi-head self-attention with a key-value cache: the Transformer baseline's mixer.
+
+Letters: B batch, T new tokens, P tokens in the cache, H heads, E = D / H head width, D model width.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimatrix.errors import UserError
+from unimatrix.ops.shapes import Stream, TokenMask
+
+
+class AttentionState(NamedTuple):
+    """Keys and values of every token so far: grows with the text."""
+
+    k: Tensor  # [B, H, P, E]
+    v: Tensor  # [B, H, P, E]
+    real: Tensor | None  # [B, P] bool, False = padding; None = all real
+
+
+class CausalAttention(nn.Module):
+    """q, k, v in one projection, PyTorch's scaled_dot_product_attention, an output projection; all with bias.
+
+    Raises a UserError when num_heads does not divide d_model.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        if d_model % num_heads:
+            raise UserError(f"num_heads: expected a divisor of d_model = {d_model}, got {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(
+        self, x: Stream, state: AttentionState | None = None, *, mask: TokenMask | None = None
+    ) -> tuple[Stream, AttentionState]:
+        """[B, T, D] to [B, T, D]; a masked (False) position is no key for any other one."""
+        batch, length, width = x.shape
+        split = (batch, length, 3, self.num_heads, width // self.num_heads)
+        q, k, v = self.qkv(x).view(split).permute(2, 0, 3, 1, 4)  # [B, H, T, E]
+        real = mask
+        past = 0
+        if state is not None:
+            past = state.k.shape[2]
+            k = torch.cat([state.k, k], dim=2)
+            v = torch.cat([state.v, v], dim=2)
+            real = _join_masks(state.real, mask, x.new_empty(batch, past), x.new_empty(batch, length))
+        if real is None and (past == 0 or length == 1):
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=past == 0 and length > 1)
+        else:
+            allowed = _allowed(past, length, real, x.device)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        y = self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return y, AttentionState(k, v, real)
+
+
+def _join_masks(before: Tensor | None, now: Tensor | None, past: Tensor, new: Tensor) -> Tensor | None:
+    if before is None and now is None:
+        return None
+    before = torch.ones_like(past, dtype=torch.bool) if before is None else before
+    now = torch.ones_like(new, dtype=torch.bool) if now is None else now
+    return torch.cat([before, now], dim=1)
+
+
+def _allowed(past: int, length: int, real: Tensor | None, device: torch.device) -> Tensor:
+    """Which keys a query sees: earlier real ones, and always itself (a padding row must not be all False)."""
+    query = torch.arange(past, past + length, device=device)[:, None]
+    key = torch.arange(past + length, device=device)[None, :]
+    allowed = key <= query  # [T, P + T]
+    if real is None:
+        return allowed
+    return (allowed & real[:, None, :] | (key == query))[:, None]  # [B, 1, T, P + T]

@@ -1,0 +1,97 @@
+"""The matrix-valued recurrent state as a mixer: projections, the op, the gated readout.
+
+Letters: D model width, H heads, S state dimension; HS = H * S.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm as with_spectral_norm
+
+from unimatrix.ops import Backend, matrix_state
+from unimatrix.ops.shapes import MatrixState, Stream, TokenMask
+
+
+class MatrixStateMixerState(NamedTuple):
+    """One matrix per head: the same size however long the text."""
+
+    matrix: MatrixState  # [B, H, S, S] float32 (float64 for a float64 model)
+
+
+class MatrixStateMixer(nn.Module):
+    """y = gate(u) * (W_o vec(S_t q_t) + context), with S_t of eq. (6) of the paper.
+
+    The projections of d, q, k, v lie in one matrix, d first, so that the variants that do not mix rules take
+    the rows behind it as a view; the retention of each head and the readout gate share a second one.
+    `spectral_norm` divides W_(d,q,k,v) and W_o by their largest singular value (PyTorch's parametrisation).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        state_dim: int,
+        *,
+        rule_mixing: bool = False,
+        spectral_norm: bool = False,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.state_dim = state_dim
+        self.backend: Backend = backend
+        inner = num_heads * state_dim
+        self.dqkv = nn.Linear(d_model, 4 * inner, bias=False)
+        self.gates = nn.Linear(d_model, num_heads + d_model)  # retention logits, then the readout gate's
+        self.readout = nn.Linear(inner, d_model, bias=False)
+        self.rules = nn.Linear(d_model, 3 * num_heads) if rule_mixing else None
+        if spectral_norm:
+            with_spectral_norm(self.dqkv)
+            with_spectral_norm(self.readout)
+
+    def init_state(self, batch_size: int, *, device: torch.device | None = None) -> MatrixStateMixerState:
+        """The empty state: zeros [B, H, S, S]."""
+        dtype = torch.float64 if self.gates.weight.dtype == torch.float64 else torch.float32
+        shape = (batch_size, self.num_heads, self.state_dim, self.state_dim)
+        return MatrixStateMixerState(
+            torch.zeros(shape, dtype=dtype, device=device or self.gates.weight.device)
+        )
+
+    def forward(
+        self,
+        u: Stream,
+        state: MatrixStateMixerState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        context: Stream | None = None,
+    ) -> tuple[Stream, MatrixStateMixerState]:
+        """[B, T, D] to [B, T, D]; context [B, T, D] joins the readout before its gate."""
+        heads = (self.num_heads, self.state_dim)
+        inner = self.num_heads * self.state_dim
+        rule_weights = diag = None
+        if self.rules is None:
+            q, k, v = F.linear(u, self.dqkv.weight[inner:]).unflatten(-1, (3, *heads)).unbind(2)
+        else:
+            diag, q, k, v = self.dqkv(u).unflatten(-1, (4, *heads)).unbind(2)  # [B, T, H, S]
+            rule_weights = self.rules(u).unflatten(-1, (self.num_heads, 3)).softmax(-1)
+        retention, gate = self.gates(u).split([self.num_heads, u.shape[-1]], dim=-1)
+        # float32 keeps retentions next to 1 apart from 1 whatever the model's dtype
+        log_retention = F.logsigmoid(retention if retention.dtype == torch.float64 else retention.float())
+        y, last = matrix_state(
+            q,
+            k,
+            v,
+            log_retention,
+            rule_weights=rule_weights,
+            diag=diag,
+            state=None if state is None else state.matrix,
+            mask=mask,
+            backend=self.backend,
+        )
+        out = self.readout(y.flatten(2))
+        if context is not None:
+            out = out + context
+        return torch.sigmoid(gate) * out, MatrixStateMixerState(last)
+

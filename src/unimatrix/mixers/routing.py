@@ -1,0 +1,54 @@
+"""The residual routing path (ROSA): which earlier token a position is pointed to, and what it contributes.
+
+The paper's code routes the previous token, a stub it says so itself of; that is what stands here. A suffix
+automaton answers the same question (`route`) better, with the same weights.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
+
+NO_TOKEN = -1  # "no match": contributes zero
+
+
+class RoutingState(NamedTuple):
+    """What the next position may be pointed to."""
+
+    last_token: Tensor  # [B] int64, NO_TOKEN before the first
+
+
+class PreviousTokenRouting(nn.Module):
+    """Embedding of the routed token (a table of its own, V x D), then Linear(D, D) with bias."""
+
+    def __init__(self, vocab_size: int, d_model: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, d_model)
+        self.project = nn.Linear(d_model, d_model)
+
+    def forward(
+        self, input_ids: TokenIds, state: RoutingState | None = None, *, mask: TokenMask | None = None
+    ) -> tuple[Stream, RoutingState]:
+        """The context [B, T, D] for input_ids [B, T]; exactly zero where no token is routed."""
+        routed, state = route_previous_token(input_ids, state, mask)
+        found = routed != NO_TOKEN
+        context = self.project(self.table(routed.clamp_min(0)))
+        return context * found[..., None].to(context.dtype), state
+
+
+def route_previous_token(
+    input_ids: TokenIds, state: RoutingState | None, mask: TokenMask | None
+) -> tuple[TokenIds, RoutingState]:
+    """The last real token before each position, NO_TOKEN where there is none; [B, T] and the next state."""
+    batch, length = input_ids.shape
+    last = input_ids.new_full((batch,), NO_TOKEN) if state is None else state.last_token
+    with_last = torch.cat([last[:, None], input_ids], dim=1)  # [B, T + 1]
+    if mask is None:
+        return with_last[:, :-1], RoutingState(with_last[:, -1])
+    index = torch.arange(1, length + 1, device=input_ids.device) * mask  # 0 points at the carried token
+    newest = index.cummax(dim=1).values  # [B, T]: where the newest real token up to t lies
+    newest = torch.cat([torch.zeros_like(newest[:, :1]), newest], dim=1)
+    seen = with_last.gather(1, newest)  # [B, T + 1]
+    return seen[:, :-1], RoutingState(seen[:, -1])

@@ -1,0 +1,150 @@
+"""The configuration of a language model: frozen, nested, JSON and back.
+
+A kind of mixer or routing is a class of its own rather than a flag; KINDS lists them all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+from unimatrix.errors import UserError
+from unimatrix.ops import BACKENDS, Backend
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionConfig:
+    """Causal softmax attention."""
+
+    kind: ClassVar[str] = "attention"
+    num_heads: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixStateConfig:
+    """The matrix-valued recurrent state."""
+
+    kind: ClassVar[str] = "matrix_state"
+    num_heads: int = 4
+    state_dim: int = 16
+    rule_mixing: bool = False
+    spectral_norm: bool = False
+    backend: Backend = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MLPConfig:
+    """The position-wise feed-forward layer."""
+
+    kind: ClassVar[str] = "mlp"
+    expansion: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreviousTokenRoutingConfig:
+    """The paper's ROSA stub: the routed token is the previous one."""
+
+    kind: ClassVar[str] = "previous_token"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeepEmbedConfig:
+    """Token-conditioned modulation of the channels after each depth step."""
+
+    kind: ClassVar[str] = "deep_embed"
+    rank: int = 32
+
+
+KINDS: dict[str, type] = {
+    "attention": AttentionConfig,
+    "matrix_state": MatrixStateConfig,
+    "mlp": MLPConfig,
+    "previous_token": PreviousTokenRoutingConfig,
+    "deep_embed": DeepEmbedConfig,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Everything that decides a LanguageModel's weights and function.
+
+    vocab_size: 259 for bytes. max_positions: learned positions, None for none (streams of any length).
+    shared_depth: one block applied depth times, or depth blocks. dropout: on the embeddings and on what each
+    half of a block adds to the stream.
+    """
+
+    vocab_size: int = 259
+    max_positions: int | None = 128
+    d_model: int = 64
+    depth: int = 3
+    shared_depth: bool = False
+    dropout: float = 0.0
+    init_std: float = 0.02
+    mixer: AttentionConfig | MatrixStateConfig = AttentionConfig()
+    feed_forward: MLPConfig = MLPConfig()
+    routing: PreviousTokenRoutingConfig | None = None
+    deep_embed: DeepEmbedConfig | None = None
+    step_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "depth"):
+            _require_positive(name, getattr(self, name))
+        if self.max_positions is not None:
+            _require_positive("max_positions", self.max_positions)
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        if not self.init_std > 0.0:
+            raise UserError(f"init_std: expected a positive number, got {self.init_std}")
+        for part in (self.mixer, self.feed_forward, self.deep_embed):
+            for field in () if part is None else fields(part):
+                value = getattr(part, field.name)
+                if isinstance(value, int) and not isinstance(value, bool):
+                    _require_positive(field.name, value)
+        backend = getattr(self.mixer, "backend", "auto")
+        if backend not in BACKENDS:
+            raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+        if isinstance(self.mixer, AttentionConfig) and self.d_model % self.mixer.num_heads:
+            raise UserError(
+                f"num_heads: expected a divisor of d_model = {self.d_model}, got {self.mixer.num_heads}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; nested parts carry their kind."""
+        return {field.name: _part_to_dict(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+        """The inverse of to_dict; raises a UserError for an unknown key, naming the near ones."""
+        known = [field.name for field in fields(cls)]
+        _require_known("model config", values, known)
+        return cls(**{key: _part_from_dict(value) for key, value in values.items()})
+
+
+def _part_to_dict(value: Any) -> Any:
+    if type(value) in KINDS.values():
+        return {"kind": value.kind, **{f.name: getattr(value, f.name) for f in fields(value)}}
+    return value
+
+
+def _part_from_dict(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    rest = dict(value)
+    kind = rest.pop("kind", None)
+    if kind not in KINDS:
+        raise UserError(f"model config: expected a kind among {', '.join(KINDS)}, got {kind!r}")
+    part = KINDS[kind]
+    _require_known(f"{kind} config", rest, [field.name for field in fields(part)])
+    return part(**rest)
+
+
+def _require_known(what: str, values: Mapping[str, Any], known: list[str]) -> None:
+    for key in values:
+        if key not in known:
+            near = get_close_matches(key, known, n=3) or known
+            raise UserError(f"{what}: unknown setting {key!r}; near ones: {', '.join(near)}")
+
+
+def _require_positive(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name}: expected a whole number of at least 1, got {value!r}")

@@ -1,0 +1,199 @@
+"""One language model for every preset: embeddings, blocks over depth, a tied head, and a state to carry.
+
+Letters: B batch, T time, D model width, V vocabulary, L depth.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimatrix.errors import UserError
+from unimatrix.mixers import MLP, CausalAttention, DeepEmbed, MatrixStateMixer, PreviousTokenRouting
+from unimatrix.mixers.routing import RoutingState
+from unimatrix.models.config import AttentionConfig, MatrixStateConfig, ModelConfig
+from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
+
+
+class LanguageModelState(NamedTuple):
+    """Everything that a continuation needs; batch first in every tensor."""
+
+    position: Tensor  # [B] int64, real tokens so far
+    layers: tuple[Any, ...]  # one mixer state per depth step
+    routing: RoutingState | None
+
+
+class Block(nn.Module):
+    """x += mixer(LayerNorm(x)), then x += MLP(LayerNorm(x)); dropout on what is added."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.mixer_norm = nn.LayerNorm(config.d_model)
+        self.mixer = _build_mixer(config)
+        self.feed_forward_norm = nn.LayerNorm(config.d_model)
+        self.feed_forward = MLP(config.d_model, config.feed_forward.expansion)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Stream, state: Any, *, mask: TokenMask | None, context: Stream | None
+    ) -> tuple[Stream, Any]:
+        """[B, T, D] to [B, T, D] and the mixer's next state."""
+        u = self.mixer_norm(x)
+        if context is None:
+            y, state = self.mixer(u, state, mask=mask)
+        else:
+            y, state = self.mixer(u, state, mask=mask, context=context)
+        x = x + self.dropout(y)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state
+
+
+class LanguageModel(nn.Module):
+    """Token ids in, logits and a state out; decoding is the same call on what comes next.
+
+    The head is the embedding matrix itself. Weights of Linear and Embedding are drawn from
+    N(0, init_std), biases are 0, LayerNorms start as the identity.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.positions = None
+        if config.max_positions is not None:
+            self.positions = nn.Embedding(config.max_positions, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(1 if config.shared_depth else config.depth))
+        self.routing = None
+        if config.routing is not None:
+            self.routing = PreviousTokenRouting(config.vocab_size, config.d_model)
+        self.deep_embed = None
+        if config.deep_embed is not None:
+            self.deep_embed = DeepEmbed(config.vocab_size, config.deep_embed.rank, config.d_model)
+        self.steps = nn.Embedding(config.depth, config.d_model) if config.step_embeddings else None
+        self.norm = nn.LayerNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Draw fresh weights from torch's global generator, in the order of the modules."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                # a spectrally normalised matrix is stored as it is before the division
+                weight = getattr(getattr(module, "parametrizations", None), "weight", None)
+                nn.init.normal_(module.weight if weight is None else weight.original, std=self.config.init_std)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def init_state(self, batch_size: int) -> LanguageModelState:
+        """The state before the first token, the same as passing None."""
+        one = torch.zeros(batch_size, 0, dtype=torch.int64, device=self.embedding.weight.device)
+        return self(one)[1]
+
+    def forward(
+        self,
+        input_ids: TokenIds,
+        state: LanguageModelState | None = None,
+        *,
+        mask: TokenMask | None = None,
+    ) -> tuple[Tensor, LanguageModelState]:
+        """Logits for the token after each position.
+
+        Args:
+            input_ids: [B, T] int64, any T >= 0.
+            state: what an earlier call returned for the text before; None starts afresh. Not modified.
+            mask: [B, T] bool; False positions (left padding) are no tokens: they leave every state as it
+                is, count as no position, and their logits mean nothing.
+
+        Returns:
+            logits [B, T, V] in the model's dtype; the state after the last position.
+
+        Raises:
+            UserError: a token id outside the vocabulary, more tokens than max_positions, a wrong shape.
+        """
+        if input_ids.dim() != 2:
+            raise UserError(f"input_ids: expected shape [batch, time], got {list(input_ids.shape)}")
+        if mask is not None and mask.shape != input_ids.shape:
+            raise UserError(f"mask: expected shape {list(input_ids.shape)}, got {list(mask.shape)}")
+        x, position = self._embed(input_ids, state, mask)
+        context = routing_state = None
+        if self.routing is not None:
+            before = None if state is None else state.routing
+            context, routing_state = self.routing(input_ids, before, mask=mask)
+        modulation = None if self.deep_embed is None else self.deep_embed(input_ids)
+        layers = []
+        for step in range(self.config.depth):
+            if self.steps is not None:
+                x = x + self.steps.weight[step]
+            block = self.blocks[0 if self.config.shared_depth else step]
+            before = None if state is None else state.layers[step]
+            x, layer = block(x, before, mask=mask, context=context)
+            if modulation is not None:
+                x = x * modulation
+            layers.append(layer)
+        logits = F.linear(self.norm(x), self.embedding.weight)
+        return logits, LanguageModelState(position, tuple(layers), routing_state)
+
+    def _embed(
+        self, input_ids: TokenIds, state: LanguageModelState | None, mask: TokenMask | None
+    ) -> tuple[Stream, Tensor]:
+        """Token and position embeddings [B, T, D], and the number of real tokens so far [B]."""
+        self._check_ids(input_ids)
+        batch, length = input_ids.shape
+        x = self.embedding(input_ids)
+        start = input_ids.new_zeros(batch) if state is None else state.position
+        end = start + (length if mask is None else mask.sum(1))
+        if self.positions is not None and length > 0:
+            self._check_positions(length, end, fresh=state is None and mask is None)
+            if state is None and mask is None:
+                x = x + self.positions.weight[:length]
+            elif mask is None:
+                x = x + self.positions(start[:, None] + torch.arange(length, device=x.device))
+            else:
+                # padding before the first token would be position -1; its embedding is never used
+                x = x + self.positions((start[:, None] + mask.cumsum(1) - 1).clamp_min(0))
+        return self.dropout(x), end
+
+    def _check_ids(self, input_ids: TokenIds) -> None:
+        # in a compiled graph, and in training off the CPU, a look at the values would cost a synchronisation
+        if torch.compiler.is_compiling() or (self.training and input_ids.device.type != "cpu"):
+            return
+        if input_ids.numel() == 0:
+            return
+        low, high = (int(bound) for bound in torch.aminmax(input_ids))
+        if low < 0 or high >= self.config.vocab_size:
+            bad = low if low < 0 else high
+            raise UserError(
+                f"input_ids: expected token ids from 0 to {self.config.vocab_size - 1}, got {bad}"
+            )
+
+    def _check_positions(self, length: int, end: Tensor, *, fresh: bool) -> None:
+        limit = self.config.max_positions
+        if limit is None or (torch.compiler.is_compiling() and not fresh):
+            return
+        longest = length if fresh else int(end.max())
+        if longest > limit:
+            raise UserError(
+                f"input_ids: expected at most max_positions = {limit} tokens, got {longest}; "
+                "build with max_positions=None for streams of any length"
+            )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable scalars; a weight shared across depth counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _build_mixer(config: ModelConfig) -> nn.Module:
+    mixer = config.mixer
+    if isinstance(mixer, AttentionConfig):
+        return CausalAttention(config.d_model, mixer.num_heads)
+    assert isinstance(mixer, MatrixStateConfig)
+    return MatrixStateMixer(
+        config.d_model,
+        mixer.num_heads,
+        mixer.state_dim,
+        rule_mixing=mixer.rule_mixing,
+        spectral_norm=mixer.spectral_norm,
+        backend=mixer.backend,
+    )

@@ -1,0 +1,177 @@
+"""The models of the paper by name. A preset is a function that returns a config; PRESETS lists them.
+
+The counts in the docstrings are those the paper prints (V = 259 bytes; V = 64 for recall, both with 128
+positions); tests count the built models against them.
+"""
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from unimatrix.errors import UserError
+from unimatrix.models.config import (
+    AttentionConfig,
+    DeepEmbedConfig,
+    MatrixStateConfig,
+    MLPConfig,
+    ModelConfig,
+    PreviousTokenRoutingConfig,
+)
+from unimatrix.models.language_model import LanguageModel
+from unimatrix.ops import Backend
+
+
+def transformer(
+    *,
+    vocab_size: int = 259,
+    max_positions: int | None = 128,
+    d_model: int = 64,
+    num_heads: int = 4,
+    depth: int = 3,
+    dropout: float = 0.0,
+    mlp_expansion: int = 4,
+) -> ModelConfig:
+    """The baseline: causal attention, depth separate blocks. 174,848 parameters (V = 64: 162,368)."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        d_model=d_model,
+        depth=depth,
+        dropout=dropout,
+        mixer=AttentionConfig(num_heads=num_heads),
+        feed_forward=MLPConfig(expansion=mlp_expansion),
+    )
+
+
+def unimatrix_core(
+    *,
+    vocab_size: int = 259,
+    max_positions: int | None = 128,
+    d_model: int = 64,
+    num_heads: int = 4,
+    depth: int = 3,
+    state_dim: int = 16,
+    dropout: float = 0.0,
+    mlp_expansion: int = 4,
+    backend: Backend = "auto",
+) -> ModelConfig:
+    """One matrix-state block shared across depth, outer-product writes. 83,140 (V = 64: 70,660)."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        d_model=d_model,
+        depth=depth,
+        shared_depth=True,
+        dropout=dropout,
+        mixer=MatrixStateConfig(num_heads=num_heads, state_dim=state_dim, backend=backend),
+        feed_forward=MLPConfig(expansion=mlp_expansion),
+    )
+
+
+def unimatrix_rosa(
+    *,
+    vocab_size: int = 259,
+    max_positions: int | None = 128,
+    d_model: int = 64,
+    num_heads: int = 4,
+    depth: int = 3,
+    state_dim: int = 16,
+    dropout: float = 0.0,
+    mlp_expansion: int = 4,
+    backend: Backend = "auto",
+) -> ModelConfig:
+    """Core and the residual routing path. 103,876 (V = 64: 78,916)."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        d_model=d_model,
+        depth=depth,
+        shared_depth=True,
+        dropout=dropout,
+        mixer=MatrixStateConfig(num_heads=num_heads, state_dim=state_dim, backend=backend),
+        feed_forward=MLPConfig(expansion=mlp_expansion),
+        routing=PreviousTokenRoutingConfig(),
+    )
+
+
+def unimatrix_discovery(
+    *,
+    vocab_size: int = 259,
+    max_positions: int | None = 128,
+    d_model: int = 64,
+    num_heads: int = 4,
+    depth: int = 3,
+    state_dim: int = 16,
+    dropout: float = 0.0,
+    mlp_expansion: int = 4,
+    deep_embed_rank: int = 32,
+    spectral_norm: bool = True,
+    backend: Backend = "auto",
+) -> ModelConfig:
+    """ROSA, rule mixing, DeepEmbed, step embeddings, spectral normalisation. 115,184 (V = 64: 83,984)."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        d_model=d_model,
+        depth=depth,
+        shared_depth=True,
+        dropout=dropout,
+        mixer=MatrixStateConfig(
+            num_heads=num_heads,
+            state_dim=state_dim,
+            rule_mixing=True,
+            spectral_norm=spectral_norm,
+            backend=backend,
+        ),
+        feed_forward=MLPConfig(expansion=mlp_expansion),
+        routing=PreviousTokenRoutingConfig(),
+        deep_embed=DeepEmbedConfig(rank=deep_embed_rank),
+        step_embeddings=True,
+    )
+
+
+PRESETS: dict[str, Callable[..., ModelConfig]] = {
+    "transformer": transformer,
+    "unimatrix-core": unimatrix_core,
+    "unimatrix-rosa": unimatrix_rosa,
+    "unimatrix-discovery": unimatrix_discovery,
+}
+
+
+def presets() -> dict[str, Callable[..., ModelConfig]]:
+    """Preset names and the functions that return their configs (keyword arguments override)."""
+    return dict(PRESETS)
+
+
+def preset_config(name: str, **overrides: Any) -> ModelConfig:
+    """The config of a preset; raises a UserError for an unknown preset or override, naming the near ones."""
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, n=3, cutoff=0.4) or list(PRESETS)
+        raise UserError(f"preset: unknown name {name!r}; near ones: {', '.join(near)}")
+    allowed = list(inspect.signature(PRESETS[name]).parameters)
+    for key in overrides:
+        if key not in allowed:
+            near = get_close_matches(key, allowed, n=3, cutoff=0.5) or allowed
+            raise UserError(f"preset {name}: unknown setting {key!r}; near ones: {', '.join(near)}")
+    return PRESETS[name](**overrides)
+
+
+def build(
+    name: str, *, vocab_size: int = 259, max_positions: int | None = 128, **overrides: Any
+) -> LanguageModel:
+    """Build a preset with fresh weights, drawn from torch's global generator (seed it before).
+
+    Args:
+        name: a key of presets().
+        vocab_size: 259 for bytes (0..255, BOS, EOS, PAD), 64 for the recall task.
+        max_positions: learned positions; None builds a model without positions, for streams of any length.
+        overrides: d_model, num_heads, depth, dropout, mlp_expansion; state_dim and backend for the matrix-
+            state models; deep_embed_rank and spectral_norm for unimatrix-discovery.
+
+    Raises:
+        UserError: an unknown name or override (the near ones are named), or a value that does not fit.
+    """
+    return LanguageModel(
+        preset_config(name, vocab_size=vocab_size, max_positions=max_positions, **overrides)
+    )
