@@ -1,0 +1,154 @@
+"""Bits per byte of a language model over a whole text.
+
+N bytes in the text, W window length in targets, B windows per forward pass.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from unimatrix.data import BOS
+from unimatrix.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BitsPerByte:
+    """What a text costs under a model.
+
+    bpb: bits per byte, nats / (ln 2 * num_bytes).
+    perplexity: per byte, 2 ** bpb.
+    nats: negative log-likelihood of the whole text, natural log.
+    num_bytes: how many bytes were predicted.
+    """
+
+    bpb: float
+    perplexity: float
+    nats: float
+    num_bytes: int
+
+    @classmethod
+    def from_nats(cls, nats: float, num_bytes: int) -> "BitsPerByte":
+        per_byte = nats / num_bytes
+        try:
+            perplexity = math.exp(per_byte)
+        except OverflowError:
+            perplexity = math.inf
+        return cls(bpb=per_byte / math.log(2.0), perplexity=perplexity, nats=nats, num_bytes=num_bytes)
+
+
+def bits_per_byte(
+    model: nn.Module,
+    data: np.ndarray,
+    *,
+    window: int,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    carry_state: bool = False,
+) -> BitsPerByte:
+    """Every byte of the text is predicted exactly once, from the bytes before it in its window.
+
+    Windowing: one BOS stands before the first byte; then the text is cut into consecutive windows of `window`
+    targets, side by side, the last one shorter. Each window starts from an empty state, and its first input
+    is the byte before its first target (BOS in the first window), so that a byte sees between 1 and `window`
+    tokens of context. No byte is left out and none is counted twice.
+
+    With carry_state=True the windows are the pieces of one stream: each starts from the state that the one
+    before it left, and a byte sees the whole text before it. That needs a model without positions.
+
+    The model is put into evaluation mode and back; log-likelihoods are added up in float64.
+
+    Args:
+        model: `model(input_ids [B, T], state) -> (logits [B, T, V], state)`, V >= 257.
+        data: [N] uint8.
+        window: W >= 1; at most the model's max_positions.
+        batch_size: windows per forward pass, 1 at a time with carry_state; it changes nothing but rounding.
+        device: where to compute; None is where the model is. The model itself is not moved.
+    Raises:
+        UserError: no text, a size that is not positive, a window longer than the model's positions, or
+            carry_state on a model with positions.
+    """
+    if len(data) == 0:
+        raise UserError("evaluation text: expected at least 1 byte, got none")
+    if carry_state and _max_positions(model) is not None:
+        raise UserError(
+            f"carry_state: expected a model with max_positions None, got one with {_max_positions(model)}"
+        )
+    total = nats_of_share(
+        model, data, window=window, batch_size=batch_size, device=device, carry_state=carry_state
+    )
+    return BitsPerByte.from_nats(float(total), len(data))
+
+
+def nats_of_share(
+    model: nn.Module,
+    data: np.ndarray,
+    *,
+    window: int,
+    batch_size: int,
+    device: torch.device | str | None = None,
+    carry_state: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> torch.Tensor:
+    """The nats of one process's share of the windows; summed over all shares, those of the whole text.
+
+    Args:
+        share: (r, n): the r-th of n shares, every n-th batch of windows. Others as for `bits_per_byte`.
+    Returns:
+        [] float64 on the model's device (float32 on MPS, which has no float64).
+    """
+    limit = _max_positions(model)
+    if window < 1 or (limit is not None and window > limit):
+        upper = "" if limit is None else f" and at most the model's {limit} positions"
+        raise UserError(f"window: expected at least 1{upper}, got {window}")
+    if batch_size < 1:
+        raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    where = torch.device(device) if device is not None else _device_of(model)
+    sum_dtype = torch.float32 if where.type == "mps" else torch.float64
+    total = torch.zeros((), dtype=sum_dtype, device=where)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            state: Any = None
+            for index, batch in enumerate(_windows(data, window, 1 if carry_state else batch_size)):
+                if index % share[1] != share[0]:
+                    continue
+                tokens = torch.from_numpy(batch).to(where)  # [B, T + 1]
+                logits, left = model(tokens[:, :-1], state)
+                state = left if carry_state else None
+                losses = F.cross_entropy(
+                    logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+                )
+                total += losses.to(sum_dtype).sum()
+    finally:
+        model.train(was_training)
+    return total
+
+
+def _windows(data: np.ndarray, window: int, batch_size: int) -> Iterator[np.ndarray]:
+    """[B, T + 1] int64: T targets and the token before them; T = window but in the last, shorter one."""
+    tokens = np.empty(len(data) + 1, dtype=np.int16)
+    tokens[0], tokens[1:] = BOS, data
+    num_full = len(data) // window
+    offsets = np.arange(window + 1)
+    for first in range(0, num_full, batch_size):
+        starts = np.arange(first, min(first + batch_size, num_full)) * window
+        yield tokens[starts[:, None] + offsets].astype(np.int64)
+    if len(data) % window:
+        yield tokens[None, num_full * window :].astype(np.int64)
+
+
+def _max_positions(model: nn.Module) -> int | None:
+    return getattr(getattr(model, "config", None), "max_positions", None)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    for parameter in model.parameters():
+        return parameter.device
+    return torch.device("cpu")

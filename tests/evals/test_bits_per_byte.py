@@ -1,0 +1,133 @@
+"""Bits per byte: exact on models whose answer is known, every byte once, whatever the batch and window."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from unimatrix.data import BOS, VOCAB_SIZE
+from unimatrix.errors import UserError
+from unimatrix.evals import BitsPerByte, bits_per_byte, nats_of_share
+from unimatrix.models import build
+
+TEXT = np.random.default_rng(0).integers(0, 256, 1003).astype(np.uint8)
+
+
+class Uniform(nn.Module):
+    """The same probability for each of the vocabulary's tokens."""
+
+    def forward(self, input_ids, state=None, *, mask=None):
+        return torch.zeros(*input_ids.shape, VOCAB_SIZE), state
+
+
+class Recorder(Uniform):
+    """Keeps what it was asked to read."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, input_ids, state=None, *, mask=None):
+        assert not self.training
+        self.seen.append(input_ids.clone())
+        return super().forward(input_ids, state)
+
+
+class Bigram(nn.Module):
+    """A random table: the next token given this one, and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = nn.Parameter(torch.randn(VOCAB_SIZE, VOCAB_SIZE, generator=generator))
+
+    def forward(self, input_ids, state=None, *, mask=None):
+        return self.table[input_ids], state
+
+
+def test_a_uniform_model_costs_log2_of_the_vocabulary():
+    result = bits_per_byte(Uniform(), TEXT, window=100, batch_size=3)
+    assert result.bpb == pytest.approx(math.log2(VOCAB_SIZE), abs=1e-6)
+    assert result.perplexity == pytest.approx(VOCAB_SIZE, rel=1e-6)
+    assert result.nats == pytest.approx(len(TEXT) * math.log(VOCAB_SIZE), rel=1e-6)
+    assert result.num_bytes == len(TEXT)
+
+
+@pytest.mark.parametrize(("window", "batch_size"), [(1, 64), (7, 4), (100, 3), (1003, 2), (5000, 1)])
+def test_the_sum_over_a_known_model_is_exact(window, batch_size):
+    model = Bigram()
+    tokens = torch.from_numpy(np.concatenate([[BOS], TEXT]).astype(np.int64))
+    log_p = model.table.detach().double().log_softmax(-1)[tokens[:-1], tokens[1:]]
+    result = bits_per_byte(model, TEXT, window=window, batch_size=batch_size)
+    assert result.nats == pytest.approx(-float(log_p.sum()), rel=1e-6)
+    assert result.bpb == pytest.approx(result.nats / len(TEXT) / math.log(2))
+
+
+def test_every_byte_is_predicted_once_from_the_byte_before_it():
+    model = Recorder()
+    bits_per_byte(model, TEXT, window=64, batch_size=4)
+    inputs = torch.cat([batch.flatten() for batch in model.seen])
+    assert inputs.tolist() == [BOS, *TEXT[:-1].tolist()]
+    assert all(batch.shape[1] <= 64 for batch in model.seen)
+    assert model.training
+
+
+@pytest.mark.parametrize("num_shares", [2, 3])
+def test_shares_add_up_to_the_whole(num_shares):
+    model = Bigram()
+    whole = bits_per_byte(model, TEXT, window=50, batch_size=2).nats
+    parts = [
+        nats_of_share(model, TEXT, window=50, batch_size=2, share=(r, num_shares)) for r in range(num_shares)
+    ]
+    assert float(sum(parts)) == pytest.approx(whole, rel=1e-12)
+    assert all(float(part) > 0 for part in parts)
+
+
+@pytest.mark.parametrize("preset", ["transformer", "unimatrix-core", "unimatrix-rosa", "unimatrix-discovery"])
+def test_a_carried_state_equals_one_pass_over_the_whole_text(preset):
+    torch.manual_seed(0)
+    model = build(preset, max_positions=None)
+    text = TEXT[:301]
+    whole = bits_per_byte(model, text, window=301)
+    carried = bits_per_byte(model, text, window=40, carry_state=True)
+    cut = bits_per_byte(model, text, window=40)
+    assert carried.bpb == pytest.approx(whole.bpb, abs=1e-5)
+    assert abs(cut.bpb - whole.bpb) > 1e-5
+
+
+def test_the_batch_size_changes_nothing():
+    torch.manual_seed(0)
+    model = build("unimatrix-core")
+    ones = bits_per_byte(model, TEXT, window=128, batch_size=1)
+    assert bits_per_byte(model, TEXT, window=128, batch_size=64).bpb == pytest.approx(ones.bpb, abs=1e-6)
+
+
+def test_the_models_mode_and_the_global_generator_are_left_as_they_were():
+    model = build("unimatrix-core", dropout=0.5)
+    model.train()
+    before = torch.get_rng_state()
+    first = bits_per_byte(model, TEXT, window=128)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert bits_per_byte(model, TEXT, window=128) == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": TEXT[:0]}, "at least 1 byte"),
+        ({"window": 0}, "window: expected at least 1 and at most the model's 128 positions, got 0"),
+        ({"window": 129}, "at most the model's 128 positions, got 129"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"carry_state": True}, "max_positions None, got one with 128"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        bits_per_byte(**({"model": build("unimatrix-core"), "data": TEXT, "window": 128} | arguments))
+
+
+def test_a_hopeless_model_has_infinite_perplexity_not_an_overflow():
+    assert BitsPerByte.from_nats(1e6, 1).perplexity == math.inf
