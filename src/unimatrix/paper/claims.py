@@ -1,12 +1,12 @@
 """The paper's claims as values, and how each is judged: reproduced, not reproduced, or undecided.
 
-The rule, for every claim that compares measured numbers: take the difference of the two models seed by seed
-(both trained with the same seed), and the 95 % Student-t interval of its mean. The verdict is "reproduced" if
-the whole interval lies on the claim's side, "not reproduced" if the whole interval lies on the other side, and
-"undecided" otherwise; with fewer than two seeds it is always undecided. A claim with several comparisons is
-reproduced if all of them are, not reproduced if any is not, else undecided. Claims about parameter counts have
-nothing random in them and are decided exactly. The interval speaks of the seeds, not of the corpus; the
-intervals are not corrected for the number of claims.
+The rule, for every claim that compares measured numbers: take the difference of the two models seed by
+seed (both trained with the same seed), and the 95 % Student-t interval of its mean. The verdict is
+"reproduced" if the whole interval lies on the claim's side, "not reproduced" if the whole interval lies on
+the other side, and "undecided" otherwise; with fewer than two seeds it is always undecided. A claim with
+several comparisons is reproduced if all of them are, not reproduced if any is not, else undecided. Claims
+about parameter counts have nothing random in them and are decided exactly. The interval speaks of the
+seeds, not of the corpus; the intervals are not corrected for the number of claims.
 """
 
 import math
@@ -111,7 +111,7 @@ class ComparedClaim:
     def judge(self, samples: Samples) -> Verdict:
         """The verdict over the seeds that are there."""
         intervals = [comparison.difference(samples) for comparison in self.comparisons]
-        outcomes = [
+        outcomes: list[Outcome] = [
             comparison.outcome(interval)
             for comparison, interval in zip(self.comparisons, intervals, strict=True)
         ]
@@ -157,5 +157,5 @@ class FewerParameters:
         detail = f"{ours:,} against {theirs:,}: {saved:.2f} % fewer"
         if self.percent is not None:
             detail += f" (the paper prints {self.percent} %)"
-        outcome = "reproduced" if ours < theirs and as_printed else "not reproduced"
+        outcome: Outcome = "reproduced" if ours < theirs and as_printed else "not reproduced"
         return Verdict(outcome=outcome, seeds=None, details=(detail,))

@@ -1,6 +1,6 @@
-"""Figures from samples: drawn with matplotlib's object interface (no global state), light or dark, PNG and SVG.
+"""Figures from samples, light or dark, PNG and SVG: matplotlib's object interface, no global state.
 
-Colours are Okabe and Ito's, told apart with any colour vision; every series differs in marker or line as well.
+Colours are Okabe and Ito's, told apart with any colour vision; series differ in marker or line as well.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ FORMATS = ("png", "svg")
 PNG_DOTS_PER_INCH = 200
 
 # fixed salt, no date and text as outlines: the same results give the same bytes, and look alike everywhere
-_DRAWING_SETTINGS: dict[str, Any] = {
+_DRAWING_SETTINGS: Mapping[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "svg.fonttype": "path",
@@ -92,7 +92,7 @@ def _points(axes: Axes, points: Sequence[tuple[float, float]], *, marker: str, *
 
 
 def draw_metric(table: Table, samples: Samples, style: Style) -> Drawing | None:
-    """The table's first column, a row per model: mean, 95 % interval, the single seeds and the paper's value."""
+    """The table's first column, a row per model: mean, 95 % interval, single seeds, the paper's value."""
     column = table.columns[0]
     measured = [tuple(metric_by_seed(samples, row.experiment, column.key).values()) for row in table.rows]
     if not any(measured):
@@ -126,7 +126,7 @@ def draw_metric(table: Table, samples: Samples, style: Style) -> Drawing | None:
 
 
 def draw_curves(table: Table, samples: Samples, style: Style) -> Drawing | None:
-    """Validation bits per byte against steps, a line per seed; None if no run measured more than one point."""
+    """Bits per byte against steps, a line per seed; None if no run measured more than one point."""
     curves = {
         row.experiment: [run.curve for run in samples.get(row.experiment, {}).values() if len(run.curve) > 1]
         for row in table.rows
@@ -154,7 +154,7 @@ def draw_curves(table: Table, samples: Samples, style: Style) -> Drawing | None:
 
 def render(figure: Figure, table: Table, samples: Samples, *, style: Style, form: str) -> bytes | None:
     """The bytes of one picture as "png" or "svg"; None where there is nothing to draw."""
-    with matplotlib.rc_context(_DRAWING_SETTINGS):
+    with matplotlib.rc_context(dict(_DRAWING_SETTINGS)):
         drawing = figure.draw(table, samples, style)
         if drawing is None:
             return None

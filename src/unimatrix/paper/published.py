@@ -11,8 +11,8 @@ from typing import Any
 
 PAPER = "arXiv:2604.25930v1"
 PAPER_TITLE = (
-    "Associative-State Universal Transformers: Pilot Studies in Structured Recurrent State, Sparse Retrieval, "
-    "and Latent Compression"
+    "Associative-State Universal Transformers: Pilot Studies in Structured Recurrent State, Sparse "
+    "Retrieval, and Latent Compression"
 )
 PAPER_LICENCE = "CC BY 4.0"
 
@@ -34,6 +34,6 @@ def published_parameters(model: str, *, setting: str = "language_model_vocab259_
 
 
 def published_row(table: str, model: str) -> dict[str, float]:
-    """One model's printed numbers in a flat table ("table1_bpb", "table3_recall"), by the table's column names."""
+    """One model's printed numbers in a flat table ("table1_bpb"), by the table's column names."""
     rows = published()[table]
     return dict(zip(rows["_columns"], rows[model], strict=True))

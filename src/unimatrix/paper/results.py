@@ -19,7 +19,17 @@ from unimatrix.errors import UserError
 # settings that change what is written or shown during a run and none of its final numbers; the seed, which is
 # kept beside the identity; and the source of the text, which is known by its sha256 instead
 BESIDES_THE_NUMBERS = frozenset(
-    {"name", "seed", "data", "tracker", "log_every", "save_every", "keep_checkpoints", "eval_every", "eval_bytes"}
+    {
+        "name",
+        "seed",
+        "data",
+        "tracker",
+        "log_every",
+        "save_every",
+        "keep_checkpoints",
+        "eval_every",
+        "eval_bytes",
+    }
 )
 
 
@@ -27,8 +37,8 @@ BESIDES_THE_NUMBERS = frozenset(
 class Result:
     """One finished run: a line of results.jsonl. Times are training alone, without evaluation.
 
-    `data` holds name, notes, is_paper_corpus, and sha256 and bytes of train and valid; `config` the experiment
-    as its own to_dict() gives it; `curve` pairs of (step, bits per byte), empty where none was measured.
+    `data` holds name, notes, is_paper_corpus, and sha256 and bytes of train and valid; `config` the
+    experiment as its own to_dict() gives it; `curve` pairs of (step, bits per byte), perhaps none.
     """
 
     experiment: str
@@ -82,7 +92,7 @@ def _numbers_only(config: Any) -> Any:
 
 
 def run_identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """16 hex digits over the settings (those in BESIDES_THE_NUMBERS apart) and the sha256 of train and valid."""
+    """16 hex digits over the settings that count and the sha256 of train and valid."""
     parts = {
         "config": _numbers_only(config),
         "train": data["train"]["sha256"],

@@ -31,7 +31,7 @@ class Interval:
 
 
 def _beta_continued_fraction(a: float, b: float, x: float) -> float:
-    """The continued fraction of the incomplete beta function, by Lentz's method; x < (a + 1) / (a + b + 2)."""
+    """Continued fraction of the incomplete beta function, by Lentz's method; x < (a + 1) / (a + b + 2)."""
     tiny = 1e-300
     c, d = 1.0, 1.0 / max(1.0 - (a + b) * x / (a + 1.0), tiny)
     fraction = d
@@ -56,7 +56,7 @@ def regularised_incomplete_beta(a: float, b: float, x: float) -> float:
     if x <= 0.0 or x >= 1.0:
         return min(max(x, 0.0), 1.0)
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    # the fraction converges fast only on this side; the symmetry I_x(a, b) = 1 - I_{1-x}(b, a) gives the other
+    # converges fast only on this side; the symmetry I_x(a, b) = 1 - I_{1-x}(b, a) gives the other
     if x < (a + 1.0) / (a + b + 2.0):
         return math.exp(log_front) * _beta_continued_fraction(a, b, x) / a
     return 1.0 - math.exp(log_front) * _beta_continued_fraction(b, a, 1.0 - x) / b

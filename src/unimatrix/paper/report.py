@@ -1,0 +1,88 @@
+"""report.html: one self-contained page per results file, and the figures beside it.
+
+Everything is inside the page (style, pictures as data), so that it can be mailed, archived and read offline.
+The pictures are there twice, for light and for dark pages; the browser takes the one that fits.
+"""
+
+import base64
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from unimatrix.paper.figures import DARK, LIGHT, render, save_figures
+from unimatrix.paper.published import PAPER, PAPER_LICENCE, PAPER_TITLE
+from unimatrix.paper.summary import RULE, SCOPE, Summary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One figure of the page, as data addresses for light and dark, with the words beside it."""
+
+    title: str
+    caption: str
+    light: str
+    dark: str
+
+
+def _data_address(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
+
+
+def pictures(summary: Summary) -> tuple[Picture, ...]:
+    """The table's figures that have something to show."""
+    found = []
+    for figure in summary.table.figures:
+        light = render(figure, summary.table, summary.samples, style=LIGHT, form="svg")
+        dark = render(figure, summary.table, summary.samples, style=DARK, form="svg")
+        if light is not None and dark is not None:
+            found.append(
+                Picture(
+                    title=figure.title,
+                    caption=figure.caption,
+                    light=_data_address(light),
+                    dark=_data_address(dark),
+                )
+            )
+    return tuple(found)
+
+
+def shared_cautions(summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """The cautions of all tables, each once."""
+    return tuple(dict.fromkeys(caution for summary in summaries for caution in summary.cautions))
+
+
+def render_report(summaries: Sequence[Summary]) -> str:
+    """The whole page as text. All values are escaped; pictures are the only markup that is let through."""
+    source = resources.files("unimatrix.paper").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source).render(
+        paper=PAPER,
+        paper_title=PAPER_TITLE,
+        paper_licence=PAPER_LICENCE,
+        summaries=[(summary, pictures(summary)) for summary in summaries],
+        cautions=shared_cautions(summaries),
+        rule=RULE,
+        scope=SCOPE,
+    )
+
+
+def write_report(summaries: Iterable[Summary], out: Path) -> Path:
+    """Write OUT/figures/ and OUT/report.html, and return the page's path. An older page is replaced whole.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    summaries = tuple(summaries)
+    for summary in summaries:
+        save_figures(summary.table, summary.samples, out / "figures")
+    page = out / "report.html"
+    unfinished = out / "report.html.unfinished"
+    unfinished.write_text(render_report(summaries), encoding="utf-8")
+    os.replace(unfinished, page)
+    return page

@@ -1,0 +1,204 @@
+"""A table with its results, judged and put into words, once: the terminal and the report both show this."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unimatrix.data import wikitext
+from unimatrix.paper.claims import SEEDS_FOR_A_CLAIM, Claim, Verdict
+from unimatrix.paper.experiments import EXPERIMENTS
+from unimatrix.paper.results import BESIDES_THE_NUMBERS, Result, Samples, metric_by_seed
+from unimatrix.paper.statistics import Interval, mean_interval
+from unimatrix.paper.table import Row, Table
+
+NOTHING = "\N{EN DASH}"
+RULE = (
+    "For each claim: the difference of the two models seed by seed (both trained with the same seed), and "
+    "the 95 % Student-t interval of its mean. Reproduced: the whole interval lies on the claim's side. Not "
+    "reproduced: it lies on the other side. Undecided: anything else, and always with fewer than two seeds. "
+    "Parameter counts are decided exactly."
+)
+SCOPE = (
+    "The intervals speak of the seeds only (initialisation, order of batches, dropout), not of the corpus: "
+    "every run trains and evaluates on the same text. They are not corrected for the number of claims."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One measured column of one model: the paper's number and ours, as text."""
+
+    paper: str
+    ours: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One model: counts (ours None before its first run), cells in the order of the table's columns."""
+
+    label: str
+    parameters: int | None
+    paper_parameters: int
+    cells: tuple[Cell, ...]
+    num_seeds: int
+
+    @property
+    def parameters_text(self) -> str:
+        """Our count, and whether it is the paper's."""
+        if self.parameters is None:
+            return NOTHING
+        equal = self.parameters == self.paper_parameters
+        return f"{self.parameters:,}" + ("" if equal else f" (paper {self.paper_parameters:,})")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """All that is said of one table.
+
+    cautions: what keeps these numbers from being the paper's experiment, each one plain sentence.
+    facts: how it was measured, (name, value) pairs.
+    """
+
+    table: Table
+    samples: Samples
+    lines: tuple[Line, ...]
+    verdicts: tuple[tuple[Claim, Verdict], ...]
+    cautions: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+def interval_text(interval: Interval | None, *, digits: int) -> str:
+    """ "5.115 +- 0.021" (mean and half the 95 % interval), the bare value for one seed, a dash for none."""
+    if interval is None:
+        return NOTHING
+    if interval.n < 2:
+        return f"{interval.mean:.{digits}f}"
+    return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
+
+
+def summarise(table: Table, samples: Samples) -> Summary:
+    """Judge a table on its samples and put it into words; runs that are missing are said to be."""
+    runs = [run for row in table.rows for run in samples.get(row.experiment, {}).values()]
+    return Summary(
+        table=table,
+        samples=samples,
+        lines=tuple(_line(table, row, samples) for row in table.rows),
+        verdicts=tuple((claim, claim.judge(samples)) for claim in table.claims),
+        cautions=tuple(_cautions(table, samples, runs)),
+        facts=tuple(_facts(table, samples, runs)),
+    )
+
+
+def _line(table: Table, row: Row, samples: Samples) -> Line:
+    runs = list(samples.get(row.experiment, {}).values())
+    cells = []
+    for column in table.columns:
+        values = tuple(metric_by_seed(samples, row.experiment, column.key).values())
+        interval = mean_interval(values) if values else None
+        printed = row.paper.get(column.key)
+        cells.append(
+            Cell(
+                paper=NOTHING if printed is None else f"{printed:.{column.digits}f}",
+                ours=interval_text(interval, digits=column.digits),
+            )
+        )
+    return Line(
+        label=row.label,
+        parameters=runs[-1].parameters if runs else None,
+        paper_parameters=row.paper_parameters,
+        cells=tuple(cells),
+        num_seeds=len(runs),
+    )
+
+
+def is_partial(data: Mapping[str, Any]) -> bool:
+    """The validation text is the paper's, the training text not the whole of it."""
+    train = data["train"]
+    whole = train["bytes"] == wikitext.OFFICIAL_TRAIN_BYTES and train["sha256"].startswith(
+        wikitext.OFFICIAL_TRAIN_SHA256_START
+    )
+    return data["is_paper_corpus"] and not whole
+
+
+def data_cautions(data: Mapping[str, Any]) -> list[str]:
+    """What to know of the text before comparing with the paper; nothing for the paper's corpus, whole."""
+    if not data["is_paper_corpus"]:
+        return list(data["notes"])
+    if is_partial(data):
+        return [
+            f"The training text is partial: {data['train']['bytes']:,} of WikiText-2 raw's "
+            f"{wikitext.OFFICIAL_TRAIN_BYTES:,} bytes. The validation text is the paper's, whole."
+        ]
+    return []
+
+
+def _cautions(table: Table, samples: Samples, runs: list[Result]) -> Iterable[str]:
+    if not runs:
+        yield "No run has finished yet."
+        return
+    yield from data_cautions(runs[-1].data)
+    for row in table.rows:
+        differences = _recipe_differences(next(iter(samples.get(row.experiment, {}).values()), None))
+        if differences:
+            yield f"{row.label} did not run with the paper's recipe: {', '.join(differences)}."
+    counts = {row.label: len(samples.get(row.experiment, {})) for row in table.rows}
+    if len(set(counts.values())) > 1:
+        pairs = ", ".join(f"{label} {count}" for label, count in counts.items())
+        yield f"Not every model has run with every seed (finished: {pairs})."
+    fewest = min(counts.values())
+    if fewest < SEEDS_FOR_A_CLAIM:
+        yield (
+            f"n = {fewest} {'seed' if fewest == 1 else 'seeds'}: every verdict on measured numbers is "
+            f"provisional; a claim needs at least {SEEDS_FOR_A_CLAIM} seeds."
+        )
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {key: value}
+    return flat
+
+
+def _recipe_differences(run: Result | None) -> list[str]:
+    if run is None or run.experiment not in EXPERIMENTS:
+        return []
+    recipe = _flat(EXPERIMENTS[run.experiment]().to_dict())
+    # the device is the machine's, not the recipe's
+    return [
+        f"{key} {value} (recipe: {recipe.get(key)})"
+        for key, value in _flat(run.config).items()
+        if key not in BESIDES_THE_NUMBERS | {"device"} and value != recipe.get(key)
+    ]
+
+
+def _distinct(runs: Iterable[Result], read: Callable[[Result], Any]) -> str:
+    return "; ".join(dict.fromkeys(str(read(run)) for run in runs)) or NOTHING
+
+
+def _facts(table: Table, samples: Samples, runs: list[Result]) -> Iterable[tuple[str, str]]:
+    if not runs:
+        return
+    dates = sorted(run.date_utc for run in runs)
+    yield "Seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+    yield "Data", _distinct(runs, lambda run: run.data["name"])
+    yield "Training text", _distinct(runs, lambda run: _text_fact(run.data["train"]))
+    yield "Validation text", _distinct(runs, lambda run: _text_fact(run.data["valid"]))
+    yield "Machine", _distinct(runs, lambda run: run.machine)
+    yield "Device, threads", _distinct(runs, lambda run: f"{run.device}, {run.threads} threads")
+    yield "Backend", _distinct(runs, lambda run: run.backend)
+    yield "Versions", _distinct(runs, lambda run: ", ".join(f"{k} {v}" for k, v in run.versions.items()))
+    yield "Commit", _distinct(runs, lambda run: run.git_commit)
+    yield "Date (UTC)", dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    yield "Training time", f"{math.fsum(run.seconds for run in runs):.0f} s over {len(runs)} runs"
+    speeds = (
+        f"{row.label} {math.fsum(run.tokens_per_second for run in finished) / len(finished):,.0f}"
+        for row in table.rows
+        if (finished := samples.get(row.experiment, {}).values())
+    )
+    yield "Tokens/s in training", ", ".join(speeds)
+
+
+def _text_fact(split: Mapping[str, Any]) -> str:
+    return f"{split['bytes']:,} bytes, sha256 {split['sha256']}"

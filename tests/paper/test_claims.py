@@ -1,0 +1,137 @@
+"""Each claim of Table 1 in each of its outcomes, and the rule that decides."""
+
+import dataclasses
+
+import pytest
+
+from unimatrix.paper.claims import ComparedClaim, Comparison
+from unimatrix.paper.statistics import Interval
+from unimatrix.paper.table1 import CORE, DISCOVERY, NEARLY_IDENTICAL_BPB, ROSA, TABLE1, TRANSFORMER
+
+SEEDS = (7, 11, 13, 17, 19)
+# a spread common to all models: paired differences remove it
+COMMON = dict(zip(SEEDS, (0.0, 0.2, -0.1, 0.05, -0.2), strict=True))
+# a small spread of each run
+OWN = (0.001, -0.001, 0.0005, 0.0, -0.0005)
+
+
+def runs(mean, *, turn=0, seeds=SEEDS):
+    spread = OWN[turn:] + OWN[:turn]
+    return {seed: mean + COMMON[seed] + own for seed, own in zip(seeds, spread, strict=False)}
+
+
+def like_the_paper(seeds=SEEDS):
+    return {
+        TRANSFORMER: runs(5.124, seeds=seeds),
+        CORE: runs(5.084, turn=1, seeds=seeds),
+        ROSA: runs(5.083, turn=2, seeds=seeds),
+        DISCOVERY: runs(5.112, turn=3, seeds=seeds),
+    }
+
+
+def verdicts(samples):
+    return [claim.judge(samples) for claim in TABLE1.claims]
+
+
+def test_the_papers_numbers_reproduce_every_claim(samples) -> None:
+    assert [verdict.text for verdict in verdicts(samples(like_the_paper()))] == ["reproduced"] * 7
+
+
+def test_turned_round_every_measured_claim_fails_and_counts_stay(samples) -> None:
+    values = like_the_paper() | {TRANSFORMER: runs(5.0), CORE: runs(5.3, turn=1)}
+    outcomes = [verdict.outcome for verdict in verdicts(samples(values))]
+    assert outcomes == ["reproduced"] * 3 + ["not reproduced"] * 4
+
+
+def test_noise_larger_than_the_gap_is_undecided_and_says_n(samples) -> None:
+    values = like_the_paper()
+    values[CORE] = dict(zip(SEEDS, (4.9, 5.4, 4.8, 5.3, 5.0), strict=True))
+    verdict = TABLE1.claims[3].judge(samples(values))
+    assert (verdict.outcome, verdict.text) == ("undecided", "undecided at n = 5 seeds")
+
+
+def test_one_seed_never_decides_a_measured_claim(samples) -> None:
+    judged = verdicts(samples(like_the_paper(seeds=(7,))))
+    assert [verdict.text for verdict in judged[:3]] == ["reproduced"] * 3
+    assert [verdict.text for verdict in judged[3:]] == ["undecided at n = 1 seed"] * 4
+    assert "one seed: no interval" in judged[3].details[0]
+
+
+def test_without_any_run_nothing_is_decided() -> None:
+    assert {verdict.text for verdict in verdicts({})} == {"undecided at n = 0 seeds"}
+
+
+def test_only_seeds_that_both_models_have_are_compared(samples) -> None:
+    values = like_the_paper()
+    values[CORE] = {seed: bpb for seed, bpb in values[CORE].items() if seed != 19} | {23: 9.0}
+    verdict = TABLE1.claims[3].judge(samples(values))
+    assert (verdict.outcome, verdict.seeds) == ("reproduced", 4)
+    assert verdict.details[0].endswith("n = 4 pairs")
+
+
+def test_pairing_removes_what_the_seeds_have_in_common(samples) -> None:
+    detail = TABLE1.claims[3].judge(samples(like_the_paper())).details[0]
+    # the spread over seeds is 0.15, the paired interval a hundredth of it
+    assert detail.startswith("Core - Transformer = -0.0400 BPB, 95 % interval [-0.04")
+
+
+@pytest.mark.parametrize(
+    ("side", "low", "high", "expected"),
+    [
+        ("below", -2.0, -0.1, "reproduced"),
+        ("below", -2.0, 0.0, "undecided"),
+        ("below", 0.0, 1.0, "not reproduced"),
+        ("below", -0.1, 0.1, "undecided"),
+        ("at or below", -1.0, 0.0, "reproduced"),
+        ("at or below", 0.0, 0.0, "reproduced"),
+        ("at or below", 0.0, 1.0, "undecided"),
+        ("at or below", 0.1, 1.0, "not reproduced"),
+        ("within", -0.4, 0.4, "reproduced"),
+        ("within", -0.4, 0.6, "undecided"),
+        ("within", -0.9, 0.9, "undecided"),
+        ("within", 0.5, 0.9, "not reproduced"),
+        ("within", -0.9, -0.5, "not reproduced"),
+    ],
+)
+def test_the_rule_at_its_edges(side, low, high, expected) -> None:
+    comparison = Comparison(left="a", right="b", side=side, margin=0.5)
+    interval = Interval(mean=(low + high) / 2, low=low, high=high, n=3)
+    assert comparison.outcome(interval) == expected
+    assert comparison.outcome(dataclasses.replace(interval, n=1)) == "undecided"
+
+
+def test_one_failed_comparison_fails_the_whole_claim(samples) -> None:
+    values = like_the_paper() | {DISCOVERY: runs(5.2, turn=3)}
+    verdict = TABLE1.claims[6].judge(samples(values))
+    assert verdict.outcome == "not reproduced"
+    assert len(verdict.details) == 3
+
+
+def test_the_margin_of_nearly_identical_counts_from_both_sides(samples) -> None:
+    for shift in (-3.0, 3.0):
+        values = like_the_paper() | {CORE: runs(5.083 + shift * NEARLY_IDENTICAL_BPB, turn=1)}
+        assert TABLE1.claims[5].judge(samples(values)).outcome == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "count", "expected"),
+    [(CORE, 83_140, "reproduced"), (CORE, 83_500, "not reproduced"), (CORE, 174_848, "not reproduced")],
+)
+def test_parameters_are_decided_exactly_down_to_the_printed_percentage(
+    samples, experiment, count, expected
+) -> None:
+    table = samples(like_the_paper(seeds=(7,)))
+    table[experiment] = {7: dataclasses.replace(table[experiment][7], parameters=count)}
+    verdict = TABLE1.claims[0].judge(table)
+    assert (verdict.outcome, verdict.seeds) == (expected, None)
+
+
+def test_a_claim_without_comparisons_in_common_names_it(samples) -> None:
+    claim = ComparedClaim(
+        statement="a below b",
+        source="nowhere",
+        comparisons=(Comparison(left=CORE, right=ROSA, side="below"),),
+        labels=("Core - ROSA",),
+    )
+    judged = claim.judge(samples({CORE: {7: 5.0}, ROSA: {11: 5.0}}))
+    assert judged.details == ("Core - ROSA: no seed has both runs",)

@@ -1,0 +1,65 @@
+"""The paper's numbers agree with themselves and with Table 1 as we hold it."""
+
+import pytest
+
+from unimatrix.errors import UserError
+from unimatrix.paper.catalogue import TABLES, table
+from unimatrix.paper.experiments import EXPERIMENTS, experiment
+from unimatrix.paper.published import published, published_parameters, published_row
+from unimatrix.paper.table1 import TABLE1
+
+
+def test_table1_holds_what_the_paper_prints() -> None:
+    printed = [(row.label, row.paper_parameters, row.paper["bpb"], row.paper["ppl"]) for row in TABLE1.rows]
+    assert printed == [
+        ("Transformer", 174_848, 5.124, 34.88),
+        ("UniMatrix-Core", 83_140, 5.084, 33.91),
+        ("UniMatrix-ROSA", 103_876, 5.083, 33.90),
+        ("UniMatrix-Discovery", 115_184, 5.112, 34.58),
+    ]
+
+
+@pytest.mark.parametrize("row", TABLE1.rows, ids=lambda row: row.label)
+def test_printed_perplexity_is_two_to_the_printed_bits_per_byte(row) -> None:
+    # both are rounded: half a unit of the last digit of each
+    low, high = 2 ** (row.paper["bpb"] - 0.0005), 2 ** (row.paper["bpb"] + 0.0005)
+    assert low - 0.005 <= row.paper["ppl"] <= high + 0.005
+
+
+def test_the_data_file_names_its_source_and_licence() -> None:
+    assert "CC BY 4.0" in published()["_source"]
+    assert "2604.25930" in published()["_source"]
+
+
+def test_other_settings_are_found_and_unknown_ones_are_not() -> None:
+    assert published_parameters("unimatrix-core", setting="recall_vocab64_positions128") == 70_660
+    assert published_row("table3_recall", "transformer") == {"eval_loss": 1.994, "accuracy": 25.4}
+    with pytest.raises(KeyError):
+        published_parameters("no such model")
+
+
+def test_every_row_of_every_table_has_its_experiment_with_its_own_name() -> None:
+    for name, value in TABLES.items():
+        assert value.name == name
+        for row in value.rows:
+            recipe = EXPERIMENTS[row.experiment]()
+            assert recipe.name == row.experiment
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_recipes_are_the_papers(name: str) -> None:
+    recipe = experiment(name)
+    assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.seq_len) == (80, 16, 128)
+    assert (recipe.optim.lr, recipe.optim.schedule, recipe.optim.precision) == (3e-4, "constant", "fp32")
+    assert (recipe.model.dropout, recipe.model.max_positions) == (0.1, 128)
+    assert recipe.name == f"table1.{recipe.model.preset}"
+
+
+def test_unknown_names_are_met_with_the_near_ones() -> None:
+    with pytest.raises(UserError, match=r"'table1.unimatrix-cor'; did you mean table1.unimatrix-core"):
+        experiment("table1.unimatrix-cor")
+    with pytest.raises(UserError, match=r"'qqq'; known: table1.transformer"):
+        experiment("qqq")
+    with pytest.raises(UserError, match=r"'tabel1': did you mean table1\?"):
+        table("tabel1")
+    assert table("table1") is TABLE1

@@ -1,0 +1,153 @@
+"""results.jsonl: what is appended is read back; kills and full disks lose nothing; identities tell runs apart."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+
+from unimatrix.errors import UserError
+from unimatrix.paper.results import (
+    append_result,
+    latest_identities,
+    metric_by_seed,
+    read_results,
+    run_identity,
+    select,
+)
+
+CORE = "table1.unimatrix-core"
+
+
+def changed_config(result, **loop):
+    return result.config | {"loop": result.config["loop"] | loop}
+
+
+def test_rows_come_back_as_they_were_written(tmp_path, result) -> None:
+    rows = [result(CORE, 7, 5.08), result(CORE, 11, 5.09, curve=[[10, 6.0], [80, 5.09]])]
+    for row in rows:
+        append_result(tmp_path / "deep" / "results.jsonl", row)
+    assert read_results(tmp_path / "deep" / "results.jsonl") == rows
+
+
+def test_a_row_is_one_flat_line_of_json(tmp_path, result) -> None:
+    append_result(tmp_path / "r", result(CORE, 7, 5.08))
+    (line,) = (tmp_path / "r").read_text().splitlines()
+    row = json.loads(line)
+    assert {"model", "experiment", "seed", "steps", "parameters", "bpb", "ppl", "seconds"} <= row.keys()
+    assert {"tokens_per_second", "data", "git_commit", "versions", "threads", "backend"} <= row.keys()
+    assert row["data"]["train"].keys() == {"sha256", "bytes"}
+
+
+def test_no_file_is_no_result(tmp_path) -> None:
+    assert read_results(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("cut", [1, 20, 400])
+def test_a_torn_last_line_is_left_out_and_cut_off_by_the_next_row(tmp_path, result, cut) -> None:
+    path = tmp_path / "results.jsonl"
+    whole, torn, after = result(CORE, 7, 5.1), result(CORE, 11, 5.2), result(CORE, 13, 5.3)
+    append_result(path, whole)
+    append_result(path, torn)
+    os.truncate(path, path.stat().st_size - cut)
+    assert read_results(path) == [whole]
+    append_result(path, after)
+    assert read_results(path) == [whole, after]
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, result) -> None:
+    path = tmp_path / "results.jsonl"
+    append_result(path, result(CORE, 7, 5.1))
+    with path.open("a") as file:
+        file.write("{half a row\n")
+    append_result(path, result(CORE, 11, 5.1))
+    with pytest.raises(UserError, match=r"results.jsonl, line 2: not a result row"):
+        read_results(path)
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", '{"bpb": 5.0}', '"text"'])
+def test_json_that_is_no_row_is_named(tmp_path, line) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(UserError, match="line 1: not a result row"):
+        read_results(path)
+
+
+def test_a_full_disk_keeps_the_rows_before(tmp_path, result, monkeypatch) -> None:
+    path = tmp_path / "results.jsonl"
+    append_result(path, result(CORE, 7, 5.1))
+    before = path.read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        append_result(path, result(CORE, 11, 5.2))
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+
+
+def test_a_value_that_json_has_no_word_for_is_never_written(tmp_path, result) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        append_result(tmp_path / "r", result(CORE, 7, float("nan")))
+    assert not (tmp_path / "r").exists()
+
+
+def test_identity_ignores_the_seed_and_what_is_only_shown(result) -> None:
+    first = result(CORE, 7, 5.1)
+    shown = changed_config(first, tracker="none", save_every=5, eval_every=3, log_every=1)
+    renamed = first.config | {"name": "another", "data": "some/folder"}
+    same_data = {"train": first.data["train"], "valid": first.data["valid"]}
+    assert result(CORE, 11, 9.9).identity == first.identity
+    assert run_identity(shown, first.data) == first.identity
+    assert run_identity(renamed, same_data) == first.identity
+
+
+@pytest.mark.parametrize("change", [{"steps": 81}, {"batch_size": 8}, {"device": "cuda"}, {"compile": True}])
+def test_identity_follows_every_setting_that_counts(result, change) -> None:
+    first = result(CORE, 7, 5.1)
+    assert run_identity(changed_config(first, **change), first.data) != first.identity
+    wider = first.config | {"model": first.config["model"] | {"d_model": 32}}
+    assert run_identity(wider, first.data) != first.identity
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_identity_follows_the_text(result, split) -> None:
+    first = result(CORE, 7, 5.1)
+    other = first.data | {split: {"sha256": "f" * 64, "bytes": 5}}
+    assert run_identity(first.config, other) != first.identity
+
+
+def test_identity_survives_the_file(tmp_path, result) -> None:
+    # betas are a tuple in the settings and a list in the file
+    row = result(CORE, 7, 5.1)
+    in_memory = row.config | {"optim": row.config["optim"] | {"betas": (0.9, 0.999)}}
+    append_result(tmp_path / "r", row)
+    assert read_results(tmp_path / "r")[0].identity == run_identity(in_memory, row.data)
+
+
+def test_select_takes_the_wanted_identity_and_the_newest_of_equals(result) -> None:
+    old, new = result(CORE, 7, 5.3), result(CORE, 7, 5.1)
+    longer = result(CORE, 7, 4.0, config=changed_config(old, steps=500))
+    rows = [old, longer, new, result(CORE, 11, 5.2)]
+    chosen = select(rows, {CORE: old.identity, "table1.transformer": "none"})
+    assert chosen == {CORE: {7: new, 11: rows[3]}, "table1.transformer": {}}
+    assert metric_by_seed(chosen, CORE, "bpb") == {7: 5.1, 11: 5.2}
+    assert metric_by_seed(chosen, "table1.none", "bpb") == {}
+
+
+def test_the_latest_identities_are_those_on_the_newest_text(result) -> None:
+    other = {"train": {"sha256": "e" * 64, "bytes": 3}, "valid": {"sha256": "d" * 64, "bytes": 3}}
+    base = result(CORE, 7, 5.1)
+    elsewhere = dataclasses.replace(base, data=base.data | other)
+    transformer = result("table1.transformer", 7, 5.1)
+    names = (CORE, "table1.transformer")
+    assert latest_identities([elsewhere, transformer, base], names) == {
+        CORE: base.identity,
+        "table1.transformer": transformer.identity,
+    }
+    assert latest_identities([transformer, base, elsewhere], names) == {CORE: elsewhere.identity}
+    longer = dataclasses.replace(base, config=changed_config(base, steps=500))
+    assert latest_identities([base, longer], names) == {CORE: longer.identity}
+    assert latest_identities([], names) == {}
