@@ -1,8 +1,8 @@
 """The model's configuration in the form that transformers saves, loads and registers.
 
-`UniMatrixConfig.model` is `ModelConfig.to_dict()`, whole, and is the only thing a model is built from. The
-names that transformers' own code looks for (vocab_size, hidden_size, ...) are copies of it, made here and
-checked whenever the model configuration is read back, so that the two can never disagree in silence.
+`UniMatrixConfig.model` is `ModelConfig.to_dict()`, whole, and the only thing that a model is built from.
+The names that transformers and its tools look for (vocab_size, hidden_size, ...) are read off it, so the
+two can never disagree.
 """
 
 from typing import Any
@@ -10,11 +10,9 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from unimatrix.data.tokenizer import BOS, EOS, PAD
-from unimatrix.errors import UserError
 from unimatrix.models import ModelConfig, preset_config
 
 DEFAULT_PRESET = "unimatrix-core"
-BYTE_VOCABULARY = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
 
 
 class UniMatrixConfig(PreTrainedConfig):
@@ -23,11 +21,10 @@ class UniMatrixConfig(PreTrainedConfig):
     Args:
         model: `ModelConfig.to_dict()`; None means the preset `unimatrix-core` at the paper's size.
         use_cache: whether a forward pass outside training returns the model's state (as `past_key_values`).
-        bos_token_id, eos_token_id, pad_token_id: the byte vocabulary's, or None for ids beyond the model's vocabulary.
-        vocab_size, hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings: copies of what
-            `model` says; given explicitly they must agree with it.
+        bos_token_id, eos_token_id, pad_token_id: the byte vocabulary's; ids that the model's vocabulary
+            does not reach become None.
     Raises:
-        UserError: `model` is no model configuration, or a copy disagrees with it.
+        UserError: `model` is no model configuration.
     """
 
     model_type = "unimatrix"
@@ -39,51 +36,46 @@ class UniMatrixConfig(PreTrainedConfig):
     bos_token_id: int | None = BOS
     eos_token_id: int | list[int] | None = EOS
     pad_token_id: int | None = PAD
-    vocab_size: int | None = None
-    hidden_size: int | None = None
-    num_hidden_layers: int | None = None
-    num_attention_heads: int | None = None
-    max_position_embeddings: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         config = preset_config(DEFAULT_PRESET) if self.model is None else ModelConfig.from_dict(self.model)
         self.model = config.to_dict()
-        for name, value in _copies(config).items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        self.to_model_config()
-        for name in BYTE_VOCABULARY:
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             token_id = getattr(self, name)
             if isinstance(token_id, int) and token_id >= config.vocab_size:
                 setattr(self, name, None)
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_model_config(cls, config: ModelConfig, **kwargs: Any) -> "UniMatrixConfig":
-        """Wrap a model configuration; kwargs are the other fields."""
-        return cls(model=config.to_dict(), **kwargs)
+    def from_model_config(cls, config: ModelConfig) -> "UniMatrixConfig":
+        """Wrap a model configuration."""
+        return cls(model=config.to_dict())
 
     def to_model_config(self) -> ModelConfig:
-        """The model configuration to build from.
-
-        Raises:
-            UserError: a copy (vocab_size, hidden_size, ...) was changed and no longer agrees with `model`.
-        """
+        """The model configuration to build from."""
         assert self.model is not None, "filled in when the configuration was made"
-        config = ModelConfig.from_dict(self.model)
-        for name, value in _copies(config).items():
-            if getattr(self, name) != value:
-                raise UserError(
-                    f"UniMatrixConfig.{name}: expected {value}, as its `model` says, got {getattr(self, name)}"
-                )
-        return config
+        return ModelConfig.from_dict(self.model)
 
+    @property
+    def vocab_size(self) -> int:
+        return self.to_model_config().vocab_size
 
-def _copies(config: ModelConfig) -> dict[str, int | None]:
-    return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.num_heads,
-        "max_position_embeddings": config.max_positions,
-    }
+    @property
+    def hidden_size(self) -> int:
+        return self.to_model_config().d_model
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.to_model_config().depth
+
+    @property
+    def num_attention_heads(self) -> int:
+        return self.to_model_config().mixer.num_heads
+
+    @property
+    def max_position_embeddings(self) -> int:
+        max_positions = self.to_model_config().max_positions
+        if max_positions is None:
+            # tools such as lm-evaluation-harness ask with hasattr, and take a number if there is one
+            raise AttributeError("max_position_embeddings: this model has no positions, any length will do")
+        return max_positions

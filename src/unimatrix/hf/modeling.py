@@ -7,12 +7,15 @@ is added here is the shape of transformers' interfaces. The model's state travel
 Letters: B batch, T time, V vocabulary, P tokens already in the state.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from unimatrix.errors import UserError
@@ -33,7 +36,9 @@ class UniMatrixCache(Cache):
     """
 
     def __init__(self) -> None:
-        super().__init__(layers=[])  # transformers' layers hold keys and values; the state is kept here instead
+        super().__init__(
+            layers=[]
+        )  # transformers' layers hold keys and values; the state is kept here instead
         self.state: Any = None
         self.seq_length = 0
 
@@ -58,9 +63,13 @@ class UniMatrixCache(Cache):
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove != 0:
-            raise ValueError("a recurrent state cannot forget its last tokens: keep the state from before them")
+            raise ValueError(
+                "a recurrent state cannot forget its last tokens: keep the state from before them"
+            )
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> Any:
         raise TypeError("UniMatrixCache holds a model's state, not keys and values")
 
     def __repr__(self) -> str:
@@ -83,3 +92,183 @@ class UniMatrixCache(Cache):
         while not isinstance(part, Tensor):
             part = part[0]
         return part
+
+
+class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
+    """`LanguageModel` behind transformers' causal-LM interface.
+
+    `UniMatrixForCausalLM(config)` draws the same initial weights as `LanguageModel(config.to_model_config())`
+    under the same seed. Its parameters are the language model's, under the prefix `language_model.`; the
+    output head is the embedding itself, so there is nothing to tie.
+
+    Args:
+        config: what to build.
+        language_model: use this model, which `config` describes, instead of building one; what
+            `from_language_model` does.
+    """
+
+    config: UniMatrixConfig
+    config_class = UniMatrixConfig
+    _no_split_modules = ["LanguageModel"]  # noqa: RUF012 (transformers reads it off the class)
+    _is_stateful = True
+    _supports_context_parallel = False  # the state is not exchanged between ranks
+
+    def __init__(self, config: UniMatrixConfig, language_model: LanguageModel | None = None) -> None:
+        super().__init__(config)
+        self.language_model = (
+            LanguageModel(config.to_model_config()) if language_model is None else language_model
+        )
+        # the language model has drawn its weights; on the meta device they are still to come, from a file
+        if not any(parameter.is_meta for parameter in self.parameters()):
+            for module in self.modules():
+                module._is_hf_initialized = True  # type: ignore[assignment]
+        self.post_init()
+
+    @classmethod
+    def from_language_model(cls, language_model: LanguageModel) -> "UniMatrixForCausalLM":
+        """Wrap a built model. The weights are shared, not copied; no random number is drawn."""
+        model = cls(UniMatrixConfig.from_model_config(language_model.config), language_model)
+        return model.train(language_model.training)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """transformers' own, except that the weights loaded are the model's own memory.
+
+        transformers leaves them as views of the file, at addresses that are no multiple of a vector register:
+        matrix products then round differently than in the model that was saved, and whoever overwrites
+        the file changes the model.
+        """
+        with quiet_progress():
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.device.type == "cpu":
+                tensor.data = tensor.data.clone()
+        return loaded
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: UniMatrixCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Next-token logits, and the loss if labels are given.
+
+        Args:
+            input_ids: [B, T] int64, only the tokens that the state has not seen yet.
+            attention_mask: [B, T] or [B, P + T], 0 or False at padding; only the last T columns are used, as
+                the state knows about the others.
+            past_key_values: the state that an earlier call returned; it is brought up to date in place.
+            labels: [B, T] int64, the input ids themselves: they are shifted here; -100 is ignored.
+            use_cache: return the state; None means config.use_cache, and no in training.
+            logits_to_keep: the logits of so many last positions only, or of these positions; 0 means all.
+            kwargs: `num_items_in_batch` and `shift_labels` go to the loss; any other must be None or False.
+        Returns:
+            loss (scalar float32 or None), logits [B, T, V], past_key_values (`UniMatrixCache` or None).
+        Raises:
+            UserError: the mask does not fit the tokens, or an argument that this model does not know.
+        """
+        for name, value in kwargs.items():
+            if name not in LOSS_KWARGS and value is not None and value is not False:
+                raise UserError(f"UniMatrixForCausalLM: unknown argument {name!r}")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        cache = past_key_values
+        if cache is not None and not isinstance(cache, UniMatrixCache):
+            raise UserError(f"past_key_values: expected a UniMatrixCache, got a {type(cache).__name__}")
+        if cache is None and use_cache:
+            cache = UniMatrixCache()
+
+        logits, state = self.language_model(
+            input_ids,
+            None if cache is None else cache.state,
+            mask=_new_columns(attention_mask, input_ids, 0 if cache is None else cache.seq_length),
+        )
+        if cache is not None and use_cache:
+            cache.state, cache.seq_length = state, cache.seq_length + input_ids.shape[1]
+
+        loss = None
+        if labels is not None:
+            loss_kwargs = {name: kwargs[name] for name in LOSS_KWARGS if name in kwargs}
+            loss = self.loss_function(logits, labels, self.config.vocab_size, **loss_kwargs)
+        if isinstance(logits_to_keep, Tensor):
+            logits = logits[:, logits_to_keep]
+        elif logits_to_keep:
+            logits = logits[:, -logits_to_keep:]
+        return CausalLMOutputWithPast(
+            loss=loss,  # type: ignore[arg-type]
+            logits=logits,
+            past_key_values=cache if use_cache else None,
+        )
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.language_model.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, nn.Embedding)
+        self.language_model.embedding = value
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
+    ) -> nn.Embedding:
+        """Only the size it has: a preset may keep several tables by token id, and all would have to grow."""
+        if new_num_tokens not in (None, self.config.vocab_size):
+            raise UserError(
+                f"resize_token_embeddings: the vocabulary has {self.config.vocab_size} tokens and cannot get"
+                f" {new_num_tokens}; build a model with vocab_size={new_num_tokens} instead"
+            )
+        return self.language_model.embedding
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        # a checkpoint is one small file: a progress bar would only break into the training loop's own
+        with quiet_progress():
+            super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # reached only in from_pretrained, for what the file did not hold: half a model is no model
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if not getattr(tensor, "_is_hf_initialized", False):
+                prefix = next(prefix for prefix, known in self.named_modules() if known is module)
+                raise UserError(f"checkpoint: no weights, or of the wrong shape, for {prefix}.{name}")
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    # transformers declares bool and returns nothing
+    def _prepare_cache_for_generation(  # type: ignore[reportIncompatibleMethodOverride]
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
+    ) -> None:
+        super()._prepare_cache_for_generation(  # type: ignore[reportAttributeAccessIssue]
+            generation_config, model_kwargs, *args
+        )
+        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = UniMatrixCache()
+
+
+def _new_columns(attention_mask: Tensor | None, input_ids: Tensor, num_past: int) -> Tensor | None:
+    """The mask [B, T] bool of the tokens that are fed now, from a mask of these or of all tokens so far."""
+    if attention_mask is None:
+        return None
+    batch_size, num_new = input_ids.shape
+    if tuple(attention_mask.shape) not in ((batch_size, num_new), (batch_size, num_past + num_new)):
+        raise UserError(
+            f"attention_mask: expected shape {(batch_size, num_new)}"
+            f" or {(batch_size, num_past + num_new)}, got {tuple(attention_mask.shape)}"
+        )
+    return attention_mask[:, -num_new:].bool()
+
+
+@contextmanager
+def quiet_progress() -> Iterator[None]:
+    """No progress bars from transformers inside the block."""
+    previous = logging.set_tqdm_hook(lambda factory, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(previous)

@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizer
 
-from unimatrix.data.tokenizer import BOS, EOS, PAD, VOCAB_SIZE
+from unimatrix.data.tokenizer import BOS, EOS, PAD, VOCAB_SIZE, decode
 from unimatrix.errors import UserError
 
 BOS_TOKEN, EOS_TOKEN, PAD_TOKEN = "<|bos|>", "<|eos|>", "<|pad|>"
@@ -31,7 +31,7 @@ class ByteTokenizer(PreTrainedTokenizer):
     same number (`chr(byte)`); the three special tokens are the only ones longer than one character.
 
     Args:
-        errors: what `decode` does with bytes that are not UTF-8, one of `DECODING_ERRORS` (as in `bytes.decode`).
+        errors: what `decode` does with bytes that are not UTF-8, one of `DECODING_ERRORS`.
         prepend_bos: put BOS before every text when `add_special_tokens` is on (the default of a call).
     """
 
@@ -79,10 +79,10 @@ class ByteTokenizer(PreTrainedTokenizer):
 
     def decode_bytes(self, token_ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for, exactly; special tokens are left out."""
-        return b"".join(part for part in self._byte_runs(token_ids) if isinstance(part, bytes))
+        return decode([int(token_id) for token_id in token_ids])
 
     def tokenize(self, text: str, **_: Any) -> list[str]:
-        """One character per byte; special-token text is text. Extra arguments of the base class change nothing."""
+        """One character per byte; special-token text is text."""
         return list(_to_bytes(text).decode("latin-1"))
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
@@ -120,30 +120,21 @@ class ByteTokenizer(PreTrainedTokenizer):
         **_: Any,
     ) -> str:
         # clean_up_tokenization_spaces is for word tokenizers; here it would alter text
-        runs = self._byte_runs([token_ids] if isinstance(token_ids, int) else token_ids)
+        ids = [token_ids] if isinstance(token_ids, int) else token_ids
         if skip_special_tokens:
-            data = b"".join(part for part in runs if isinstance(part, bytes))
+            data = decode(ids)
         else:
-            data = b"".join(part if isinstance(part, bytes) else part.encode() for part in runs)
+            text = {
+                token_id: token.content.encode() for token_id, token in self._added_tokens_decoder.items()
+            }
+            specials = [position for position, token_id in enumerate(ids) if token_id in text]
+            starts = [0, *(position + 1 for position in specials)]
+            data = b"".join(
+                decode(ids[start:position]) + text[ids[position]]
+                for start, position in zip(starts, specials, strict=False)
+            )
+            data += decode(ids[starts[-1] :])
         return data.decode("utf-8", errors or self.errors)
-
-    def _byte_runs(self, token_ids: Iterable[int]) -> list[bytes | str]:
-        """The ids as runs of bytes, with the text of a special token (a str) wherever one stands between them."""
-        ids = token_ids if isinstance(token_ids, list) else [int(i) for i in token_ids]
-        try:
-            return [bytes(ids)]
-        except ValueError:
-            pass  # some id is above 255 (or negative): go through them
-        runs: list[bytes | str] = []
-        start = 0
-        for position, token_id in enumerate(ids):
-            if 0 <= token_id < 256:
-                continue
-            if token_id not in self._added_tokens_decoder:
-                raise UserError(f"token id {token_id} at position {position}: expected 0..{VOCAB_SIZE - 1}")
-            runs += [bytes(ids[start:position]), self._added_tokens_decoder[token_id].content]
-            start = position + 1
-        return [*runs, bytes(ids[start:])]
 
     def add_special_tokens(
         self, special_tokens_dict: dict[str, Any], replace_extra_special_tokens: bool = True

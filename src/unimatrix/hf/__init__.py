@@ -1,0 +1,21 @@
+"""Hugging Face: the models under AutoConfig, AutoModelForCausalLM and AutoTokenizer, once this is imported.
+
+    import unimatrix.hf
+    model = AutoModelForCausalLM.from_pretrained("folder or hub name")
+
+`load` gives model and tokenizer at once, with errors that a user can act on, and `stream` yields text as
+it is generated.
+"""
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from unimatrix.hf.config import UniMatrixConfig
+from unimatrix.hf.generation import load, stream
+from unimatrix.hf.modeling import UniMatrixCache, UniMatrixForCausalLM
+from unimatrix.hf.tokenizer import ByteTokenizer
+
+AutoConfig.register(UniMatrixConfig.model_type, UniMatrixConfig, exist_ok=True)
+AutoModelForCausalLM.register(UniMatrixConfig, UniMatrixForCausalLM, exist_ok=True)
+AutoTokenizer.register(UniMatrixConfig, ByteTokenizer, exist_ok=True)
+
+__all__ = ["ByteTokenizer", "UniMatrixCache", "UniMatrixConfig", "UniMatrixForCausalLM", "load", "stream"]

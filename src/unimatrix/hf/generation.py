@@ -1,0 +1,266 @@
+"""A saved model by its name, and text from it as it comes: what `unimatrix generate` stands on."""
+
+import codecs
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from logging import CRITICAL
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HTTPError  # type: ignore[reportPrivateImportUsage]
+from huggingface_hub.utils import get_session
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.utils import logging
+
+from unimatrix.data.tokenizer import BOS, EOS, VOCAB_SIZE
+from unimatrix.errors import UserError
+from unimatrix.hf.config import UniMatrixConfig
+from unimatrix.hf.modeling import UniMatrixForCausalLM
+from unimatrix.hf.tokenizer import ByteTokenizer
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+HUB_FILES = ["config.json", "generation_config.json", "tokenizer_config.json", *WEIGHT_FILES, "*.safetensors"]
+PROBE_SECONDS = 5.0
+
+
+def load(
+    path_or_hub_name: str | Path, device: str | torch.device | None = None
+) -> tuple[UniMatrixForCausalLM, ByteTokenizer]:
+    """Load a model and its tokenizer, ready to generate (evaluation mode).
+
+    Args:
+        path_or_hub_name: a folder written by `save_pretrained` or by training (a checkpoint), the folder
+            of a training run (its newest complete checkpoint is taken), or a name on the Hugging Face hub.
+        device: where to put the model; None leaves it on the CPU.
+    Returns:
+        the model and its tokenizer.
+    Raises:
+        UserError: no such folder or hub model, the hub cannot be reached (known within seconds), a folder
+            without a model, another kind of model, damaged or missing weights, a device that is not there.
+    """
+    folder = _find_folder(path_or_hub_name)
+    _check_config(folder)
+    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+        raise UserError(f"{folder}: no weights, expected model.safetensors")
+    try:
+        with _quiet_log():
+            model, info = UniMatrixForCausalLM.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+    except SafetensorError as error:
+        raise UserError(f"{folder}: the weights are cut short or corrupt ({_first_line(error)})") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+    if info["unexpected_keys"]:
+        raise UserError(
+            f"{folder}: the weights do not belong to its config.json; unknown: {min(info['unexpected_keys'])}"
+        )
+    if model.config.vocab_size < VOCAB_SIZE:
+        raise UserError(
+            f"{folder}: a vocabulary of {model.config.vocab_size} tokens is no text, expected {VOCAB_SIZE}"
+        )
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = ByteTokenizer.from_pretrained(folder) if has_tokenizer else ByteTokenizer()
+    if device is not None:
+        try:
+            model.to(torch.device(device))
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device {str(device)!r}: not available ({_first_line(error)})") from error
+    return model, tokenizer
+
+
+def stream(
+    model: UniMatrixForCausalLM,
+    tokenizer: ByteTokenizer,
+    prompt: str | bytes,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Iterator[str]:
+    """Continue a prompt, yielding text as soon as its bytes make whole characters.
+
+    The prompt is read once; each further token costs one step. Generation ends at EOS, after
+    `max_new_tokens`, or where the model's positions end; without any of these it never does. Bytes that are
+    not UTF-8 come out as U+FFFD, special tokens as nothing. The model must be in evaluation mode (`load` sees
+    to that).
+
+    Args:
+        prompt: text or raw bytes; if empty, BOS is what the model continues.
+        max_new_tokens: None means until EOS or the last position.
+        temperature: the logits are divided by it; 0 takes the likeliest token every time.
+        top_k, top_p: sample among the k likeliest, or the likeliest that together reach probability p.
+        seed: of a generator of its own; None draws from torch's global one.
+    Returns:
+        an iterator of non-empty pieces; all errors are raised before the first one.
+    Raises:
+        UserError: a setting out of range, or prompt and new tokens do not fit the model's positions.
+    """
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise UserError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
+    choose = _chooser(temperature, top_k, top_p, seed, model.device)
+    prompt_ids = tokenizer.encode_bytes(prompt)
+    if tokenizer.prepend_bos or not prompt_ids:
+        prompt_ids = [BOS, *prompt_ids]
+
+    max_positions = model.language_model.config.max_positions
+    if max_positions is not None:
+        if len(prompt_ids) + (max_new_tokens or 1) > max_positions:
+            raise UserError(
+                f"prompt of {len(prompt_ids)} tokens + max_new_tokens = {max_new_tokens or 1}: more than"
+                f" max_positions = {max_positions}; a model built with max_positions=None has no limit"
+            )
+        if max_new_tokens is None:
+            max_new_tokens = max_positions - len(prompt_ids)
+    return _text_pieces(_tokens(model, prompt_ids, choose), max_new_tokens)
+
+
+def _tokens(
+    model: UniMatrixForCausalLM, prompt_ids: list[int], choose: Callable[[Tensor], Tensor]
+) -> Iterator[int]:
+    fed = torch.tensor([prompt_ids], device=model.device)
+    state = None
+    while True:
+        with torch.no_grad():
+            logits, state = model.language_model(fed, state)
+            fed = choose(logits[:, -1].float())  # [1, 1]
+        yield int(fed)
+
+
+def _text_pieces(tokens: Iterator[int], max_new_tokens: int | None) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    num_new = 0
+    while max_new_tokens is None or num_new < max_new_tokens:
+        token = next(tokens)
+        num_new += 1
+        if token == EOS:
+            break
+        piece = decoder.decode(bytes([token])) if token < 256 else ""
+        if piece:
+            yield piece
+    rest = decoder.decode(b"", final=True)
+    if rest:
+        yield rest
+
+
+def _chooser(
+    temperature: float, top_k: int | None, top_p: float | None, seed: int | None, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Logits [B, V] to tokens [B, 1], in the same steps as transformers' `generate`."""
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise UserError(f"temperature: expected 0 or a positive number, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k: expected at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
+    if temperature == 0:
+        return lambda logits: logits.argmax(-1, keepdim=True)
+
+    warpers = LogitsProcessorList()
+    if temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k is not None:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p is not None and top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    no_ids = torch.empty(1, 0, dtype=torch.long, device=device)  # these warpers look at the scores alone
+
+    def sample(logits: Tensor) -> Tensor:
+        probabilities = warpers(no_ids, logits).softmax(-1)  # type: ignore[arg-type]
+        return torch.multinomial(probabilities, num_samples=1, generator=generator)
+
+    return sample
+
+
+def _find_folder(path_or_hub_name: str | Path) -> Path:
+    """The local folder that holds the model; a hub name is downloaded into transformers' usual cache."""
+    path = Path(path_or_hub_name).expanduser()
+    if path.is_file():
+        raise UserError(f"{path_or_hub_name}: expected a folder or a hub name, got a file")
+    if path.is_dir():
+        return _newest_checkpoint(path)
+    name = str(path_or_hub_name)
+    if isinstance(path_or_hub_name, Path) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise UserError(f"{name}: no such folder")
+    problem = _why_unreachable()
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=problem is not None))
+    except (OSError, ValueError) as error:
+        if problem is not None:
+            raise UserError(
+                f"{name}: no such folder, and the Hugging Face hub cannot be reached ({problem})"
+            ) from error
+        raise UserError(
+            f"{name}: no such folder, and nothing to load on the Hugging Face hub ({_first_line(error)})"
+        ) from error
+
+
+def _newest_checkpoint(folder: Path) -> Path:
+    """The folder itself if it holds a model, else its newest complete `checkpoint-<step>`."""
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        inside = list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({_first_line(error)})") from error
+    steps = {
+        int(match[1]): path for path in inside if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    for _, path in sorted(steps.items(), reverse=True):
+        if (path / "config.json").is_file() and any((path / name).is_file() for name in WEIGHT_FILES):
+            return path
+    raise UserError(
+        f"{folder}: no model in this folder, expected config.json or a complete checkpoint-<step>"
+    )
+
+
+def _why_unreachable() -> str | None:
+    """None if the hub answers; else the reason. The hub's own retries would take half a minute to say so."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
+    except (HTTPError, OSError) as error:
+        return _first_line(error)
+    return None
+
+
+def _check_config(folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no model here, expected config.json")
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)})") from error
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if model_type != UniMatrixConfig.model_type:
+        raise UserError(f"{path}: expected model_type {UniMatrixConfig.model_type!r}, got {model_type!r}")
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """No log lines from transformers inside the block: what goes wrong is raised."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
