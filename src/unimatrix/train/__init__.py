@@ -1,5 +1,19 @@
 """Training: the experiment's settings, checkpoints, and the one loop."""
 
+from unimatrix.train.checkpoint import Checkpoint, find_checkpoint, latest_checkpoint, load_checkpoint
 from unimatrix.train.config import Experiment, LoopConfig, ModelChoice, OptimConfig
+from unimatrix.train.loop import TrainResult, describe, train
 
-__all__ = ["Experiment", "LoopConfig", "ModelChoice", "OptimConfig"]
+__all__ = [
+    "Checkpoint",
+    "Experiment",
+    "LoopConfig",
+    "ModelChoice",
+    "OptimConfig",
+    "TrainResult",
+    "describe",
+    "find_checkpoint",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "train",
+]

@@ -60,7 +60,7 @@ class OptimConfig:
     warmup_steps: the lr rises linearly over these steps, and only then follows the schedule.
     schedule: constant, or down to `final_lr_share` * lr at the last step by a half cosine or a line.
     clip: largest norm of the whole gradient; None does not clip.
-    accumulation: in how many pieces a batch goes through the model; the result is that of the whole batch.
+    accumulation: in how many pieces a batch goes through the model; the gradient is that of the whole batch.
     precision: of the forward pass (autocast); weights and optimiser stay float32.
     """
 

@@ -1,0 +1,270 @@
+"""Checkpoints on disk: whole or not there at all, verified at load, readable without this library.
+
+    checkpoint-000080/
+        config.json, model.safetensors, tokenizer files    what Hugging Face's from_pretrained takes
+        optimizer.safetensors, rng.safetensors             named tensors (see unimatrix.train.state)
+        trainer.json                                       step, settings, data, counters
+        checksums.json                                     sha256 and size of every file above
+
+A checkpoint is written into a hidden folder beside it, flushed to the disk, and renamed: a kill at any moment
+leaves the previous or the next one whole. Nothing is pickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from unimatrix.errors import UserError
+from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
+from unimatrix.models import LanguageModel
+
+CHECKSUMS = "checksums.json"
+TRAINER = "trainer.json"
+_FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d{6,})")
+# hidden leftovers of a kill: a checkpoint not finished, replaced, or half deleted
+_LEFTOVER = re.compile(r"\.checkpoint-\d{6,}\.(partial|replaced|deleted)")
+_WEIGHTS_PREFIX = "language_model."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Checkpoint:
+    """A checkpoint read back and verified.
+
+    weights: the language model's state dict. optimizer, rng: as unimatrix.train.state names them.
+    model_config: ModelConfig.to_dict(). trainer: the contents of trainer.json.
+    """
+
+    folder: Path
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    rng: dict[str, Tensor]
+    model_config: dict[str, Any]
+    trainer: dict[str, Any]
+
+
+def save_checkpoint(
+    out: Path,
+    *,
+    step: int,
+    model: LanguageModel,
+    optimizer: dict[str, Tensor],
+    rng: dict[str, Tensor],
+    trainer: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write checkpoint `step` of the run in `out`, then delete all but the last `keep`.
+
+    Raises:
+        UserError: it could not be written (disk full, folder gone, ...): names the last good one, which
+            stays.
+    """
+    final = out / f"checkpoint-{step:06d}"
+    partial = _hidden(final, "partial")
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+        _write_files(partial, step=step, model=model, optimizer=optimizer, rng=rng, trainer=trainer)
+        _move_into_place(partial, final)
+    except (OSError, SafetensorError) as error:
+        # what was begun takes up the very space that is short
+        shutil.rmtree(partial, ignore_errors=True)
+        last = latest_checkpoint(out)
+        kept = "there is none before it" if last is None else f"the last good one is {last}"
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise UserError(f"{final}: could not be written ({reason}); {kept}") from error
+    for folder in _checkpoints(out)[:-keep]:
+        _delete(folder)
+    return final
+
+
+def latest_checkpoint(out: Path) -> Path | None:
+    """The run's checkpoint with the highest step; None where there is none. Unfinished ones do not count."""
+    found = _checkpoints(out)
+    return found[-1] if found else None
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint folder meant by `path`: itself, or the latest of the run folder that it is.
+
+    Raises:
+        UserError: it is neither.
+    """
+    folder = Path(path).expanduser()
+    if (folder / CHECKSUMS).is_file():
+        return folder
+    latest = latest_checkpoint(folder)
+    if latest is None:
+        raise UserError(f"checkpoint: expected a checkpoint or the folder of a run, got {str(folder)!r}")
+    return latest
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint after checking every file against its checksum.
+
+    Raises:
+        UserError: a file missing, cut short or changed (names it, and the checkpoint before, if any).
+    """
+    _verify(folder)
+    try:
+        trainer = json.loads((folder / TRAINER).read_text(encoding="utf-8"))
+        model_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]
+        weights, optimizer, rng = (
+            _load_tensors(folder / f"{name}.safetensors") for name in ("model", "optimizer", "rng")
+        )
+        if trainer["format"] != _FORMAT:
+            raise UserError(f"{folder / TRAINER}: expected format {_FORMAT}, got {trainer['format']}")
+        return Checkpoint(
+            folder=folder,
+            step=trainer["step"],
+            weights={name.removeprefix(_WEIGHTS_PREFIX): tensor for name, tensor in weights.items()},
+            optimizer=optimizer,
+            rng=rng,
+            model_config=model_config,
+            trainer=trainer,
+        )
+    except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
+        raise UserError(f"{folder}: expected a checkpoint of a training run ({error!r})") from error
+
+
+def delete_leftovers(out: Path) -> None:
+    """Delete the hidden folders that a kill in the middle of writing or deleting left behind."""
+    for path in out.iterdir():
+        if _LEFTOVER.fullmatch(path.name) and path.is_dir():
+            shutil.rmtree(path)
+
+
+def delete_checkpoints(out: Path) -> None:
+    """Delete every checkpoint that a run wrote into `out`, and nothing else."""
+    for folder in _checkpoints(out):
+        _delete(folder)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Replace a JSON file atomically: a reader finds the old contents or the new."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        _flush(partial)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _write_files(
+    folder: Path,
+    *,
+    step: int,
+    model: LanguageModel,
+    optimizer: dict[str, Tensor],
+    rng: dict[str, Tensor],
+    trainer: dict[str, Any],
+) -> None:
+    UniMatrixForCausalLM.from_language_model(model).save_pretrained(folder)
+    ByteTokenizer().save_pretrained(folder)
+    safetensors.torch.save_file(optimizer, folder / "optimizer.safetensors")
+    safetensors.torch.save_file(rng, folder / "rng.safetensors")
+    values = {"format": _FORMAT, "step": step} | trainer
+    (folder / TRAINER).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        # safetensors writes for the owner alone; a checkpoint follows the umask like any other file
+        shutil.copymode(folder / TRAINER, path)
+    files = {
+        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+    }
+    (folder / CHECKSUMS).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        _flush(path)
+    _flush(folder)
+
+
+def _move_into_place(partial: Path, final: Path) -> None:
+    if final.exists():
+        # the same step once more, as after a damaged file; a rename cannot replace a folder that is not empty
+        replaced = _hidden(final, "replaced")
+        os.rename(final, replaced)
+        os.rename(partial, final)
+        shutil.rmtree(replaced)
+    else:
+        os.rename(partial, final)
+    _flush(final.parent)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    # cloned: safetensors gives views of the file, at addresses where matrix products may round differently
+    return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
+
+
+def _delete(folder: Path) -> None:
+    # renamed first: a kill half-way must not leave something that looks like a checkpoint
+    hidden = _hidden(folder, "deleted")
+    os.rename(folder, hidden)
+    shutil.rmtree(hidden)
+
+
+def _hidden(final: Path, what: str) -> Path:
+    return final.with_name(f".{final.name}.{what}")
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    """The finished checkpoints of a run, by step; the checksums are the last thing written into one."""
+    if not out.is_dir():
+        return []
+    matches = ((_NAME.fullmatch(path.name), path) for path in out.iterdir())
+    numbered = [(int(match[1]), path) for match, path in matches if match and (path / CHECKSUMS).is_file()]
+    return [path for _, path in sorted(numbered)]
+
+
+def _verify(folder: Path) -> None:
+    try:
+        files = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / CHECKSUMS}: expected the checksums of a checkpoint{_before(folder)}"
+        ) from error
+    for name, (num_bytes, digest) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from its checkpoint{_before(folder)}")
+        if path.stat().st_size != num_bytes:
+            raise UserError(f"{path}: cut short, {path.stat().st_size} of {num_bytes} bytes{_before(folder)}")
+        if _sha256(path) != digest:
+            raise UserError(f"{path}: wrong checksum, the file was changed or damaged{_before(folder)}")
+
+
+def _before(folder: Path) -> str:
+    """Where to go on from when this checkpoint is damaged."""
+    match = _NAME.fullmatch(folder.name)
+    earlier = [path for path in _checkpoints(folder.parent) if path.name < folder.name] if match else []
+    return f"; delete {folder.name} to go on from {earlier[-1].name}" if earlier else ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """fsync of a file or a folder: a rename is only worth something once what it names is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        # Windows has no handle on a folder to flush
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM as a wish that the loop grants at the end of its step."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Within the block the first Ctrl-C or SIGTERM sets `signal`; a second one acts as it always does.
+
+    Signals reach Python's main thread only; in another thread the block changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a signal came."""
+        return self.signal is not None
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            # None: the handler before ours was not set by Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous = {}

@@ -1,0 +1,68 @@
+"""Where and how the arithmetic runs: device, precision and processes, through accelerate."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
+
+from unimatrix.errors import UserError
+from unimatrix.train.config import Device, Experiment, Precision
+
+_MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+# the ways of splitting work in which every process holds the whole model, as the checkpoints here need
+_SUPPORTED = frozenset(
+    {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU}
+)
+
+
+def start_accelerator(experiment: Experiment) -> Accelerator:
+    """The accelerator for this experiment: one process, or the several that `accelerate launch` started.
+
+    Raises:
+        UserError: the device is not there or cannot compute in this precision, the batch cannot be shared
+            among the processes, or the way of splitting is one whose checkpoints would be wrong (FSDP,
+            DeepSpeed, ...).
+    """
+    loop, optim = experiment.loop, experiment.optim
+    _check_device(loop.device)
+    # accelerate keeps its first settings for the process's life; runs of one session may differ in theirs.
+    # what belongs to a process group stays
+    several = PartialState._shared_state != {} and PartialState().num_processes > 1
+    AcceleratorState._reset_state(reset_partial_state=not several)
+    cpu = loop.device == "cpu"
+    device = PartialState(cpu=cpu).device
+    assert device is not None
+    _check_precision(optim.precision, device)
+    try:
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=_MIXED_PRECISION[optim.precision],
+            # the loop accumulates by itself; without the plugin an environment variable would divide the loss
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
+    except ValueError as error:
+        raise UserError(f"device {loop.device}, precision {optim.precision}: {error}") from error
+    if accelerator.distributed_type not in _SUPPORTED:
+        kind = accelerator.distributed_type.value
+        raise UserError(f"accelerate: expected one process or data-parallel ones (DDP), got {kind}")
+    pieces = accelerator.num_processes * optim.accumulation
+    if loop.batch_size % pieces:
+        raise UserError(
+            f"batch_size: expected a multiple of {pieces} ({accelerator.num_processes} processes x "
+            f"{optim.accumulation} accumulation), got {loop.batch_size}"
+        )
+    return accelerator
+
+
+def _check_device(device: Device) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda asked for, but torch sees no CUDA device here")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device: mps asked for, but torch sees no Apple GPU here")
+
+
+def _check_precision(precision: Precision, device: torch.device) -> None:
+    if precision == "fp16" and device.type != "cuda":
+        raise UserError(f"precision: fp16 needs a CUDA device, got {device.type}; bf16 and fp32 work")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError("precision: this CUDA device has no bf16; expected fp16 or fp32")

@@ -1,0 +1,222 @@
+"""The training loop: one for a laptop and for several processes, on accelerate.
+
+Step n draws its batch from (seed, n), so a resumed run goes on as if nothing had happened: on a CPU with the
+same number of threads, to the same weights bit for bit.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from unimatrix.data import Corpus, check_one_window, load_corpus
+from unimatrix.errors import UserError
+from unimatrix.models import LanguageModel, parameter_count
+from unimatrix.ops import chosen_backends
+from unimatrix.train.config import Experiment
+from unimatrix.train.interrupts import Interrupts
+from unimatrix.train.launch import start_accelerator
+from unimatrix.train.progress import Reporter, reporting, say
+from unimatrix.train.run import Run
+from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder
+from unimatrix.train.schedule import learning_rate
+from unimatrix.train.tracking import Tracker, check_tracker, start_tracker
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainResult:
+    """What came out of a run.
+
+    steps: done in all, the earlier parts of a resumed run included; so are seconds and tokens_per_second.
+    seconds: in training steps alone, without evaluation and checkpoints.
+    bpb, perplexity: of the whole validation text, per byte; None after an interruption.
+    final_loss: nats per byte of the last step's batch; None if no step was made.
+    curve: (step, bits per byte) of each evaluation; only the last one is sure to have seen the whole text.
+    data: see `describe`.
+    backend: the form of the model's own op that ran ("chunked", ...); "torch" where it has none of its own.
+    interrupted: stopped before its last step. stop_signal: the Ctrl-C or SIGTERM that came, if one did, even
+        too late to interrupt this run.
+    checkpoint: the last one written.
+    model: in evaluation mode, on the device that it was trained on.
+    """
+
+    out: Path
+    steps: int
+    parameters: int
+    seconds: float
+    tokens_per_second: float
+    bpb: float | None
+    perplexity: float | None
+    final_loss: float | None
+    curve: tuple[tuple[int, float], ...]
+    data: dict[str, Any]
+    backend: str
+    device: str
+    threads: int
+    interrupted: bool
+    stop_signal: int | None
+    checkpoint: Path | None
+    model: LanguageModel
+
+
+def describe(corpus: Corpus) -> dict[str, Any]:
+    """What a result records of its text: name, notes, is_paper_corpus, fingerprints of train and valid."""
+    return {
+        "name": corpus.name,
+        "notes": list(corpus.notes),
+        "is_paper_corpus": corpus.is_paper_corpus,
+        "train": corpus.fingerprint("train"),
+        "valid": corpus.fingerprint("valid"),
+    }
+
+
+def train(
+    experiment: Experiment,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    corpus: Corpus | None = None,
+    console: Console | None = None,
+    resume_command: str | None = None,
+) -> TrainResult:
+    """Train an experiment in the folder `out` and evaluate it on the whole validation text.
+
+    Ctrl-C and SIGTERM let the step end, save a checkpoint and return with interrupted=True.
+
+    Args:
+        out: the run's folder (see unimatrix.train.run_folder); made if it is not there.
+        resume: go on from the last checkpoint in it. overwrite: delete the run in it and start anew.
+        corpus: the text; None loads experiment.data.
+        console: where progress goes; None is standard output.
+        resume_command: printed after an interruption as the way to go on.
+    Raises:
+        UserError: bad input, an occupied or unwritable folder, a damaged checkpoint, a full disk, a loss that
+            is no longer finite (names the step; the last good checkpoint stays).
+    """
+    out = Path(out).expanduser()
+    check_tracker(experiment.loop.tracker)
+    corpus = load_corpus(experiment.data) if corpus is None else corpus
+    check_one_window(corpus.train, seq_len=experiment.loop.seq_len, name=f"{corpus.name} (train)")
+    if len(corpus.valid) == 0:
+        raise UserError(f"{corpus.name} (valid): expected at least 1 byte, got none")
+    data = describe(corpus)
+    accelerator = start_accelerator(experiment)
+    console = Console() if console is None else console
+    if not accelerator.is_main_process:
+        console = Console(quiet=True)
+    checkpoint = check_run_folder(out, experiment, data, resume=resume, overwrite=overwrite)
+    devices = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
+    # the caller's own random numbers go on afterwards as if no training had been
+    with torch.random.fork_rng(devices=devices), Interrupts() as interrupts:
+        run = Run(experiment, corpus=corpus, accelerator=accelerator, data=data)
+        if checkpoint is not None and not run.restore(checkpoint):
+            say(
+                console,
+                "Note: another device or number of processes; dropout goes on with other random numbers.",
+            )
+        # nothing is written before every process has found everything in order
+        accelerator.wait_for_everyone()
+        tracker: Tracker | None = None
+        if accelerator.is_main_process:
+            run_id = open_run_folder(out, experiment, data, overwrite=overwrite)
+            tracker = start_tracker(experiment, logs=out / LOGS, run_id=run_id, start=run.step)
+        try:
+            interrupted = _advance(run, out, interrupts, tracker, console)
+            bpb, perplexity = (None, None) if interrupted else _finish(run, tracker)
+        finally:
+            if tracker is not None:
+                tracker.close()
+    if interrupted:
+        say(console, _farewell(run, resume_command))
+    return TrainResult(
+        out=out,
+        steps=run.step,
+        parameters=parameter_count(run.model),
+        seconds=run.seconds,
+        tokens_per_second=run.step * run.tokens_per_step / run.seconds if run.seconds else 0.0,
+        bpb=bpb,
+        perplexity=perplexity,
+        final_loss=run.last_loss,
+        curve=tuple(run.curve),
+        data=data,
+        backend=chosen_backends().get(run.model.config.mixer.kind, "torch"),
+        device=str(accelerator.device),
+        threads=torch.get_num_threads(),
+        interrupted=interrupted,
+        stop_signal=interrupts.signal,
+        checkpoint=run.saved,
+        model=run.model.eval(),
+    )
+
+
+def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker | None, console: Console) -> bool:
+    """Train to the last step, or to the first wish to stop; True in the second case."""
+    experiment, loop = run.experiment, run.experiment.loop
+    before = (run.step, run.seconds)
+    unsaved = False
+    with reporting(console, name=experiment.name, start=run.step, steps=loop.steps) as reporter:
+        while run.step < loop.steps:
+            if _anyone_wants_to_stop(run, interrupts):
+                if unsaved:
+                    run.save(out)
+                return True
+            run.train_step()
+            unsaved = True
+            reporter.advance(run.step)
+            if run.step % loop.log_every == 0 or run.step == loop.steps:
+                before = _report(run, reporter, tracker, before)
+            if loop.eval_every and run.step % loop.eval_every == 0 and run.step < loop.steps:
+                run.look()
+                found = run.evaluate(loop.eval_bytes)
+                reporter.say(f"step {run.step}/{loop.steps}  valid {found.bpb:.4f} bits per byte")
+                _log(run, tracker, {"valid/bpb": found.bpb, "valid/perplexity": found.perplexity})
+            if run.step == loop.steps or (loop.save_every and run.step % loop.save_every == 0):
+                run.save(out)
+                unsaved = False
+    return False
+
+
+def _finish(run: Run, tracker: Tracker | None) -> tuple[float, float]:
+    """Bits and perplexity per byte of the whole validation text."""
+    final = run.evaluate()
+    _log(run, tracker, {"valid/bpb": final.bpb, "valid/perplexity": final.perplexity})
+    return final.bpb, final.perplexity
+
+
+def _report(
+    run: Run, reporter: Reporter, tracker: Tracker | None, before: tuple[int, float]
+) -> tuple[int, float]:
+    """Show and log the steps since `before` = (step, seconds); returns the same of now."""
+    run.look()
+    assert run.last_loss is not None
+    steps, seconds = run.step - before[0], run.seconds - before[1]
+    rate = steps * run.tokens_per_step / seconds
+    total = run.experiment.loop.steps
+    lr = learning_rate(run.experiment.optim, step=run.step - 1, steps=total)
+    left = (total - run.step) * seconds / steps
+    reporter.measure(run.step, loss=run.last_loss, lr=lr, tokens_per_second=rate, seconds_left=left)
+    _log(run, tracker, {"train/loss": run.last_loss, "train/lr": lr, "train/tokens_per_second": rate})
+    return run.step, run.seconds
+
+
+def _log(run: Run, tracker: Tracker | None, values: dict[str, float]) -> None:
+    if tracker is not None:
+        tracker.log(values, step=run.step)
+
+
+def _anyone_wants_to_stop(run: Run, interrupts: Interrupts) -> bool:
+    """The same answer in every process: a signal may reach them at different steps."""
+    if run.accelerator.num_processes == 1:
+        return interrupts.wanted
+    wish = torch.tensor(float(interrupts.wanted), device=run.accelerator.device)
+    total: Any = run.accelerator.reduce(wish, reduction="sum")
+    return bool(total.item() > 0)
+
+
+def _farewell(run: Run, resume_command: str | None) -> str:
+    kept = "nothing to save yet" if run.saved is None else f"saved {run.saved}"
+    how = f"; to go on: {resume_command}" if resume_command else ""
+    return f"Stopped after step {run.step} of {run.experiment.loop.steps}, {kept}{how}"

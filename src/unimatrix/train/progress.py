@@ -1,0 +1,87 @@
+"""What a person sees of a run: a bar on a terminal, one line now and then everywhere else."""
+
+import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Reporter(Protocol):
+    def advance(self, step: int) -> None:
+        """`step` steps are done; called after each."""
+        ...
+
+    def measure(
+        self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
+    ) -> None:
+        """Figures of the steps up to `step`; called every few steps."""
+        ...
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        ...
+
+
+@contextmanager
+def reporting(console: Console, *, name: str, start: int, steps: int) -> Iterator[Reporter]:
+    """A reporter for steps start..steps that suits the console: a bar on a terminal, lines elsewhere."""
+    if not console.is_terminal:
+        yield _Lines(console, steps)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=steps, completed=start, figures="")
+        yield _Bar(progress, task)
+
+
+def say(console: Console, text: str) -> None:
+    """One line as it is: no markup, no colours by guess, no wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, step: int) -> None:
+        self._progress.update(self._task, completed=step)
+
+    def measure(
+        self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
+    ) -> None:
+        figures = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
+        self._progress.update(self._task, completed=step, figures=figures)
+
+    def say(self, text: str) -> None:
+        say(self._progress.console, text)
+
+
+class _Lines:
+    def __init__(self, console: Console, steps: int) -> None:
+        self._console = console
+        self._steps = steps
+
+    def advance(self, step: int) -> None:
+        pass
+
+    def measure(
+        self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
+    ) -> None:
+        left = datetime.timedelta(seconds=round(seconds_left))
+        self.say(
+            f"step {step}/{self._steps}  loss {loss:.4f}  lr {lr:.2e}  "
+            f"{tokens_per_second:,.0f} tokens/s  left {left}"
+        )
+
+    def say(self, text: str) -> None:
+        say(self._console, text)

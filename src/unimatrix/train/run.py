@@ -1,0 +1,229 @@
+"""A run in one process: model, optimiser and counters, one step, one evaluation, one checkpoint.
+
+The loop that puts these together is unimatrix.train.loop. B batch rows, T = seq_len.
+"""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unimatrix.data import VOCAB_SIZE, Corpus, random_windows
+from unimatrix.errors import UserError
+from unimatrix.evals import BitsPerByte, nats_of_share
+from unimatrix.models import LanguageModel, build
+from unimatrix.train.checkpoint import Checkpoint, save_checkpoint
+from unimatrix.train.config import Experiment
+from unimatrix.train.schedule import learning_rate
+from unimatrix.train.state import (
+    load_optimizer_tensors,
+    load_rng_tensors,
+    optimizer_tensors,
+    rng_tensors,
+    seed_process,
+)
+
+_EVAL_BATCH_SIZE = 64
+
+
+class LossModule(nn.Module):
+    """What accelerate wraps (autocast, DDP, compile), so that the language model itself stays as it is."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Mean nats per byte of windows [B, T + 1]."""
+        logits, _ = self.model(windows[:, :-1])
+        return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+
+
+class Run:
+    """The live objects of a training run and what has been counted so far.
+
+    step: optimiser steps done. seconds: spent in them. curve: (step, bits per byte) of each evaluation.
+    last_loss: of the last step looked at. saved: the last checkpoint written or resumed from.
+    """
+
+    def __init__(
+        self, experiment: Experiment, *, corpus: Corpus, accelerator: Accelerator, data: dict[str, Any]
+    ) -> None:
+        self.experiment = experiment
+        self.corpus = corpus
+        self.accelerator = accelerator
+        self.data = data
+        self.step = 0
+        self.seconds = 0.0
+        self.last_loss: float | None = None
+        self.curve: list[tuple[int, float]] = []
+        self.saved: Path | None = None
+        # losses still on the device: reading one waits for all the work queued before it
+        self._unseen: list[Tensor] = []
+        choice, optim, loop = experiment.model, experiment.optim, experiment.loop
+        torch.manual_seed(loop.seed)
+        self.model = build(
+            choice.preset, vocab_size=VOCAB_SIZE, max_positions=choice.max_positions, **choice.overrides()
+        ).to(accelerator.device)
+        self._raw_optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            # one kernel for all parameters, the same arithmetic
+            fused=True,
+        )
+        seed_process(loop.seed, process_index=accelerator.process_index)
+        module, self._optimizer = accelerator.prepare(LossModule(self.model), self._raw_optimizer)
+        # accelerate's wrapper, for its no_sync; the compiled one, for its speed
+        self._module = module
+        self._loss: Any = torch.compile(module) if loop.compile else module
+
+    def restore(self, checkpoint: Checkpoint) -> bool:
+        """Put back what a checkpoint holds; False if the random numbers could not be (another device, ...).
+
+        Raises:
+            UserError: it belongs to another model, or has made more steps than asked for.
+        """
+        folder, steps = checkpoint.folder, self.experiment.loop.steps
+        if checkpoint.step > steps:
+            raise UserError(f"steps: the run has made {checkpoint.step} already, got {steps}")
+        if checkpoint.model_config != self.model.config.to_dict():
+            raise UserError(f"{folder / 'config.json'}: belongs to another model than these settings build")
+        try:
+            self.model.load_state_dict(checkpoint.weights)
+        except RuntimeError as error:
+            raise UserError(f"{folder / 'model.safetensors'}: {' '.join(str(error).split())}") from error
+        load_optimizer_tensors(self._raw_optimizer, self.model, checkpoint.optimizer)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(checkpoint.trainer["scaler"])
+        self.step = checkpoint.step
+        self.seconds = checkpoint.trainer["seconds"]
+        self.last_loss = checkpoint.trainer["loss"]
+        self.curve = [(step, bpb) for step, bpb in checkpoint.trainer["curve"]]
+        self.saved = folder
+        index = self.accelerator.process_index
+        states = {name: rows[index] for name, rows in checkpoint.rng.items() if index < len(rows)}
+        return load_rng_tensors(states, self.accelerator.device)
+
+    def train_step(self) -> None:
+        """One optimiser step on the batch of (seed, step); this process takes its rows of it."""
+        began = time.perf_counter()
+        optim, loop, accelerator = self.experiment.optim, self.experiment.loop, self.accelerator
+        batch = random_windows(
+            self.corpus.train,
+            seed=loop.seed,
+            step=self.step,
+            batch_size=loop.batch_size,
+            seq_len=loop.seq_len,
+        )
+        rows = batch.chunk(accelerator.num_processes)[accelerator.process_index].to(accelerator.device)
+        for group in self._raw_optimizer.param_groups:
+            group["lr"] = learning_rate(optim, step=self.step, steps=loop.steps)
+        losses = []
+        for index, piece in enumerate(rows.chunk(optim.accumulation)):
+            last = index == optim.accumulation - 1
+            # processes exchange gradients once, after the last piece
+            with nullcontext() if last else accelerator.no_sync(self._module):
+                loss = self._loss(piece) / optim.accumulation
+                accelerator.backward(loss)
+            losses.append(loss.detach())
+        if optim.clip is not None:
+            accelerator.clip_grad_norm_(self.model.parameters(), optim.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._unseen.append(torch.stack(losses).sum())
+        self.step += 1
+        on_cpu_alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+        if on_cpu_alone or self.step % loop.log_every == 0:
+            self._read_losses()
+        self.seconds += time.perf_counter() - began
+
+    def look(self) -> None:
+        """Bring `last_loss` up to date; the wait for the device counts as training.
+
+        Raises:
+            UserError: a loss since the last look is not finite: names the first such step.
+        """
+        began = time.perf_counter()
+        self._read_losses()
+        self.seconds += time.perf_counter() - began
+
+    def evaluate(self, limit: int | None = None) -> BitsPerByte:
+        """Bits per byte of the validation text, or of its first `limit` bytes, shared among the processes."""
+        text = self.corpus.valid if limit is None else self.corpus.valid[:limit]
+        nats = nats_of_share(
+            self.model,
+            text,
+            window=self.experiment.loop.seq_len,
+            batch_size=_EVAL_BATCH_SIZE,
+            share=(self.accelerator.process_index, self.accelerator.num_processes),
+        )
+        # accelerate's reduce is typed for nests of tensors
+        total: Any = self.accelerator.reduce(nats, reduction="sum")
+        result = BitsPerByte.from_nats(float(total), len(text))
+        self.curve.append((self.step, result.bpb))
+        return result
+
+    def save(self, out: Path) -> None:
+        """Write a checkpoint; every process takes part, the main one writes.
+
+        Raises:
+            UserError: the loss or the weights are not finite, or the checkpoint cannot be written.
+        """
+        self.look()
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
+        if not finite:
+            raise UserError(self._not_finite("a weight", self.step))
+        rng: dict[str, Any] = {
+            name: self.accelerator.gather(state[None].to(self.accelerator.device))
+            for name, state in rng_tensors(self.accelerator.device).items()
+        }
+        scaler = self.accelerator.scaler
+        if self.accelerator.is_main_process:
+            self.saved = save_checkpoint(
+                out,
+                step=self.step,
+                model=self.model,
+                optimizer=optimizer_tensors(self._raw_optimizer, self.model),
+                rng={name: states.cpu() for name, states in rng.items()},
+                trainer={
+                    "experiment": self.experiment.to_dict(),
+                    "data": self.data,
+                    "seconds": self.seconds,
+                    "loss": self.last_loss,
+                    "curve": self.curve,
+                    "scaler": None if scaler is None else scaler.state_dict(),
+                },
+                keep=self.experiment.loop.keep_checkpoints,
+            )
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.experiment.loop.batch_size * self.experiment.loop.seq_len
+
+    def _read_losses(self) -> None:
+        if not self._unseen:
+            return
+        first = self.step - len(self._unseen) + 1
+        # the mean over the processes: NaN in one is NaN in all, and all stop together
+        reduced: Any = self.accelerator.reduce(torch.stack(self._unseen), reduction="mean")
+        losses = reduced.tolist()
+        self._unseen.clear()
+        for step, loss in enumerate(losses, start=first):
+            if not -float("inf") < loss < float("inf"):
+                raise UserError(self._not_finite(f"the loss ({loss})", step))
+        self.last_loss = losses[-1]
+
+    def _not_finite(self, what: str, step: int) -> str:
+        kept = (
+            "no checkpoint was written before" if self.saved is None else f"the last good one is {self.saved}"
+        )
+        return f"training stopped: {what} is no longer a finite number at step {step}; {kept}"

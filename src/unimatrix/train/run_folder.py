@@ -1,0 +1,116 @@
+"""The folder of a run: whose it is, what may be deleted in it, and what a resumed run goes on from.
+
+run.json          the settings and the data's fingerprints: the mark of a run
+checkpoint-*/     see unimatrix.train.checkpoint
+logs/             TensorBoard's event files
+"""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+from unimatrix.errors import UserError
+from unimatrix.train.checkpoint import (
+    Checkpoint,
+    delete_checkpoints,
+    delete_leftovers,
+    latest_checkpoint,
+    load_checkpoint,
+    write_json,
+)
+from unimatrix.train.config import Experiment, first_difference
+
+MARK = "run.json"
+LOGS = "logs"
+_KIND = "unimatrix training run"
+
+
+def check_run_folder(
+    out: Path, experiment: Experiment, data: dict[str, Any], *, resume: bool, overwrite: bool
+) -> Checkpoint | None:
+    """Whether a run may use this folder; changes nothing in it.
+
+    Args:
+        data: {"train": fingerprint, "valid": fingerprint, ...} of the text that is to be trained on.
+    Returns:
+        What to go on from; None to start at step 0.
+    Raises:
+        UserError: the folder holds another run and neither resume nor overwrite is asked for, or both are;
+            nothing to resume; the saved run has other settings or another text; a damaged checkpoint.
+    """
+    if resume and overwrite:
+        raise UserError("output folder: expected one of resume and overwrite, got both")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"output folder: expected a folder, got the file {str(out)!r}")
+    latest = latest_checkpoint(out)
+    mark = _read_mark(out)
+    if not resume:
+        if (mark is not None or latest is not None) and not overwrite:
+            raise UserError(f"output folder {str(out)!r} holds another run; expected --resume or --overwrite")
+        return None
+    if mark is None and latest is None:
+        raise UserError(f"output folder {str(out)!r}: no run to resume")
+    checkpoint = None if latest is None else load_checkpoint(latest)
+    saved = checkpoint.trainer if checkpoint is not None else mark
+    assert saved is not None
+    _check_same_run(out, saved, experiment, data)
+    return checkpoint
+
+
+def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, overwrite: bool) -> str:
+    """Make the folder this run's own: with overwrite the earlier run's files go, and only those.
+
+    Returns:
+        The run's id, the same after a resume.
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        delete_leftovers(out)
+        if overwrite:
+            delete_checkpoints(out)
+            _delete_logs(out / LOGS)
+        mark = None if overwrite else _read_mark(out)
+        run_id = str(mark["id"]) if mark is not None else uuid.uuid4().hex
+        values = {"kind": _KIND, "id": run_id, "experiment": experiment.to_dict(), "data": data}
+        write_json(out / MARK, values)
+    except OSError as error:
+        raise UserError(
+            f"output folder {str(out)!r}: cannot be written ({error.strerror or error})"
+        ) from error
+    return run_id
+
+
+def _read_mark(out: Path) -> dict[str, Any] | None:
+    """The contents of run.json; None where there is none. One that is not ours is not ours to replace."""
+    path = out / MARK
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected the mark of a training run ({error})") from error
+    if not isinstance(values, dict) or values.get("kind") != _KIND:
+        raise UserError(f"{path}: is not the mark of a training run; expected another output folder")
+    return values
+
+
+def _check_same_run(out: Path, saved: dict[str, Any], asked: Experiment, data: dict[str, Any]) -> None:
+    difference = first_difference(Experiment.from_dict(saved["experiment"]), asked)
+    if difference is not None:
+        field, was, now = difference
+        raise UserError(f"resume: the run in {str(out)!r} has {field} {was!r}, got {now!r}")
+    for split in ("train", "valid"):
+        was, now = saved["data"][split], data[split]
+        if was != now:
+            raise UserError(
+                f"resume: the run in {str(out)!r} has another {split} text: {was['bytes']:,} bytes, sha256 "
+                f"{was['sha256'][:8]}...; got {now['bytes']:,} bytes, sha256 {now['sha256'][:8]}..."
+            )
+
+
+def _delete_logs(logs: Path) -> None:
+    for path in logs.glob("events.out.tfevents.*"):
+        path.unlink()

@@ -1,0 +1,78 @@
+"""Where the curves of a run go: TensorBoard, Weights & Biases, or nowhere."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any, Protocol
+
+from unimatrix.errors import UserError
+from unimatrix.train.config import Experiment, TrackerName
+
+
+class Tracker(Protocol):
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        """Points of curves at `step` done steps."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come; what was logged is on its way."""
+        ...
+
+
+def check_tracker(name: TrackerName) -> None:
+    """Raises UserError where the tracker's package is not installed."""
+    package = {"tensorboard": "tensorboard", "wandb": "wandb", "none": None}[name]
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise UserError(f"tracker: {name} is not installed; expected one that is, or none")
+
+
+def start_tracker(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> Tracker:
+    """The experiment's tracker, for points from step `start` on.
+
+    Args:
+        logs: where TensorBoard's files go.
+        run_id: the same after a resume, so that the curves go on.
+    """
+    if experiment.loop.tracker == "tensorboard":
+        return _TensorBoard(logs, start)
+    if experiment.loop.tracker == "wandb":
+        return _WandB(experiment, run_id)
+    return _Nowhere()
+
+
+class _TensorBoard:
+    def __init__(self, logs: Path, start: int) -> None:
+        # imported here: it takes a second
+        from torch.utils.tensorboard import SummaryWriter
+
+        # a killed run may have drawn points beyond its last checkpoint: they give way to those that come
+        self._writer = SummaryWriter(str(logs), purge_step=start + 1 if start else None)
+
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, experiment: Experiment, run_id: str) -> None:
+        wandb: Any = importlib.import_module("wandb")
+        self._run = wandb.init(
+            project="unimatrix", name=experiment.name, id=run_id, resume="allow", config=experiment.to_dict()
+        )
+
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _Nowhere:
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
