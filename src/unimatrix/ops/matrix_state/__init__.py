@@ -10,7 +10,7 @@ import torch
 from unimatrix.errors import UserError
 from unimatrix.ops.backend import Backend, choose_backend
 from unimatrix.ops.matrix_state.chunked import matrix_state_chunked
-from unimatrix.ops.matrix_state.compiled import MAX_COMPILED_DIM, compiled_problem, matrix_state_compiled
+from unimatrix.ops.matrix_state.compiled import compiled_problem, matrix_state_compiled
 from unimatrix.ops.matrix_state.reference import matrix_state_reference
 from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, TokenMask, check_shape
 
@@ -49,7 +49,8 @@ def matrix_state(
         state: [B, H, S, S], S_0; None is zeros. Never modified.
         mask: [B, T] bool; a False position neither writes nor decays, and its output is zero.
         chunk_len: tokens per chunk of the chunked form; None is the measured best. No effect on the result.
-        backend: "auto" takes the compiled form on a CPU for S <= 64 and the chunked form elsewhere. A form
+        backend: "auto" takes the compiled form on a CPU (S a power of two up to 64) and the chunked form
+            elsewhere. A form
             asked for by name that cannot run here raises.
 
     Returns:
@@ -67,7 +68,7 @@ def matrix_state(
     form = choose_backend(
         "matrix_state",
         backend,
-        preferred="compiled" if problem is None and q.shape[-1] <= MAX_COMPILED_DIM else "chunked",
+        preferred="compiled" if problem is None else "chunked",
         problems={"compiled": problem, "triton": "there is no triton form of this op"},
     )
     if form == "reference":

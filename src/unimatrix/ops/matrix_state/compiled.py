@@ -10,6 +10,7 @@ with the write strength w = 1 - rho. Without rule mixing a = w alone.
 """
 
 import importlib.util
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,16 +19,24 @@ from torch.autograd.function import once_differentiable
 
 from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, accumulation_dtype
 
-MAX_COMPILED_DIM = 64  # beyond it the state leaves the first-level cache and matrix products win
+MAX_COMPILED_DIM = 64  # beyond it the state leaves the first-level cache, and chunks win
 
 
 def compiled_problem(q: Tensor) -> str | None:
     """Why the compiled form cannot run on tensors like q; None if it can."""
     if q.device.type != "cpu":
         return f"it runs on the CPU, the tensors are on {q.device}"
-    if importlib.util.find_spec("numba") is None:
+    dim = q.shape[-1]
+    if dim & (dim - 1) or not 2 <= dim <= MAX_COMPILED_DIM:
+        return f"it takes a state_dim that is a power of two from 2 to {MAX_COMPILED_DIM}, got {dim}"
+    if not _numba_installed():
         return "numba is not installed (pip install numba)"
     return None
+
+
+@lru_cache(maxsize=1)
+def _numba_installed() -> bool:
+    return importlib.util.find_spec("numba") is not None
 
 
 def matrix_state_compiled(
@@ -60,7 +69,7 @@ def matrix_state_compiled(
 
 
 class _Scan(torch.autograd.Function):
-    """The kernels as one differentiable operation; q, k, v, diag in any strides with unit inner stride."""
+    """The kernels as one differentiable operation; q, k, v and diag in any strides."""
 
     @staticmethod
     def forward(
@@ -74,7 +83,9 @@ class _Scan(torch.autograd.Function):
         state: Tensor,
     ) -> tuple[Tensor, Tensor]:
         keep = any(ctx.needs_input_grad)
-        y, last, borders = torch.ops.unimatrix.matrix_state_forward(q, k, v, rho, weights, diag, state, keep)
+        # the registered operator is what torch.compile needs; in eager mode it would only cost time
+        run = torch.ops.unimatrix.matrix_state_forward if torch.compiler.is_compiling() else _forward
+        y, last, borders = run(q, k, v, rho, weights, diag, state, keep)
         if keep:
             ctx.save_for_backward(q, k, v, rho, weights, diag, borders)
         return y, last
@@ -83,36 +94,21 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, rho, weights, diag, borders = ctx.saved_tensors
-        grad_q, grad_k, grad_v, grad_rho, grad_weights, grad_diag, grad_state = (
-            torch.ops.unimatrix.matrix_state_backward(
-                q, k, v, rho, weights, diag, borders, grad_y, grad_last
-            )
-        )
-        return (
-            grad_q,
-            grad_k,
-            grad_v,
-            grad_rho,
-            grad_weights,
-            None if diag is None else grad_diag,
-            grad_state,
-        )
+        run = torch.ops.unimatrix.matrix_state_backward if torch.compiler.is_compiling() else _backward
+        *grads, grad_diag, grad_state = run(q, k, v, rho, weights, diag, borders, grad_y, grad_last)
+        return (*grads, None if diag is None else grad_diag, grad_state)
 
 
-def _forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rho: Tensor,
-    weights: Tensor,
-    diag: Tensor | None,
-    state: Tensor,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the final state, and (if keep) the states at every block border, which the backward starts from."""
+def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     from unimatrix.ops.matrix_state import kernels
 
-    return kernels.run_forward(q, k, v, rho, weights, diag, state, keep)
+    return kernels.run_forward(*args)
+
+
+def _backward(*args: Any) -> tuple[Tensor, ...]:
+    from unimatrix.ops.matrix_state import kernels
+
+    return kernels.run_backward(*args)
 
 
 def _forward_shapes(
@@ -125,25 +121,11 @@ def _forward_shapes(
     state: Tensor,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    from unimatrix.ops.matrix_state.kernels import border_shape
+
     batch, length, heads, dim = q.shape
-    borders = _border_shape(batch, length, heads, dim) if keep else (0,)
+    borders = border_shape(batch, length, heads, dim) if keep else (0,)
     return q.new_empty(q.shape), state.new_empty(state.shape), q.new_empty(borders)
-
-
-def _backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rho: Tensor,
-    weights: Tensor,
-    diag: Tensor | None,
-    borders: Tensor,
-    grad_y: Tensor,
-    grad_last: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    from unimatrix.ops.matrix_state import kernels
-
-    return kernels.run_backward(q, k, v, rho, weights, diag, borders, grad_y, grad_last)
 
 
 def _backward_shapes(
@@ -156,30 +138,22 @@ def _backward_shapes(
     borders: Tensor,
     grad_y: Tensor,
     grad_last: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    like_q = [q.new_empty(q.shape) for _ in range(3)]
-    grad_diag = q.new_empty(q.shape if diag is not None else (0,))
-    return (
-        *like_q,
-        rho.new_empty(rho.shape),
-        weights.new_empty(weights.shape),
-        grad_diag,
-        grad_last.new_empty(grad_last.shape),
-    )  # type: ignore[return-value]
+) -> tuple[Tensor, ...]:
+    shapes = [q.shape] * 3 + [rho.shape, weights.shape, q.shape if diag is not None else (0,), grad_last.shape]
+    return tuple(q.new_empty(shape) for shape in shapes)
 
 
-BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
-
-
-def _border_shape(batch: int, length: int, heads: int, dim: int) -> tuple[int, int, int, int]:
-    return batch, heads, -(-length // BLOCK), dim * dim
-
-
-def _register() -> None:
-    forward = torch.library.custom_op("unimatrix::matrix_state_forward", _forward, mutates_args=())
-    forward.register_fake(_forward_shapes)
-    backward = torch.library.custom_op("unimatrix::matrix_state_backward", _backward, mutates_args=())
-    backward.register_fake(_backward_shapes)
-
-
-_register()
+_library = torch.library.Library("unimatrix", "FRAGMENT")
+_library.define(
+    "matrix_state_forward(Tensor q, Tensor k, Tensor v, Tensor rho, Tensor weights, Tensor? diag, "
+    "Tensor state, bool keep) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "matrix_state_backward(Tensor q, Tensor k, Tensor v, Tensor rho, Tensor weights, Tensor? diag, "
+    "Tensor borders, Tensor grad_y, Tensor grad_last) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.impl("matrix_state_forward", _forward, "CPU")
+_library.impl("matrix_state_backward", _backward, "CPU")
+torch.library.register_fake("unimatrix::matrix_state_forward", _forward_shapes, lib=_library)
+torch.library.register_fake("unimatrix::matrix_state_backward", _backward_shapes, lib=_library)
