@@ -49,7 +49,7 @@ def matrix_state(
         state: [B, H, S, S], S_0; None is zeros. Never modified.
         mask: [B, T] bool; a False position neither writes nor decays, and its output is zero.
         chunk_len: tokens per chunk of the chunked form; None is the measured best. No effect on the result.
-        backend: "auto" takes the compiled form on a CPU (S a power of two up to 64) and the chunked form
+        backend: "auto" takes the compiled form on a CPU (S a power of two up to 32) and the chunked form
             elsewhere. A form
             asked for by name that cannot run here raises.
 

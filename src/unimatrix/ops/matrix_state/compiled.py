@@ -10,7 +10,6 @@ with the write strength w = 1 - rho. Without rule mixing a = w alone.
 """
 
 import importlib.util
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, accumulation_dtype
 
-MAX_COMPILED_DIM = 64  # beyond it the state leaves the first-level cache, and chunks win
+NUMBA_INSTALLED = importlib.util.find_spec("numba") is not None
+MAX_COMPILED_DIM = 32  # beyond it a step is 4096 numbers of straight-line code, slow to compile; chunks serve
 
 
 def compiled_problem(q: Tensor) -> str | None:
@@ -29,14 +29,9 @@ def compiled_problem(q: Tensor) -> str | None:
     dim = q.shape[-1]
     if dim & (dim - 1) or not 2 <= dim <= MAX_COMPILED_DIM:
         return f"it takes a state_dim that is a power of two from 2 to {MAX_COMPILED_DIM}, got {dim}"
-    if not _numba_installed():
+    if not NUMBA_INSTALLED:
         return "numba is not installed (pip install numba)"
     return None
-
-
-@lru_cache(maxsize=1)
-def _numba_installed() -> bool:
-    return importlib.util.find_spec("numba") is not None
 
 
 def matrix_state_compiled(
