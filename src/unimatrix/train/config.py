@@ -25,10 +25,14 @@ TrackerName = Literal["tensorboard", "wandb", "none"]
 class ModelChoice:
     """A preset by name, and what differs from it; None leaves the preset's own value.
 
-    preset: a name of `unimatrix.presets()`.
-    d_model, num_heads, depth, state_dim: sizes, as `unimatrix.build` takes them.
-    dropout: probability in [0, 1).
-    max_positions: how many learned positions; None builds the model without positions, for any length.
+    Attributes:
+        preset: a name that `unimatrix models` lists.
+        d_model: width of the residual stream.
+        num_heads: heads; a divisor of d_model.
+        depth: layers, or steps of the shared block.
+        state_dim: rows and columns of each head's state.
+        dropout: probability in [0, 1).
+        max_positions: how many learned positions; None builds the model without positions, for any length.
     """
 
     preset: str = "unimatrix-core"
@@ -54,14 +58,18 @@ class ModelChoice:
 class OptimConfig:
     """AdamW and its schedule.
 
-    lr: the peak learning rate.
-    weight_decay: decoupled decay, on every parameter.
-    betas, eps: AdamW's own.
-    warmup_steps: the lr rises linearly over these steps, and only then follows the schedule.
-    schedule: constant, or down to `final_lr_share` * lr at the last step by a half cosine or a line.
-    clip: largest norm of the whole gradient; None does not clip.
-    accumulation: in how many pieces a batch goes through the model; the gradient is that of the whole batch.
-    precision: of the forward pass (autocast); weights and optimiser stay float32.
+    Attributes:
+        lr: the peak learning rate.
+        weight_decay: decoupled decay, on every parameter.
+        betas: AdamW's own.
+        eps: AdamW's own.
+        warmup_steps: the lr rises linearly over these steps, and only then follows the schedule.
+        schedule: constant, or down to final_lr_share * lr at the last step by a half cosine or a line.
+        final_lr_share: where the schedule ends, as a share of lr.
+        clip: largest norm of the whole gradient; None does not clip.
+        accumulation: in how many pieces a batch goes through the model; the gradient is that of the whole
+            batch.
+        precision: of the forward pass (autocast); weights and optimiser stay float32.
     """
 
     lr: float = 3e-4
@@ -89,18 +97,21 @@ class OptimConfig:
 class LoopConfig:
     """How long, on what, and what is written on the way.
 
-    steps: optimiser steps in all.
-    batch_size: windows per optimiser step, over all processes and accumulation pieces together.
-    seq_len: bytes predicted per window, in training and in evaluation.
-    seed: of the initial weights, the batches and the dropout.
-    eval_every: steps between evaluations; None evaluates at the end only.
-    eval_bytes: how much of the validation text those in between look at (None: all; the last one always all).
-    save_every: steps between checkpoints; None saves at the end only.
-    keep_checkpoints: how many of the last ones stay.
-    log_every: steps between lines of the log, points of the curves and, on an accelerator, checks for NaN.
-    device: auto takes the accelerator where there is one.
-    tracker: where the curves go; wandb must be installed.
-    compile: trains through torch.compile.
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: windows per optimiser step, over all processes and accumulation pieces together.
+        seq_len: bytes predicted per window, in training and in evaluation.
+        seed: of the initial weights, the batches and the dropout.
+        eval_every: steps between evaluations; None evaluates at the end only.
+        eval_bytes: how much of the validation text those in between look at (None: all; the last one always
+            all).
+        save_every: steps between checkpoints; None saves at the end only.
+        keep_checkpoints: how many of the last ones stay.
+        log_every: steps between lines of the log, points of the curves and, on an accelerator, checks for
+            NaN.
+        device: auto takes the accelerator where there is one.
+        tracker: where the curves go; wandb must be installed.
+        compile: trains through torch.compile.
     """
 
     steps: int = 80
@@ -127,8 +138,9 @@ class LoopConfig:
 class Experiment:
     """One run: a model, a text, an optimiser and a loop.
 
-    name: what the run is called in results and on curves.
-    data: what `unimatrix.data.load_corpus` takes: auto, wikitext-2-raw, embedded, a file or a folder.
+    Attributes:
+        name: what the run is called in results and on curves.
+        data: what `unimatrix.data.load_corpus` takes: auto, wikitext-2-raw, embedded, a file or a folder.
     """
 
     name: str = "unnamed"
