@@ -62,7 +62,9 @@ def rng_tensors(device: torch.device) -> dict[str, Tensor]:
 
 
 def load_rng_tensors(states: Mapping[str, Tensor], device: torch.device) -> bool:
-    """Put back what `rng_tensors` took; False where the checkpoint comes from another kind of device."""
+    """Put back what `rng_tensors` took; False where a generator of this process is not among it."""
+    if "cpu" not in states:
+        return False
     torch.set_rng_state(states["cpu"])
     if device.type == "cpu":
         return True

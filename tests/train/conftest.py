@@ -1,0 +1,46 @@
+"""A model and a text small enough that a whole run takes a fraction of a second."""
+
+import io
+import os
+
+import pytest
+from rich.console import Console
+
+from unimatrix.data import Corpus, load_corpus
+from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig
+
+
+@pytest.fixture(scope="session")
+def text():
+    """The first bytes of a real text: the folder that the tests are pointed at, or the embedded corpus."""
+    whole = load_corpus(os.environ.get("UNIMATRIX_DATA_DIR", "embedded"))
+    return Corpus(
+        name="short", train=whole.train[:20_000], valid=whole.valid[:1_000], test=whole.test[:1_000]
+    )
+
+
+@pytest.fixture
+def tiny():
+    """tiny(steps=..., lr=..., preset=..., ...): an experiment from settings by their flat names."""
+
+    def make(*, preset="transformer", dropout=0.1, d_model=16, name="tiny", **settings):
+        optim_fields = OptimConfig.__dataclass_fields__
+        optim = {field: value for field, value in settings.items() if field in optim_fields}
+        loop = {"steps": 6, "batch_size": 4, "seq_len": 16, "tracker": "none", "device": "cpu"}
+        loop |= {field: value for field, value in settings.items() if field not in optim_fields}
+        return Experiment(
+            name=name,
+            model=ModelChoice(
+                preset=preset, d_model=d_model, num_heads=2, depth=2, dropout=dropout, max_positions=16
+            ),
+            optim=OptimConfig(**optim),
+            loop=LoopConfig(**loop),
+        )
+
+    return make
+
+
+@pytest.fixture
+def console():
+    """A console that is no terminal; `console.file.getvalue()` is what was written to it."""
+    return Console(file=io.StringIO(), width=100)

@@ -1,0 +1,279 @@
+"""Checkpoints: complete, readable by others, verified, and never torn."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from unimatrix.errors import UserError
+from unimatrix.models import build
+from unimatrix.train import checkpoint as module
+from unimatrix.train.checkpoint import (
+    delete_checkpoints,
+    delete_leftovers,
+    find_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_json,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build("unimatrix-discovery", d_model=16, num_heads=2, depth=2)
+
+
+@pytest.fixture
+def save(tmp_path, model):
+    def run(step, *, keep=2, loss=1.5):
+        return save_checkpoint(
+            tmp_path,
+            step=step,
+            model=model,
+            optimizer={"exp_avg/norm.weight": torch.full((16,), 0.1)},
+            rng={"cpu": torch.zeros(1, 8, dtype=torch.uint8)},
+            trainer={"loss": loss},
+            keep=keep,
+        )
+
+    return run
+
+
+def test_what_was_saved_comes_back(save, model):
+    folder = save(80)
+    assert folder.name == "checkpoint-000080"
+    loaded = load_checkpoint(folder)
+    assert loaded.step == 80
+    assert loaded.trainer["loss"] == 1.5
+    assert loaded.model_config == model.config.to_dict()
+    assert set(loaded.weights) == set(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.weights[name], tensor), name
+    assert torch.equal(loaded.optimizer["exp_avg/norm.weight"], torch.full((16,), 0.1))
+    assert loaded.rng["cpu"].dtype == torch.uint8
+
+
+def test_it_is_a_hugging_face_folder(save, model):
+    folder = save(1)
+    loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = AutoTokenizer.from_pretrained(folder)("hello", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected, _ = model.eval()(ids)
+        assert torch.equal(loaded(ids).logits, expected)
+
+
+def test_everything_is_safetensors_or_json_with_a_checksum(save):
+    folder = save(1)
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "rng.safetensors",
+        "trainer.json",
+        "config.json",
+    } <= names
+    for path in folder.iterdir():
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        else:
+            assert path.suffix == ".safetensors"
+            safetensors.torch.load_file(path)
+    listed = json.loads((folder / "checksums.json").read_text())["files"]
+    assert set(listed) == names - {"checksums.json"}
+
+
+def test_the_same_state_gives_the_same_bytes(save):
+    first = (save(1) / "model.safetensors").read_bytes()
+    assert (save(2) / "model.safetensors").read_bytes() == first
+
+
+def test_the_last_k_are_kept(save, tmp_path):
+    for step in (1, 2, 10, 1_000_000, 2_000_000):
+        save(step, keep=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-000010",
+        "checkpoint-1000000",
+        "checkpoint-2000000",
+    ]
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-2000000"
+
+
+def test_files_follow_the_umask(save):
+    before = os.umask(0o022)
+    try:
+        folder = save(1)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
+
+
+def test_the_same_step_again_replaces(save, tmp_path):
+    save(3, loss=1.0)
+    save(3, loss=2.0)
+    assert load_checkpoint(tmp_path / "checkpoint-000003").trainer["loss"] == 2.0
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000003"]
+
+
+def test_unfinished_ones_do_not_count(save, tmp_path):
+    save(1)
+    (tmp_path / ".checkpoint-000002.partial").mkdir()
+    (tmp_path / "checkpoint-000003").mkdir()
+    (tmp_path / "checkpoint-000004.bak").mkdir()
+    (tmp_path / "checkpoint-000005").touch()
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-000001"
+    assert latest_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_leftovers_go_and_nothing_else(save, tmp_path):
+    save(1)
+    for name in (".checkpoint-000002.partial", ".checkpoint-000001.deleted", ".checkpoint-000001.replaced"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".checkpoint-of-mine").mkdir()
+    (tmp_path / "thesis.txt").touch()
+    delete_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint-000001",
+        ".checkpoint-of-mine",
+        "thesis.txt",
+    }
+    delete_checkpoints(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".checkpoint-of-mine", "thesis.txt"}
+
+
+def test_a_checkpoint_is_found_by_its_own_or_its_runs_folder(save, tmp_path):
+    save(1)
+    folder = save(2)
+    assert find_checkpoint(folder) == folder
+    assert find_checkpoint(str(tmp_path)) == folder
+    with pytest.raises(UserError, match="expected a checkpoint or the folder of a run"):
+        find_checkpoint(tmp_path / "nowhere")
+
+
+# ---- damage
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "trainer.json", "config.json"]
+)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "cut short"),
+        (flip, "wrong checksum"),
+        (lambda path: path.unlink(), "missing from its checkpoint"),
+    ],
+)
+def test_damage_is_named_with_the_way_on(save, name, damage, message):
+    save(1)
+    folder = save(2)
+    damage(folder / name)
+    with pytest.raises(UserError, match=message) as caught:
+        load_checkpoint(folder)
+    assert str(folder / name) in str(caught.value)
+    assert "delete checkpoint-000002 to go on from checkpoint-000001" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("contents", ["", "{}", "[]", '{"files": {"a": 1}}'])
+def test_damaged_checksums_are_named(save, contents):
+    folder = save(1)
+    (folder / "checksums.json").write_text(contents)
+    with pytest.raises(UserError, match=r"checksums.json: expected the checksums"):
+        load_checkpoint(folder)
+
+
+# ---- a disk that does not take it
+
+
+def test_a_write_that_fails_leaves_the_last_good_one(save, tmp_path, monkeypatch):
+    save(1)
+    real = module._sha256
+
+    def full(path):
+        if path.name == "optimizer.safetensors":
+            raise OSError(28, "No space left on device")
+        return real(path)
+
+    monkeypatch.setattr(module, "_sha256", full)
+    with pytest.raises(UserError, match="No space left on device") as caught:
+        save(2)
+    assert "last good one is" in str(caught.value)
+    assert "checkpoint-000001" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000001"]
+    monkeypatch.undo()
+    load_checkpoint(tmp_path / "checkpoint-000001")
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from unimatrix.errors import UserError
+from unimatrix.models import build
+from unimatrix.train.checkpoint import load_checkpoint, save_checkpoint
+out = Path(sys.argv[1])
+model = build("unimatrix-core", d_model=16, num_heads=2, depth=1)
+def save(step):
+    rng = {"cpu": torch.zeros(1, 8, dtype=torch.uint8)}
+    return save_checkpoint(out, step=step, model=model, optimizer={}, rng=rng, trainer={}, keep=2)
+first = save(1)
+for limit in (100, 1000, (first / "model.safetensors").stat().st_size - 1):
+    # no file may grow beyond the limit: the system refuses the write as a full disk does
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        save(2)
+        print("WRITTEN", limit)
+    except UserError as error:
+        print("refused:", error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert [path.name for path in out.iterdir()] == ["checkpoint-000001"], list(out.iterdir())
+    load_checkpoint(first)
+save(2)
+print("done")
+"""
+
+
+def test_a_disk_that_refuses_bytes_leaves_the_last_good_one(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    for line in lines[:3]:
+        assert line.startswith("refused:")
+        assert "checkpoint-000002: could not be written (" in line
+        assert "File too large" in line
+        assert "the last good one is" in line
+    assert lines[3] == "done"
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    write_json(path, {"a": 1})
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_flush", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["run.json"]

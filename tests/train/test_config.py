@@ -1,0 +1,162 @@
+"""Settings: JSON and back, and one clear line for everything that is no setting."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unimatrix.errors import UserError
+from unimatrix.train.config import (
+    FREE_AT_RESUME,
+    Experiment,
+    LoopConfig,
+    ModelChoice,
+    OptimConfig,
+    first_difference,
+)
+
+
+def replaced(experiment, **changes):
+    """The experiment with settings changed by their flat names."""
+    for name, value in changes.items():
+        for part in ("model", "optim", "loop"):
+            config = getattr(experiment, part)
+            if name in type(config).__dataclass_fields__:
+                value = dataclasses.replace(config, **{name: value})
+                name = part
+                break
+        experiment = dataclasses.replace(experiment, **{name: value})
+    return experiment
+
+
+def test_the_defaults_are_the_papers_recipe():
+    experiment = Experiment()
+    assert (experiment.loop.steps, experiment.loop.batch_size, experiment.loop.seq_len) == (80, 16, 128)
+    assert (experiment.optim.lr, experiment.optim.schedule, experiment.optim.warmup_steps) == (
+        3e-4,
+        "constant",
+        0,
+    )
+    assert experiment.optim.clip is None
+    assert (experiment.model.dropout, experiment.model.max_positions) == (0.1, 128)
+    assert (experiment.optim.weight_decay, experiment.optim.betas) == (0.01, (0.9, 0.999))
+    assert experiment.optim.precision == "fp32"
+
+
+@given(
+    steps=st.integers(1, 10**9),
+    seed=st.integers(0, 2**63 - 1),
+    lr=st.floats(1e-9, 10.0),
+    clip=st.none() | st.floats(0.1, 10.0),
+    schedule=st.sampled_from(["constant", "cosine", "linear"]),
+    width=st.none() | st.integers(1, 4096),
+)
+def test_json_round_trip(steps, seed, lr, clip, schedule, width):
+    experiment = Experiment(
+        name="x",
+        model=ModelChoice(preset="transformer", d_model=width, max_positions=None),
+        data="some/folder",
+        optim=OptimConfig(lr=lr, clip=clip, schedule=schedule, betas=(0.8, 0.95)),
+        loop=LoopConfig(steps=steps, seed=seed, eval_every=3, compile=True),
+    )
+    assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
+
+
+def test_what_a_saved_experiment_does_not_mention_keeps_its_default():
+    assert Experiment.from_dict({"loop": {"steps": 5}}) == Experiment(loop=LoopConfig(steps=5))
+
+
+def test_option_names_are_unique_so_that_a_command_line_can_be_flat():
+    names = ["name", "data"]
+    names += [
+        field.name for part in (ModelChoice, OptimConfig, LoopConfig) for field in dataclasses.fields(part)
+    ]
+    assert len(names) == len(set(names))
+    assert set(names) >= FREE_AT_RESUME
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"modle": {}}, "experiment: unknown field 'modle'; did you mean model"),
+        ({"loop": {"step": 3}}, r"experiment.loop: unknown field 'step'; did you mean steps"),
+        ({"loop": {"zzz": 3}}, "known: steps, batch_size"),
+        ({"loop": 3}, "experiment.loop: expected an object with fields, got int"),
+        ({"loop": {"steps": "80"}}, "steps: expected a whole number, got '80'"),
+        ({"loop": {"steps": 80.0}}, "steps: expected a whole number, got 80.0"),
+        ({"loop": {"steps": True}}, "steps: expected a whole number, got True"),
+        ({"loop": {"compile": 1}}, "compile: expected true or false, got 1"),
+        ({"loop": {"eval_every": "no"}}, "eval_every: expected a whole number or None, got 'no'"),
+        ({"loop": {"device": "gpu"}}, "device: expected one of auto, cpu, cuda, mps, got 'gpu'"),
+        ({"optim": {"betas": [0.9]}}, "betas: expected 2 numbers"),
+        ({"optim": {"lr": float("nan")}}, "lr: expected a number, got nan"),
+        ({"name": 7}, "name: expected a text, got 7"),
+    ],
+)
+def test_unknown_fields_and_wrong_types_are_named(values, message):
+    with pytest.raises(UserError, match=message):
+        Experiment.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        (LoopConfig, name, value)
+        for name in ("steps", "batch_size", "seq_len", "eval_every")
+        for value in (0, -3)
+    ]
+    + [(LoopConfig, name, 0) for name in ("eval_bytes", "save_every", "keep_checkpoints", "log_every")]
+    + [(LoopConfig, "seed", -1), (LoopConfig, "seed", 2**63)]
+    + [(ModelChoice, name, 0) for name in ("d_model", "num_heads", "depth", "state_dim", "max_positions")]
+    + [(ModelChoice, "dropout", 1.0), (ModelChoice, "dropout", -0.1)]
+    + [(OptimConfig, name, 0) for name in ("lr", "eps", "clip", "accumulation")]
+    + [
+        (OptimConfig, "warmup_steps", -1),
+        (OptimConfig, "weight_decay", -0.1),
+        (OptimConfig, "betas", (0.9, 1.0)),
+    ]
+    + [(OptimConfig, "final_lr_share", 1.1)],
+)
+def test_sizes_out_of_range_are_named(config, field, value):
+    with pytest.raises(UserError, match=f"^{field}: expected") as caught:
+        config(**{field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_do_not_fit_together_are_named():
+    with pytest.raises(UserError, match="seq_len: expected at most max_positions 128, got 256"):
+        Experiment(loop=LoopConfig(seq_len=256))
+    assert Experiment(loop=LoopConfig(seq_len=256), model=ModelChoice(max_positions=None)).loop.seq_len == 256
+    with pytest.raises(UserError, match="accumulation: expected a divisor of batch_size 16, got 3"):
+        Experiment(optim=OptimConfig(accumulation=3))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lr", 1.0),
+        ("preset", "transformer"),
+        ("seed", 8),
+        ("batch_size", 8),
+        ("dropout", 0.0),
+        ("precision", "bf16"),
+    ],
+)
+def test_a_resumed_run_must_keep_what_its_numbers_depend_on(field, value):
+    saved = Experiment()
+    difference = first_difference(saved, replaced(saved, **{field: value}))
+    assert difference is not None
+    assert (difference[0], difference[2]) == (field, value)
+
+
+def test_a_resumed_run_may_change_the_rest():
+    changed = replaced(
+        Experiment(), steps=200, eval_every=5, save_every=3, keep_checkpoints=9, device="cpu", tracker="none"
+    )
+    assert first_difference(Experiment(), changed) is None
+
+
+def test_only_what_differs_from_the_preset_is_passed_on():
+    assert ModelChoice(d_model=32, dropout=0.0).overrides() == {"d_model": 32, "dropout": 0.0}
