@@ -5,9 +5,33 @@
     logits, state = model(torch.tensor([[104, 101]]))
 """
 
-from unimatrix.errors import UserError
-from unimatrix.models import LanguageModel, ModelConfig, build, presets, state_bytes
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unimatrix.errors import UserError
+    from unimatrix.models import LanguageModel, ModelConfig, build, presets, state_bytes
 
 __version__ = "0.1.0"
 
 __all__ = ["LanguageModel", "ModelConfig", "UserError", "build", "presets", "state_bytes"]
+
+_HOMES = {
+    "LanguageModel": "unimatrix.models",
+    "ModelConfig": "unimatrix.models",
+    "UserError": "unimatrix.errors",
+    "build": "unimatrix.models",
+    "presets": "unimatrix.models",
+    "state_bytes": "unimatrix.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # on demand, so that `unimatrix --help` need not wait for torch
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'unimatrix' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

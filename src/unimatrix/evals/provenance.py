@@ -6,6 +6,7 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -70,3 +71,15 @@ def _processor_name() -> str:
 def now_utc() -> str:
     """The time now, UTC, to the second, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Everything above in one JSON-able dict: commit, date, machine, threads, device, versions."""
+    return {
+        "commit": git_commit(),
+        "date": now_utc(),
+        "machine": machine(device),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "versions": versions(),
+    }

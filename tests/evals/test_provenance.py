@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from unimatrix.paper import provenance
+from unimatrix.evals import provenance
 
 
 def test_versions_name_what_runs() -> None:

@@ -1,0 +1,72 @@
+"""How near a model comes to the machine's matrix products: its multiply-adds over the rate of plain ones.
+
+The plain products are those of the model's own Linear layers and head, same shapes, alone in a loop: what
+would remain if everything but the matrix products cost nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unimatrix.bench.timing import time_in_turns
+from unimatrix.models import LanguageModel
+from unimatrix.models.config import AttentionConfig, MatrixStateConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ceiling:
+    """Multiply-adds of one forward pass and the measured rate of plain products of the same shapes."""
+
+    multiply_adds: int
+    product_rate: float  # multiply-adds per second
+
+    def share(self, seconds: float, *, passes: int = 1) -> float:
+        """Part of the ceiling reached by a pass of that duration; a training step counts 3 forward passes."""
+        return passes * self.multiply_adds / self.product_rate / seconds
+
+
+def measure_ceiling(model: LanguageModel, batch: int, length: int, *, device: str = "cpu") -> Ceiling:
+    """Count the products of one forward pass of [batch, length] tokens and time them bare."""
+    shapes = _product_shapes(model, batch * length)
+    operands = [
+        (torch.randn(m, k, device=device), torch.randn(n, k, device=device)) for m, k, n in shapes
+    ]
+
+    def products() -> None:
+        for left, right in operands:
+            nn.functional.linear(left, right)
+
+    with torch.no_grad():
+        timing = time_in_turns({"products": products}, seconds=1.0, device=device)["products"]
+    linear = sum(m * k * n for m, k, n in shapes)
+    return Ceiling(
+        multiply_adds=linear + _mixing_multiply_adds(model, batch, length),
+        product_rate=linear / timing.median_s,
+    )
+
+
+def _product_shapes(model: LanguageModel, tokens: int) -> list[tuple[int, int, int]]:
+    """(rows, inner, columns) of every Linear call of one forward pass, the head included."""
+    config = model.config
+    shapes = []
+    for block in model.blocks:
+        repeats = config.depth if config.shared_depth else 1
+        for module in block.modules():
+            if isinstance(module, nn.Linear):
+                columns = module.out_features
+                if module is getattr(block.mixer, "dqkv", None) and getattr(block.mixer, "rules", None) is None:
+                    columns = columns * 3 // 4  # the unused d is skipped
+                shapes += [(tokens, module.in_features, columns)] * repeats
+    shapes.append((tokens, config.d_model, config.vocab_size))
+    return shapes
+
+
+def _mixing_multiply_adds(model: LanguageModel, batch: int, length: int) -> int:
+    """What lies between the projections: attention over the causal half, or the recurrence of each head."""
+    config = model.config
+    if isinstance(config.mixer, AttentionConfig):
+        return config.depth * batch * length * (length + 1) // 2 * 2 * config.d_model
+    assert isinstance(config.mixer, MatrixStateConfig)
+    # decay, write and read of S x S numbers
+    return config.depth * batch * length * config.mixer.num_heads * 3 * config.mixer.state_dim**2

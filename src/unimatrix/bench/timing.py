@@ -1,0 +1,65 @@
+"""How a duration is measured here: candidates take turns in one process, and the median is quoted."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from unimatrix.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Seconds of one call: the median, the quartiles and the number of calls timed."""
+
+    median_s: float
+    low_s: float
+    high_s: float
+    calls: int
+
+
+def time_in_turns(
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 6.0,
+    min_rounds: int = 7,
+    max_rounds: int = 200,
+    warmup: int = 3,
+    device: str = "cpu",
+) -> dict[str, Timing]:
+    """Time every candidate once per round, round after round, after `warmup` untimed rounds.
+
+    Taking turns lets a slow spell of the machine hit all candidates alike. Stops when about `seconds` are
+    spent and min_rounds are done, or after max_rounds.
+    """
+    if min_rounds < 1 or seconds <= 0:
+        raise UserError(f"rounds and seconds: expected positive numbers, got {min_rounds} and {seconds}")
+    for _ in range(warmup):
+        for call in candidates.values():
+            call()
+    spent: dict[str, list[float]] = {name: [] for name in candidates}
+    begin = time.perf_counter()
+    rounds = 0
+    while rounds < max_rounds and (rounds < min_rounds or time.perf_counter() - begin < seconds):
+        for name, call in candidates.items():
+            _finish(device)
+            start = time.perf_counter()
+            call()
+            _finish(device)
+            spent[name].append(time.perf_counter() - start)
+        rounds += 1
+    return {name: _summary(values) for name, values in spent.items()}
+
+
+def _finish(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _summary(values: list[float]) -> Timing:
+    if len(values) == 1:
+        return Timing(median_s=values[0], low_s=values[0], high_s=values[0], calls=1)
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Timing(median_s=median, low_s=low, high_s=high, calls=len(values))

@@ -1,0 +1,242 @@
+"""Train what a table still lacks, then judge, draw and report: what `unimatrix reproduce` does.
+
+OUT/results.jsonl          one line per finished run, appended and never rewritten
+OUT/runs/...               the runs themselves: checkpoints and curves
+OUT/figures/, report.html  rebuilt from results.jsonl each time
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from unimatrix.data import Corpus, load_corpus
+from unimatrix.errors import UserError
+from unimatrix.paper.catalogue import TABLES
+from unimatrix.paper.experiments import EXPERIMENTS
+from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
+from unimatrix.paper.report import shared_cautions, write_report
+from unimatrix.paper.results import (
+    Result,
+    Samples,
+    append_result,
+    latest_identities,
+    read_results,
+    run_identity,
+    select,
+)
+from unimatrix.paper.summary import Summary, summarise
+from unimatrix.paper.table import Table
+from unimatrix.paper.terminal import print_summary
+from unimatrix.train import Experiment, TrainResult, describe, latest_checkpoint, train
+from unimatrix.train.config import Device
+
+RESULTS = "results.jsonl"
+DEFAULT_SEEDS = (7, 11)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reproduction:
+    """What came out: one summary per table, and the page.
+
+    stop_signal: the Ctrl-C or SIGTERM that ended it early; then nothing is reported and page is None.
+    """
+
+    summaries: tuple[Summary, ...]
+    page: Path | None
+    stop_signal: int | None = None
+
+
+def reproduce(
+    *,
+    out: Path = Path("reproduction"),
+    seeds: Sequence[int] = DEFAULT_SEEDS,
+    source: str = "auto",
+    corpus: Corpus | None = None,
+    device: Device = "auto",
+    tables: Sequence[Table] = tuple(TABLES.values()),
+    experiments: Mapping[str, Callable[[], Experiment]] = EXPERIMENTS,
+    console: Console | None = None,
+) -> Reproduction:
+    """Train every missing run of the tables, append each to OUT/results.jsonl, then print and report.
+
+    A run is finished if results.jsonl has a row of the same settings, seed and text. Started again after an
+    interruption it goes on where it stopped; more seeds add to those that are there, and all of them count.
+
+    Args:
+        out: the folder for results, runs, figures and the page; made if need be.
+        seeds: one run of every experiment for each. Claims pair the models by seed.
+        source: what `unimatrix.data.load_corpus` takes. corpus: the text itself, if it is loaded already.
+        experiments: where the tables' experiments are looked up.
+    Raises:
+        UserError: no seed, no text, a damaged results file, or what training refuses.
+        OSError: the folder cannot be written.
+    """
+    console = console or Console()
+    if not seeds:
+        raise UserError("seeds: expected at least one, got none")
+    planned = _plan(tables, experiments, seeds=seeds, device=device, source=source)
+    rows = read_results(out / RESULTS)
+    corpus = load_corpus(source) if corpus is None else corpus
+    data = describe(corpus)
+    identities = {run.name: run_identity(run.to_dict(), data) for run in planned}
+    finished = {(row.experiment, row.identity, row.seed) for row in rows}
+    missing = [run for run in planned if (run.name, identities[run.name], run.loop.seed) not in finished]
+    out.mkdir(parents=True, exist_ok=True)
+    _announce(console, corpus, planned, missing)
+    stop_signal = _train_all(missing, corpus=corpus, data=data, out=out, console=console)
+    if stop_signal is not None:
+        return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
+    samples = select(read_results(out / RESULTS), identities)
+    return _report(tables, {table.name: samples for table in tables}, out=out, console=console)
+
+
+def report(
+    *,
+    out: Path = Path("reproduction"),
+    tables: Sequence[Table] = tuple(TABLES.values()),
+    console: Console | None = None,
+) -> Reproduction:
+    """Judge, draw and report again from OUT/results.jsonl, training nothing.
+
+    Of each experiment the newest settings count, on the text of the table's newest row.
+
+    Raises:
+        UserError: there is no result of these tables yet, or the results file is damaged.
+    """
+    rows = read_results(out / RESULTS)
+    samples = {table.name: select(rows, latest_identities(rows, table.experiments)) for table in tables}
+    if not any(runs for chosen in samples.values() for runs in chosen.values()):
+        raise UserError(f"{out / RESULTS}: no finished run to report; run `unimatrix reproduce` first")
+    return _report(tables, samples, out=out, console=console or Console())
+
+
+def _report(
+    tables: Sequence[Table], samples: Mapping[str, Samples], *, out: Path, console: Console
+) -> Reproduction:
+    summaries = tuple(summarise(table, samples[table.name]) for table in tables)
+    page = write_report(summaries, out)
+    for summary in summaries:
+        print_summary(console, summary)
+    for caution in shared_cautions(summaries):
+        console.print(Text(f"Note: {caution}", style="yellow"))
+    _say(console, f"\nReport: {page}")
+    return Reproduction(summaries=summaries, page=page)
+
+
+def _plan(
+    tables: Sequence[Table],
+    experiments: Mapping[str, Callable[[], Experiment]],
+    *,
+    seeds: Sequence[int],
+    device: Device,
+    source: str,
+) -> list[Experiment]:
+    """Seed by seed, so that an interrupted reproduction holds whole pairs."""
+    names = dict.fromkeys(name for table in tables for name in table.experiments)
+    planned = []
+    for seed in dict.fromkeys(seeds):
+        for name in names:
+            recipe = experiments[name]()
+            loop = dataclasses.replace(recipe.loop, seed=seed, device=device)
+            planned.append(dataclasses.replace(recipe, name=name, data=source, loop=loop))
+    return planned
+
+
+def _announce(
+    console: Console, corpus: Corpus, planned: Sequence[Experiment], missing: Sequence[Experiment]
+) -> None:
+    kind = "the paper's corpus" if corpus.is_paper_corpus else "not the paper's corpus"
+    sizes = f"{len(corpus.train):,} bytes to train on, {len(corpus.valid):,} to evaluate on"
+    _say(console, f"Data: {corpus.name} ({kind}), {sizes}")
+    _say(console, f"Runs: {len(planned)}, of which {len(planned) - len(missing)} finished before")
+
+
+def _train_all(
+    missing: Sequence[Experiment], *, corpus: Corpus, data: dict[str, Any], out: Path, console: Console
+) -> int | None:
+    """Train and append each run; the signal that ended it early, or None."""
+    durations: list[float] = []
+    with _overall_progress(console, len(missing)) as show:
+        for number, experiment in enumerate(missing, start=1):
+            _say(console, f"[{number}/{len(missing)}] {experiment.name}, seed {experiment.loop.seed}")
+            started = time.monotonic()
+            folder = run_folder(out, experiment, data)
+            # a folder of ours without a checkpoint was killed before its first one: nothing to keep
+            resume = latest_checkpoint(folder) is not None
+            trained = train(
+                experiment, out=folder, resume=resume, overwrite=not resume, corpus=corpus, console=console
+            )
+            # a run that is stopped before its end has no number to append; it goes on from its checkpoint
+            if not trained.interrupted:
+                append_result(out / RESULTS, _result(experiment, trained))
+                durations.append(time.monotonic() - started)
+                left = _time_left(durations, len(missing) - number)
+                _say(console, f"  {trained.bpb:.4f} BPB after {durations[-1]:.0f} s{left and f'; {left}'}")
+                show(number, left)
+            if trained.stop_signal is not None:
+                return trained.stop_signal
+    return None
+
+
+@contextmanager
+def _overall_progress(console: Console, total: int) -> Iterator[Callable[[int, str], None]]:
+    """A bar of finished runs below everything on a terminal; elsewhere the printed lines say it all."""
+    if not console.is_terminal or total == 0:
+        yield lambda number, left: None
+        return
+    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("runs", total=total, left="")
+        yield lambda number, left: progress.update(task, completed=number, left=left)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def run_folder(out: Path, experiment: Experiment, data: Mapping[str, Any]) -> Path:
+    """Where a run's checkpoints lie: named by experiment, seed and identity, so that none is shared."""
+    identity = run_identity(experiment.to_dict(), data)
+    return out / "runs" / f"{experiment.name}-seed{experiment.loop.seed}-{identity[:8]}"
+
+
+def _time_left(durations: Sequence[float], left: int) -> str:
+    if left == 0:
+        return ""
+    seconds = left * sum(durations) / len(durations)
+    time_left = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return f"{left} {'run' if left == 1 else 'runs'} left, about {time_left}"
+
+
+def _result(experiment: Experiment, trained: TrainResult) -> Result:
+    assert trained.bpb is not None
+    assert trained.perplexity is not None
+    return Result(
+        experiment=experiment.name,
+        model=experiment.model.preset,
+        seed=experiment.loop.seed,
+        steps=trained.steps,
+        parameters=trained.parameters,
+        bpb=trained.bpb,
+        ppl=trained.perplexity,
+        seconds=trained.seconds,
+        tokens_per_second=trained.tokens_per_second,
+        data=trained.data,
+        git_commit=git_commit(),
+        versions=versions(),
+        machine=machine(trained.device),
+        threads=trained.threads,
+        device=trained.device,
+        backend=trained.backend,
+        date_utc=now_utc(),
+        config=experiment.to_dict(),
+        curve=[[step, bpb] for step, bpb in trained.curve],
+    )
