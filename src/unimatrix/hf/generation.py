@@ -62,7 +62,9 @@ def load(
     except SafetensorError as error:
         raise UserError(f"{folder}: the weights are cut short or corrupt ({_first_line(error)})") from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+        # transformers raises its own over the UserError that names the tensor of the wrong shape
+        cause = error.__context__ if isinstance(error.__context__, UserError) else error
+        raise UserError(f"{folder}: cannot be loaded ({_first_line(cause)})") from error
     if info["unexpected_keys"]:
         raise UserError(
             f"{folder}: the weights do not belong to its config.json; unknown: {min(info['unexpected_keys'])}"
@@ -71,8 +73,10 @@ def load(
         raise UserError(
             f"{folder}: a vocabulary of {model.config.vocab_size} tokens is no text, expected {VOCAB_SIZE}"
         )
-    has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    tokenizer = ByteTokenizer.from_pretrained(folder) if has_tokenizer else ByteTokenizer()
+    tokenizer = ByteTokenizer()
+    if (folder / "tokenizer_config.json").is_file():
+        _read_object(folder / "tokenizer_config.json")
+        tokenizer = ByteTokenizer.from_pretrained(folder)
     if device is not None:
         try:
             model.to(torch.device(device))
@@ -242,13 +246,19 @@ def _check_config(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: no model here, expected config.json")
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({_first_line(error)})") from error
-    model_type = values.get("model_type") if isinstance(values, dict) else None
+    model_type = _read_object(path).get("model_type")
     if model_type != UniMatrixConfig.model_type:
         raise UserError(f"{path}: expected model_type {UniMatrixConfig.model_type!r}, got {model_type!r}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
 
 
 @contextmanager

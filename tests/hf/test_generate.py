@@ -1,0 +1,198 @@
+"""`generate` against plain loops that recompute everything, and proof that it recomputes nothing itself."""
+
+import pytest
+import torch
+
+from unimatrix.data.tokenizer import EOS, PAD
+from unimatrix.hf import ByteTokenizer, UniMatrixCache
+
+PROMPTS = ["a prompt", "longer than the other", "x"]
+STEPS = 9
+
+
+@pytest.fixture
+def batch():
+    return ByteTokenizer()(PROMPTS, padding=True, return_tensors="pt")
+
+
+def rows_of(batch):
+    return [
+        ids[mask.bool()].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]
+
+
+def plain_loop(language_model, rows, steps, choose, last_logits, eos=(EOS,)):
+    """Each row grown by `steps` tokens, PAD after an EOS, everything recomputed at every step."""
+    rows = [list(row) for row in rows]
+    finished = [False] * len(rows)
+    produced = [[] for _ in rows]
+    for _ in range(steps):
+        tokens = choose(last_logits(language_model, rows)).tolist()
+        for i, token in enumerate(tokens):
+            produced[i].append(PAD if finished[i] else token)
+            finished[i] = finished[i] or token in eos
+            rows[i].append(produced[i][-1])
+        if all(finished):
+            break
+    return torch.tensor(produced)
+
+
+def test_greedy_with_left_padding_equals_the_plain_loop(preset, make_model, batch, last_logits):
+    model = make_model(preset)
+    expected = plain_loop(
+        model.language_model, rows_of(batch), STEPS, lambda logits: logits.argmax(-1), last_logits
+    )
+    for use_cache in (True, False):
+        out = model.generate(**batch, max_new_tokens=STEPS, do_sample=False, use_cache=use_cache)
+        assert torch.equal(out[:, batch.input_ids.shape[1] :], expected)
+
+
+def test_greedy_stops_rows_at_end_of_sequence(preset, make_model, batch, last_logits):
+    model = make_model(preset)
+    eos = list(range(0, 259, 6))  # often enough that rows end at different steps
+    expected = plain_loop(
+        model.language_model, rows_of(batch), 30, lambda logits: logits.argmax(-1), last_logits, eos
+    )
+    out = model.generate(**batch, max_new_tokens=30, do_sample=False, eos_token_id=eos)
+    assert torch.equal(out[:, batch.input_ids.shape[1] :], expected)
+    assert (expected == PAD).any()
+
+
+def test_sampling_equals_the_plain_loop(preset, make_model, batch, last_logits):
+    model = make_model(preset)
+
+    def choose(logits):
+        return torch.multinomial((logits / 0.7).softmax(-1), 1)[:, 0]
+
+    torch.manual_seed(3)
+    expected = plain_loop(model.language_model, rows_of(batch), STEPS, choose, last_logits)
+    for use_cache in (True, False):
+        torch.manual_seed(3)
+        out = model.generate(
+            **batch, max_new_tokens=STEPS, do_sample=True, temperature=0.7, top_k=0, use_cache=use_cache
+        )
+        assert torch.equal(out[:, batch.input_ids.shape[1] :], expected)
+
+
+def test_several_sequences_per_prompt_equal_the_plain_loop(preset, make_model, batch, last_logits):
+    model = make_model(preset)
+    rows = [row for row in rows_of(batch) for _ in range(3)]
+    torch.manual_seed(5)
+    expected = plain_loop(
+        model.language_model, rows, STEPS, lambda x: torch.multinomial(x.softmax(-1), 1)[:, 0], last_logits
+    )
+    torch.manual_seed(5)
+    out = model.generate(**batch, max_new_tokens=STEPS, do_sample=True, top_k=0, num_return_sequences=3)
+    assert torch.equal(out[:, batch.input_ids.shape[1] :], expected)
+    assert len({tuple(row) for row in expected[:3].tolist()}) > 1
+
+
+def plain_beam_search(language_model, row, steps, num_beams, last_logits):
+    """The num_beams likeliest continuations found by keeping that many at every step, best first."""
+    beams = [(0.0, list(row))]
+    for _ in range(steps):
+        log_probs = last_logits(language_model, [tokens for _, tokens in beams]).log_softmax(-1)
+        grown = [
+            (score + log_probs[i, token].item(), [*tokens, token])
+            for i, (score, tokens) in enumerate(beams)
+            for token in log_probs[i].topk(num_beams).indices.tolist()
+        ]
+        beams = sorted(grown, key=lambda beam: -beam[0])[:num_beams]
+    return [tokens[len(row) :] for _, tokens in beams]
+
+
+def test_beam_search_equals_a_plain_beam_search(preset, make_model, batch, last_logits):
+    model = make_model(preset)
+    model.generation_config.eos_token_id = (
+        None  # every beam runs to the end, so that the reference stays small
+    )
+    expected = [
+        beam
+        for row in rows_of(batch)
+        for beam in plain_beam_search(model.language_model, row, STEPS, 4, last_logits)[:2]
+    ]
+    out = model.generate(**batch, max_new_tokens=STEPS, num_beams=4, num_return_sequences=2, do_sample=False)
+    assert out[:, batch.input_ids.shape[1] :].tolist() == expected
+    greedy = model.generate(**batch, max_new_tokens=STEPS, do_sample=False)
+    assert not torch.equal(out[::2], greedy)  # else no beam ever overtook another
+
+
+def test_beam_search_with_ends_equals_itself_without_the_state(preset, make_model, batch):
+    model = make_model(preset)
+    settings = {
+        "max_new_tokens": 20,
+        "num_beams": 4,
+        "num_return_sequences": 4,
+        "do_sample": False,
+        "eos_token_id": list(range(0, 259, 20)),
+    }
+    with_state = model.generate(**batch, **settings)
+    without = model.generate(**batch, **settings, use_cache=False)
+    assert torch.equal(with_state, without)
+
+
+def test_each_token_is_fed_once(preset, make_model, batch, count_fed):
+    model = make_model(preset)
+    model.generation_config.eos_token_id = None
+    length = batch.input_ids.shape[1]
+    shapes = count_fed(model.language_model)
+    model.generate(**batch, max_new_tokens=STEPS, do_sample=False)
+    assert shapes == [(3, length)] + [(3, 1)] * (STEPS - 1)
+    shapes.clear()
+    model.generate(**batch, max_new_tokens=STEPS, num_beams=2, do_sample=False)
+    assert shapes == [(6, length)] + [(6, 1)] * (STEPS - 1)
+    shapes.clear()
+    model.generate(**batch, max_new_tokens=3, do_sample=False, use_cache=False)
+    assert shapes == [(3, length), (3, length + 1), (3, length + 2)]
+
+
+def test_padding_becomes_the_mask_at_prefill_and_nothing_is_masked_later(make_model, batch):
+    model = make_model("unimatrix-core")
+    masks = []
+    model.language_model.register_forward_pre_hook(
+        lambda _, args, kwargs: masks.append(kwargs["mask"]), with_kwargs=True
+    )
+    model.generate(**batch, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert torch.equal(masks[0], batch.attention_mask.bool())
+    assert [mask.tolist() for mask in masks[1:]] == [[[True]] * 3] * 2
+
+
+def test_prefill_in_chunks_equals_prefill_at_once(preset, make_model, batch, count_fed):
+    model = make_model(preset)
+    expected = model.generate(**batch, max_new_tokens=STEPS, do_sample=False)
+    shapes = count_fed(model.language_model)
+    out = model.generate(**batch, max_new_tokens=STEPS, do_sample=False, prefill_chunk_size=8)
+    assert torch.equal(out, expected)
+    assert shapes[:4] == [(3, 8), (3, 8), (3, 5), (3, 1)]
+
+
+def test_a_conversation_goes_on_from_its_state(preset, make_model, count_fed):
+    model = make_model(preset)
+    first = torch.tensor([list(b"question")])
+    cache = UniMatrixCache()
+    settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    answer = model.generate(first, past_key_values=cache, **settings)
+    assert cache.get_seq_length() == 8 + 4  # the last token has not been fed
+    follow_up = torch.cat([answer, torch.tensor([list(b" and?")])], dim=1)
+    expected = model.generate(follow_up, **settings)
+    shapes = count_fed(model.language_model)
+    assert torch.equal(model.generate(follow_up, past_key_values=cache, **settings), expected)
+    assert shapes == [(1, 6)] + [(1, 1)] * 4
+
+
+def test_a_stateful_model_refuses_assisted_generation(make_model):
+    model = make_model("unimatrix-core")
+    with pytest.raises(ValueError, match="not supported with stateful models"):
+        model.generate(torch.tensor([[1, 2, 3]]), assistant_model=model, max_new_tokens=2)
+
+
+def test_generating_past_the_positions_raises_and_without_positions_does_not(make_model):
+    ids = torch.tensor([[1, 2, 3]])
+    with pytest.raises(ValueError, match="max_positions = 8"):
+        make_model("unimatrix-core", max_positions=8).generate(
+            ids, max_new_tokens=10, do_sample=False, eos_token_id=None
+        )
+    out = make_model("unimatrix-core", max_positions=None).generate(
+        ids, max_new_tokens=150, do_sample=False, eos_token_id=None
+    )
+    assert out.shape == (1, 153)

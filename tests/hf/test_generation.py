@@ -1,0 +1,247 @@
+"""load() by folder, run or hub name, with errors one can act on; stream() as text comes."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from unimatrix.data.tokenizer import BOS, EOS, PAD
+from unimatrix.errors import UserError
+from unimatrix.hf import ByteTokenizer, load, stream
+
+
+@pytest.fixture
+def folder(make_model, tmp_path):
+    path = tmp_path / "saved"
+    make_model("unimatrix-core").save_pretrained(path)
+    ByteTokenizer(prepend_bos=True).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.tensor([list(b"some text")])).logits
+
+
+def test_load_a_folder(folder, make_model, capfd):
+    model, tokenizer = load(str(folder), device="cpu")
+    assert torch.equal(logits(model), logits(make_model("unimatrix-core")))
+    assert not model.training
+    assert tokenizer.prepend_bos
+    (folder / "tokenizer_config.json").unlink()
+    assert not load(folder)[1].prepend_bos
+    assert capfd.readouterr() == ("", "")
+
+
+def test_load_takes_the_newest_complete_checkpoint_of_a_run(make_model, tmp_path):
+    for seed, step in enumerate([5, 80, 9, 100, 120]):
+        make_model("unimatrix-core", seed=seed).save_pretrained(tmp_path / f"checkpoint-{step:06d}")
+    (tmp_path / "checkpoint-000120" / "model.safetensors").unlink()
+    (tmp_path / "checkpoint-000100").rename(tmp_path / "checkpoint-000100.part")
+    model, _ = load(tmp_path)
+    assert torch.equal(logits(model), logits(make_model("unimatrix-core", seed=1)))
+
+
+def test_load_by_hub_name_works_from_the_cache_without_a_network(folder, no_network, make_model):
+    repository = no_network / "models--someone--small"
+    shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    model, _ = load("someone/small")
+    assert torch.equal(logits(model), logits(make_model("unimatrix-core")))
+
+
+def cut(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def set_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: cut(f / "model.safetensors", 20_000), "cut short or corrupt"),
+        (lambda f: cut(f / "model.safetensors", 4), "cut short or corrupt"),
+        (lambda f: cut(f / "model.safetensors", 0), "cut short or corrupt"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 5000), "cut short or corrupt"),
+        (lambda f: (f / "model.safetensors").unlink(), "no weights, expected model.safetensors"),
+        (lambda f: (f / "config.json").unlink(), "no model in this folder"),
+        (lambda f: cut(f / "config.json", 30), r"config\.json: cannot be read"),
+        (lambda f: (f / "config.json").write_text("[1]"), "expected a JSON object, got list"),
+        (lambda f: (f / "config.json").write_text("{}"), "expected model_type 'unimatrix', got None"),
+        (lambda f: set_config(f, model_type="llama"), "expected model_type 'unimatrix', got 'llama'"),
+        (lambda f: set_config(f, model={"d_modle": 3}), "unknown setting 'd_modle'"),
+        (lambda f: set_config(f, model={"d_model": -3}), "d_model: expected a whole number"),
+        (lambda f: set_config(f, model={}), "no weights, or of the wrong shape, for language_model"),
+        (lambda f: cut(f / "tokenizer_config.json", 9), r"tokenizer_config\.json: cannot be read"),
+    ],
+)
+def test_a_damaged_folder_is_named_in_one_line(folder, damage, message, capfd):
+    damage(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_of_another_model_are_refused(folder, make_model):
+    shutil.rmtree(folder)
+    make_model("unimatrix-rosa").save_pretrained(folder)
+    set_config(folder, model=make_model("unimatrix-core").config.model)
+    with pytest.raises(
+        UserError, match=r"do not belong to its config\.json; unknown: language_model\.routing"
+    ):
+        load(folder)
+
+
+def test_a_model_without_the_byte_vocabulary_is_refused(folder, make_model):
+    make_model("unimatrix-core", vocab_size=64).save_pretrained(folder)
+    with pytest.raises(UserError, match="a vocabulary of 64 tokens is no text, expected 259"):
+        load(folder)
+
+
+def test_a_device_that_is_not_there(folder):
+    for device in ("cuda:99", "no-such-device"):
+        with pytest.raises(UserError, match=f"device '{device}': not available"):
+            load(folder, device=device)
+
+
+def test_names_that_lead_nowhere(tmp_path, no_network):
+    with pytest.raises(UserError, match=r"no such folder$"):
+        load(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"no such folder$"):
+        load("./runs/a/b")
+    with pytest.raises(UserError, match="no model in this folder"):
+        load(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="expected a folder or a hub name, got a file"):
+        load(tmp_path / "file")
+    with pytest.raises(
+        UserError, match=r"^some/model: no such folder, and the Hugging Face hub cannot be reached"
+    ):
+        load("some/model")
+
+
+def generated(model, prompt_ids, steps, **settings):
+    out = model.generate(torch.tensor([prompt_ids]), max_new_tokens=steps, **settings)
+    return out[0, len(prompt_ids) :].tolist()
+
+
+def test_stream_equals_generate(preset, make_model):
+    model, tokenizer = make_model(preset), ByteTokenizer()
+    ids = tokenizer.encode_bytes("Once upon")
+    expected = generated(model, ids, 40, do_sample=False)
+    pieces = list(stream(model, tokenizer, "Once upon", max_new_tokens=40, temperature=0))
+    assert "".join(pieces) == tokenizer.decode(expected, skip_special_tokens=True)
+    assert all(pieces)
+
+    torch.manual_seed(11)
+    expected = generated(model, ids, 40, do_sample=True, temperature=0.8, top_k=20, top_p=0.9)
+    settings = {"max_new_tokens": 40, "temperature": 0.8, "top_k": 20, "top_p": 0.9}
+    text = "".join(stream(model, tokenizer, b"Once upon", **settings, seed=11))
+    assert text == tokenizer.decode(expected, skip_special_tokens=True)
+    assert text != "".join(stream(model, tokenizer, "Once upon", **settings, seed=12))
+
+
+def test_stream_feeds_each_token_once_and_only_when_asked(preset, make_model, count_fed):
+    model = make_model(preset)
+    shapes = count_fed(model.language_model)
+    pieces = stream(model, ByteTokenizer(), "some prompt", temperature=0, max_new_tokens=50)
+    assert shapes == []
+    next(pieces)
+    assert shapes[0] == (1, 11)
+    assert len(shapes) < 6
+    list(pieces)
+    assert shapes == [(1, 11)] + [(1, 1)] * (len(shapes) - 1)
+
+
+class Scripted:
+    """Stands for a model that says the given tokens one after another, whatever it is fed."""
+
+    def __init__(self, tokens, max_positions=None):
+        self.device = torch.device("cpu")
+        self.config = SimpleNamespace(max_positions=max_positions)
+        self.language_model = self
+        self.tokens = tokens
+        self.fed = []
+
+    def __call__(self, ids, state):
+        step = 0 if state is None else state
+        self.fed.append(ids[0].tolist())
+        logits = torch.zeros(1, ids.shape[1], 259)
+        logits[0, -1, self.tokens[step % len(self.tokens)]] = 50.0
+        return logits, step + 1
+
+
+def say(tokens, prompt="p", **settings):
+    return list(stream(Scripted(tokens), ByteTokenizer(), prompt, temperature=0, **settings))
+
+
+def test_stream_never_splits_a_character():
+    assert say([*"aé🙂".encode(), EOS]) == ["a", "é", "🙂"]
+    assert say([0xF0, 0x9F, 0x99], max_new_tokens=3) == ["\ufffd"]
+    assert say([0xFF, 97, 0xC3, 98, EOS]) == ["\ufffd", "a", "\ufffdb"]
+    for data in (b"\xe2\x82", b"\xed\xa0\x80x", bytes(range(250, 256)), b"\xf0\x9f\xff\xc3\xa9"):
+        assert "".join(say([*data, EOS])) == data.decode("utf-8", "replace")
+
+
+def test_stream_stops_at_end_of_sequence_and_hides_special_tokens():
+    assert say([97, BOS, PAD, 98, EOS, 99]) == ["a", "b"]
+    assert say([EOS]) == []
+
+
+def test_stream_starts_from_bos_when_there_is_nothing_else():
+    for prompt, prepend_bos, first in (("", False, [BOS]), ("x", False, [120]), ("x", True, [BOS, 120])):
+        model = Scripted([97])
+        list(stream(model, ByteTokenizer(prepend_bos=prepend_bos), prompt, max_new_tokens=2))
+        assert model.fed == [first, [97]]
+
+
+def test_stream_keeps_within_the_positions():
+    tokenizer = ByteTokenizer()
+    assert "".join(stream(Scripted([97], max_positions=9), tokenizer, "five!")) == "aaaa"
+    assert "".join(stream(Scripted([97], max_positions=9), tokenizer, "five!", max_new_tokens=4)) == "aaaa"
+    with pytest.raises(UserError, match=r"prompt of 5 tokens \+ max_new_tokens = 5: .* max_positions = 9"):
+        stream(Scripted([97], max_positions=9), tokenizer, "five!", max_new_tokens=5)
+    with pytest.raises(UserError, match="prompt of 9 tokens"):
+        stream(Scripted([97], max_positions=9), tokenizer, "nine char")
+
+
+def test_stream_fills_real_positions_and_goes_beyond_without_them(preset, make_model, count_fed):
+    for max_positions, max_new_tokens, expected in ((16, None, 10), (16, 10, 10), (None, 150, 150)):
+        model = make_model(preset, max_positions=max_positions)
+        with torch.no_grad():
+            model.language_model.embedding.weight[EOS] = 0.0  # its logit is 0, and never the largest
+        shapes = count_fed(model.language_model)
+        pieces = stream(model, ByteTokenizer(), "prompt", max_new_tokens=max_new_tokens, temperature=0)
+        assert "".join(pieces)
+        assert len(shapes) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature: expected 0 or a positive number"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_k": 0}, "top_k: expected at least 1"),
+        ({"top_p": 0.0}, "top_p: expected 0 < top_p <= 1"),
+        ({"top_p": 1.5}, "top_p: expected 0 < top_p <= 1"),
+    ],
+)
+def test_stream_refuses_settings_before_it_starts(settings, message):
+    with pytest.raises(UserError, match=message):
+        stream(Scripted([97]), ByteTokenizer(), "p", **settings)

@@ -1,0 +1,178 @@
+"""The adapter's forward pass, its loss, its weights, and what transformers' Trainer and lm-eval ask of it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import DynamicCache, Trainer, TrainingArguments
+
+from unimatrix.errors import UserError
+from unimatrix.hf import ByteTokenizer, UniMatrixConfig, UniMatrixForCausalLM
+from unimatrix.models import LanguageModel, build, preset_config
+
+
+def test_wrapping_shares_the_weights_and_draws_nothing(preset):
+    torch.manual_seed(0)
+    language_model = build(preset).train()
+    before = torch.get_rng_state()
+    model = UniMatrixForCausalLM.from_language_model(language_model)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.language_model is language_model
+    assert model.training
+    assert model.config.to_model_config() == language_model.config
+    assert model.num_parameters() == sum(p.numel() for p in language_model.parameters())
+
+
+def test_building_from_a_config_draws_the_language_models_weights(preset):
+    config = preset_config(preset, d_model=16, num_heads=2)
+    torch.manual_seed(4)
+    expected = LanguageModel(config)
+    after = torch.get_rng_state()
+    torch.manual_seed(4)
+    model = UniMatrixForCausalLM(UniMatrixConfig.from_model_config(config))
+    assert torch.equal(torch.get_rng_state(), after)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[f"language_model.{name}"], tensor)
+
+
+def test_forward_gives_the_language_models_logits(preset, make_model):
+    model = make_model(preset)
+    ids = torch.randint(0, 256, (2, 7))
+    with torch.no_grad():
+        logits = model.language_model(ids)[0]
+        assert torch.equal(model(ids).logits, logits)
+        assert torch.equal(model(ids, logits_to_keep=2).logits, logits[:, -2:])
+        assert torch.equal(model(ids, logits_to_keep=torch.tensor([0, 3])).logits, logits[:, [0, 3]])
+        assert torch.equal(model(ids, return_dict=False)[0], logits)
+
+
+def test_loss_is_shifted_and_ignores_minus_100(make_model):
+    model = make_model("unimatrix-core")
+    ids = torch.randint(0, 256, (2, 9))
+    labels = ids.clone()
+    labels[0, :4] = -100
+    out = model(ids, labels=labels)
+    kept = labels[:, 1:] != -100
+    expected = F.cross_entropy(out.logits[:, :-1][kept], ids[:, 1:][kept])
+    torch.testing.assert_close(out.loss, expected)
+    summed = model(ids, labels=labels, num_items_in_batch=4).loss
+    torch.testing.assert_close(summed, expected * kept.sum() / 4)
+    out.loss.backward()
+    assert model.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_training_returns_no_state_unless_asked(make_model):
+    model = make_model("transformer").train()
+    ids = torch.randint(0, 256, (2, 5))
+    assert model(ids, labels=ids).past_key_values is None
+    assert model(ids, use_cache=True).past_key_values.get_seq_length() == 5
+    assert model.eval()(ids, use_cache=False).past_key_values is None
+
+
+def test_padding_on_either_side_changes_no_real_logit(preset, make_model):
+    model = make_model(preset)
+    texts = ["four", "eleven byte"]
+    tokenizer = ByteTokenizer()
+    for side in ("left", "right"):
+        batch = tokenizer(texts, padding=True, padding_side=side, return_tensors="pt")
+        with torch.no_grad():
+            padded = model(**batch).logits
+            for row, text in enumerate(texts):
+                alone = model(torch.tensor([tokenizer.encode_bytes(text)])).logits[0]
+                torch.testing.assert_close(padded[row][batch.attention_mask[row].bool()], alone)
+
+
+def test_right_padding_without_a_mask_as_lm_eval_feeds_it(preset, make_model):
+    model, tokenizer = make_model(preset), ByteTokenizer()
+    rows = [tokenizer.encode(text, add_special_tokens=False) for text in ("short", "somewhat longer")]
+    longest = max(map(len, rows))
+    padded = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in rows])
+    with torch.no_grad():
+        logits = model(padded).logits
+        for i, row in enumerate(rows):
+            torch.testing.assert_close(logits[i, : len(row)], model(torch.tensor([row])).logits[0])
+    assert logits.shape == (2, longest, tokenizer.vocab_size)
+    assert model.config.max_position_embeddings == 128
+    assert not hasattr(make_model(preset, max_positions=None).config, "max_position_embeddings")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"attention_mask": torch.ones(1, 3)}, r"attention_mask: expected shape \(1, 4\)"),
+        ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask: expected shape"),
+        ({"past_key_values": DynamicCache()}, "expected a UniMatrixCache, got a DynamicCache"),
+        ({"position_ids": torch.arange(4)[None]}, "unknown argument 'position_ids'"),
+    ],
+)
+def test_arguments_that_mean_nothing_here_raise(make_model, arguments, message):
+    with pytest.raises(UserError, match=message):
+        make_model("unimatrix-core")(torch.tensor([[1, 2, 3, 4]]), **arguments)
+
+
+def test_embeddings_can_be_read_and_set_and_the_vocabulary_stays(make_model):
+    model = make_model("unimatrix-rosa")
+    assert model.get_input_embeddings() is model.language_model.embedding
+    assert model.get_output_embeddings() is None
+    replacement = torch.nn.Embedding(259, 16)
+    model.set_input_embeddings(replacement)
+    assert model.language_model.embedding is replacement
+    assert model.resize_token_embeddings(259) is replacement
+    with pytest.raises(UserError, match="has 259 tokens and cannot get 300"):
+        model.resize_token_embeddings(300)
+
+
+def test_moving_and_casting(preset, make_model):
+    ids = torch.randint(0, 256, (1, 6))
+    for cast in (lambda m: m.half(), lambda m: m.to(torch.bfloat16), lambda m: m.to("cpu", torch.float64)):
+        model = cast(make_model(preset))
+        assert model.generate(ids, max_new_tokens=3, do_sample=False, eos_token_id=None).shape == (1, 9)
+        assert model(ids).logits.dtype == model.dtype
+
+
+def test_trainer_trains_it(make_model, tmp_path, capsys):
+    model = make_model("unimatrix-core", dropout=0.1)
+    before = model.get_input_embeddings().weight.detach().clone()
+    tokenizer = ByteTokenizer()
+    rows = [tokenizer(text) for text in ("to be or not to be", "that is the question", "whether", "nobler")]
+    rows = [{**row, "labels": row["input_ids"]} for row in rows]
+
+    def collate(features):
+        batch = tokenizer.pad([{"input_ids": f["input_ids"]} for f in features], return_tensors="pt")
+        batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        return batch
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-2,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=rows, eval_dataset=rows, data_collator=collate
+    )
+    result = trainer.train()
+    assert result.global_step == 2
+    assert result.training_loss > 0
+    assert not torch.equal(model.get_input_embeddings().weight, before)
+    assert trainer.evaluate()["eval_loss"] > 0
+    saved = UniMatrixForCausalLM.from_pretrained(tmp_path / "checkpoint-2")
+    assert torch.equal(saved.get_input_embeddings().weight, model.get_input_embeddings().weight)
+    capsys.readouterr()
+
+
+def test_importing_needs_neither_datasets_nor_plotting():
+    code = (
+        "import sys, unimatrix.hf;"
+        "bad = {'datasets', 'matplotlib', 'tensorboard', 'wandb', 'tyro'} & set(sys.modules);"
+        "sys.exit(' '.join(bad) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -1,0 +1,138 @@
+"""From memory to disk and back through the Auto classes, to the bit, and nothing but the saved weights."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from unimatrix.errors import UserError
+from unimatrix.hf import ByteTokenizer, UniMatrixConfig, UniMatrixForCausalLM
+from unimatrix.models import ModelConfig, preset_config
+
+IDS = torch.tensor([list(b"the same to the last bit"), [*b"whatever text there may", 0]])
+
+
+def edit_weights(folder, change):
+    """Apply `change` to the saved tensors."""
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_the_auto_classes_give_back_the_same_logits(preset, make_model, tmp_path, capfd):
+    model = make_model(preset)
+    model.save_pretrained(tmp_path)
+    ByteTokenizer().save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert type(loaded) is UniMatrixForCausalLM
+    assert not loaded.training
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    with torch.no_grad():
+        assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+    generated = loaded.generate(IDS, max_new_tokens=6, do_sample=False)
+    assert torch.equal(generated, model.generate(IDS, max_new_tokens=6, do_sample=False))
+    assert type(AutoTokenizer.from_pretrained(tmp_path)) is ByteTokenizer
+    assert AutoConfig.from_pretrained(tmp_path).to_model_config() == model.language_model.config
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_in_training_mode_saves_the_same_weights(make_model, tmp_path):
+    model = make_model("unimatrix-discovery").train()
+    model(IDS)  # spectral normalisation moves its vectors in training
+    model.save_pretrained(tmp_path)
+    loaded = UniMatrixForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(IDS).logits, model.eval()(IDS).logits)
+
+
+def test_loading_reads_the_file(preset, make_model, tmp_path):
+    model = make_model(preset)
+    model.save_pretrained(tmp_path)
+    edit_weights(tmp_path, lambda tensors: [tensor.mul_(1.5) for tensor in tensors.values()])
+    loaded = UniMatrixForCausalLM.from_pretrained(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor * 1.5), name
+
+
+def test_the_loaded_weights_are_no_views_of_the_file(make_model, tmp_path):
+    model = make_model("unimatrix-core")
+    model.save_pretrained(tmp_path)
+    loaded = UniMatrixForCausalLM.from_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xff" * (size - size // 2))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in loaded.state_dict().values())
+
+
+def test_half_a_checkpoint_is_refused(preset, make_model, tmp_path):
+    make_model(preset).save_pretrained(tmp_path)
+    names = list(load_file(tmp_path / "model.safetensors"))
+    buffers = [name for name in names if name.endswith("._u")]
+    assert bool(buffers) == (preset == "unimatrix-discovery")
+    for name in [names[0], names[-1], *buffers[:1]]:
+        folder = tmp_path / "half"
+        shutil.copytree(tmp_path, folder)
+        edit_weights(folder, lambda tensors, name=name: tensors.pop(name))
+        with pytest.raises(UserError, match="no weights, or of the wrong shape, for language_model"):
+            UniMatrixForCausalLM.from_pretrained(folder)
+        shutil.rmtree(folder)
+
+
+def test_weights_of_another_shape_are_refused(make_model, tmp_path):
+    make_model("unimatrix-core").save_pretrained(tmp_path)
+    edit_weights(tmp_path, lambda t: t.update({"language_model.norm.weight": torch.ones(17)}))
+    with pytest.raises(RuntimeError) as caught:
+        UniMatrixForCausalLM.from_pretrained(tmp_path)
+    assert "wrong shape, for language_model.norm.weight" in str(caught.value.__context__)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_loading_in_another_dtype(preset, make_model, tmp_path, dtype):
+    model = make_model(preset)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    assert {tensor.dtype for tensor in loaded.parameters()} == {dtype}
+    for name, tensor in model.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), tensor.to(dtype)), name
+    assert torch.isfinite(loaded(IDS).logits).all()
+    loaded.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert again.dtype == dtype
+    assert torch.equal(again(IDS).logits, loaded(IDS).logits)
+
+
+def test_config_holds_the_whole_model_config(preset, tmp_path):
+    model_config = preset_config(preset, d_model=32, vocab_size=64, dropout=0.25, max_positions=None)
+    config = UniMatrixConfig.from_model_config(model_config)
+    assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (64, 32, 3)
+    assert config.num_attention_heads == 4
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, None, None)
+    config.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert ModelConfig.from_dict(stored["model"]) == model_config
+    assert UniMatrixConfig.from_pretrained(tmp_path).to_model_config() == model_config
+
+
+def test_default_config_is_written_out_in_full(tmp_path):
+    UniMatrixConfig().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["model"] == preset_config("unimatrix-core").to_dict()
+    assert (stored["bos_token_id"], stored["eos_token_id"], stored["pad_token_id"]) == (256, 257, 258)
+
+
+def test_config_with_an_unknown_model_setting_raises():
+    with pytest.raises(UserError, match="unknown setting 'd_modle'"):
+        UniMatrixConfig(model={"d_modle": 64})

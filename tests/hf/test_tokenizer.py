@@ -1,0 +1,158 @@
+"""Bytes in, the same bytes out, through every door that transformers has."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AddedToken
+
+from unimatrix.data.tokenizer import BOS, EOS, PAD
+from unimatrix.errors import UserError
+from unimatrix.hf import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+any_text = st.text(st.characters(exclude_categories=("Cs",)))
+
+
+def test_vocabulary():
+    assert len(TOKENIZER) == TOKENIZER.vocab_size == len(TOKENIZER.get_vocab()) == 259
+    assert (TOKENIZER.bos_token_id, TOKENIZER.eos_token_id, TOKENIZER.pad_token_id) == (BOS, EOS, PAD)
+    assert TOKENIZER.all_special_ids == [BOS, EOS, PAD]
+    assert TOKENIZER.get_added_vocab() == {"<|bos|>": BOS, "<|eos|>": EOS, "<|pad|>": PAD}
+    for token, token_id in TOKENIZER.get_vocab().items():
+        assert TOKENIZER.convert_tokens_to_ids(token) == token_id
+        assert TOKENIZER.convert_ids_to_tokens(token_id) == token
+
+
+@given(any_text)
+def test_text_round_trips(text):
+    ids = TOKENIZER(text).input_ids
+    assert ids == list(text.encode())
+    assert ids == TOKENIZER.encode(text) == TOKENIZER.encode_bytes(text)
+    assert TOKENIZER.decode(ids) == text
+    assert TOKENIZER.decode(ids, skip_special_tokens=True) == text
+    tokens = TOKENIZER.tokenize(text)
+    assert TOKENIZER.convert_tokens_to_ids(tokens) == ids
+    assert TOKENIZER.convert_tokens_to_string(tokens) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\0",
+        "\r\n\t\x7f",
+        " leading and  double  spaces ",
+        "don 't do n't .",
+        "é🙂\u202e",
+        "<|bos|>a<|pad|>",
+    ],
+)
+def test_awkward_text_round_trips(text):
+    ids = TOKENIZER(text).input_ids
+    assert TOKENIZER.decode(ids, clean_up_tokenization_spaces=True) == text
+    assert max(ids, default=0) < 256
+
+
+@given(st.binary())
+def test_any_bytes_round_trip(data):
+    assert TOKENIZER.decode_bytes(TOKENIZER.encode_bytes(data)) == data
+    text = TOKENIZER.decode(list(data), errors="surrogateescape")
+    assert TOKENIZER(text).input_ids == list(data)
+    assert ByteTokenizer(errors="surrogateescape").decode(list(data)) == text
+    assert TOKENIZER.decode(list(data)) == data.decode("utf-8", "replace")
+
+
+@given(st.lists(st.integers(0, 258)))
+def test_special_tokens_are_shown_or_skipped(ids):
+    shown = {BOS: "<|bos|>", EOS: "<|eos|>", PAD: "<|pad|>"}
+    expected = b"".join(shown[i].encode() if i in shown else bytes([i]) for i in ids)
+    assert TOKENIZER.decode(ids) == expected.decode("utf-8", "replace")
+    skipped = bytes(i for i in ids if i < 256)
+    assert TOKENIZER.decode(ids, skip_special_tokens=True) == skipped.decode("utf-8", "replace")
+    assert TOKENIZER.decode_bytes(torch.tensor(ids, dtype=torch.int64)) == skipped
+
+
+def test_special_token_text_is_text_and_special_tokens_are_ids():
+    assert TOKENIZER("<|eos|>").input_ids == list(b"<|eos|>")
+    assert TOKENIZER("<|eos|>", split_special_tokens=False).input_ids == list(b"<|eos|>")
+    assert TOKENIZER.convert_tokens_to_ids(["a", "<|eos|>"]) == [97, EOS]
+    assert TOKENIZER.decode(EOS) == "<|eos|>"
+
+
+def test_batches_are_padded_on_the_left():
+    batch = TOKENIZER(["abc", "", "é"], padding=True, return_tensors="pt")
+    assert batch.input_ids.tolist() == [[97, 98, 99], [PAD] * 3, [PAD, 0xC3, 0xA9]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [0, 0, 0], [0, 1, 1]]
+    assert TOKENIZER.batch_decode(batch.input_ids, skip_special_tokens=True) == ["abc", "", "é"]
+    right = TOKENIZER(["abc", "d"], padding="max_length", max_length=4, padding_side="right")
+    assert right.input_ids == [[97, 98, 99, PAD], [100, PAD, PAD, PAD]]
+
+
+def test_truncation_pairs_and_prepared_ids():
+    assert TOKENIZER("abcdef", truncation=True, max_length=2).input_ids == [97, 98]
+    assert TOKENIZER("ab", "c").input_ids == [97, 98, 99]
+    assert TOKENIZER(["ab", "c"], ["d", "e"]).input_ids == [[97, 98, 100], [99, 101]]
+    assert TOKENIZER([1, 2, EOS], add_special_tokens=False).input_ids == [1, 2, EOS]
+    assert TOKENIZER([["ab", "c"]], is_split_into_words=True).input_ids == [[97, 98, 99]]
+
+
+def test_bos_is_prepended_when_asked_for():
+    tokenizer = ByteTokenizer(prepend_bos=True)
+    encoded = tokenizer("ab", return_special_tokens_mask=True)
+    assert encoded.input_ids == [BOS, 97, 98]
+    assert encoded.special_tokens_mask == [1, 0, 0]
+    assert tokenizer("ab", add_special_tokens=False).input_ids == [97, 98]
+    assert tokenizer("", return_tensors="pt").input_ids.tolist() == [[BOS]]
+    assert tokenizer.decode([BOS, 97], skip_special_tokens=True) == "a"
+
+
+@pytest.mark.parametrize("settings", [{}, {"errors": "surrogateescape", "prepend_bos": True}])
+def test_saving_and_copying_keep_everything(tmp_path, settings):
+    tokenizer = ByteTokenizer(padding_side="right", model_max_length=77, **settings)
+    tokenizer.save_pretrained(tmp_path)
+    for copy in (ByteTokenizer.from_pretrained(tmp_path), pickle.loads(pickle.dumps(tokenizer))):
+        assert (copy.errors, copy.prepend_bos) == (tokenizer.errors, tokenizer.prepend_bos)
+        assert (copy.padding_side, copy.model_max_length) == ("right", 77)
+        assert copy.get_vocab() == tokenizer.get_vocab()
+        assert copy("é<|bos|>").input_ids == tokenizer("é<|bos|>").input_ids
+
+
+def test_a_tampered_vocabulary_on_disk_changes_nothing(tmp_path):
+    TOKENIZER.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    stored = json.loads(path.read_text()) | {"eos_token": "a", "split_special_tokens": False}
+    stored["added_tokens_decoder"]["97"] = stored["added_tokens_decoder"].pop("257") | {"content": "a"}
+    path.write_text(json.dumps(stored))
+    loaded = ByteTokenizer.from_pretrained(tmp_path)
+    assert (loaded.eos_token_id, len(loaded), loaded.decode([97])) == (EOS, 259, "a")
+
+
+def test_a_megabyte():
+    text = "abcdé\n🙂" * 100_000
+    ids = TOKENIZER(text).input_ids
+    assert len(ids) == 1_100_000
+    assert TOKENIZER.decode([BOS, *ids, EOS], skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: TOKENIZER("ab\ud800"), r"character 2 is the lone surrogate U\+D800"),
+        (lambda: TOKENIZER.decode([97, 259]), "259"),
+        (lambda: TOKENIZER.decode([-1]), "-1"),
+        (lambda: TOKENIZER.convert_ids_to_tokens(300), "token id 300"),
+        (lambda: TOKENIZER.convert_tokens_to_ids("ab"), "token 'ab'"),
+        (lambda: TOKENIZER.convert_tokens_to_ids(["a", "\u0100"]), "token 'Ā'"),
+        (lambda: TOKENIZER.add_tokens(["new"]), "fixed at 259"),
+        (lambda: TOKENIZER.add_special_tokens({"pad_token": AddedToken("[PAD]")}), "fixed at 259"),
+        (lambda: ByteTokenizer(errors="guess"), "errors: expected one of replace"),
+    ],
+)
+def test_mistakes_raise(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+    assert TOKENIZER.pad_token_id == PAD
