@@ -1,4 +1,4 @@
-"""results.jsonl: what is appended is read back; kills and full disks lose nothing; identities tell runs apart."""
+"""results.jsonl: what is appended is read back, kills lose nothing, and identities tell runs apart."""
 
 import dataclasses
 import json

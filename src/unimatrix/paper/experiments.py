@@ -13,7 +13,8 @@ def _table1(preset: str) -> Experiment:
         name=f"table1.{preset}",
         model=ModelChoice(preset=preset, dropout=0.1, max_positions=128),
         optim=OptimConfig(lr=3e-4, weight_decay=0.01, schedule="constant", warmup_steps=0, clip=None),
-        loop=LoopConfig(steps=80, batch_size=16, seq_len=128),
+        # the evaluations on the way draw the curves, on a part of the text; the last one is on the whole
+        loop=LoopConfig(steps=80, batch_size=16, seq_len=128, eval_every=20, eval_bytes=65_536),
     )
 
 

@@ -92,7 +92,8 @@ TABLE1 = Table(
         Figure(
             name="table1-curves",
             title="Bits per byte during training",
-            caption="Validation bits per byte against training steps, one thin line per seed.",
+            caption="One thin line per seed. The last point is the whole validation text, those before it "
+            "its first 65,536 bytes.",
             draw=draw_curves,
         ),
     ),

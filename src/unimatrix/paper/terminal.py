@@ -1,4 +1,4 @@
-"""The table, the verdicts and the cautions of one summary, on a terminal."""
+"""The table and the verdicts of one summary, on a terminal."""
 
 from rich import box
 from rich.console import Console, Group
@@ -52,10 +52,8 @@ def _verdicts(summary: Summary) -> Grid:
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """Print a table of the paper: numbers, verdicts, the rule behind them, and the cautions last."""
+    """Print a table of the paper: numbers, verdicts, the rule behind them, each in its own table."""
     console.print(_numbers(summary))
     console.print("ours: mean ± half of the 95 % t-interval over n seeds\n", style="dim", highlight=False)
     console.print(_verdicts(summary))
     console.print(f"{_RULE_IN_SHORT}\n", style="dim", highlight=False)
-    for caution in summary.cautions:
-        console.print(Text(f"Note: {caution}", style="yellow"))

@@ -1,0 +1,214 @@
+"""Table 1 from training to page at the smallest size that runs: interrupted, continued, changed."""
+
+import dataclasses
+import io
+import json
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from unimatrix.data import Corpus
+from unimatrix.errors import UserError
+from unimatrix.paper import reproduce as module
+from unimatrix.paper.experiments import EXPERIMENTS
+from unimatrix.paper.reproduce import RESULTS, report, reproduce
+from unimatrix.paper.results import read_results
+from unimatrix.paper.table1 import CORE, TABLE1
+from unimatrix.train import Experiment
+
+
+def tiny(name: str, **loop: object) -> Callable[[], Experiment]:
+    """The paper's experiment, two steps of a model of a few thousand parameters."""
+
+    def build() -> Experiment:
+        full = EXPERIMENTS[name]()
+        model = dataclasses.replace(
+            full.model,
+            d_model=8,
+            num_heads=2,
+            depth=1,
+            state_dim=None if full.model.preset == "transformer" else 4,
+        )
+        settings = {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_every": 1, "eval_bytes": 64}
+        shorter = dataclasses.replace(full.loop, tracker="none", **(settings | loop))  # pyright: ignore
+        return dataclasses.replace(full, model=model, loop=shorter)
+
+    return build
+
+
+TINY = {name: tiny(name) for name in EXPERIMENTS}
+# two models and no figures: what is tested with it does not depend on the number of models
+SHORT = dataclasses.replace(TABLE1, rows=TABLE1.rows[:2], figures=())
+
+
+def text(length: int, *, seed: int) -> np.ndarray:
+    words = random.Random(seed).choices([b"one ", b"two ", b"three "], k=length // 4 + 1)
+    return np.frombuffer(b"".join(words)[:length], dtype=np.uint8)
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    splits = (text(600, seed=1), text(200, seed=2), text(200, seed=3))
+    note = "This is not the paper's corpus."
+    return Corpus(name="counting", train=splits[0], valid=splits[1], test=splits[2], notes=(note,))
+
+
+@pytest.fixture
+def go(tmp_path, corpus):
+    """go(...) -> (Reproduction, what was printed); arguments override."""
+
+    def run(**changes):
+        page = io.StringIO()
+        arguments = {
+            "out": tmp_path / "out",
+            "seeds": (7,),
+            "tables": (SHORT,),
+            "corpus": corpus,
+            "experiments": TINY,
+            "device": "cpu",
+            "console": Console(file=page, width=100),
+        }
+        return reproduce(**(arguments | changes)), page.getvalue()
+
+    return run
+
+
+def rows(tmp_path: Path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "out" / RESULTS).read_text().splitlines()]
+
+
+def test_it_trains_all_reports_all_and_skips_all_the_second_time(tmp_path, go, monkeypatch) -> None:
+    result, printed = go(seeds=(7, 11), tables=(TABLE1,))
+    written = rows(tmp_path)
+    assert [(row["experiment"], row["seed"]) for row in written] == [
+        (name, seed) for seed in (7, 11) for name in TABLE1.experiments
+    ]
+    for row in written:
+        assert row["steps"] == 2
+        assert row["ppl"] == pytest.approx(2 ** row["bpb"])
+        assert row["seconds"] > 0
+        assert row["data"]["valid"]["bytes"] == 200
+        assert [step for step, _ in row["curve"]] == [1, 2]
+    assert "[8/8] table1.unimatrix-discovery, seed 11" in printed
+    assert "7 runs left, about" in printed
+    assert printed.count("This is not the paper's corpus.") == 1
+    assert result.page == tmp_path / "out" / "report.html"
+    assert "This is not the paper&#39;s corpus." in result.page.read_text()
+    for name in ("figure2.png", "figure2.svg", "table1-curves.png"):
+        assert (tmp_path / "out" / "figures" / name).stat().st_size > 1000
+
+    monkeypatch.setattr(module, "train", lambda *_a, **_k: pytest.fail("trained a finished run"))
+    again, printed = go(seeds=(7, 11), tables=(TABLE1,))
+    assert "8, of which 8 finished before" in printed
+    assert rows(tmp_path) == written
+    assert [line.cells for line in again.summaries[0].lines] == [
+        line.cells for line in result.summaries[0].lines
+    ]
+
+
+def test_the_same_seed_gives_the_same_number(tmp_path, go) -> None:
+    go()
+    first = [row["bpb"] for row in rows(tmp_path)]
+    (tmp_path / "out" / RESULTS).unlink()
+    # the finished checkpoints are still there: the runs resume at their last step and are only evaluated
+    go()
+    assert [row["bpb"] for row in rows(tmp_path)] == first
+    go(out=tmp_path / "elsewhere")
+    assert [row.bpb for row in read_results(tmp_path / "elsewhere" / RESULTS)] == first
+
+
+def test_interrupted_and_started_again_it_continues(tmp_path, go, monkeypatch) -> None:
+    real, calls = module.train, []
+
+    def stopped(experiment, **options):
+        calls.append(experiment)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(experiment, **options)
+
+    monkeypatch.setattr(module, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    assert len(rows(tmp_path)) == 1
+    result, printed = go()
+    assert "2, of which 1 finished before" in printed
+    assert len(calls) == 3
+    assert [row["experiment"] for row in rows(tmp_path)] == list(SHORT.experiments)
+    assert {line.num_seeds for line in result.summaries[0].lines} == {1}
+
+
+@pytest.mark.parametrize(("interrupted", "kept"), [(True, 0), (False, 1)])
+def test_a_signal_ends_it_and_a_finished_run_is_kept(tmp_path, go, monkeypatch, interrupted, kept) -> None:
+    real = module.train
+
+    def signalled(experiment, **options):
+        result = real(experiment, **options)
+        return dataclasses.replace(result, interrupted=interrupted, stop_signal=signal.SIGTERM)
+
+    monkeypatch.setattr(module, "train", signalled)
+    result, _ = go()
+    assert (result.stop_signal, result.page, result.summaries) == (signal.SIGTERM, None, ())
+    assert len(read_results(tmp_path / "out" / RESULTS)) == kept
+
+
+def test_more_seeds_train_only_the_new_ones_and_all_count(tmp_path, go) -> None:
+    go()
+    result, printed = go(seeds=(7, 11, 7))
+    assert "4, of which 2 finished before" in printed
+    assert {line.num_seeds for line in result.summaries[0].lines} == {2}
+    assert len(rows(tmp_path)) == 4
+
+
+def test_a_changed_experiment_is_trained_anew_and_both_rows_stay(tmp_path, go) -> None:
+    go()
+    longer = TINY | {CORE: tiny(CORE, steps=3)}
+    result, printed = go(experiments=longer)
+    assert "2, of which 1 finished before" in printed
+    assert [row["steps"] for row in rows(tmp_path) if row["experiment"] == CORE] == [2, 3]
+    assert any("steps 3 (recipe: 80)" in caution for caution in result.summaries[0].cautions)
+    # asked for the first settings again, the first row counts again
+    result, printed = go()
+    assert "2, of which 2 finished before" in printed
+    assert any("UniMatrix-Core" in c and "steps 2" in c for c in result.summaries[0].cautions)
+
+
+def test_another_text_is_trained_anew(tmp_path, go, corpus) -> None:
+    go()
+    other = Corpus(name="other", train=text(600, seed=9), valid=corpus.valid, test=corpus.test)
+    result, printed = go(corpus=other)
+    assert "2, of which 0 finished before" in printed
+    assert len(rows(tmp_path)) == 4
+    assert {line.num_seeds for line in result.summaries[0].lines} == {1}
+
+
+def test_report_rebuilds_without_training(tmp_path, go, monkeypatch) -> None:
+    result, _ = go()
+    page = result.page.read_text()
+    result.page.unlink()
+    monkeypatch.setattr(module, "train", lambda *_a, **_k: pytest.fail("report trained"))
+    again = report(out=tmp_path / "out", tables=(SHORT,), console=Console(file=io.StringIO()))
+    assert again.page.read_text() == page
+
+
+def test_report_without_results_says_so(tmp_path) -> None:
+    with pytest.raises(UserError, match="no finished run to report"):
+        report(out=tmp_path, console=Console(file=io.StringIO()))
+
+
+def test_bad_seeds_are_refused_before_anything_is_written(tmp_path, go) -> None:
+    for seeds in ((), (-1,)):
+        with pytest.raises(UserError, match="seed"):
+            go(seeds=seeds)
+    assert not (tmp_path / "out").exists()
+
+
+def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
+    page = io.StringIO()
+    go(console=Console(file=page, width=100, force_terminal=True))
+    assert "runs" in page.getvalue()
+    assert "2/2" in page.getvalue()
