@@ -98,7 +98,7 @@ class ModelConfig:
         for part in (self.mixer, self.feed_forward, self.deep_embed):
             for field in () if part is None else fields(part):
                 value = getattr(part, field.name)
-                if isinstance(value, int) and not isinstance(value, bool):
+                if not isinstance(value, bool | str):
                     _require_positive(field.name, value)
         backend = getattr(self.mixer, "backend", "auto")
         if backend not in BACKENDS:

@@ -57,41 +57,34 @@ def matrix_state_compiled(
     if state is None:
         batch, _, heads, dim = q.shape
         state = q.new_zeros(batch, heads, dim, dim, dtype=dtype)
-    y, last = _Scan.apply(
-        q.to(dtype), k.to(dtype), v.to(dtype), log_rho.exp(), weights, diag, state.to(dtype)
-    )  # type: ignore[misc]
+    arguments = (q.to(dtype), k.to(dtype), v.to(dtype), log_rho.exp(), weights, diag, state.to(dtype))
+    if torch.compiler.is_compiling():
+        keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
+        y, last, _ = torch.ops.unimatrix.matrix_state_forward(*arguments, keep)
+    else:
+        y, last = _Scan.apply(*arguments)  # type: ignore[misc]
     return y.to(out_dtype), last
 
 
 class _Scan(torch.autograd.Function):
-    """The kernels as one differentiable operation; q, k, v and diag in any strides."""
+    """The kernels in eager mode; under torch.compile the registered operator below takes their place.
+
+    The operator alone would do, but its dispatch costs eager mode 20 us a call.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        rho: Tensor,
-        weights: Tensor,
-        diag: Tensor | None,
-        state: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         keep = any(ctx.needs_input_grad)
-        # the registered operator is what torch.compile needs; in eager mode it would only cost time
-        run = torch.ops.unimatrix.matrix_state_forward if torch.compiler.is_compiling() else _forward
-        y, last, borders = run(q, k, v, rho, weights, diag, state, keep)
+        y, last, borders = _forward(*arguments, keep)
         if keep:
-            ctx.save_for_backward(q, k, v, rho, weights, diag, borders)
+            ctx.save_for_backward(*arguments[:-1], borders)
         return y, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, rho, weights, diag, borders = ctx.saved_tensors
-        run = torch.ops.unimatrix.matrix_state_backward if torch.compiler.is_compiling() else _backward
-        *grads, grad_diag, grad_state = run(q, k, v, rho, weights, diag, borders, grad_y, grad_last)
-        return (*grads, None if diag is None else grad_diag, grad_state)
+        *grads, grad_diag, grad_state = _backward(*ctx.saved_tensors, grad_y, grad_last)
+        return (*grads, grad_diag if ctx.needs_input_grad[5] else None, grad_state)
 
 
 def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,3 +145,21 @@ _library.impl("matrix_state_forward", _forward, "CPU")
 _library.impl("matrix_state_backward", _backward, "CPU")
 torch.library.register_fake("unimatrix::matrix_state_forward", _forward_shapes, lib=_library)
 torch.library.register_fake("unimatrix::matrix_state_backward", _backward_shapes, lib=_library)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, _state, _keep = inputs
+    ctx.save_for_backward(*tensors, output[2])
+
+
+def _differentiate(
+    ctx: Any, grad_y: Tensor, grad_last: Tensor, grad_borders: Tensor
+) -> tuple[Tensor | None, ...]:
+    run = torch.ops.unimatrix.matrix_state_backward
+    *grads, grad_diag, grad_state = run(*ctx.saved_tensors, grad_y, grad_last)
+    return (*grads, grad_diag if ctx.needs_input_grad[5] else None, grad_state, None)
+
+
+torch.library.register_autograd(
+    "unimatrix::matrix_state_forward", _differentiate, setup_context=_remember, lib=_library
+)

@@ -1,0 +1,213 @@
+"""One call for prefill and decoding: pieces equal the whole, padding changes nothing, the state is what it says."""
+
+import pytest
+import torch
+from tolerances import assert_close
+
+import unimatrix
+from unimatrix.models import LanguageModel, select_batch, state_bytes
+
+PRESETS = tuple(unimatrix.presets())
+RECURRENT = tuple(name for name in PRESETS if name != "transformer")
+
+
+def trained_size(name: str, **overrides) -> LanguageModel:
+    """A model whose weights are large enough for every part of it to matter."""
+    torch.manual_seed(0)
+    model = unimatrix.build(name, **overrides).eval().requires_grad_(False)
+    for key, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(5.0)
+        elif key.endswith("bias"):
+            parameter.normal_(std=0.5)
+    return model
+
+
+def random_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("max_positions", [128, None])
+@pytest.mark.parametrize("cuts", [(1,), (60,), (1, 2, 3, 64, 64, 99), tuple(range(1, 100))], ids=len)
+def test_pieces_equal_the_whole(name, max_positions, cuts):
+    model = trained_size(name, max_positions=max_positions)
+    ids = random_ids(3, 100)
+    whole, last = model(ids)
+    state, logits = None, []
+    for start, stop in zip((0, *cuts), (*cuts, 100), strict=True):
+        piece, state = model(ids[:, start:stop], state)
+        logits.append(piece)
+    assert_close(torch.cat(logits, 1), whole, "logits")
+    after, _ = model(ids[:, :5], state) if max_positions is None else model(ids[:, :5], last)
+    assert_close(after, model(ids[:, :5], last)[0], "logits")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_left_padding_changes_nothing(name):
+    model = trained_size(name)
+    lengths = (40, 33, 1)
+    ids = torch.full((3, 40), 258)
+    mask = torch.zeros(3, 40, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        ids[row, 40 - length :] = random_ids(3, 40)[row, :length]
+        mask[row, 40 - length :] = True
+    logits, state = model(ids, mask=mask)
+    assert torch.isfinite(logits).all()
+    more = random_ids(3, 6)
+    continued, _ = model(more[:, :1], state)
+    continued_many, _ = model(more, state)
+    for row, length in enumerate(lengths):
+        alone, alone_state = model(ids[row : row + 1, 40 - length :])
+        assert_close(logits[row : row + 1, 40 - length :], alone, "logits")
+        expected, _ = model(more[row : row + 1], alone_state)
+        assert_close(continued_many[row : row + 1], expected, "logits")
+        assert_close(continued[row : row + 1], expected[:, :1], "logits")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_holes_in_the_mask_are_no_tokens(name):
+    model = trained_size(name)
+    ids = random_ids(1, 30)
+    mask = torch.rand(1, 30, generator=torch.Generator().manual_seed(2)) > 0.4
+    logits, state = model(ids, mask=mask)
+    dense, dense_state = model(ids[mask][None])
+    assert_close(logits[mask][None], dense, "logits")
+    assert_close(model(ids[:, :4], state)[0], model(ids[:, :4], dense_state)[0], "logits")
+    # a mask in a continuation, after a state that had none, and the reverse
+    piece, _ = model(ids, dense_state, mask=mask)
+    expected, _ = model(ids[mask][None], dense_state)
+    assert_close(piece[mask][None], expected, "logits")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_position_sees_what_follows(name):
+    model = trained_size(name)
+    ids = random_ids(2, 50)
+    changed = ids.clone()
+    changed[:, 30:] = (changed[:, 30:] + 7) % 256
+    before, after = model(ids)[0], model(changed)[0]
+    assert torch.equal(before[:, :30], after[:, :30])
+    assert not torch.allclose(before[:, 30:], after[:, 30:])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_state_is_passed_not_changed(name):
+    model = trained_size(name)
+    _, state = model(random_ids(2, 10))
+    first, _ = model(random_ids(2, 5), state)
+    second, _ = model(random_ids(2, 5), state)
+    assert torch.equal(first, second)
+    _, empty = model(random_ids(2, 0), state)
+    assert torch.equal(model(random_ids(2, 5), empty)[0], first)
+    fresh = model.init_state(2)
+    assert_close(model(random_ids(2, 5), fresh)[0], model(random_ids(2, 5))[0], "logits")
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_states_have_one_size(name):
+    model = trained_size(name, max_positions=None)
+    sizes = {length: state_bytes(model(random_ids(1, length))[1]) for length in (1, 100, 3000)}
+    assert len(set(sizes.values())) == 1
+    # three depth steps of four 16 x 16 float32 matrices, the position, and the last token of the routing
+    assert sizes[1] == 3 * 4 * 16 * 16 * 4 + 8 + (0 if name == "unimatrix-core" else 8)
+
+
+def test_the_transformers_cache_grows():
+    model = trained_size("transformer", max_positions=None)
+    assert state_bytes(model(random_ids(1, 100))[1]) == 3 * 2 * 100 * 64 * 4 + 8
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_select_batch_gathers_rows(name):
+    model = trained_size(name)
+    ids = random_ids(3, 20)
+    mask = torch.ones(3, 20, dtype=torch.bool)
+    mask[0, :4] = False
+    _, state = model(ids, mask=mask)
+    index = torch.tensor([2, 0, 0, 1])
+    chosen = select_batch(state, index)
+    expected = model(random_ids(3, 4)[index], chosen)[0]
+    for row, source in enumerate(index.tolist()):
+        alone = select_batch(state, torch.tensor([source]))
+        got, _ = model(random_ids(3, 4)[source : source + 1], alone)
+        assert_close(got, expected[row : row + 1], "logits")
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("backend", ["chunked", "compiled"])
+def test_backends_agree(name, backend):
+    reference, fast = trained_size(name, backend="reference"), trained_size(name, backend=backend)
+    assert_close(fast(random_ids(2, 70))[0], reference(random_ids(2, 70))[0], "logits")
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_streams_of_any_length(name):
+    model = trained_size(name, max_positions=None)
+    logits, _ = model(random_ids(1, 5000))
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_positions_end_with_a_clear_error(name):
+    model = trained_size(name, max_positions=16)
+    _, state = model(random_ids(1, 16))
+    for arguments in ((random_ids(1, 17),), (random_ids(1, 1), state)):
+        with pytest.raises(unimatrix.UserError, match="at most max_positions = 16 tokens, got 17"):
+            model(*arguments)
+    # padding is no position
+    mask = torch.ones(1, 20, dtype=torch.bool)
+    mask[:, :4] = False
+    model(random_ids(1, 20), mask=mask)
+
+
+@pytest.mark.parametrize("bad", [-1, 259, 10**6])
+def test_ids_outside_the_vocabulary(bad):
+    ids = random_ids(1, 5)
+    ids[0, 3] = bad
+    with pytest.raises(unimatrix.UserError, match=f"token ids from 0 to 258, got {bad}"):
+        unimatrix.build("unimatrix-core")(ids)
+
+
+def test_wrong_shapes_are_named():
+    model = unimatrix.build("unimatrix-core")
+    with pytest.raises(unimatrix.UserError, match=r"input_ids: expected shape \[batch, time\], got \[5\]"):
+        model(torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(unimatrix.UserError, match="mask: expected shape"):
+        model(torch.zeros(1, 5, dtype=torch.int64), mask=torch.ones(1, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_dropout_works_in_training_alone(name):
+    torch.manual_seed(0)
+    model = unimatrix.build(name, dropout=0.5)
+    ids = random_ids(1, 10)
+    assert not torch.equal(model(ids)[0], model(ids)[0])
+    model.eval()
+    assert torch.equal(model(ids)[0], model(ids)[0])
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_bfloat16_model_keeps_a_float32_state(name):
+    model = trained_size(name)
+    exact = model(random_ids(2, 60))[0]
+    logits, state = model.bfloat16()(random_ids(2, 60))
+    assert logits.dtype == torch.bfloat16
+    assert state.layers[0].matrix.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(logits.float().flatten(), exact.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("name", ["transformer", "unimatrix-core", "unimatrix-rosa"])
+def test_torch_compile_gives_the_same(name):
+    model = trained_size(name)
+    compiled = torch.compile(model, dynamic=False, backend="aot_eager", fullgraph=True)
+    expected, got = model(random_ids(2, 40))[0], compiled(random_ids(2, 40))[0]
+    assert_close(got, expected, "logits")
+    model.requires_grad_(True).train()
+    grads = []
+    for call in (model, compiled):
+        model.zero_grad()
+        call(random_ids(2, 40))[0].square().mean().backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    for mine, theirs in zip(*grads, strict=True):
+        assert_close(theirs, mine, "gradient")

@@ -1,0 +1,115 @@
+"""The parameter ledger: every count the paper prints, by counting built models; configs, overrides, names."""
+
+import json
+
+import pytest
+import torch
+
+import unimatrix
+from unimatrix.models import ModelConfig, parameter_count, preset_config
+from unimatrix.paper.published import published
+
+PRINTED = [
+    (name, vocab_size, group[name])
+    for vocab_size, group in (
+        (259, published()["parameters"]["language_model_vocab259_positions128"]),
+        (64, published()["parameters"]["recall_vocab64_positions128"]),
+    )
+    for name in unimatrix.presets()
+]
+
+
+@pytest.mark.parametrize(("name", "vocab_size", "count"), PRINTED)
+def test_counts_are_the_papers(name, vocab_size, count):
+    assert parameter_count(unimatrix.build(name, vocab_size=vocab_size)) == count
+
+
+@pytest.mark.parametrize("name", unimatrix.presets())
+def test_every_parameter_learns(name):
+    torch.manual_seed(0)
+    model = unimatrix.build(name)
+    ids = torch.randint(0, 256, (2, 16))
+    logits, _ = model(ids)
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.roll(-1).flatten()).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+def test_core_leaves_the_diagonal_projection_alone():
+    model = unimatrix.build("unimatrix-core")
+    model(torch.randint(0, 256, (2, 16)))[0].sum().backward()
+    grad = model.blocks[0].mixer.dqkv.weight.grad
+    assert (grad[:64] == 0).all()
+    assert (grad[64:] != 0).any()
+
+
+def test_spectral_norm_bounds_the_projections():
+    model = unimatrix.build("unimatrix-discovery")
+    model.train()
+    for _ in range(50):  # power iterations
+        model(torch.zeros(1, 2, dtype=torch.int64))
+    for linear in (model.blocks[0].mixer.dqkv, model.blocks[0].mixer.readout):
+        assert torch.linalg.matrix_norm(linear.weight.detach(), 2).item() == pytest.approx(1.0, abs=1e-2)
+
+
+@pytest.mark.parametrize("name", unimatrix.presets())
+def test_initial_weights(name):
+    torch.manual_seed(0)
+    model = unimatrix.build(name)
+    for key, parameter in model.named_parameters():
+        if "norm" in key:
+            assert torch.equal(parameter, torch.full_like(parameter, float(key.endswith("weight")))), key
+        elif key.endswith("bias"):
+            assert (parameter == 0).all(), key
+        else:
+            assert parameter.detach().std().item() == pytest.approx(0.02, rel=0.15), key
+
+
+@pytest.mark.parametrize("name", unimatrix.presets())
+def test_config_survives_json(name):
+    config = preset_config(name, max_positions=None, dropout=0.25, d_model=32)
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_overrides_reach_the_model():
+    model = unimatrix.build("unimatrix-core", d_model=32, num_heads=2, depth=5, state_dim=8, dropout=0.5)
+    state = model(torch.zeros(1, 3, dtype=torch.int64))[1]
+    assert len(state.layers) == 5
+    assert state.layers[0].matrix.shape == (1, 2, 8, 8)
+    assert model.embedding.weight.shape == (259, 32)
+    assert model.blocks[0].dropout.p == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("unimatrix-cor", {}, "unknown name 'unimatrix-cor'; near ones: unimatrix-core"),
+        ("zzz", {}, "near ones: transformer, unimatrix-core"),
+        ("unimatrix-core", {"state_dims": 4}, "unknown setting 'state_dims'; near ones: state_dim"),
+        ("transformer", {"state_dim": 4}, "unknown setting 'state_dim'"),
+        ("transformer", {"num_heads": 5}, "num_heads: expected a divisor of d_model = 64, got 5"),
+        ("unimatrix-core", {"d_model": 0}, "d_model: expected a whole number of at least 1, got 0"),
+        ("unimatrix-core", {"depth": -1}, "depth: expected"),
+        ("unimatrix-core", {"state_dim": 0}, "state_dim: expected"),
+        ("unimatrix-core", {"num_heads": 2.5}, "num_heads: expected a whole number"),
+        ("unimatrix-core", {"max_positions": 0}, "max_positions: expected"),
+        ("unimatrix-core", {"vocab_size": 0}, "vocab_size: expected"),
+        ("unimatrix-core", {"dropout": 1.0}, "dropout: expected 0 <= dropout < 1, got 1.0"),
+        ("unimatrix-core", {"backend": "fast"}, "backend: expected one of auto, reference"),
+    ],
+)
+def test_bad_settings_are_named(name, overrides, message):
+    with pytest.raises(unimatrix.UserError, match=message):
+        unimatrix.build(name, **overrides)
+
+
+def test_unknown_config_keys_are_refused():
+    values = preset_config("unimatrix-core").to_dict()
+    with pytest.raises(unimatrix.UserError, match="unknown setting 'dropuot'; near ones: dropout"):
+        ModelConfig.from_dict(values | {"dropuot": 0.1})
+    with pytest.raises(unimatrix.UserError, match="unknown setting 'heads'"):
+        ModelConfig.from_dict(values | {"mixer": {"kind": "attention", "heads": 4}})
+    with pytest.raises(unimatrix.UserError, match="expected a kind among"):
+        ModelConfig.from_dict(values | {"mixer": {"kind": "mamba"}})
