@@ -4,10 +4,20 @@ import io
 import os
 
 import pytest
+import torch
 from rich.console import Console
 
 from unimatrix.data import Corpus, load_corpus
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small gain nothing from a second thread, and lose much where the cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

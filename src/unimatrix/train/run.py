@@ -80,7 +80,9 @@ class Run:
             fused=True,
         )
         seed_process(loop.seed, process_index=accelerator.process_index)
-        module, self._optimizer = accelerator.prepare(LossModule(self.model), self._raw_optimizer)
+        module, prepared = accelerator.prepare(LossModule(self.model), self._raw_optimizer)
+        # accelerate's optimiser is needed for the loss scaling of fp16, and looks for packages on disk at each step
+        self._optimizer = self._raw_optimizer if accelerator.scaler is None else prepared
         # accelerate's wrapper, for its no_sync; the compiled one, for its speed
         self._module = module
         self._loss: Any = torch.compile(module) if loop.compile else module

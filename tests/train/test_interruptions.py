@@ -1,0 +1,228 @@
+"""Killed, asked to stop, or stopped by a full disk: the run goes on to the bytes of one left in peace."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from unimatrix.errors import UserError
+from unimatrix.train import latest_checkpoint, load_checkpoint, train
+from unimatrix.train import run as run_module
+
+# one process imports everything once and forks a child for each attempt; a child is killed from outside
+# after a time, or kills itself at the n-th operation on the disk, and the next one resumes
+KILLER = """
+import io, json, os, random, signal, sys, time
+from pathlib import Path
+import numpy as np, torch
+from rich.console import Console
+from unimatrix.data import Corpus
+from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, checkpoint, train
+from unimatrix.train.run_folder import MARK
+
+out, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
+torch.set_num_threads(1)
+text = np.random.default_rng(0).integers(97, 123, 5000).astype(np.uint8)
+corpus = Corpus(name="letters", train=text, valid=text[:200], test=text[:200])
+experiment = Experiment(
+    model=ModelChoice(preset="transformer", d_model=16, num_heads=2, depth=2, max_positions=16),
+    optim=OptimConfig(schedule="cosine", warmup_steps=3, clip=1.0, accumulation=2),
+    loop=LoopConfig(steps=12, batch_size=8, seq_len=16, save_every=1, tracker="none", device="cpu"),
+)
+
+def die_at(operation):
+    # fsync, rename and rmtree are every step that a checkpoint takes between nothing and whole
+    left = [operation]
+    def counted(real):
+        def call(*arguments, **named):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **named)
+        return call
+    checkpoint.os.fsync = counted(os.fsync)
+    checkpoint.os.rename = counted(os.rename)
+    checkpoint.os.replace = counted(os.replace)
+    checkpoint.shutil.rmtree = counted(checkpoint.shutil.rmtree)
+
+def attempt(folder, die=None):
+    child = os.fork()
+    if child == 0:
+        if die is not None:
+            die_at(die)
+        resume = (folder / MARK).exists()
+        train(experiment, out=folder, corpus=corpus, resume=resume, console=Console(file=io.StringIO()))
+        os._exit(0)
+    return child
+
+def wait(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+assert wait(attempt(out / "whole")) == 0
+began = time.monotonic()
+assert wait(attempt(out / "timed")) == 0
+seconds = time.monotonic() - began
+report = {"random": [], "disk": []}
+generator = random.Random(plan["seed"])
+finished = 0
+while len(report["random"]) < plan["random_kills"] or code != 0:
+    # a run that came to its end before enough were killed is followed by another
+    folder = out / f"random-{finished}"
+    child = attempt(folder)
+    if len(report["random"]) < plan["random_kills"]:
+        time.sleep(generator.uniform(0.05, 0.6) * seconds)
+        os.kill(child, signal.SIGKILL)
+    code = wait(child)
+    assert code in (0, -signal.SIGKILL), code
+    if code == 0:
+        finished += 1
+    else:
+        report["random"].append(sorted(path.name for path in folder.iterdir()) if folder.exists() else [])
+folder = out / "disk"
+for operation in plan["operations"]:
+    code = wait(attempt(folder, die=operation))
+    assert code in (0, -signal.SIGKILL), code
+    report["disk"].append([code, sorted(path.name for path in folder.iterdir())])
+assert wait(attempt(folder)) == 0
+print(json.dumps(report))
+"""
+
+
+def test_sigkill_at_random_moments_and_in_the_middle_of_writing(tmp_path):
+    operations = random.Random(1).sample(range(1, 40), 12)
+    plan = {"seed": 2, "random_kills": 4, "operations": operations}
+    command = [sys.executable, "-c", KILLER, str(tmp_path), json.dumps(plan)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    whole = latest_checkpoint(tmp_path / "whole")
+    assert whole.name == "checkpoint-000012"
+    finished = sorted(path.name for path in tmp_path.glob("random-*"))
+    assert finished
+    for name in [*finished, "disk"]:
+        checkpoint = latest_checkpoint(tmp_path / name)
+        assert checkpoint.name == whole.name
+        for file in ("model.safetensors", "optimizer.safetensors", "rng.safetensors"):
+            assert (checkpoint / file).read_bytes() == (whole / file).read_bytes(), (name, file)
+        # nothing hidden is left behind
+        assert {path.name for path in (tmp_path / name).iterdir()} == {
+            "run.json",
+            "checkpoint-000011",
+            "checkpoint-000012",
+        }
+    # the kills did strike where they were meant to
+    assert len(report["random"]) == 4
+    died = [names for code, names in report["disk"] if code == -signal.SIGKILL]
+    assert len(died) >= 8
+    assert any(name.endswith(".partial") for names in died for name in names)
+    assert any(name.endswith(".deleted") for names in died for name in names)
+
+
+@pytest.fixture
+def fit(tmp_path, text, console):
+    def run(experiment, **arguments):
+        return train(
+            experiment, **({"out": tmp_path / "run", "corpus": text, "console": console} | arguments)
+        )
+
+    return run
+
+
+def signal_after(monkeypatch, step, number):
+    """The process is sent a signal while step `step` is being made."""
+    real = run_module.Run.train_step
+
+    def train_step(self):
+        if self.step + 1 == step:
+            os.kill(os.getpid(), number)
+        real(self)
+
+    monkeypatch.setattr(run_module.Run, "train_step", train_step)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(
+    fit, tiny, console, tmp_path, monkeypatch, number
+):
+    whole = fit(tiny(steps=8), out=tmp_path / "whole")
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        signal_after(patched, 3, number)
+        result = fit(tiny(steps=8), resume_command="unimatrix train --resume --out run")
+    assert (result.interrupted, result.steps, result.bpb) == (True, 3, None)
+    assert result.checkpoint == tmp_path / "run" / "checkpoint-000003"
+    assert signal.getsignal(number) is before
+    last = console.file.getvalue().splitlines()[-1]
+    assert last == (
+        f"Stopped after step 3 of 8, saved {result.checkpoint}; to go on: unimatrix train --resume --out run"
+    )
+    rest = fit(tiny(steps=8), resume=True)
+    assert (rest.checkpoint / "model.safetensors").read_bytes() == (
+        whole.checkpoint / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_second_ctrl_c_stops_at_once(fit, tiny, tmp_path, monkeypatch):
+    real = run_module.Run.train_step
+
+    def train_step(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        real(self)
+
+    monkeypatch.setattr(run_module.Run, "train_step", train_step)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny())
+    assert not list(tmp_path.glob("run/checkpoint-*"))
+
+
+def test_a_signal_before_the_first_step_loses_nothing(fit, tiny, console, tmp_path, monkeypatch):
+    real = run_module.Run.__init__
+
+    def begin(self, *arguments, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(self, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module.Run, "__init__", begin)
+        result = fit(tiny())
+    assert (result.interrupted, result.steps, result.checkpoint, result.final_loss) == (True, 0, None, None)
+    assert "Stopped after step 0 of 6, nothing to save yet" in console.file.getvalue()
+    assert fit(tiny(), resume=True).steps == 6
+
+
+def test_training_in_another_thread_leaves_signals_alone(fit, tiny):
+    import threading
+
+    results = []
+    thread = threading.Thread(target=lambda: results.append(fit(tiny(steps=2))))
+    thread.start()
+    thread.join()
+    assert results[0].steps == 2
+
+
+def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(fit, tiny, tmp_path, monkeypatch):
+    import safetensors.torch
+
+    whole = fit(tiny(steps=6), out=tmp_path / "whole")
+    real = safetensors.torch.save_file
+
+    def save_file(tensors, path, *arguments, **named):
+        if "checkpoint-000004" in str(path):
+            raise OSError(28, "No space left on device")
+        return real(tensors, path, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(safetensors.torch, "save_file", save_file)
+        with pytest.raises(
+            UserError, match=r"checkpoint-000004: could not be written \(No space left on device\)"
+        ):
+            fit(tiny(steps=6, save_every=2))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-000002", "run.json"]
+    load_checkpoint(tmp_path / "run" / "checkpoint-000002")
+    rest = fit(tiny(steps=6, save_every=2), resume=True)
+    assert rest.bpb == whole.bpb

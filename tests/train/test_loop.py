@@ -1,0 +1,315 @@
+"""The loop: it learns, it goes on bit for bit, and it counts, shows and logs what happened."""
+
+import io
+import math
+import re
+
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from unimatrix.data import Corpus, random_windows
+from unimatrix.errors import UserError
+from unimatrix.evals import bits_per_byte
+from unimatrix.models import build, parameter_count
+from unimatrix.train import load_checkpoint, train
+from unimatrix.train.run import LossModule
+
+PRESETS = ["transformer", "unimatrix-core", "unimatrix-rosa", "unimatrix-discovery"]
+
+
+def weights(result):
+    return (result.checkpoint / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def fit(tmp_path, text, console):
+    """fit(experiment, name="run", ...): train into tmp_path/name, quietly."""
+
+    def run(experiment, *, name="run", **arguments):
+        return train(experiment, **({"out": tmp_path / name, "corpus": text, "console": console} | arguments))
+
+    return run
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_it_learns_a_short_text_by_heart(fit, tiny, text, preset):
+    verse = Corpus(name="verse", train=text.train[:32], valid=text.train[:32], test=text.train[:32])
+    experiment = tiny(preset=preset, steps=200, lr=1e-2, dropout=0.0, d_model=32)
+    assert fit(experiment, corpus=verse).final_loss < 0.5
+
+
+def test_the_first_loss_is_that_of_the_initial_model_on_the_first_batch(fit, tiny, text):
+    experiment = tiny(steps=1, dropout=0.0)
+    result = fit(experiment)
+    torch.manual_seed(experiment.loop.seed)
+    model = build("transformer", max_positions=16, **experiment.model.overrides())
+    batch = random_windows(text.train, seed=experiment.loop.seed, step=0, batch_size=4, seq_len=16)
+    with torch.no_grad():
+        expected = float(LossModule(model)(batch))
+    assert result.final_loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_one_step_is_torchs_adamw(fit, tiny, text):
+    # eps well above rounding: a gradient that is zero but for rounding must not decide a step's direction
+    settings = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.8, 0.9), "eps": 1e-4}
+    experiment = tiny(steps=3, dropout=0.0, **settings)
+    result = fit(experiment)
+    torch.manual_seed(experiment.loop.seed)
+    model = build("transformer", max_positions=16, **experiment.model.overrides())
+    optimizer = torch.optim.AdamW(model.parameters(), **settings)
+    for step in range(3):
+        batch = random_windows(text.train, seed=experiment.loop.seed, step=step, batch_size=4, seq_len=16)
+        LossModule(model)(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, tensor in result.model.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_what_is_reported_is_what_happened(fit, tiny, text, tmp_path):
+    result = fit(tiny(steps=4, eval_every=2))
+    assert (result.steps, result.interrupted, result.device) == (4, False, "cpu")
+    assert result.parameters == parameter_count(result.model)
+    assert result.out == tmp_path / "run"
+    assert result.checkpoint == tmp_path / "run" / "checkpoint-000004"
+    assert not result.model.training
+    expected = bits_per_byte(result.model, text.valid, window=16)
+    assert result.bpb == pytest.approx(expected.bpb, abs=1e-6)
+    assert result.perplexity == pytest.approx(2**result.bpb)
+    assert [step for step, _ in result.curve] == [2, 4]
+    assert result.curve[-1][1] == result.bpb
+    assert result.tokens_per_second == pytest.approx(4 * 4 * 16 / result.seconds)
+    assert result.data["train"] == text.fingerprint("train")
+    assert result.data["valid"] == text.fingerprint("valid")
+    assert (result.backend, result.threads) == ("torch", torch.get_num_threads())
+
+
+def test_the_backend_of_the_models_op_is_recorded(fit, tiny):
+    assert fit(tiny(preset="unimatrix-core", steps=1)).backend in ("compiled", "chunked")
+
+
+# ---- going on
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_resumed_run_ends_with_the_same_bytes(fit, tiny, preset):
+    settings = {"preset": preset, "clip": 0.5, "accumulation": 2, "warmup_steps": 2}
+    whole = fit(tiny(steps=7, **settings), name="whole")
+    fit(tiny(steps=3, **settings), name="parts")
+    torch.rand(17)
+    fit(tiny(steps=4, **settings), name="parts", resume=True)
+    parts = fit(tiny(steps=7, eval_every=1, save_every=2, **settings), name="parts", resume=True)
+    assert weights(parts) == weights(whole)
+    for file in ("optimizer.safetensors", "rng.safetensors"):
+        assert (parts.checkpoint / file).read_bytes() == (whole.checkpoint / file).read_bytes()
+    assert parts.bpb == whole.bpb
+    assert parts.steps == 7
+    assert parts.final_loss == whole.final_loss
+
+
+def test_evaluating_and_saving_on_the_way_change_nothing(fit, tiny):
+    plain = fit(tiny(), name="plain")
+    busy = fit(tiny(eval_every=1, save_every=1, log_every=1, eval_bytes=100), name="busy")
+    assert weights(busy) == weights(plain)
+
+
+def test_runs_differ_by_seed_and_agree_without(fit, tiny):
+    first, again = fit(tiny(), name="a"), fit(tiny(), name="b")
+    other = fit(tiny(seed=8), name="c")
+    assert weights(first) == weights(again)
+    assert weights(first) != weights(other)
+
+
+def test_a_finished_run_resumed_is_only_evaluated_again(fit, tiny):
+    first = fit(tiny())
+    again = fit(tiny(), resume=True)
+    assert (again.bpb, again.steps, again.seconds) == (first.bpb, first.steps, first.seconds)
+    assert again.checkpoint == first.checkpoint
+
+
+def test_only_the_last_checkpoints_stay(fit, tiny, tmp_path):
+    fit(tiny(steps=7, save_every=2, keep_checkpoints=2))
+    assert sorted(path.name for path in tmp_path.glob("run/checkpoint-*")) == [
+        "checkpoint-000006",
+        "checkpoint-000007",
+    ]
+    trainer = load_checkpoint(tmp_path / "run" / "checkpoint-000007").trainer
+    assert (trainer["step"], trainer["experiment"]["loop"]["steps"]) == (7, 7)
+
+
+def test_the_callers_random_numbers_are_left_alone(fit, tiny):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(tiny(steps=2))
+    assert torch.equal(torch.rand(3), expected)
+
+
+# ---- arithmetic
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(fit, tiny):
+    whole = fit(tiny(dropout=0.0, steps=3), name="whole")
+    pieces = fit(tiny(dropout=0.0, steps=3, accumulation=4), name="pieces")
+    assert pieces.final_loss == pytest.approx(whole.final_loss, rel=1e-5)
+    assert pieces.bpb == pytest.approx(whole.bpb, rel=1e-5)
+
+
+def test_clipping_bounds_the_gradient(fit, tiny):
+    # AdamW does not care for the gradient's scale, only eps does: a tiny gradient barely moves the weights
+    free = fit(tiny(steps=1, eps=1.0, lr=1.0, weight_decay=0.0), name="free")
+    clipped = fit(tiny(steps=1, eps=1.0, lr=1.0, weight_decay=0.0, clip=1e-4), name="clipped")
+    torch.manual_seed(7)
+    start = build("transformer", max_positions=16, **tiny().model.overrides()).state_dict()
+
+    def moved(result):
+        parts = [(tensor - start[name]).norm() ** 2 for name, tensor in result.model.state_dict().items()]
+        return float(sum(parts)) ** 0.5
+
+    assert moved(free) > 0.01
+    assert moved(clipped) < 1.1e-4
+
+
+def test_bf16_on_the_cpu_is_close_to_fp32_and_keeps_fp32_weights(fit, tiny):
+    full = fit(tiny(steps=20, dropout=0.0), name="fp32")
+    half = fit(tiny(steps=20, dropout=0.0, precision="bf16"), name="bf16")
+    assert half.final_loss == pytest.approx(full.final_loss, rel=0.02)
+    assert half.final_loss != full.final_loss
+    assert all(parameter.dtype == torch.float32 for parameter in half.model.parameters())
+    # and back, in one process
+    assert weights(fit(tiny(steps=20, dropout=0.0), name="again")) == weights(full)
+
+
+def test_the_schedule_reaches_the_optimiser(fit, tiny):
+    still = fit(tiny(steps=2, lr=1e-2, schedule="linear", weight_decay=0.0), name="a")
+    moving = fit(tiny(steps=2, lr=1e-2, weight_decay=0.0), name="b")
+    # the last step of a line to zero moves nothing: the second step has lr 0
+    one = fit(tiny(steps=1, lr=1e-2, weight_decay=0.0), name="c")
+    assert weights(still) == weights(one)
+    assert weights(moving) != weights(one)
+
+
+# ---- what is shown and logged
+
+
+def test_lines_where_there_is_no_terminal(fit, tiny, console):
+    fit(tiny(steps=6, log_every=2, eval_every=4))
+    lines = console.file.getvalue().splitlines()
+    pattern = r"step (\d)/6  loss \d\.\d{4}  lr 3\.00e-04  [\d,]+ tokens/s  left \d+:\d\d:\d\d"
+    assert [re.fullmatch(pattern, line)[1] for line in lines if "loss" in line] == ["2", "4", "6"]
+    assert sum(line.startswith("step 4/6  valid ") for line in lines) == 1
+    assert len(lines) == 4
+
+
+def test_a_bar_on_a_terminal(fit, tiny):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120, legacy_windows=False)
+    fit(tiny(steps=6, log_every=2, name="poem"), console=terminal)
+    shown = terminal.file.getvalue()
+    for part in ("poem", "6/6", "loss", "tokens/s"):
+        assert part in shown
+
+
+def test_tensorboard_has_the_curves_and_a_resume_continues_them(fit, tiny, tmp_path):
+    fit(tiny(steps=4, log_every=1, eval_every=2, tracker="tensorboard"))
+    fit(tiny(steps=6, log_every=1, eval_every=2, tracker="tensorboard"), resume=True)
+    events = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
+    assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [point.step for point in events.Scalars("valid/bpb")] == [2, 4, 6]
+    assert set(events.Tags()["scalars"]) == {
+        "train/loss",
+        "train/lr",
+        "train/tokens_per_second",
+        "valid/bpb",
+        "valid/perplexity",
+    }
+
+
+def test_no_tracker_writes_no_logs(fit, tiny, tmp_path):
+    fit(tiny(steps=1, tracker="none"))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-000001", "run.json"]
+
+
+def test_wandb_is_used_where_it_is_installed(fit, tiny, monkeypatch):
+    import importlib.machinery
+    import sys
+    import types
+
+    calls = []
+    session = types.SimpleNamespace(
+        log=lambda values, step: calls.append((step, sorted(values))), finish=lambda: calls.append("finish")
+    )
+    wandb = types.ModuleType("wandb")
+    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    wandb.init = lambda **settings: calls.append(settings) or session
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    fit(tiny(steps=2, log_every=1, tracker="wandb"))
+    fit(tiny(steps=3, log_every=1, tracker="wandb"), resume=True)
+    starts = [call for call in calls if isinstance(call, dict)]
+    assert starts[0]["name"] == "tiny"
+    assert starts[0]["config"]["loop"]["steps"] == 2
+    assert starts[0]["id"] == starts[1]["id"]
+    assert calls.count("finish") == 2
+    assert (2, ["valid/bpb", "valid/perplexity"]) in calls
+
+
+# ---- what must not happen
+
+
+def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_last_checkpoint(fit, tiny, tmp_path):
+    experiment = tiny(steps=200, lr=1e4, save_every=1, keep_checkpoints=1, dropout=0.0)
+    with pytest.raises(
+        UserError, match=r"no longer a finite number at step (\d+); the last good one is"
+    ) as caught:
+        fit(experiment)
+    step = int(re.search(r"at step (\d+)", str(caught.value))[1])
+    (folder,) = tmp_path.glob("run/checkpoint-*")
+    assert folder.name == f"checkpoint-{step - 1:06d}"
+    loaded = load_checkpoint(folder)
+    assert all(tensor.isfinite().all() for tensor in loaded.weights.values())
+    assert math.isfinite(loaded.trainer["loss"])
+
+
+def test_weights_that_are_no_numbers_are_not_saved(fit, tiny, tmp_path, monkeypatch):
+    # a finite loss whose gradient is not: the loss would show it one step too late
+    real = torch.optim.AdamW.step
+
+    def spoil(self, *arguments, **named):
+        result = real(self, *arguments, **named)
+        self.param_groups[0]["params"][0].data[0, 0] = math.nan
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(
+        UserError, match="a weight is no longer a finite number at step 1; no checkpoint was written"
+    ):
+        fit(tiny(save_every=1))
+    assert not list(tmp_path.glob("run/checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "fp16"}, "precision: fp16 needs a CUDA device, got cpu"),
+        ({"device": "mps"}, "device: mps asked for"),
+        ({"tracker": "wandb"}, "tracker: wandb is not installed"),
+        ({"preset": "transfromer"}, "transformer"),
+        ({"d_model": 15}, "num_heads|d_model"),
+    ],
+)
+def test_what_cannot_run_here_is_refused_before_anything_is_written(fit, tiny, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        fit(tiny(**settings))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_text_shorter_than_one_window_is_refused(fit, tiny, text, tmp_path):
+    short = Corpus(name="haiku.txt", train=text.train[:16], valid=text.valid, test=text.test)
+    with pytest.raises(UserError, match=r"haiku.txt \(train\): expected at least 17 bytes.*got 16"):
+        fit(tiny(), corpus=short)
+    empty = Corpus(name="haiku.txt", train=text.train, valid=text.valid[:0], test=text.test)
+    with pytest.raises(UserError, match=r"haiku.txt \(valid\): expected at least 1 byte"):
+        fit(tiny(), corpus=empty)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,81 @@
+"""Two processes on the CPU through torchrun: one batch, shared; one checkpoint, written once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+
+from unimatrix.train import latest_checkpoint, train
+
+SCRIPT = """
+import io, json, sys
+from pathlib import Path
+import numpy as np, torch
+from rich.console import Console
+from unimatrix.data import Corpus
+from unimatrix.errors import UserError
+from unimatrix.train import Experiment, train
+
+out = Path(sys.argv[1])
+corpus_bytes = np.frombuffer((out / "text").read_bytes(), dtype=np.uint8)
+corpus = Corpus(name="short", train=corpus_bytes, valid=corpus_bytes[:1000], test=corpus_bytes[:1000])
+console = Console(file=io.StringIO())
+for name in ("parts", "whole"):
+    experiment = Experiment.from_dict(json.loads((out / f"{name}.json").read_text()))
+    resume = (out / name / "run.json").exists()
+    result = train(experiment, out=out / name, corpus=corpus, resume=resume, console=console)
+try:
+    bad = Experiment.from_dict(json.loads((out / "uneven.json").read_text()))
+    train(bad, out=out / "uneven", corpus=corpus, console=console)
+except UserError as error:
+    refused = str(error)
+rank = torch.distributed.get_rank()
+shown = len(console.file.getvalue())
+report = {"bpb": result.bpb, "loss": result.final_loss, "refused": refused, "shown": shown}
+(out / f"rank{rank}.json").write_text(json.dumps(report))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    return tmp_path_factory.mktemp("launched")
+
+
+def test_two_processes_equal_one(launched, tiny, text, console):
+    (launched / "text").write_bytes(text.train.tobytes())
+    (launched / "script.py").write_text(SCRIPT)
+    settings = {"steps": 4, "dropout": 0.0, "accumulation": 2, "clip": 1.0, "eps": 1e-5}
+    experiments = {"whole": tiny(**settings), "uneven": tiny(batch_size=5)}
+    experiments["parts"] = tiny(**(settings | {"dropout": 0.1, "steps": 2}))
+    for name, experiment in experiments.items():
+        (launched / f"{name}.json").write_text(json.dumps(experiment.to_dict()))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(launched / "script.py"), str(launched)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    corpus = type(text)(name="short", train=text.train, valid=text.train[:1000], test=text.train[:1000])
+    alone = train(experiments["whole"], out=launched / "alone", corpus=corpus, console=console)
+    reports = [json.loads((launched / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    for report in reports:
+        assert report["bpb"] == pytest.approx(alone.bpb, abs=1e-5)
+        assert report["loss"] == pytest.approx(alone.final_loss, abs=1e-5)
+        assert (
+            "batch_size: expected a multiple of 2 (2 processes x 1 accumulation), got 5" in report["refused"]
+        )
+    # only the main process speaks
+    assert reports[0]["shown"] > 0
+    assert reports[1]["shown"] == 0
+    shared = safetensors.torch.load_file(latest_checkpoint(launched / "whole") / "model.safetensors")
+    single = safetensors.torch.load_file(alone.checkpoint / "model.safetensors")
+    for name, tensor in single.items():
+        torch.testing.assert_close(shared[name], tensor, rtol=1e-4, atol=1e-6)
+    # the dropout of each process draws from its own generator, and the checkpoint holds both
+    rng = safetensors.torch.load_file(latest_checkpoint(launched / "parts") / "rng.safetensors")
+    assert rng["cpu"].shape[0] == 2
+    assert not torch.equal(rng["cpu"][0], rng["cpu"][1])

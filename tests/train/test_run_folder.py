@@ -1,0 +1,160 @@
+"""The output folder: another's run is safe, and a resume goes on with the run that it means."""
+
+import json
+
+import numpy as np
+import pytest
+
+from unimatrix.data import Corpus
+from unimatrix.errors import UserError
+from unimatrix.train import train
+
+
+@pytest.fixture
+def fit(tmp_path, text, console):
+    def run(experiment, **arguments):
+        return train(
+            experiment, **({"out": tmp_path / "run", "corpus": text, "console": console} | arguments)
+        )
+
+    return run
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_another_run_is_not_touched_without_a_word(fit, tiny, tmp_path):
+    fit(tiny())
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match="holds another run; expected --resume or --overwrite"):
+        fit(tiny())
+    with pytest.raises(UserError, match="expected one of resume and overwrite, got both"):
+        fit(tiny(), resume=True, overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(fit, tiny, tmp_path):
+    out = tmp_path / "run"
+    fit(tiny(steps=5, save_every=2, tracker="tensorboard"))
+    (out / "logs" / "mine.txt").write_text("keep")
+    (out / "thesis.txt").write_text("keep")
+    (out / "checkpoint-best").mkdir()
+    (out / ".checkpoint-000004.partial").mkdir()
+    fit(tiny(steps=1), overwrite=True)
+    names = {
+        path.relative_to(out).as_posix() for path in out.rglob("*") if "checkpoint-000001/" not in str(path)
+    }
+    assert names == {
+        "run.json",
+        "checkpoint-000001",
+        "logs",
+        "logs/mine.txt",
+        "thesis.txt",
+        "checkpoint-best",
+    }
+
+
+def test_a_folder_with_other_files_is_no_run(fit, tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("keep")
+    fit(tiny(steps=1))
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("contents", ['{"kind": "something else"}', "no json", "[]"])
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_run_json_that_is_not_ours_is_not_replaced(fit, tiny, tmp_path, contents, how):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(contents)
+    with pytest.raises(UserError, match=r"run.json"):
+        fit(tiny(), **how)
+    assert (tmp_path / "run" / "run.json").read_text() == contents
+
+
+def test_overwrite_with_bad_settings_deletes_nothing(fit, tiny, tmp_path):
+    fit(tiny())
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match="no-such-model"):
+        fit(tiny(preset="no-such-model"), overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_nothing_to_resume_is_said(fit, tiny, tmp_path):
+    with pytest.raises(UserError, match="no run to resume"):
+        fit(tiny(), resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(fit, tiny, tmp_path):
+    whole = fit(tiny(), out=tmp_path / "whole")
+    first = fit(tiny())
+    for path in (tmp_path / "run").glob("checkpoint-*/*"):
+        path.unlink()
+    first.checkpoint.rmdir()
+    again = fit(tiny(), resume=True)
+    assert again.bpb == whole.bpb
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 1e-2}, "has lr 0.0003, got 0.01"),
+        ({"preset": "unimatrix-core"}, "has preset 'transformer', got 'unimatrix-core'"),
+        ({"seed": 8}, "has seed 7, got 8"),
+        ({"steps": 5}, "steps: the run has made 6 already, got 5"),
+    ],
+)
+@pytest.mark.parametrize("with_mark", [True, False])
+def test_a_resume_with_other_settings_names_the_first(fit, tiny, tmp_path, settings, message, with_mark):
+    fit(tiny())
+    if not with_mark:
+        (tmp_path / "run" / "run.json").unlink()
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=message):
+        fit(tiny(**settings), resume=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_resume_with_another_text_is_refused(fit, tiny, text):
+    fit(tiny())
+    other = Corpus(name="short", train=text.train[1:], valid=text.valid, test=text.test)
+    with pytest.raises(UserError, match=r"another train text: 20,000 bytes, sha256 .*; got 19,999 bytes"):
+        fit(tiny(), resume=True, corpus=other)
+    other = Corpus(name="short", train=text.train, valid=np.flip(text.valid), test=text.test)
+    with pytest.raises(UserError, match="another valid text"):
+        fit(tiny(), resume=True, corpus=other)
+
+
+def test_a_checkpoint_of_another_model_is_refused(fit, tiny, tmp_path):
+    result = fit(tiny())
+    config = json.loads((result.checkpoint / "config.json").read_text())
+    config["model"]["depth"] = 3
+    (result.checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config.json: (cut short|wrong checksum)"):
+        fit(tiny(), resume=True)
+
+
+def test_a_damaged_checkpoint_stops_a_resume_and_names_the_one_before(fit, tiny):
+    result = fit(tiny(steps=4, save_every=2))
+    file = result.checkpoint / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model.safetensors: cut short.*go on from checkpoint-000002"):
+        fit(tiny(steps=4, save_every=2), resume=True)
+
+
+def test_a_file_in_the_folders_place_is_named(fit, tiny, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(UserError, match="expected a folder, got the file"):
+        fit(tiny())
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\)"):
+        fit(tiny(), out=tmp_path / "run" / "below")
+
+
+def test_a_folder_that_cannot_be_written_is_named(fit, tiny, tmp_path, monkeypatch):
+    def refuse(self, *arguments, **named):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
+        fit(tiny())
