@@ -23,8 +23,26 @@ def test_core_imports_nothing_but_torch(module):
     )
     extra = set(json.loads(out.stdout)) - {"unimatrix"}
     # torch.library and torch.compile's flags pull in parts of torch and what it itself depends on
-    assert extra <= {"torch", "numpy", "sympy", "mpmath", "networkx", "typing_extensions", "jinja2", "markupsafe"}
-    assert not extra & {"datasets", "matplotlib", "tyro", "rich", "tensorboard", "wandb", "transformers", "numba"}
+    assert extra <= {
+        "torch",
+        "numpy",
+        "sympy",
+        "mpmath",
+        "networkx",
+        "typing_extensions",
+        "jinja2",
+        "markupsafe",
+    }
+    assert not extra & {
+        "datasets",
+        "matplotlib",
+        "tyro",
+        "rich",
+        "tensorboard",
+        "wandb",
+        "transformers",
+        "numba",
+    }
 
 
 def test_command_line_help_does_not_wait_for_torch():

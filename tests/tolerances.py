@@ -20,7 +20,7 @@ TOLERANCE = {
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference over that of the expected; absolute where the expected is all zero."""
+    """RMS of the difference over that of the expected; absolute where the expected is all zero."""
     difference = (got.double() - expected.double()).square().mean().sqrt().item()
     scale = expected.double().square().mean().sqrt().item()
     return difference / scale if scale > 0 else difference
@@ -28,7 +28,9 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 
 def assert_close(got: Tensor, expected: Tensor, quantity: str, dtype: torch.dtype | None = None) -> None:
     """Same shape, finite, and within TOLERANCE of the quantity."""
-    assert got.shape == expected.shape, f"{quantity}: shape {list(got.shape)}, expected {list(expected.shape)}"
+    assert got.shape == expected.shape, (
+        f"{quantity}: shape {list(got.shape)}, expected {list(expected.shape)}"
+    )
     assert torch.isfinite(got).all(), f"{quantity}: not finite"
     if got.numel() == 0:
         return

@@ -1,4 +1,4 @@
-"""One call for prefill and decoding: pieces equal the whole, padding changes nothing, the state is what it says."""
+"""One call for prefill and decoding: pieces equal the whole, padding changes nothing, states carry on."""
 
 import pytest
 import torch

@@ -29,9 +29,7 @@ class Ceiling:
 def measure_ceiling(model: LanguageModel, batch: int, length: int, *, device: str = "cpu") -> Ceiling:
     """Count the products of one forward pass of [batch, length] tokens and time them bare."""
     shapes = _product_shapes(model, batch * length)
-    operands = [
-        (torch.randn(m, k, device=device), torch.randn(n, k, device=device)) for m, k, n in shapes
-    ]
+    operands = [(torch.randn(m, k, device=device), torch.randn(n, k, device=device)) for m, k, n in shapes]
 
     def products() -> None:
         for left, right in operands:
@@ -55,7 +53,10 @@ def _product_shapes(model: LanguageModel, tokens: int) -> list[tuple[int, int, i
         for module in block.modules():
             if isinstance(module, nn.Linear):
                 columns = module.out_features
-                if module is getattr(block.mixer, "dqkv", None) and getattr(block.mixer, "rules", None) is None:
+                if (
+                    module is getattr(block.mixer, "dqkv", None)
+                    and getattr(block.mixer, "rules", None) is None
+                ):
                     columns = columns * 3 // 4  # the unused d is skipped
                 shapes += [(tokens, module.in_features, columns)] * repeats
     shapes.append((tokens, config.d_model, config.vocab_size))

@@ -31,9 +31,12 @@ def run(
         calls = {str(chunk): _pass(length, chunk, device) for chunk in chunk_lengths}
         for chunk, timing in time_in_turns(calls, seconds=seconds, device=device).items():
             rows.append({"length": length, "chunk_len": int(chunk), "median_ms": timing.median_s * 1e3})
-        say(f"T {length:>5}  " + "  ".join(
-            f"C {row['chunk_len']}: {row['median_ms']:.2f} ms" for row in rows if row["length"] == length
-        ))
+        say(
+            f"T {length:>5}  "
+            + "  ".join(
+                f"C {row['chunk_len']}: {row['median_ms']:.2f} ms" for row in rows if row["length"] == length
+            )
+        )
     path = out / "chunk_length.json"
     result = {"benchmark": "chunk-length", **provenance(device), "rows": rows}
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -35,12 +35,10 @@ def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
             )
         for ratio in (r for r in result["ratios"] if r["what"] == what and r["model"] == models[-1]):
             top = max(
-                row["tokens_per_s"]
-                for row in rows
-                if (row["length"], row["what"]) == (ratio["length"], what)
+                row["tokens_per_s"] for row in rows if (row["length"], row["what"]) == (ratio["length"], what)
             )
             axes.annotate(
-                f"{ratio['ratio']:.2g}×",
+                f"{ratio['ratio']:.2g}x",
                 (ratio["length"], top),
                 textcoords="offset points",
                 xytext=(0, 8),

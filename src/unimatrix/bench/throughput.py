@@ -17,6 +17,7 @@ from unimatrix.bench.ceiling import measure_ceiling
 from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
+from unimatrix.mixers import MatrixStateMixer
 from unimatrix.models import LanguageModel, build
 from unimatrix.ops import chosen_backends
 
@@ -114,7 +115,7 @@ def check_equality(name: str, *, device: str = "cpu") -> float:
 
 def _reference_logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
     for block in model.blocks:
-        if hasattr(block.mixer, "backend"):
+        if isinstance(block.mixer, MatrixStateMixer):
             block.mixer.backend = "reference"
     return model(ids)[0]
 

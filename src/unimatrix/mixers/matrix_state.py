@@ -94,4 +94,3 @@ class MatrixStateMixer(nn.Module):
         if context is not None:
             out = out + context
         return torch.sigmoid(gate) * out, MatrixStateMixerState(last)
-

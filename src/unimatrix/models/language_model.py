@@ -81,7 +81,9 @@ class LanguageModel(nn.Module):
             if isinstance(module, nn.Linear | nn.Embedding):
                 # a spectrally normalised matrix is stored as it is before the division
                 weight = getattr(getattr(module, "parametrizations", None), "weight", None)
-                nn.init.normal_(module.weight if weight is None else weight.original, std=self.config.init_std)
+                nn.init.normal_(
+                    module.weight if weight is None else weight.original, std=self.config.init_std
+                )
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
 

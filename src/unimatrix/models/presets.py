@@ -172,6 +172,4 @@ def build(
     Raises:
         UserError: an unknown name or override (the near ones are named), or a value that does not fit.
     """
-    return LanguageModel(
-        preset_config(name, vocab_size=vocab_size, max_positions=max_positions, **overrides)
-    )
+    return LanguageModel(preset_config(name, vocab_size=vocab_size, max_positions=max_positions, **overrides))

@@ -5,8 +5,8 @@ than any chunk. The loops are numba's (no compiler on the user's machine), one t
 unimatrix.ops.matrix_state.kernels holds them. This module hands tensors over without copying (any strides),
 gives autograd its backward pass and torch.compile an opaque operator.
 
-Letters: a, b, c weigh k v^T, v k^T and Diag(d): a = w (pi_outer + pi_sym / 2), b = w pi_sym / 2, c = w pi_diag,
-with the write strength w = 1 - rho. Without rule mixing a = w alone.
+Letters: a, b, c weigh k v^T, v k^T and Diag(d): a = w (pi_outer + pi_sym / 2), b = w pi_sym / 2,
+c = w pi_diag, with the write strength w = 1 - rho. Without rule mixing there is a = w alone.
 """
 
 import importlib.util
@@ -82,8 +82,10 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-        *grads, grad_diag, grad_state = _backward(*ctx.saved_tensors, grad_y, grad_last)
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides ctx's name
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
+        *grads, grad_diag, grad_state = _backward(*ctx.saved_tensors, *grad_outputs)
         return (*grads, grad_diag if ctx.needs_input_grad[5] else None, grad_state)
 
 
@@ -127,7 +129,12 @@ def _backward_shapes(
     grad_y: Tensor,
     grad_last: Tensor,
 ) -> tuple[Tensor, ...]:
-    shapes = [q.shape] * 3 + [rho.shape, weights.shape, q.shape if diag is not None else (0,), grad_last.shape]
+    shapes = [q.shape] * 3 + [
+        rho.shape,
+        weights.shape,
+        q.shape if diag is not None else (0,),
+        grad_last.shape,
+    ]
     return tuple(q.new_empty(shape) for shape in shapes)
 
 

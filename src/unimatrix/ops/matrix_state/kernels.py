@@ -10,7 +10,7 @@ arrays.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numba
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
 
+MAX_THREADS = numba.get_num_threads()  # what numba started with: no more can be asked for
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
 
 
@@ -122,10 +123,10 @@ def _place(x: Tensor) -> tuple[int, tuple[int, ...]]:
 
 def _match_threads() -> None:
     """Use as many threads as torch does."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(torch.get_num_threads(), MAX_THREADS))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
     """The forward loop for one state dimension (a constant of the compiled code), with rule mixing or not."""
 
@@ -165,7 +166,7 @@ def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
     return forward
 
 
-@lru_cache(maxsize=None)
+@cache
 def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
     """The reverse loop: the states of a block are recomputed from its border, then walked backwards.
 

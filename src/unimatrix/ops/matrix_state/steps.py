@@ -15,6 +15,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+# what it returns is called from compiled code only, without the first parameter
+vector_step: Any = intrinsic(prefer_literal=True)
+
 
 class _Emitter:
     """Vector arithmetic on rows of `lanes` numbers; thin names over llvmlite's builder."""
@@ -97,9 +100,7 @@ class _Emitter:
         while (width := value.type.count) > 1:
             half = ir.VectorType(ir.IntType(32), width // 2)
             undefined = ir.Constant(value.type, ir.Undefined)
-            low = self.builder.shuffle_vector(
-                value, undefined, ir.Constant(half, list(range(width // 2)))
-            )
+            low = self.builder.shuffle_vector(value, undefined, ir.Constant(half, list(range(width // 2))))
             high = self.builder.shuffle_vector(
                 value, undefined, ir.Constant(half, list(range(width // 2, width)))
             )
@@ -120,7 +121,7 @@ def _signature(arguments: tuple[Any, ...]) -> Any:
     return types.void(*arguments)
 
 
-@intrinsic(prefer_literal=True)
+@vector_step
 def write_and_read(typing, dim, st, st_at, k, k_at, v, v_at, q, q_at, y, y_at, rho, a):
     """st = rho st + a k v^T, y = st q; st holds the state transposed: row j is the column j of S."""
 
@@ -140,10 +141,8 @@ def write_and_read(typing, dim, st, st_at, k, k_at, v, v_at, q, q_at, y, y_at, r
     return _signature((dim, st, st_at, k, k_at, v, v_at, q, q_at, y, y_at, rho, a)), emit
 
 
-@intrinsic(prefer_literal=True)
-def write_mixed_and_read(
-    typing, dim, st, st_at, k, k_at, v, v_at, q, q_at, y, y_at, d, d_at, rho, a, b, c
-):
+@vector_step
+def write_mixed_and_read(typing, dim, st, st_at, k, k_at, v, v_at, q, q_at, y, y_at, d, d_at, rho, a, b, c):
     """st = rho st + a k v^T + b v k^T + c Diag(d), y = st q; st transposed as in write_and_read."""
 
     def emit(context, builder, signature, args):
@@ -167,14 +166,15 @@ def write_mixed_and_read(
     return _signature(arguments), emit
 
 
-@intrinsic(prefer_literal=True)
+@vector_step
 def reverse(
     typing, dim, g, g_at, s, s_at, k, k_at, v, v_at, q, q_at, dy, dy_at,
     dk, dk_at, dv, dv_at, d_rho, d_rho_at, d_a, d_a_at, decay, a,
 ):  # fmt: skip
     """g = decay g + dy q^T, then what this token's k, v, rho and a get from it.
 
-    g is not transposed; s is S_{t-1} in the same layout. dk = a g v, dv = a g^T k, d_rho = <g, s>, d_a = k.g v.
+    g is not transposed; s is S_{t-1} in the same layout.
+    dk = a g v, dv = a g^T k, d_rho = <g, s>, d_a = k.g v.
     """
 
     def emit(context, builder, signature, args):
@@ -204,7 +204,7 @@ def reverse(
     return _signature(arguments), emit
 
 
-@intrinsic(prefer_literal=True)
+@vector_step
 def reverse_mixed(
     typing, dim, g, g_at, s, s_at, k, k_at, v, v_at, q, q_at, dy, dy_at, d, d_at,
     dk, dk_at, dv, dv_at, dd, dd_at, d_rho, d_rho_at, d_abc, d_abc_at, decay, a, b, c,

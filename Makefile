@@ -1,0 +1,40 @@
+# make reproduce   train the models of the paper's tables, write report.html      (sets everything up first)
+# make test        all tests                                                       (sets everything up first)
+# make check       formatting, lint, types, the floors of the house
+# make bench       speed: whole models, decoding
+# make report      rebuild the report from finished runs
+# Variables: PYTHON (the interpreter that .venv is made from), ARGS (passed on to the command).
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup test check bench report reproduce
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/unimatrix bench throughput $(ARGS)
+	$(BIN)/unimatrix bench decode
+
+report: $(READY)
+	$(BIN)/unimatrix report $(ARGS)
+
+reproduce: $(READY)
+	$(BIN)/unimatrix reproduce $(ARGS)
