@@ -313,3 +313,32 @@ def test_a_text_shorter_than_one_window_is_refused(fit, tiny, text, tmp_path):
     with pytest.raises(UserError, match=r"haiku.txt \(valid\): expected at least 1 byte"):
         fit(tiny(), corpus=empty)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["__init__", "add_scalar", "close"])
+def test_curves_that_cannot_be_written_are_one_line(fit, tiny, tmp_path, monkeypatch, method):
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(self, *arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, method, full)
+    with pytest.raises(UserError, match=r"logs: the curves could not be written \(No space left on device\)"):
+        fit(tiny(tracker="tensorboard"))
+
+
+def test_the_first_error_is_the_one_reported(fit, tiny, monkeypatch):
+    from torch.utils.tensorboard import SummaryWriter
+
+    from unimatrix.train import run as run_module
+
+    def full(self, *arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    def fail(self, out):
+        raise UserError("the checkpoint could not be written")
+
+    monkeypatch.setattr(SummaryWriter, "close", full)
+    monkeypatch.setattr(run_module.Run, "save", fail)
+    with pytest.raises(UserError, match="the checkpoint could not be written"):
+        fit(tiny(tracker="tensorboard"))

@@ -158,3 +158,9 @@ def test_a_folder_that_cannot_be_written_is_named(fit, tiny, tmp_path, monkeypat
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
         fit(tiny())
+
+
+def test_a_resume_deletes_the_checkpoint_that_a_kill_left_over(fit, tiny, tmp_path):
+    fit(tiny(steps=6, save_every=2, keep_checkpoints=3))
+    fit(tiny(steps=6, save_every=2, keep_checkpoints=1), resume=True)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-000006"]

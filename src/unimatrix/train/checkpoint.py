@@ -84,8 +84,7 @@ def save_checkpoint(
         kept = "there is none before it" if last is None else f"the last good one is {last}"
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise UserError(f"{final}: could not be written ({reason}); {kept}") from error
-    for folder in _checkpoints(out)[:-keep]:
-        _delete(folder)
+    delete_checkpoints(out, keep=keep)
     return final
 
 
@@ -145,9 +144,10 @@ def delete_leftovers(out: Path) -> None:
             shutil.rmtree(path)
 
 
-def delete_checkpoints(out: Path) -> None:
-    """Delete every checkpoint that a run wrote into `out`, and nothing else."""
-    for folder in _checkpoints(out):
+def delete_checkpoints(out: Path, *, keep: int = 0) -> None:
+    """Delete the checkpoints that a run wrote into `out` but for the last `keep`, and nothing else."""
+    found = _checkpoints(out)
+    for folder in found[: max(0, len(found) - keep)]:
         _delete(folder)
 
 

@@ -5,6 +5,7 @@ same number of threads, to the same weights bit for bit.
 """
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from unimatrix.train.progress import Reporter, reporting, say
 from unimatrix.train.run import Run
 from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder
 from unimatrix.train.schedule import learning_rate
-from unimatrix.train.tracking import Tracker, check_tracker, start_tracker
+from unimatrix.train.tracking import Tracker, check_tracker, no_tracker, tracking
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -119,16 +120,13 @@ def train(
             )
         # nothing is written before every process has found everything in order
         accelerator.wait_for_everyone()
-        tracker: Tracker | None = None
+        tracker = nullcontext(no_tracker())
         if accelerator.is_main_process:
             run_id = open_run_folder(out, experiment, data, overwrite=overwrite)
-            tracker = start_tracker(experiment, logs=out / LOGS, run_id=run_id, start=run.step)
-        try:
-            interrupted = _advance(run, out, interrupts, tracker, console)
-            bpb, perplexity = (None, None) if interrupted else _finish(run, tracker)
-        finally:
-            if tracker is not None:
-                tracker.close()
+            tracker = tracking(experiment, logs=out / LOGS, run_id=run_id, start=run.step)
+        with tracker as curves:
+            interrupted = _advance(run, out, interrupts, curves, console)
+            bpb, perplexity = (None, None) if interrupted else _finish(run, curves)
     if interrupted:
         say(console, _farewell(run, resume_command))
     return TrainResult(
@@ -152,7 +150,7 @@ def train(
     )
 
 
-def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker | None, console: Console) -> bool:
+def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, console: Console) -> bool:
     """Train to the last step, or to the first wish to stop; True in the second case."""
     experiment, loop = run.experiment, run.experiment.loop
     before = (run.step, run.seconds)
@@ -172,23 +170,21 @@ def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker | Non
                 run.look()
                 found = run.evaluate(loop.eval_bytes)
                 reporter.say(f"step {run.step}/{loop.steps}  valid {found.bpb:.4f} bits per byte")
-                _log(run, tracker, {"valid/bpb": found.bpb, "valid/perplexity": found.perplexity})
+                tracker.log({"valid/bpb": found.bpb, "valid/perplexity": found.perplexity}, step=run.step)
             if run.step == loop.steps or (loop.save_every and run.step % loop.save_every == 0):
                 run.save(out)
                 unsaved = False
     return False
 
 
-def _finish(run: Run, tracker: Tracker | None) -> tuple[float, float]:
+def _finish(run: Run, tracker: Tracker) -> tuple[float, float]:
     """Bits and perplexity per byte of the whole validation text."""
     final = run.evaluate()
-    _log(run, tracker, {"valid/bpb": final.bpb, "valid/perplexity": final.perplexity})
+    tracker.log({"valid/bpb": final.bpb, "valid/perplexity": final.perplexity}, step=run.step)
     return final.bpb, final.perplexity
 
 
-def _report(
-    run: Run, reporter: Reporter, tracker: Tracker | None, before: tuple[int, float]
-) -> tuple[int, float]:
+def _report(run: Run, reporter: Reporter, tracker: Tracker, before: tuple[int, float]) -> tuple[int, float]:
     """Show and log the steps since `before` = (step, seconds); returns the same of now."""
     run.look()
     assert run.last_loss is not None
@@ -198,13 +194,9 @@ def _report(
     lr = learning_rate(run.experiment.optim, step=run.step - 1, steps=total)
     left = (total - run.step) * seconds / steps
     reporter.measure(run.step, loss=run.last_loss, lr=lr, tokens_per_second=rate, seconds_left=left)
-    _log(run, tracker, {"train/loss": run.last_loss, "train/lr": lr, "train/tokens_per_second": rate})
+    figures = {"train/loss": run.last_loss, "train/lr": lr, "train/tokens_per_second": rate}
+    tracker.log(figures, step=run.step)
     return run.step, run.seconds
-
-
-def _log(run: Run, tracker: Tracker | None, values: dict[str, float]) -> None:
-    if tracker is not None:
-        tracker.log(values, step=run.step)
 
 
 def _anyone_wants_to_stop(run: Run, interrupts: Interrupts) -> bool:

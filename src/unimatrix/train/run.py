@@ -81,7 +81,7 @@ class Run:
         )
         seed_process(loop.seed, process_index=accelerator.process_index)
         module, prepared = accelerator.prepare(LossModule(self.model), self._raw_optimizer)
-        # accelerate's optimiser is needed for the loss scaling of fp16, and looks for packages on disk at each step
+        # accelerate's own is needed for the loss scaling of fp16, and searches the disk for packages at each step
         self._optimizer = self._raw_optimizer if accelerator.scaler is None else prepared
         # accelerate's wrapper, for its no_sync; the compiled one, for its speed
         self._module = module

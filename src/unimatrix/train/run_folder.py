@@ -69,8 +69,9 @@ def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, 
     try:
         out.mkdir(parents=True, exist_ok=True)
         delete_leftovers(out)
+        # a kill may have come between writing the last one and deleting the oldest
+        delete_checkpoints(out, keep=0 if overwrite else experiment.loop.keep_checkpoints)
         if overwrite:
-            delete_checkpoints(out)
             _delete_logs(out / LOGS)
         mark = None if overwrite else _read_mark(out)
         run_id = str(mark["id"]) if mark is not None else uuid.uuid4().hex

@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,13 +28,43 @@ def check_tracker(name: TrackerName) -> None:
         raise UserError(f"tracker: {name} is not installed; expected one that is, or none")
 
 
-def start_tracker(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> Tracker:
-    """The experiment's tracker, for points from step `start` on.
+@contextmanager
+def tracking(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> Iterator[Tracker]:
+    """The experiment's tracker, for points from step `start` on; closed at the end of the block.
 
     Args:
         logs: where TensorBoard's files go.
         run_id: the same after a resume, so that the curves go on.
+    Raises:
+        UserError: the curves cannot be written.
     """
+    try:
+        tracker = _start(experiment, logs=logs, run_id=run_id, start=start)
+    except OSError as error:
+        raise _not_written(logs, error) from error
+    try:
+        yield tracker
+    except BaseException:
+        # what went wrong first is what counts
+        with suppress(OSError):
+            tracker.close()
+        raise
+    try:
+        tracker.close()
+    except OSError as error:
+        raise _not_written(logs, error) from error
+
+
+def no_tracker() -> Tracker:
+    """A tracker that keeps nothing."""
+    return _Nowhere()
+
+
+def _not_written(logs: Path, error: OSError) -> UserError:
+    return UserError(f"{logs}: the curves could not be written ({error.strerror or error})")
+
+
+def _start(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> Tracker:
     if experiment.loop.tracker == "tensorboard":
         return _TensorBoard(logs, start)
     if experiment.loop.tracker == "wandb":
@@ -45,12 +77,16 @@ class _TensorBoard:
         # imported here: it takes a second
         from torch.utils.tensorboard import SummaryWriter
 
+        self._logs = logs
         # a killed run may have drawn points beyond its last checkpoint: they give way to those that come
         self._writer = SummaryWriter(str(logs), purge_step=start + 1 if start else None)
 
     def log(self, values: dict[str, float], *, step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        try:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        except OSError as error:
+            raise _not_written(self._logs, error) from error
 
     def close(self) -> None:
         self._writer.close()
