@@ -261,7 +261,7 @@ def _new_columns(attention_mask: Tensor | None, input_ids: Tensor, num_past: int
             f"attention_mask: expected shape {(batch_size, num_new)}"
             f" or {(batch_size, num_past + num_new)}, got {tuple(attention_mask.shape)}"
         )
-    return attention_mask[:, -num_new:].bool()
+    return attention_mask[:, attention_mask.shape[1] - num_new :].bool()
 
 
 @contextmanager
