@@ -82,8 +82,9 @@ def test_a_full_disk_keeps_the_rows_before(tmp_path, result, monkeypatch) -> Non
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as raised:
         append_result(path, result(CORE, 11, 5.2))
+    assert raised.value.filename == str(path)
     monkeypatch.undo()
     assert path.read_bytes() == before
 

@@ -1,105 +1,135 @@
-"""`unimatrix bench throughput | decode | chunk-length`: speed, measured on this machine."""
+"""`unimatrix bench`: the measurements of unimatrix.bench, each one a word after the command."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
+from typing import Annotated, Literal
 
-from unimatrix.cli.arguments import parse
+import torch
+import tyro
+
+from unimatrix.bench import chunk_length, decode, throughput
+from unimatrix.cli.arguments import parse, usable_device
 from unimatrix.errors import UserError
 
+ABOUT = """usage: unimatrix bench MEASUREMENT [OPTIONS]
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ThroughputOptions:
-    """Whole models against the Transformer."""
+Measure speed. Results go to the terminal and, with machine and versions, as
+JSON (and a plot) into the folder.
 
-    models: tuple[str, ...] = ("unimatrix-core",)
-    """Presets to compare with the Transformer."""
-    lengths: tuple[int, ...] = (64, 128, 256, 512, 2048, 8192)
-    """Sequence lengths; batch 8, from 8192 on 2."""
-    passes: tuple[str, ...] = ("forward", "training")
-    """forward, training, or both."""
-    modes: tuple[str, ...] = ("eager", "compile")
-    """eager, compile (torch.compile), or both; the better one counts."""
-    seconds: float = 6.0
-    """Time per length and pass."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
-    out: Path = Path("benchmarks")
-    """Folder for throughput.json and the plot."""
+measurements:
+  throughput    tokens/s of whole models over the sequence length, against the
+                Transformer: a forward pass, and a training step
+  decode        time per token, one by one, at a near and at a far position
+  chunk-length  time of the matrix-state op over its chunk length
 
+examples:
+  unimatrix bench throughput
+  unimatrix bench throughput --models unimatrix-core unimatrix-rosa --lengths 128 2048
+  unimatrix bench decode --threads 1
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodeOptions:
-    """Batch-1 decoding, token by token."""
+`unimatrix bench MEASUREMENT --help` lists a measurement's options."""
 
-    models: tuple[str, ...] = ("unimatrix-core", "transformer")
-    """Presets, built without positions."""
-    positions: tuple[int, ...] = (128, 65_536)
-    """Tokens before the ones that are timed."""
-    seconds: float = 6.0
-    """Time per model."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
-    out: Path = Path("benchmarks")
-    """Folder for decode.json."""
+Folder = Annotated[Path, tyro.conf.arg(metavar="DIR", help="Where the results go.")]
+Models = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(metavar="PRESET [PRESET ...]", help="Presets, as `unimatrix models` lists them."),
+]
+Numbers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="N [N ...]")]
+Threads = Annotated[int, tyro.conf.arg(metavar="N", help="CPU threads.")]
+Seconds = Annotated[float, tyro.conf.arg(help="Time to spend on each comparison, shared by its candidates.")]
+Device = Literal["cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChunkLengthOptions:
-    """The chunked matrix state alone, over its chunk length."""
+class Throughput:
+    out: Folder = Path("bench")
+    models: Models = ("unimatrix-core",)
+    lengths: Numbers = throughput.DEFAULT_LENGTHS
+    """Tokens per sequence."""
+    passes: tuple[Literal["forward", "training"], ...] = ("forward", "training")
+    """A forward pass, a whole training step, or both."""
+    modes: tuple[Literal["eager", "compile"], ...] = ("eager", "compile")
+    """As it is, through torch.compile, or both; the better one counts."""
+    seconds: Seconds = 6.0
+    threads: Threads = 2
+    device: Device = "cpu"
 
-    lengths: tuple[int, ...] = (128, 512, 2048)
-    """Sequence lengths."""
-    chunk_lengths: tuple[int, ...] = (16, 32, 64, 128)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decode:
+    out: Folder = Path("bench")
+    models: Models = ("unimatrix-core", "transformer")
+    positions: Numbers = decode.DEFAULT_POSITIONS
+    """How many tokens came before those that are timed."""
+    seconds: Seconds = 6.0
+    threads: Threads = 2
+    device: Device = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkLength:
+    out: Folder = Path("bench")
+    lengths: Numbers = (128, 512, 2048)
+    """Tokens per sequence."""
+    chunk_lengths: Numbers = chunk_length.DEFAULT_CHUNK_LENGTHS
     """Chunk lengths to compare."""
-    seconds: float = 4.0
-    """Time per length."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
-    out: Path = Path("benchmarks")
-    """Folder for chunk_length.json."""
+    seconds: Seconds = 4.0
+    threads: Threads = 2
+    device: Device = "cpu"
 
 
-BENCHMARKS: dict[str, tuple[str, type]] = {
-    "throughput": ("unimatrix.bench.throughput", ThroughputOptions),
-    "decode": ("unimatrix.bench.decode", DecodeOptions),
-    "chunk-length": ("unimatrix.bench.chunk_length", ChunkLengthOptions),
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """A measurement by its options and the function that takes them."""
+
+    options: type[Throughput] | type[Decode] | type[ChunkLength]
+    about: str
+    measure: Callable[..., Path]
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "throughput": Measurement(
+        options=Throughput,
+        about="Tokens/s over the sequence length, against the Transformer at its better mode.",
+        measure=throughput.run,
+    ),
+    "decode": Measurement(
+        options=Decode,
+        about="Time per token of batch-1 decoding, at a near and at a far position of the stream.",
+        measure=decode.run,
+    ),
+    "chunk-length": Measurement(
+        options=ChunkLength,
+        about="Time of the chunked matrix-state op, forward and backward, over its chunk length.",
+        measure=chunk_length.run,
+    ),
 }
 
 
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        print(ABOUT)
         return 0
-    name = arguments[0]
-    if name not in BENCHMARKS:
-        near = get_close_matches(name, BENCHMARKS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(BENCHMARKS)}"
-        raise UserError(f"bench: unknown benchmark {name!r}; {hint}")
-    module, options_type = BENCHMARKS[name]
-    options = parse(
-        options_type, arguments[1:], command=f"bench {name}", about=(options_type.__doc__ or "").strip()
-    )
-    measure: Callable[..., Path] = import_module(module).run
-    settings = {field: getattr(options, field) for field in options_type.__dataclass_fields__}
-    print(f"wrote {measure(settings.pop('out'), **settings)}")
+    name, *rest = arguments
+    if name not in MEASUREMENTS:
+        near = get_close_matches(name, MEASUREMENTS, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(MEASUREMENTS)}"
+        raise UserError(f"unknown measurement {name!r}; {hint}")
+    measurement = MEASUREMENTS[name]
+    options = parse(measurement.options, rest, command=f"bench {name}", about=measurement.about)
+    settings = asdict(options)
+    usable_device(settings["device"])
+    threads = settings.pop("threads")
+    if threads < 1:
+        raise UserError(f"threads: expected a positive number, got {threads}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        path = measurement.measure(settings.pop("out"), **settings)
+    finally:
+        torch.set_num_threads(before)
+    print(f"Results: {path}")
     return 0
-
-
-def _help() -> str:
-    width = max(map(len, BENCHMARKS))
-    lines = [f"  {name:<{width}}  {(kind.__doc__ or '').strip()}" for name, (_, kind) in BENCHMARKS.items()]
-    return "\n".join(
-        [
-            "usage: unimatrix bench BENCHMARK [OPTIONS]",
-            "",
-            "Medians of candidates that take turns in one process; results go to benchmarks/ as JSON and plots.",
-            "",
-            *lines,
-            "",
-            "`unimatrix bench BENCHMARK --help` explains its options.",
-        ]
-    )

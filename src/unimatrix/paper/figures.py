@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from unimatrix.paper.results import Samples, metric_by_seed
+from unimatrix.paper.results import Samples, metric_by_seed, naming
 from unimatrix.paper.statistics import mean_interval
 from unimatrix.paper.table import Figure, Table
 
@@ -178,7 +178,8 @@ def save_figures(table: Table, samples: Samples, folder: Path) -> Mapping[str, t
             picture = render(figure, table, samples, style=LIGHT, form=form)
             if picture is not None:
                 path = folder / f"{figure.name}.{form}"
-                path.write_bytes(picture)
+                with naming(path):
+                    path.write_bytes(picture)
                 paths.append(path)
         if paths:
             saved[figure.name] = tuple(paths)

@@ -15,6 +15,7 @@ import jinja2
 
 from unimatrix.paper.figures import DARK, LIGHT, render, save_figures
 from unimatrix.paper.published import PAPER, PAPER_LICENCE, PAPER_TITLE
+from unimatrix.paper.results import naming
 from unimatrix.paper.summary import RULE, SCOPE, Summary
 
 
@@ -83,6 +84,7 @@ def write_report(summaries: Iterable[Summary], out: Path) -> Path:
         save_figures(summary.table, summary.samples, out / "figures")
     page = out / "report.html"
     unfinished = out / "report.html.unfinished"
-    unfinished.write_text(render_report(summaries), encoding="utf-8")
-    os.replace(unfinished, page)
+    with naming(page):
+        unfinished.write_text(render_report(summaries), encoding="utf-8")
+        os.replace(unfinished, page)
     return page

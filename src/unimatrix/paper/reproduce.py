@@ -19,9 +19,9 @@ from rich.text import Text
 
 from unimatrix.data import Corpus, load_corpus
 from unimatrix.errors import UserError
+from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.paper.catalogue import TABLES
 from unimatrix.paper.experiments import EXPERIMENTS
-from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.paper.report import shared_cautions, write_report
 from unimatrix.paper.results import (
     Result,

@@ -9,7 +9,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,17 @@ def read_results(path: Path) -> list[Result]:
     return results
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError that leaves the block says which file it is about: a full disk's own does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def append_result(path: Path, result: Result) -> None:
     """Append one row and wait until it is on the disk; a torn last line of an earlier kill is cut off first.
 
@@ -134,7 +146,7 @@ def append_result(path: Path, result: Result) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(dataclasses.asdict(result), sort_keys=True, allow_nan=False).encode() + b"\n"
-    with open(path, "a+b") as file:
+    with naming(path), open(path, "a+b") as file:
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
         file.truncate(whole)

@@ -28,7 +28,7 @@ class ModelChoice:
     Attributes:
         preset: a name that `unimatrix models` lists.
         d_model: width of the residual stream.
-        num_heads: heads; a divisor of d_model.
+        num_heads: heads; in the transformer a divisor of d_model.
         depth: layers, or steps of the shared block.
         state_dim: rows and columns of each head's state.
         dropout: probability in [0, 1).

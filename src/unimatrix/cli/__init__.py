@@ -1,0 +1,132 @@
+"""The commands: `unimatrix reproduce | report | train | eval | generate | models | bench`.
+
+This module only chooses: a command's own module, and with it torch, is imported when it is called, so that
+`unimatrix --help` answers at once. Exit codes: 0 fine; 2 bad input, told in one line on stderr; 130 and 143
+stopped by Ctrl-C and SIGTERM; 141 the reader of a pipe went away; anything else is a bug and stays loud.
+"""
+
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from unimatrix.errors import UserError
+
+BAD_INPUT, PIPE_CLOSED, CTRL_C = 2, 141, 130
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """A command by the module that runs it (`run(arguments) -> exit code`) and one line of what it does."""
+
+    module: str
+    does: str
+
+
+COMMANDS: dict[str, Command] = {
+    "reproduce": Command(
+        module="unimatrix.cli.reproduce", does="train and judge the paper's tables, write report.html"
+    ),
+    "report": Command(
+        module="unimatrix.cli.report", does="rebuild figures and report.html from finished runs"
+    ),
+    "train": Command(module="unimatrix.cli.train", does="train a model on your text, or one of the paper's"),
+    "eval": Command(module="unimatrix.cli.evaluate", does="bits per byte and perplexity of a trained model"),
+    "generate": Command(module="unimatrix.cli.generate", does="continue a prompt, token by token"),
+    "models": Command(module="unimatrix.cli.models", does="list the presets with parameters and state sizes"),
+    "bench": Command(module="unimatrix.cli.bench", does="measure training, prefill and decoding speed"),
+}
+
+EXAMPLES = (
+    "unimatrix reproduce",
+    "unimatrix train mytext.txt",
+    "unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4",
+    'unimatrix generate runs/mytext-unimatrix-core --prompt "Once upon"',
+    "unimatrix eval runs/mytext-unimatrix-core --split test",
+)
+
+
+def help_text() -> str:
+    """What `unimatrix --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: unimatrix COMMAND [OPTIONS]",
+            "",
+            "Byte-level sequence models with an associative state, and the paper's tables by one command.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "examples:",
+            *(f"  {example}" for example in EXAMPLES),
+            "",
+            "`unimatrix COMMAND --help` explains a command and all of its options.",
+        ]
+    )
+
+
+def _choose(name: str) -> Command:
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {name!r}; {hint}")
+    return COMMANDS[name]
+
+
+def _fail(message: str) -> int:
+    print(f"unimatrix: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _describe(error: OSError) -> str:
+    """The system's words and the file they are about."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def _abandon_stdout() -> None:
+    """Nowhere to write to any more; else the interpreter would try, and complain, once more at its end."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"unimatrix {version('unimatrix-lm')}")
+        return 0
+    command = _choose(arguments[0])
+    return importlib.import_module(command.module).run(list(arguments[1:]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point: arguments as in sys.argv[1:], the exit code back."""
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that knows no UTF-8 shows a question mark instead of ending the program
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        code = _dispatch(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        _abandon_stdout()
+        return PIPE_CLOSED
+    except OSError as error:
+        if error.filename is None:
+            _abandon_stdout()
+        return _fail(_describe(error))
+    except KeyboardInterrupt:
+        print("unimatrix: stopped", file=sys.stderr)
+        return CTRL_C

@@ -1,0 +1,7 @@
+"""`python -m unimatrix.cli` is `unimatrix`."""
+
+import sys
+
+from unimatrix.cli import main
+
+sys.exit(main())

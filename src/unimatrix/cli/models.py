@@ -1,0 +1,96 @@
+"""`unimatrix models`: the presets, their parameters and the size of their state, counted on built models."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from unimatrix.cli.arguments import parse
+from unimatrix.models import build, parameter_count, presets, state_bytes
+
+ABOUT = """List the presets: what each is, its parameters, and the size of its state.
+
+Everything is counted on built models. The state is what one sequence carries
+after so many tokens, in float32, in the model without positions.
+
+examples:
+  unimatrix models
+  unimatrix models --json"""
+
+BYTE_VOCABULARY, RECALL_VOCABULARY = 259, 64
+STATE_TOKENS = (128, 4096)
+_PIECE = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    json: bool = False
+    """A JSON list instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """One line: counts of parameters for both vocabularies, bytes of state by number of tokens."""
+
+    name: str
+    does: str
+    parameters_bytes: int
+    parameters_recall: int
+    state_bytes: dict[int, int]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; its exit code."""
+    options = parse(Options, arguments, command="models", about=ABOUT)
+    rows = [describe(name) for name in presets()]
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        Console().print(_table(rows))
+    return 0
+
+
+def describe(name: str) -> Preset:
+    """Build the preset and count."""
+    summary = (inspect.getdoc(presets()[name]) or "").split("\n")[0]
+    return Preset(
+        name=name,
+        # the counts at the end of the line are in their own columns
+        does=summary.split(". ")[0].rstrip("."),
+        parameters_bytes=parameter_count(build(name, vocab_size=BYTE_VOCABULARY)),
+        parameters_recall=parameter_count(build(name, vocab_size=RECALL_VOCABULARY)),
+        state_bytes=_measured_state(name),
+    )
+
+
+@torch.no_grad()
+def _measured_state(name: str) -> dict[int, int]:
+    model = build(name, max_positions=None).eval()
+    state = None
+    sizes: dict[int, int] = {}
+    read = 0
+    while read < STATE_TOKENS[-1]:
+        until = min([read + _PIECE, *(tokens for tokens in STATE_TOKENS if tokens > read)])
+        _, state = model(torch.zeros(1, until - read, dtype=torch.int64), state)
+        read = until
+        if read in STATE_TOKENS:
+            sizes[read] = state_bytes(state)
+    return sizes
+
+
+def _table(rows: Sequence[Preset]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("preset", no_wrap=True)
+    table.add_column("parameters\nbytes (259)", justify="right", no_wrap=True)
+    table.add_column("parameters\nrecall (64)", justify="right", no_wrap=True)
+    for tokens in STATE_TOKENS:
+        table.add_column(f"state after\n{tokens:,} tokens", justify="right", no_wrap=True)
+    for row in rows:
+        sizes = [f"{row.state_bytes[tokens]:,} B" for tokens in STATE_TOKENS]
+        table.add_row(row.name, f"{row.parameters_bytes:,}", f"{row.parameters_recall:,}", *sizes)
+    return table

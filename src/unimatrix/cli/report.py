@@ -1,0 +1,33 @@
+"""`unimatrix report`: figures and report.html from the runs that are finished, without training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from unimatrix.cli.arguments import parse
+from unimatrix.paper import catalogue
+from unimatrix.paper.reproduce import report
+
+ABOUT = """Judge, draw and report again from OUT/results.jsonl, training nothing.
+
+examples:
+  unimatrix report
+  unimatrix report --out reproduction-wikitext"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("reproduction")
+    """The folder that `unimatrix reproduce` wrote."""
+    tables: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE [TABLE ...]")] = tuple(catalogue.TABLES)
+    """Which tables."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; its exit code."""
+    options = parse(Options, arguments, command="report", about=ABOUT)
+    report(out=options.out, tables=tuple(catalogue.table(name) for name in options.tables))
+    return 0

@@ -1,0 +1,61 @@
+"""`unimatrix reproduce`: the paper's tables, trained, judged and reported."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, parse
+from unimatrix.paper import catalogue
+from unimatrix.paper.reproduce import DEFAULT_SEEDS, reproduce
+from unimatrix.train.config import Device
+
+ABOUT = """Train the models of the paper's tables, compare, and judge its claims.
+
+Every finished run is a line of OUT/results.jsonl; started again, the command
+trains only what is missing. It writes OUT/report.html and OUT/figures/.
+
+examples:
+  unimatrix reproduce
+  unimatrix reproduce --seeds 7 11 13 17 19
+  unimatrix reproduce --data-dir wikitext-2-raw --out reproduction-wikitext"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("reproduction")
+    """Folder for results.jsonl, report.html, the figures and the runs."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = DEFAULT_SEEDS
+    """Each experiment runs once per seed; a claim needs at least 5."""
+    tables: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE [TABLE ...]")] = tuple(catalogue.TABLES)
+    """Which tables."""
+    data: DataSource = None
+    data_dir: DataDir = None
+    device: Device = "auto"
+    """Where to train; auto takes the accelerator where there is one."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; its exit code."""
+    options = parse(Options, arguments, command="reproduce", about=ABOUT)
+    tables = tuple(catalogue.table(name) for name in options.tables)
+    source, corpus = choose_corpus(options.data, options.data_dir, otherwise="auto")
+    console = Console()
+    result = reproduce(
+        out=options.out,
+        seeds=options.seeds,
+        source=source,
+        corpus=corpus,
+        device=options.device,
+        tables=tables,
+        console=console,
+    )
+    if result.stop_signal is None:
+        return 0
+    again = shlex.join(["unimatrix", "reproduce", *arguments])
+    console.print(f"Stopped; to go on: {again}", markup=False, highlight=False, soft_wrap=True)
+    return 128 + result.stop_signal

@@ -1,0 +1,140 @@
+"""`unimatrix train`: a text of one's own, or one of the paper's experiments; every setting is an option."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, option_value, parse
+from unimatrix.data import load_corpus, load_data_dir
+from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
+from unimatrix.errors import UserError
+from unimatrix.paper.experiments import experiment
+from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, train
+from unimatrix.train.run_folder import MARK
+
+ABOUT = """Train a model on a text of your own, or run one of the paper's experiments.
+
+The run's folder gets checkpoints, which `unimatrix generate`, `unimatrix eval`
+and Hugging Face's from_pretrained read, and TensorBoard's curves. Ctrl-C saves
+before it stops. Every setting below overrides the recipe; the defaults shown
+are those of the recipe that this command line chooses.
+
+examples:
+  unimatrix train mytext.txt
+  unimatrix train mytext.txt --preset unimatrix-discovery --steps 2000 --d-model 128
+  unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4
+  unimatrix train --resume --out runs/mytext-unimatrix-core"""
+
+# what `unimatrix train mytext.txt` runs: minutes on a laptop, without positions so that text of any length
+# can follow, and saved often enough that a kill loses little
+OWN_TEXT = Experiment(
+    name="own-text",
+    model=ModelChoice(preset="unimatrix-core", dropout=0.0, max_positions=None),
+    optim=OptimConfig(lr=2e-3, warmup_steps=50, schedule="cosine", final_lr_share=0.1, clip=1.0),
+    loop=LoopConfig(
+        steps=1000, batch_size=16, seq_len=256, eval_every=100, eval_bytes=65_536, save_every=100
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    text: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")] = None
+    """A text file (any bytes) or a folder of them to train on."""
+    experiment: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """One of the paper's recipes, such as table1.unimatrix-core."""
+    data_dir: DataDir = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """The run's folder; without it runs/NAME."""
+    resume: bool = False
+    """Go on from the last checkpoint in the folder; other settings than --out need not be given again."""
+    overwrite: bool = False
+    """Delete the run in the folder and start anew."""
+    settings: Annotated[Experiment, tyro.conf.arg(name="")] = OWN_TEXT
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; its exit code."""
+    recipe = _recipe(arguments)
+    options = parse(Options, arguments, command="train", about=ABOUT, default=Options(settings=recipe))
+    source = _source(options, arguments)
+    corpus = load_data_dir(source) if options.data_dir is not None else load_corpus(source)
+    settings = _named(options, arguments, source=source)
+    out = options.out if options.out is not None else Path("runs") / settings.name
+    console = Console()
+    for note in corpus.notes:
+        # on a text of one's own nobody expects the paper's numbers
+        if options.experiment is not None or note != NOT_THE_PAPERS_CORPUS:
+            _say(console, f"Note: {note}")
+    result = train(
+        settings,
+        out=out,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        corpus=corpus,
+        console=console,
+        resume_command=shlex.join(["unimatrix", "train", "--resume", "--out", str(out)]),
+    )
+    if result.stop_signal is not None:
+        return 128 + result.stop_signal
+    _say(console, f"{result.parameters:,} parameters, {result.steps} steps in {result.seconds:.0f} s")
+    _say(console, f"Validation: {result.bpb:.4f} bits per byte, perplexity {result.perplexity:.3f} per byte")
+    _say(console, f"Saved: {result.checkpoint}")
+    prompt = shlex.join(["unimatrix", "generate", str(out), "--prompt", "The "])
+    _say(console, f"To read from it: {prompt}")
+    return 0
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _source(options: Options, arguments: Sequence[str]) -> str:
+    """What to load: the text that is given, else the recipe's; paths in full, so that a resume finds them."""
+    data = option_value(arguments, "--data")
+    given = [text for text in (options.text, data, options.data_dir) if text is not None]
+    if len(given) > 1:
+        raise UserError("text: expected one of TEXT, --data and --data-dir, got more than one")
+    if not given and options.experiment is None and not options.resume:
+        raise UserError(
+            "train: expected a text (unimatrix train mytext.txt), --data, --data-dir or --experiment"
+        )
+    source = str(given[0]) if given else options.settings.data
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() and source not in SOURCE_NAMES else source
+
+
+def _named(options: Options, arguments: Sequence[str], *, source: str) -> Experiment:
+    """The settings with their text, named after text and preset where nothing else names them."""
+    settings = replace(options.settings, data=source)
+    if settings.name != OWN_TEXT.name or option_value(arguments, "--name") is not None:
+        return settings
+    return replace(settings, name=f"{Path(source).stem}-{settings.model.preset}")
+
+
+def _recipe(arguments: Sequence[str]) -> Experiment:
+    """What the options override: --experiment's settings, the resumed run's, or those for one's own text."""
+    name = option_value(arguments, "--experiment")
+    if name is not None:
+        return experiment(name)
+    out = option_value(arguments, "--out")
+    if "--resume" in arguments and out is not None:
+        return _settings_of_run(Path(out).expanduser()) or OWN_TEXT
+    return OWN_TEXT
+
+
+def _settings_of_run(out: Path) -> Experiment | None:
+    """What an earlier run in the folder was started with; None where there is none (training says so)."""
+    mark = out / MARK
+    if not mark.is_file():
+        return None
+    try:
+        return Experiment.from_dict(json.loads(mark.read_text(encoding="utf-8"))["experiment"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{mark}: expected the mark of a training run ({error})") from error

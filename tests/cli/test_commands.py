@@ -1,0 +1,309 @@
+"""The commands, each through the real entry point on a tiny model."""
+
+import io
+import json
+import shutil
+
+import pytest
+
+from unimatrix.cli.arguments import option_value
+from unimatrix.models import presets
+from unimatrix.paper import reproduce as reproduce_module
+from unimatrix.paper.published import published_parameters
+from unimatrix.train import Experiment
+
+SMALL = [
+    *("--d-model", "8", "--num-heads", "2", "--depth", "1", "--state-dim", "4"),
+    *("--batch-size", "2", "--seq-len", "16", "--tracker", "none"),
+]
+
+
+def settings_of(folder) -> Experiment:
+    return Experiment.from_dict(json.loads((folder / "run.json").read_text())["experiment"])
+
+
+# train
+
+
+def test_train_takes_a_text_in_one_line_and_names_the_run_after_it(
+    call, small_run, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(small_run.parent / "sea.txt", "sea.txt")
+    code, out, err = call("train", "sea.txt", *SMALL, "--steps", "2")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "runs" / "sea-unimatrix-core" / "checkpoint-000002" / "model.safetensors").is_file()
+    assert "bits per byte" in out
+    assert "unimatrix generate runs/sea-unimatrix-core" in out
+    assert "not the paper's corpus" not in out
+
+
+def test_train_overrides_an_experiment_and_keeps_the_rest(call, small_run, tmp_path) -> None:
+    text = small_run.parent / "sea.txt"
+    out = tmp_path / "run"
+    code, printed, err = call(
+        *("train", "--experiment", "table1.unimatrix-rosa", "--data", text, "--out", out),
+        *(*SMALL, "--steps", "3", "--lr", "4e-4"),
+    )
+    assert (code, err) == (0, "")
+    used = settings_of(out)
+    assert (used.name, used.model.preset, used.loop.steps, used.optim.lr) == (
+        *("table1.unimatrix-rosa", "unimatrix-rosa"),
+        *(3, 4e-4),
+    )
+    assert (used.model.dropout, used.optim.schedule, used.model.max_positions) == (0.1, "constant", 128)
+    assert "not the paper's corpus" in printed
+
+
+def test_train_refuses_an_occupied_folder_and_then_obeys(call, refused, small_run, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    text = small_run.parent / "sea.txt"
+    complaint = refused("train", text, *SMALL, "--steps", "4", "--out", run)
+    assert "--resume or --overwrite" in complaint
+    # a resume needs no other setting than the folder, and may go further
+    code, _, err = call("train", "--resume", "--out", run, "--steps", "6")
+    assert (code, err) == (0, "")
+    assert settings_of(run).loop.steps == 6
+    assert settings_of(run).model.d_model == 8
+    code, _, err = call("train", text, *SMALL, "--steps", "1", "--out", run, "--overwrite")
+    assert (code, err) == (0, "")
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-000001"]
+
+
+def test_train_says_what_is_wrong_with_its_input(refused, tmp_path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    short = tmp_path / "short.txt"
+    short.write_text("too short to be cut")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "expected a text" in refused("train")
+    assert "no 'nothing.txt'" in refused("train", "nothing.txt")
+    assert "empty file" in refused("train", empty)
+    assert "bytes" in refused("train", short)
+    assert "train.txt" in refused("train", "--data-dir", folder)
+    assert "more than one" in refused("train", short, "--data", "embedded")
+    assert "did you mean table1.unimatrix-core" in refused("train", "--experiment", "table1.unimatrix-cor")
+    assert "no run to resume" in refused("train", "--experiment", "table1.transformer", "--data",
+                                         "embedded", "--resume", "--out", tmp_path / "none")  # fmt: skip
+
+
+def test_train_names_unknown_presets_and_heads_that_do_not_fit(refused, small_run, tmp_path) -> None:
+    text, out = small_run.parent / "sea.txt", tmp_path / "never"
+    assert "unimatrix-core" in refused("train", text, "--preset", "unimatrix-cor", "--out", out)
+    assert "divisor" in refused("train", text, "--preset", "transformer", "--num-heads", "7", "--out", out)
+    assert "cannot be written" in refused("train", text, *SMALL, "--out", text / "below-a-file")
+
+
+def test_a_binary_file_is_a_text_like_any_other(call, tmp_path) -> None:
+    data = tmp_path / "all.bin"
+    data.write_bytes(bytes(range(256)) * 10)
+    code, _, err = call("train", data, *SMALL, "--steps", "1", "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+
+
+# eval
+
+
+def test_eval_reads_the_text_it_was_trained_on_and_states_the_windowing(call, small_run) -> None:
+    code, out, _ = call("eval", small_run)
+    assert code == 0
+    assert "bits per byte, perplexity" in out
+    assert "sea.txt, valid" in out
+    assert "windows of 16 bytes side by side, each starting afresh" in out
+
+
+def test_eval_of_a_run_and_of_its_checkpoint_agree_and_say_what_training_said(call, small_run) -> None:
+    _, of_run, _ = call("eval", small_run, "--json")
+    _, of_checkpoint, _ = call("eval", small_run / "checkpoint-000004", "--json", "--batch-size", "3")
+    measured = json.loads(of_run)
+    assert json.loads(of_checkpoint)["bpb"] == pytest.approx(measured["bpb"], rel=1e-6)
+    assert measured["perplexity"] == pytest.approx(2 ** measured["bpb"])
+    assert measured["bytes"] == measured["num_bytes"]
+    assert len(measured["sha256"]) == 64
+    trained = json.loads((small_run / "run.json").read_text())
+    assert trained["data"]["valid"]["sha256"] == measured["sha256"]
+
+
+def test_eval_on_another_split_text_and_windowing(call, refused, small_run, tmp_path) -> None:
+    _, split, _ = call("eval", small_run, "--split", "test", "--json")
+    _, carried, _ = call("eval", small_run, "--carry-state", "--json")
+    _, wide, _ = call("eval", small_run, "--window", "5", "--json")
+    assert json.loads(split)["split"] == "test"
+    assert "carried on" in json.loads(carried)["windowing"]
+    assert "windows of 5 bytes" in json.loads(wide)["windowing"]
+    other = tmp_path / "other.txt"
+    other.write_text("nothing about water at all. " * 20)
+    _, elsewhere, _ = call("eval", small_run, "--data", other)
+    assert "other.txt, valid" in elsewhere
+    assert "window: expected" in refused("eval", small_run, "--window", "0")
+    assert "no such folder" in refused("eval", tmp_path / "nowhere" / "at" / "all")
+    assert "got both" in refused("eval", small_run, "--data", "embedded", "--data-dir", tmp_path)
+
+
+def test_eval_refuses_a_checkpoint_that_is_cut_short(refused, small_run, tmp_path) -> None:
+    shutil.copytree(small_run, tmp_path / "run")
+    weights = tmp_path / "run" / "checkpoint-000004" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "checkpoint-000004" in refused("eval", tmp_path / "run")
+
+
+# generate
+
+
+def test_generate_streams_the_prompt_and_its_continuation(call, small_run) -> None:
+    arguments = ("generate", small_run, "--prompt", "the ", "--max-new-tokens", "30", "--seed", "5")
+    code, out, err = call(*arguments)
+    assert (code, err) == (0, "")
+    assert out.startswith("the ")
+    assert len(out) > len("the \n")
+    assert call(*arguments)[1] == out
+    assert call(*arguments, "--no-echo")[1] == out.removeprefix("the ")
+    assert call(*arguments[:-1], "6")[1] != out
+
+
+def test_generate_writes_each_piece_as_it_comes(small_run, monkeypatch) -> None:
+    from unimatrix.cli import main
+
+    class Recorder(io.StringIO):
+        pieces = 0
+
+        def flush(self) -> None:
+            self.pieces += 1
+
+    recorder = Recorder()
+    monkeypatch.setattr("sys.stdout", recorder)
+    assert main(["generate", str(small_run), "--prompt", "a", "--max-new-tokens", "20", "--seed", "1"]) == 0
+    assert recorder.pieces > 10
+
+
+def test_generate_fits_its_default_length_to_the_models_positions(call, refused, small_run, tmp_path) -> None:
+    text, out = small_run.parent / "sea.txt", tmp_path / "run"
+    call("train", text, *SMALL, "--steps", "1", "--max-positions", "16", "--out", out)
+    code, printed, _ = call("generate", out, "--prompt", "the sea", "--no-echo", "--temperature", "0")
+    assert code == 0
+    assert 1 <= len(printed.encode()) <= 3 * (16 - 7) + 1
+    assert "max_positions" in refused("generate", out, "--prompt", "the sea", "--max-new-tokens", "100")
+    assert "max_positions" in refused("generate", out, "--prompt", "x" * 40)
+
+
+def test_generate_refuses_settings_out_of_range(refused, small_run, tmp_path) -> None:
+    assert "temperature" in refused("generate", small_run, "--temperature", "-1")
+    assert "top_p" in refused("generate", small_run, "--top-p", "2")
+    assert "got a file" in refused("generate", small_run / "run.json")
+    assert "no model" in refused("generate", tmp_path)
+
+
+# models
+
+
+def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
+    code, out, _ = call("models", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows.keys() == presets().keys()
+    for name, row in rows.items():
+        assert row["parameters_bytes"] == published_parameters(name)
+        assert row["parameters_recall"] == published_parameters(name, setting="recall_vocab64_positions128")
+        grows = row["state_bytes"]["4096"] > row["state_bytes"]["128"]
+        assert grows == (name == "transformer")
+
+
+def test_models_as_a_table_fits_a_terminal(call, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = call("models")
+    for name in presets():
+        assert name in out
+    assert "83,140" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+# bench
+
+
+def test_bench_explains_itself_and_refuses_what_it_does_not_know(call, refused) -> None:
+    code, out, _ = call("bench")
+    assert code == 0
+    assert "throughput" in out
+    assert "did you mean decode" in refused("bench", "decod")
+    assert "threads" in refused("bench", "decode", "--threads", "0")
+    assert "lengths" in refused("bench", "throughput", "--lengths", "0")
+
+
+def test_bench_passes_its_options_on(call, tmp_path) -> None:
+    code, out, _ = call("bench", "decode", "--positions", "2", "4", "--models", "unimatrix-core",
+                        "--seconds", "0.01", "--threads", "1", "--out", tmp_path)  # fmt: skip
+    assert code == 0
+    assert "position       4" in out
+    assert json.loads((tmp_path / "decode.json").read_text())["threads"] == 1
+
+
+# reproduce and report
+
+
+def test_reproduce_takes_seeds_text_and_folder_and_report_follows(
+    call, small_run, tmp_path, monkeypatch
+) -> None:
+    import dataclasses
+
+    from unimatrix.paper.experiments import EXPERIMENTS
+
+    def tiny(name):
+        full = EXPERIMENTS[name]()
+        model = dataclasses.replace(full.model, d_model=8, num_heads=2, depth=1)
+        loop = dataclasses.replace(full.loop, steps=1, batch_size=2, seq_len=16, tracker="none")
+        return lambda: dataclasses.replace(full, model=model, loop=loop)
+
+    for name in list(EXPERIMENTS):
+        monkeypatch.setitem(reproduce_module.EXPERIMENTS, name, tiny(name))
+    text, out = small_run.parent / "sea.txt", tmp_path / "out"
+    code, printed, err = call("reproduce", "--seeds", "3", "--data", text, "--out", out, "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert "Table 1" in printed
+    assert "Note: This is not the paper's corpus" in printed
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [row["seed"] for row in rows] == [3, 3, 3, 3]
+    assert {row["config"]["data"] for row in rows} == {str(text)}
+    page = (out / "report.html").read_text()
+    code, again, err = call("report", "--out", out)
+    assert (code, err) == (0, "")
+    assert again.split("Table 1")[1] == printed.split("Table 1")[1]
+    assert (out / "report.html").read_text() == page
+
+
+def test_reproduce_and_report_refuse_what_is_not_there(refused, tmp_path) -> None:
+    assert "did you mean table1" in refused("reproduce", "--tables", "tabel1")
+    assert "no finished run" in refused("report", "--out", tmp_path)
+    assert "train.txt" in refused("reproduce", "--data-dir", tmp_path)
+    afile = tmp_path / "afile"
+    afile.write_text("some text of no great length, but long enough\n" * 5)
+    assert "afile/out: Not a directory" in refused("reproduce", "--data", afile, "--out", afile / "out")
+
+
+def test_reproduce_prints_the_command_that_goes_on(call, small_run, tmp_path, monkeypatch) -> None:
+    from unimatrix.cli import reproduce as command
+    from unimatrix.paper.reproduce import Reproduction
+
+    monkeypatch.setattr(
+        command, "reproduce", lambda **_: Reproduction(summaries=(), page=None, stop_signal=15)
+    )
+    text = small_run.parent / "sea.txt"
+    code, out, _ = call("reproduce", "--data", text, "--out", tmp_path / "my out")
+    assert code == 143
+    assert out.endswith(f"to go on: unimatrix reproduce --data {text} --out '{tmp_path}/my out'\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--out", "a"], "a"),
+        (["--out=a=b"], "a=b"),
+        (["--out", "a", "--out", "b"], "b"),
+        (["--outer", "a"], None),
+        (["--out"], None),
+        ([], None),
+    ],
+)
+def test_option_values_among_raw_arguments(arguments, value) -> None:
+    assert option_value(arguments, "--out") == value

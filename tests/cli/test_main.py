@@ -1,0 +1,141 @@
+"""The entry point: help, unknown names, exit codes, and what a shell sees of it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from unimatrix import cli
+from unimatrix.cli import COMMANDS, main
+from unimatrix.errors import UserError
+
+SMALL = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--batch-size", "2", "--seq-len", "16"]
+UNIMATRIX = [sys.executable, "-m", "unimatrix.cli"]
+
+
+def run(command, stdout=subprocess.PIPE, cwd=None) -> subprocess.CompletedProcess[str]:
+    """The command's exit code and what it printed, as a shell would see them."""
+    return subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, cwd=cwd, check=False
+    )
+
+
+def test_help_lists_every_command_with_examples(call) -> None:
+    for arguments in ((), ("--help",), ("-h",), ("help",)):
+        code, out, _ = call(*arguments)
+        assert code == 0
+        for name, command in COMMANDS.items():
+            assert name in out
+            assert command.does in out
+        assert "unimatrix train mytext.txt" in out
+        assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "bench"])
+def test_every_command_explains_itself(call, command) -> None:
+    code, out, err = call(command, "--help")
+    assert (code, err) == (0, "")
+    assert f"usage: unimatrix {command}" in out
+    assert "examples:" in out
+    assert f"unimatrix {command}" in out.split("examples:")[1]
+
+
+def test_help_and_version_wait_for_no_heavy_import() -> None:
+    heavy = "{'torch', 'tyro', 'transformers', 'datasets', 'matplotlib', 'accelerate', 'rich', 'numpy'}"
+    program = (
+        "import sys; from unimatrix.cli import main\n"
+        "assert main(['--help']) == 0 and main(['--version']) == 0\n"
+        f"print('loaded:', sorted({heavy} & set(sys.modules)))"
+    )
+    done = run([sys.executable, "-c", program])
+    assert done.returncode == 0, done.stderr
+    assert "unimatrix 0." in done.stdout
+    assert done.stdout.endswith("loaded: []\n")
+
+
+def test_unknown_commands_are_met_with_the_near_ones(refused) -> None:
+    assert "unknown command 'reproduc'; did you mean reproduce" in refused("reproduc")
+    assert "'qqq'; known: reproduce, report, train" in refused("qqq")
+
+
+def test_options_that_do_not_exist_or_do_not_fit_are_told_in_one_line(refused) -> None:
+    assert "--stps" in refused("train", "x", "--stps", "3")
+    assert "perhaps you meant --steps" in refused("train", "x", "--stps", "3")
+    assert "steps: expected a positive number, got -3" in refused("train", "x", "--steps", "-3")
+    assert "'fp8'" in refused("train", "x", "--precision", "fp8")
+    assert "see unimatrix models --help" in refused("models", "--nope")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("text: expected\n  some"), 2, "unimatrix: error: text: expected some\n"),
+        (PermissionError(13, "Permission denied", "/a/b"), 2, "unimatrix: error: /a/b: Permission denied\n"),
+        (KeyboardInterrupt(), 130, "unimatrix: stopped\n"),
+    ],
+)
+def test_errors_become_codes_and_one_line(monkeypatch, capsys, error, code, words) -> None:
+    def fail(_arguments):
+        raise error
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    assert main(["models"]) == code
+    assert capsys.readouterr().err == words
+
+
+def test_a_bug_stays_loud(monkeypatch) -> None:
+    def fail(_arguments):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["models"])
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = run([*UNIMATRIX, "--help"], stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path) -> None:
+    # a file that may not grow stands for a disk without room
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "from unimatrix.cli import main; sys.exit(main(['--help']))"
+    )
+    with open(tmp_path / "out", "w") as full:
+        done = run([sys.executable, "-B", "-c", program], stdout=full)
+    assert (done.returncode, done.stderr) == (2, "unimatrix: error: File too large\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_print_the_command_that_goes_on(tmp_path, number, code) -> None:
+    text = tmp_path / "my text.txt"
+    text.write_bytes(b"over and over " * 100)
+    arguments = ["train", text.name, *SMALL, "--steps", "1000000", "--log-every", "5"]
+    running = subprocess.Popen(
+        [*UNIMATRIX, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith("step"):
+            break
+    running.send_signal(number)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (code, "")
+    # steps logged meanwhile may stand between; the last line is the farewell
+    command = out.splitlines()[-1].partition("to go on: ")[2]
+    assert command == "unimatrix train --resume --out 'runs/my text-unimatrix-core'"
+    saved = tmp_path / "runs" / "my text-unimatrix-core"
+    (checkpoint,) = saved.glob("checkpoint-*")
+    if number == signal.SIGINT:
+        return
+    steps = str(int(checkpoint.name.removeprefix("checkpoint-")) + 2)
+    again = run([*UNIMATRIX, "train", "--resume", "--out", str(saved), "--steps", steps], cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert f"checkpoint-{int(steps):06d}" in again.stdout
