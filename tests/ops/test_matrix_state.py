@@ -1,5 +1,8 @@
 """Every form of the matrix state against the equation: outputs, final state, every gradient, hard gates."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -253,6 +256,16 @@ def test_one_thread_equals_two():
         both.append(run(inputs, "compiled"))
     torch.set_num_threads(threads)
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
+
+
+def test_the_first_kernel_leaves_torchs_threads_alone():
+    code = (
+        "import torch; from unimatrix.ops import matrix_state; torch.set_num_threads(1); "
+        "x = torch.zeros(1, 2, 1, 8); matrix_state(x, x, x, x[..., 0], backend='compiled'); "
+        "print(torch.get_num_threads())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "1"
 
 
 @pytest.mark.parametrize(

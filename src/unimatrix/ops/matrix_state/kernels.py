@@ -122,8 +122,12 @@ def _place(x: Tensor) -> tuple[int, tuple[int, ...]]:
 
 
 def _match_threads() -> None:
-    """Use as many threads as torch does."""
-    numba.set_num_threads(min(torch.get_num_threads(), MAX_THREADS))
+    """Use as many threads as torch does, and leave torch's own number as it is."""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, MAX_THREADS))
+    if torch.get_num_threads() != threads:
+        # starting numba's pool sets the default of the OpenMP runtime that torch may share
+        torch.set_num_threads(threads)
 
 
 @cache
