@@ -154,6 +154,7 @@ def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(
         signal_after(patched, 3, number)
         result = fit(tiny(steps=8), resume_command="unimatrix train --resume --out run")
     assert (result.interrupted, result.steps, result.bpb) == (True, 3, None)
+    assert result.stop_signal == number
     assert result.checkpoint == tmp_path / "run" / "checkpoint-000003"
     assert signal.getsignal(number) is before
     last = console.file.getvalue().splitlines()[-1]

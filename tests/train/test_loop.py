@@ -70,7 +70,7 @@ def test_one_step_is_torchs_adamw(fit, tiny, text):
 
 def test_what_is_reported_is_what_happened(fit, tiny, text, tmp_path):
     result = fit(tiny(steps=4, eval_every=2))
-    assert (result.steps, result.interrupted, result.device) == (4, False, "cpu")
+    assert (result.steps, result.interrupted, result.stop_signal, result.device) == (4, False, None, "cpu")
     assert result.parameters == parameter_count(result.model)
     assert result.out == tmp_path / "run"
     assert result.checkpoint == tmp_path / "run" / "checkpoint-000004"
@@ -342,3 +342,17 @@ def test_the_first_error_is_the_one_reported(fit, tiny, monkeypatch):
     monkeypatch.setattr(run_module.Run, "save", fail)
     with pytest.raises(UserError, match="the checkpoint could not be written"):
         fit(tiny(tracker="tensorboard"))
+
+
+def test_compile_trains_through_torch_compile_and_saves_the_plain_names(fit, tiny, monkeypatch):
+    compiled = []
+
+    def compile_(module):
+        compiled.append(type(module).__name__)
+        return module
+
+    plain = fit(tiny(), name="plain")
+    monkeypatch.setattr(torch, "compile", compile_)
+    result = fit(tiny(compile=True), name="compiled")
+    assert compiled == ["LossModule"]
+    assert set(load_checkpoint(result.checkpoint).weights) == set(plain.model.state_dict())

@@ -47,7 +47,7 @@ def bits_per_byte(
     data: np.ndarray,
     *,
     window: int,
-    batch_size: int = 64,
+    batch_size: int = 32,
     device: torch.device | str | None = None,
     carry_state: bool = False,
 ) -> BitsPerByte:

@@ -28,7 +28,7 @@ from unimatrix.train.state import (
     seed_process,
 )
 
-_EVAL_BATCH_SIZE = 64
+_EVAL_BATCH_SIZE = 32
 
 
 class LossModule(nn.Module):
@@ -81,7 +81,7 @@ class Run:
         )
         seed_process(loop.seed, process_index=accelerator.process_index)
         module, prepared = accelerator.prepare(LossModule(self.model), self._raw_optimizer)
-        # accelerate's own is needed for the loss scaling of fp16, and searches the disk for packages at each step
+        # accelerate's own does the loss scaling of fp16, and searches the disk for packages at each step
         self._optimizer = self._raw_optimizer if accelerator.scaler is None else prepared
         # accelerate's wrapper, for its no_sync; the compiled one, for its speed
         self._module = module
