@@ -154,7 +154,7 @@ class FewerParameters:
         saved = 100.0 * (theirs - ours) / theirs
         # half up, as in print: 52.45 % becomes 52.5 %
         as_printed = self.percent is None or math.floor(saved * 10 + 0.5) / 10 == self.percent
-        detail = f"{ours:,} against {theirs:,}: {saved:.2f} % fewer"
+        detail = f"{ours:,} against {theirs:,}: {abs(saved):.2f} % {'fewer' if saved >= 0 else 'more'}"
         if self.percent is not None:
             detail += f" (the paper prints {self.percent} %)"
         outcome: Outcome = "reproduced" if ours < theirs and as_printed else "not reproduced"

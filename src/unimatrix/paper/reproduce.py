@@ -179,7 +179,7 @@ def _train_all(
                 append_result(out / RESULTS, _result(experiment, trained))
                 durations.append(time.monotonic() - started)
                 left = _time_left(durations, len(missing) - number)
-                _say(console, f"  {trained.bpb:.4f} BPB after {durations[-1]:.0f} s{left and f'; {left}'}")
+                _say(console, f"  {trained.bpb:.4f} BPB after {durations[-1]:.1f} s{left and f'; {left}'}")
                 show(number, left)
             if trained.stop_signal is not None:
                 return trained.stop_signal

@@ -28,11 +28,11 @@ def _numbers(summary: Summary) -> Grid:
         padding=(0, 1, 0, 0),
     )
     grid.add_column("model", no_wrap=True)
-    grid.add_column("parameters", justify="right", no_wrap=True)
+    grid.add_column("parameters", justify="right")
     for column in summary.table.columns:
         grid.add_column(f"{column.title}\npaper", justify="right", no_wrap=True)
         grid.add_column(f"{column.title}\nours", justify="right", no_wrap=True)
-    grid.add_column("n", justify="right")
+    grid.add_column("n", justify="right", no_wrap=True, min_width=2)
     for line in summary.lines:
         cells = [text for cell in line.cells for text in (cell.paper, cell.ours)]
         grid.add_row(line.label, line.parameters_text, *cells, str(line.num_seeds))
