@@ -1,8 +1,8 @@
 """UniMatrix: sequence models with an associative state.
 
-    import torch, unimatrix
-    model = unimatrix.build("unimatrix-core")
-    logits, state = model(torch.tensor([[104, 101]]))
+>>> import torch, unimatrix
+>>> model = unimatrix.build("unimatrix-core")
+>>> logits, state = model(torch.tensor([[104, 105]]))
 """
 
 from importlib import import_module
