@@ -322,3 +322,5 @@ def test_a_corpus_takes_any_arrays():
     text = np.zeros(3, dtype=np.uint8)
     corpus = Corpus(name="zeros", train=text, valid=text, test=text)
     assert corpus.fingerprint("valid")["bytes"] == 3
+    text[0] = 1
+    assert not corpus.train.flags.writeable

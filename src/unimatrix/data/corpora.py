@@ -44,7 +44,10 @@ class Corpus:
 
     def __post_init__(self) -> None:
         for split in SPLITS:
-            self.split(split).flags.writeable = False
+            # a view, so that the caller's own array stays as it is
+            view = self.split(split).view()
+            view.flags.writeable = False
+            object.__setattr__(self, split, view)
 
     def split(self, split: Split) -> np.ndarray:
         return {"train": self.train, "valid": self.valid, "test": self.test}[split]
