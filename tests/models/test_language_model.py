@@ -5,7 +5,7 @@ import torch
 from tolerances import assert_close
 
 import unimatrix
-from unimatrix.models import LanguageModel, select_batch, state_bytes
+from unimatrix.models import LanguageModel, language_model, select_batch, state_bytes
 
 PRESETS = tuple(unimatrix.presets())
 RECURRENT = tuple(name for name in PRESETS if name != "transformer")
@@ -146,6 +146,26 @@ def test_streams_of_any_length(name):
     model = trained_size(name, max_positions=None)
     logits, _ = model(random_ids(1, 5000))
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("max_positions", [100, None])
+def test_reading_in_pieces_changes_nothing(name, max_positions, monkeypatch):
+    model = trained_size(name, max_positions=max_positions)
+    ids = random_ids(3, 100)
+    mask = torch.ones(3, 100, dtype=torch.bool)
+    mask[0, :13] = False
+    for given in (None, mask):
+        with torch.enable_grad():  # with gradients a text is always read whole
+            whole, state = model(ids, mask=given)
+        with torch.no_grad(), monkeypatch.context() as patch:
+            patch.setattr(language_model, "PIECE_TOKENS", 21)  # 7 of 100 positions at a time
+            pieces, state_of_pieces = model(ids, mask=given)
+        assert_close(pieces, whole, "logits")
+        assert torch.equal(state_of_pieces.position, state.position)
+        if max_positions is None:
+            more = [model(ids[:, :4], carried)[0] for carried in (state_of_pieces, state)]
+            assert_close(*more, "logits")
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -169,7 +169,7 @@ def _forward_pass(call: Any, model: LanguageModel, ids: torch.Tensor) -> Callabl
 def _training_step(call: Any, model: LanguageModel, ids: torch.Tensor) -> Callable[[], object]:
     model.train()
     inputs, labels = ids[:, :-1].contiguous(), ids[:, 1:].reshape(-1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
 
     def step() -> object:
         logits, _ = call(inputs)

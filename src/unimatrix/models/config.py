@@ -108,6 +108,11 @@ class ModelConfig:
                 f"num_heads: expected a divisor of d_model = {self.d_model}, got {self.mixer.num_heads}"
             )
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether the state has one size however long the text, so that reading in pieces costs nothing."""
+        return isinstance(self.mixer, MatrixStateConfig)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; nested parts carry their kind."""
         return {field.name: _part_to_dict(getattr(self, field.name)) for field in fields(self)}

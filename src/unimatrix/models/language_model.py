@@ -15,6 +15,11 @@ from unimatrix.mixers.routing import RoutingState
 from unimatrix.models.config import AttentionConfig, MatrixStateConfig, ModelConfig
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
+# Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together), carrying
+# its state: what lies between two layers then stays in the processor's caches. docs/performance.md has the figures.
+PIECE_TOKENS = 2048
+MAX_COMPILED_PIECES = 16  # under torch.compile the pieces are unrolled; beyond so many the text is read whole
+
 
 class LanguageModelState(NamedTuple):
     """Everything that a continuation needs; batch first in every tensor."""
@@ -117,6 +122,25 @@ class LanguageModel(nn.Module):
             raise UserError(f"input_ids: expected shape [batch, time], got {list(input_ids.shape)}")
         if mask is not None and mask.shape != input_ids.shape:
             raise UserError(f"mask: expected shape {list(input_ids.shape)}, got {list(mask.shape)}")
+        self._check_ids(input_ids)
+        batch, length = input_ids.shape
+        piece = max(1, PIECE_TOKENS // max(1, batch))
+        in_pieces = length > piece and not torch.is_grad_enabled() and self.config.recurrent
+        if not in_pieces or (torch.compiler.is_compiling() and length > MAX_COMPILED_PIECES * piece):
+            x, state = self._hidden(input_ids, state, mask)
+            return self._head(x), state
+        parts = []
+        for start in range(0, length, piece):
+            here = slice(start, start + piece)
+            x, state = self._hidden(input_ids[:, here], state, None if mask is None else mask[:, here])
+            parts.append(x)
+        assert state is not None
+        return self._head(torch.cat(parts, dim=1)), state
+
+    def _hidden(
+        self, input_ids: TokenIds, state: LanguageModelState | None, mask: TokenMask | None
+    ) -> tuple[Stream, LanguageModelState]:
+        """Everything but the head: the stream [B, T, D] after the last LayerNorm, and the next state."""
         x, position = self._embed(input_ids, state, mask)
         context = routing_state = None
         if self.routing is not None:
@@ -133,14 +157,27 @@ class LanguageModel(nn.Module):
             if modulation is not None:
                 x = x * modulation
             layers.append(layer)
-        logits = F.linear(self.norm(x), self.embedding.weight)
-        return logits, LanguageModelState(position, tuple(layers), routing_state)
+        return self.norm(x), LanguageModelState(position, tuple(layers), routing_state)
+
+    def _head(self, x: Stream) -> Tensor:
+        """Logits [B, T, V]; without gradients in pieces of rows, as one product of many rows misses the cache."""
+        weight = self.embedding.weight
+        rows = x.flatten(0, 1)
+        if torch.is_grad_enabled() or len(rows) <= PIECE_TOKENS:
+            return F.linear(x, weight)
+        if torch.compiler.is_compiling():
+            return torch.cat([F.linear(p, weight) for p in rows.split(PIECE_TOKENS)]).unflatten(
+                0, x.shape[:2]
+            )
+        logits = x.new_empty(len(rows), len(weight))
+        for piece, out in zip(rows.split(PIECE_TOKENS), logits.split(PIECE_TOKENS), strict=True):
+            torch.mm(piece, weight.mT, out=out)
+        return logits.unflatten(0, x.shape[:2])
 
     def _embed(
         self, input_ids: TokenIds, state: LanguageModelState | None, mask: TokenMask | None
     ) -> tuple[Stream, Tensor]:
         """Token and position embeddings [B, T, D], and the number of real tokens so far [B]."""
-        self._check_ids(input_ids)
         batch, length = input_ids.shape
         x = self.embedding(input_ids)
         start = input_ids.new_zeros(batch) if state is None else state.position
