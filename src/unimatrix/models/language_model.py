@@ -15,8 +15,8 @@ from unimatrix.mixers.routing import RoutingState
 from unimatrix.models.config import AttentionConfig, MatrixStateConfig, ModelConfig
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
-# Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together), carrying
-# its state: what lies between two layers then stays in the processor's caches. docs/performance.md has the figures.
+# Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
+# carrying its state: what lies between two layers then stays in the processor's caches (docs/performance.md).
 PIECE_TOKENS = 2048
 MAX_COMPILED_PIECES = 16  # under torch.compile the pieces are unrolled; beyond so many the text is read whole
 
@@ -160,7 +160,7 @@ class LanguageModel(nn.Module):
         return self.norm(x), LanguageModelState(position, tuple(layers), routing_state)
 
     def _head(self, x: Stream) -> Tensor:
-        """Logits [B, T, V]; without gradients in pieces of rows, as one product of many rows misses the cache."""
+        """Logits [B, T, V]; without gradients in pieces of rows, since one large product misses the cache."""
         weight = self.embedding.weight
         rows = x.flatten(0, 1)
         if torch.is_grad_enabled() or len(rows) <= PIECE_TOKENS:
