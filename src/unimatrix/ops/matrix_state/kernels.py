@@ -21,6 +21,7 @@ from torch import Tensor
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
 
 MAX_THREADS = numba.get_num_threads()  # what numba started with: no more can be asked for
+THREADING_PAYS = 2**17  # numbers of all states over all tokens, below which waking a second thread costs more
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
 
 
@@ -44,7 +45,7 @@ def run_forward(
     blocks = -(-length // BLOCK) if keep else 0
     borders = torch.empty(border_shape(batch, length, heads, dim) if keep else (0,), dtype=q.dtype)
     kernel = _forward_kernel(dim, diag is not None)
-    _match_threads()
+    _match_threads(q)
     kernel(
         *_place(q),
         *_place(k),
@@ -83,7 +84,7 @@ def run_backward(
     grad_diag = torch.empty(q.shape if diag is not None else (0,), dtype=q.dtype)
     grad_state = torch.empty(grad_last.shape, dtype=q.dtype)
     kernel = _backward_kernel(dim, diag is not None)
-    _match_threads()
+    _match_threads(q)
     kernel(
         *_place(q),
         *_place(k),
@@ -121,10 +122,11 @@ def _place(x: Tensor) -> tuple[int, tuple[int, ...]]:
     return x.data_ptr(), x.stride()[:3]
 
 
-def _match_threads() -> None:
-    """Use as many threads as torch does, and leave torch's own number as it is."""
+def _match_threads(q: Tensor) -> None:
+    """Use as many threads as torch does (one for little work), and leave torch's own number as it is."""
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, MAX_THREADS))
+    little = q.numel() * q.shape[-1] < THREADING_PAYS
+    numba.set_num_threads(1 if little else min(threads, MAX_THREADS))
     if torch.get_num_threads() != threads:
         # starting numba's pool sets the default of the OpenMP runtime that torch may share
         torch.set_num_threads(threads)
