@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart with any colour vision; markers differ as well
 COLOURS = ("#555b64", "#0072b2", "#d55e00", "#009e73", "#cc79a7")
@@ -20,7 +21,8 @@ def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
     models = list(dict.fromkeys(row["model"] for row in rows))
     figure = Figure(figsize=(5.2 * len(passes), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, what in zip(figure.subplots(1, len(passes), squeeze=False)[0], passes, strict=True):
+    grid = figure.subplots(1, len(passes), squeeze=False, sharey=True)
+    for axes, what in zip(grid[0], passes, strict=True):
         for number, model in enumerate(models):
             best: dict[int, float] = {}
             for row in rows:
@@ -49,17 +51,20 @@ def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:,g}k")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.margins(y=0.15)
         axes.set_title(TITLES[what], loc="left")
         axes.set_xlabel("sequence length (tokens)")
-        axes.grid(axis="y", color="#e3e6ea", linewidth=0.6, which="both")
+        axes.grid(axis="y", color="#e3e6ea", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("tokens per second, better of eager and compiled")
+    figure.axes[0].set_ylabel("tokens per second")
     figure.axes[0].legend(frameon=False, loc="lower left")
     figure.suptitle(
-        f"{models[-1]} over {models[0]} (numbers: ratio) · {result['machine']} · "
-        f"{result['threads']} threads · torch {result['versions']['torch']}",
+        f"numbers: {models[-1]} over {models[0]}, each at the better of eager and torch.compile\n"
+        f"{result['machine']} · {result['threads']} threads used · torch {result['versions']['torch']}",
         fontsize=9,
         x=0.01,
         ha="left",

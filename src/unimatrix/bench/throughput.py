@@ -5,6 +5,8 @@ the better counts. Before anything is timed, the model's fast form must equal it
 """
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,6 +67,7 @@ def run(
         UserError: a wrong length, pass or mode; a fast form that does not equal its reference.
     """
     _check(lengths, passes, modes)
+    modes = _runnable(modes, say)
     out.mkdir(parents=True, exist_ok=True)
     names = [BASELINE, *(name for name in models if name != BASELINE)]
     differences = {name: check_equality(name, device=device) for name in names}
@@ -80,6 +83,7 @@ def run(
         **provenance(device),
         "backends": chosen_backends(),
         "equality": differences,
+        "modes": modes,
         "rows": [asdict(row) for row in rows],
         "ratios": ratios(rows, names),
     }
@@ -113,6 +117,26 @@ def check_equality(name: str, *, device: str = "cpu") -> float:
     return difference
 
 
+def _check_compiled(call: Any, model: LanguageModel, ids: torch.Tensor, name: str) -> None:
+    """What torch.compile made of a model gives the model's logits; raises if not."""
+    model.eval()
+    with torch.no_grad():
+        difference = (call(ids[:, :-1])[0] - model(ids[:, :-1])[0]).abs().max().item()
+    if not difference <= EQUALITY_TOLERANCE:
+        raise UserError(
+            f"{name} under torch.compile differs from eager mode by {difference:.1e}; nothing is timed"
+        )
+
+
+def _runnable(modes: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """The modes without "compile" where torch.compile finds no C++ compiler, said aloud."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++", "cl")), None)
+    if "compile" in modes and compiler is None:
+        say("no C++ compiler found (g++ or clang++): torch.compile is left out, eager mode alone is measured")
+        return [mode for mode in modes if mode != "compile"] or ["eager"]
+    return list(modes)
+
+
 def _reference_logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
     for block in model.blocks:
         if isinstance(block.mixer, MatrixStateMixer):
@@ -134,6 +158,8 @@ def _measure(
         ceilings[name] = measure_ceiling(model, batch, length, device=device)
         for mode in modes:
             call = torch.compile(model, dynamic=False) if mode == "compile" else model
+            if mode == "compile":
+                _check_compiled(call, model, ids, name)
             candidates[f"{name}/{mode}"] = _PASSES[what](call, model, ids)
     timings = time_in_turns(candidates, seconds=seconds, device=device)
     rows = []

@@ -1,0 +1,149 @@
+"""The benchmarks' bookkeeping: what is counted, compared, refused and written. No test looks at a speed."""
+
+import json
+
+import pytest
+import torch
+
+from unimatrix import UserError, build
+from unimatrix.bench import chunk_length, decode, throughput
+from unimatrix.bench.ceiling import measure_ceiling
+from unimatrix.bench.timing import time_in_turns
+from unimatrix.models import parameter_count
+
+QUICK = {"seconds": 0.01, "say": lambda line: None}
+
+
+def test_candidates_take_turns():
+    calls = []
+    timings = time_in_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, min_rounds=3, max_rounds=3, warmup=1
+    )
+    assert calls == ["a", "b"] * 4
+    assert {name: timing.calls for name, timing in timings.items()} == {"a": 3, "b": 3}
+    assert all(timing.low_s <= timing.median_s <= timing.high_s for timing in timings.values())
+
+
+def test_multiply_adds_are_counted_by_hand():
+    batch, length = 2, 8
+    transformer = measure_ceiling(build("transformer"), batch, length)
+    per_token = 3 * (4 * 64 * 64 + 8 * 64 * 64) + 64 * 259
+    causal = 3 * batch * (length * (length + 1) // 2) * 2 * 64
+    assert transformer.multiply_adds == batch * length * per_token + causal
+    core = measure_ceiling(build("unimatrix-core"), batch, length)
+    per_token = 3 * (3 * 64 * 64 + 64 * 68 + 64 * 64 + 8 * 64 * 64 + 4 * 3 * 16 * 16) + 64 * 259
+    assert core.multiply_adds == batch * length * per_token
+    assert core.share(2 * core.multiply_adds / core.product_rate) == pytest.approx(0.5)
+
+
+def test_shared_blocks_are_counted_at_every_depth_step():
+    shallow, deep = (measure_ceiling(build("unimatrix-core", depth=d), 1, 4).multiply_adds for d in (1, 5))
+    head = 4 * 64 * 259
+    assert deep - head == 5 * (shallow - head)
+    assert parameter_count(build("unimatrix-core", depth=1)) == parameter_count(build("unimatrix-core"))
+
+
+def test_throughput_writes_rows_ratios_and_plots(tmp_path):
+    path = throughput.run(tmp_path, lengths=(4, 6), modes=("eager",), **QUICK)
+    result = json.loads(path.read_text())
+    assert {(r["model"], r["length"], r["what"]) for r in result["rows"]} == {
+        (model, length, what)
+        for model in ("transformer", "unimatrix-core")
+        for length in (4, 6)
+        for what in ("forward", "training")
+    }
+    assert {"commit", "date", "machine", "threads", "device", "versions", "backends"} <= result.keys()
+    for ratio in result["ratios"]:
+        rows = {
+            row["model"]: row["tokens_per_s"]
+            for row in result["rows"]
+            if (row["length"], row["what"]) == (ratio["length"], ratio["what"])
+        }
+        assert ratio["ratio"] == pytest.approx(rows["unimatrix-core"] / rows["transformer"])
+    assert (tmp_path / "throughput.png").stat().st_size > 5000
+    assert "<svg" in (tmp_path / "throughput.svg").read_text()
+
+
+def test_the_better_mode_counts():
+    def row(model, mode, tokens_per_s):
+        return throughput.Row(
+            model=model,
+            length=4,
+            batch=8,
+            what="forward",
+            mode=mode,
+            timing=throughput.Timing(median_s=1.0, low_s=1.0, high_s=1.0, calls=1),
+            tokens_per_s=tokens_per_s,
+            ceiling_share=0.1,
+        )
+
+    rows = [
+        row("transformer", "eager", 10.0),
+        row("transformer", "compile", 20.0),
+        row("unimatrix-core", "eager", 60.0),
+        row("unimatrix-core", "compile", 30.0),
+    ]
+    (ratio,) = throughput.ratios(rows, ["transformer", "unimatrix-core"])
+    assert (ratio["ratio"], ratio["mode"], ratio["baseline_mode"]) == (3.0, "eager", "compile")
+
+
+def test_nothing_is_timed_when_the_fast_form_is_wrong(tmp_path, monkeypatch):
+    from unimatrix.ops import matrix_state as op
+
+    def wrong(*args, **kwargs):
+        y, state = op(*args, **kwargs)
+        return (y * 1.01 if kwargs["backend"] != "reference" else y), state
+
+    monkeypatch.setattr("unimatrix.mixers.matrix_state.matrix_state", wrong)
+    with pytest.raises(UserError, match="unimatrix-core: the fast form differs from the reference"):
+        throughput.run(tmp_path, lengths=(4,), modes=("eager",), **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_compiled_model_is_refused():
+    model = build("unimatrix-core")
+    ids = torch.zeros(1, 5, dtype=torch.int64)
+    with pytest.raises(UserError, match=r"under torch\.compile differs from eager mode"):
+        throughput._check_compiled(lambda x: (model(x)[0] + 1.0, None), model, ids, "unimatrix-core")
+
+
+def test_without_a_compiler_eager_mode_is_measured_and_it_is_said(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    said = []
+    assert throughput._runnable(("eager", "compile"), said.append) == ["eager"]
+    assert "no C++ compiler" in said[0]
+
+
+def test_decode_compares_positions(tmp_path):
+    path = decode.run(tmp_path, models=("unimatrix-core", "transformer"), positions=(4, 40), **QUICK)
+    rows = {(row["model"], row["position"]): row for row in json.loads(path.read_text())["rows"]}
+    assert rows["unimatrix-core", 4]["state_bytes"] == rows["unimatrix-core", 40]["state_bytes"]
+    assert rows["transformer", 40]["state_bytes"] > 9 * rows["transformer", 4]["state_bytes"]
+    assert rows["unimatrix-core", 4]["over_nearest"] == 1.0
+
+
+def test_chunk_length_covers_every_length(tmp_path):
+    path = chunk_length.run(tmp_path, lengths=(8,), chunk_lengths=(2, 8), **QUICK)
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["length"], row["chunk_len"]) for row in rows] == [(8, 2), (8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": (0,)}, "lengths: expected at least 1, got 0"),
+        ({"passes": ("backward",)}, "passes: expected one of forward, training, got 'backward'"),
+        ({"modes": ("fast",)}, "modes: expected one of eager, compile, got 'fast'"),
+        ({"lengths": ()}, "at least one length"),
+        ({"models": ("unimatrix-cor",)}, "unknown name 'unimatrix-cor'"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        throughput.run(tmp_path, **({"lengths": (4,), "modes": ("eager",)} | options), **QUICK)
+
+
+def test_wrong_positions_are_named(tmp_path):
+    with pytest.raises(UserError, match="positions: expected at least one"):
+        decode.run(tmp_path, positions=(), **QUICK)
