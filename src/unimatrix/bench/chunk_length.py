@@ -1,4 +1,4 @@
-"""Time of the chunked matrix state over its chunk length: where DEFAULT_CHUNK_LEN comes from."""
+"""Time of the chunked matrix state over its chunk length: where matrix_state's default comes from."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -16,8 +16,9 @@ from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeig
 
 __all__ = ["matrix_state"]
 
-# measured with `unimatrix bench chunk-length`; docs/performance.md holds the table
-DEFAULT_CHUNK_LEN = 64
+# CPU: measured with `unimatrix bench chunk-length` (docs/performance.md); elsewhere a guess until it is measured
+CPU_CHUNK_LEN = 16
+ACCELERATOR_CHUNK_LEN = 64
 
 
 def matrix_state(
@@ -81,9 +82,8 @@ def matrix_state(
     if form == "compiled":
         y, last = matrix_state_compiled(q, k, v, log_retention, rule_weights, diag, state)
     else:
-        y, last = matrix_state_chunked(
-            q, k, v, log_retention, rule_weights, diag, state, chunk_len or DEFAULT_CHUNK_LEN
-        )
+        best = CPU_CHUNK_LEN if q.device.type == "cpu" else ACCELERATOR_CHUNK_LEN
+        y, last = matrix_state_chunked(q, k, v, log_retention, rule_weights, diag, state, chunk_len or best)
     if mask is not None:
         y = y.masked_fill(~mask[..., None, None], 0.0)
     return y, last
