@@ -16,7 +16,7 @@ from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeig
 
 __all__ = ["matrix_state"]
 
-# CPU: measured with `unimatrix bench chunk-length` (docs/performance.md); elsewhere a guess until it is measured
+# CPU: measured with `unimatrix bench chunk-length` (docs/performance.md); elsewhere a guess, not yet measured
 CPU_CHUNK_LEN = 16
 ACCELERATOR_CHUNK_LEN = 64
 
