@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 
 import pytest
@@ -87,6 +88,14 @@ def test_train_says_what_is_wrong_with_its_input(refused, tmp_path) -> None:
     assert "did you mean table1.unimatrix-core" in refused("train", "--experiment", "table1.unimatrix-cor")
     assert "no run to resume" in refused("train", "--experiment", "table1.transformer", "--data",
                                          "embedded", "--resume", "--out", tmp_path / "none")  # fmt: skip
+
+
+def test_train_takes_no_pipe_and_no_empty_name_for_a_text(refused, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert f"{tmp_path / 'pipe'}: expected a file, got a pipe" in refused("train", tmp_path / "pipe")
+    assert "/dev/zero: expected a file, got a pipe or a device" in refused("train", "/dev/zero")
+    assert "got an empty text" in refused("train", "")
+    assert "got an empty text" in refused("train", "--data", "")
 
 
 def test_train_names_unknown_presets_and_heads_that_do_not_fit(refused, small_run, tmp_path) -> None:
@@ -186,6 +195,39 @@ def test_generate_fits_its_default_length_to_the_models_positions(call, refused,
     assert 1 <= len(printed.encode()) <= 3 * (16 - 7) + 1
     assert "max_positions" in refused("generate", out, "--prompt", "the sea", "--max-new-tokens", "100")
     assert "max_positions" in refused("generate", out, "--prompt", "x" * 40)
+
+
+def test_generate_takes_any_bytes_for_a_prompt(call, refused, small_run, tmp_path) -> None:
+    text, out = small_run.parent / "sea.txt", tmp_path / "run"
+    assert call("train", text, *SMALL, "--max-positions", "16", "--steps", "1", "--out", out)[0] == 0
+    for run in (small_run, out):
+        code, _, err = call("generate", run, "--prompt", "a\udcff", "--max-new-tokens", "3")
+        assert (code, err) == (0, "")
+    code, _, err = call("generate", out, "--prompt", "a\udcff", "--no-echo")
+    assert (code, err) == (0, "")
+
+
+def test_generate_and_eval_refuse_an_altered_checkpoint(refused, small_run, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    (weights,) = run.glob("checkpoint-*/model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    for command in ("generate", "eval"):
+        assert "model.safetensors: wrong checksum" in refused(command, run)
+        assert "model.safetensors: wrong checksum" in refused(command, weights.parent)
+
+
+@pytest.mark.parametrize("contents", ["{", "[]", "{}", '{"experiment": {"nme": "x"}}'])
+def test_eval_names_a_record_that_is_damaged(refused, small_run, tmp_path, contents) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    (checkpoint,) = run.glob("checkpoint-*")
+    (checkpoint / "trainer.json").write_text(contents)
+    assert "trainer.json: cut short" in refused("eval", run)
+    (checkpoint / "checksums.json").unlink()
+    assert "trainer.json: expected the record of a training run" in refused("eval", checkpoint)
 
 
 def test_generate_refuses_settings_out_of_range(refused, small_run, tmp_path) -> None:

@@ -84,6 +84,7 @@ def set_config(folder, **values):
         (lambda f: set_config(f, model_type="llama"), "expected model_type 'unimatrix', got 'llama'"),
         (lambda f: set_config(f, model={"d_modle": 3}), "unknown setting 'd_modle'"),
         (lambda f: set_config(f, model={"d_model": -3}), "d_model: expected a whole number"),
+        (lambda f: set_config(f, model=[1]), r"model config: expected an object with settings, got \[1\]"),
         (lambda f: set_config(f, model={}), "no weights, or of the wrong shape, for language_model"),
         (lambda f: cut(f / "tokenizer_config.json", 9), r"tokenizer_config\.json: cannot be read"),
     ],
@@ -124,6 +125,8 @@ def test_names_that_lead_nowhere(tmp_path, no_network):
         load(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"no such folder$"):
         load("./runs/a/b")
+    with pytest.raises(UserError, match="got an empty text"):
+        load("")
     with pytest.raises(UserError, match="no model in this folder"):
         load(tmp_path)
     (tmp_path / "file").write_text("x")
@@ -240,8 +243,17 @@ def test_stream_fills_real_positions_and_goes_beyond_without_them(preset, make_m
         ({"top_k": 0}, "top_k: expected at least 1"),
         ({"top_p": 0.0}, "top_p: expected 0 < top_p <= 1"),
         ({"top_p": 1.5}, "top_p: expected 0 < top_p <= 1"),
+        ({"seed": -1}, "seed: expected at least 0 and below 2.64, got -1"),
+        ({"seed": 2**64}, "seed: expected at least 0 and below 2.64"),
     ],
 )
 def test_stream_refuses_settings_before_it_starts(settings, message):
     with pytest.raises(UserError, match=message):
         stream(Scripted([97]), ByteTokenizer(), "p", **settings)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-29, 1e-40, 1e-320])
+def test_stream_near_absolute_zero_takes_the_likeliest(make_model, temperature):
+    model, tokenizer = make_model("unimatrix-core"), ByteTokenizer()
+    likeliest = list(stream(model, tokenizer, "p", max_new_tokens=20, temperature=0))
+    assert list(stream(model, tokenizer, "p", max_new_tokens=20, temperature=temperature)) == likeliest

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unimatrix.errors import UserError
+from unimatrix.hf import checksums
 from unimatrix.models import build
 from unimatrix.train import checkpoint as module
 from unimatrix.train.checkpoint import (
@@ -205,14 +206,14 @@ def test_damaged_checksums_are_named(save, contents):
 
 def test_a_write_that_fails_leaves_the_last_good_one(save, tmp_path, monkeypatch):
     save(1)
-    real = module._sha256
+    real = checksums._sha256
 
     def full(path):
         if path.name == "optimizer.safetensors":
             raise OSError(28, "No space left on device")
         return real(path)
 
-    monkeypatch.setattr(module, "_sha256", full)
+    monkeypatch.setattr(checksums, "_sha256", full)
     with pytest.raises(UserError, match="No space left on device") as caught:
         save(2)
     assert "last good one is" in str(caught.value)

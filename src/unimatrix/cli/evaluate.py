@@ -11,10 +11,12 @@ import tyro
 
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, parse, usable_device
 from unimatrix.data import Split
+from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte
 from unimatrix.hf import load
+from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
-from unimatrix.train.config import Device
+from unimatrix.train.config import Device, Experiment
 
 ABOUT = """Bits per byte and perplexity of a trained model on a whole text.
 
@@ -92,4 +94,10 @@ def _training_settings(folder: Path) -> dict[str, Any]:
     checkpoint = folder if (folder / TRAINER).is_file() else latest_checkpoint(folder)
     if checkpoint is None:
         return {}
-    return json.loads((checkpoint / TRAINER).read_text(encoding="utf-8"))["experiment"]
+    if (checkpoint / CHECKSUMS).is_file():
+        verify_checksums(checkpoint, names=(TRAINER,))
+    try:
+        settings = json.loads((checkpoint / TRAINER).read_text(encoding="utf-8"))["experiment"]
+        return Experiment.from_dict(settings).to_dict()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{checkpoint / TRAINER}: expected the record of a training run ({error})") from error

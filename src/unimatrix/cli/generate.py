@@ -50,9 +50,10 @@ def run(arguments: Sequence[str]) -> int:
     new_tokens = options.max_new_tokens
     if new_tokens is None:
         limit = model.language_model.config.max_positions
-        room = None if limit is None else limit - max(1, len(options.prompt.encode()))
+        read = max(1, len(tokenizer.encode_bytes(options.prompt)) + tokenizer.prepend_bos)
+        room = _NEW_TOKENS if limit is None else limit - read
         # without room for a single token `stream` says what is wrong
-        new_tokens = _NEW_TOKENS if room is None or room < 1 else min(_NEW_TOKENS, room)
+        new_tokens = max(1, min(_NEW_TOKENS, room))
     pieces = stream(
         model,
         tokenizer,

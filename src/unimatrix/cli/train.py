@@ -107,7 +107,8 @@ def _source(options: Options, arguments: Sequence[str]) -> str:
         )
     source = str(given[0]) if given else options.settings.data
     path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() and source not in SOURCE_NAMES else source
+    on_disk = source and source not in SOURCE_NAMES and (path.is_file() or path.is_dir())
+    return str(path.resolve()) if on_disk else source
 
 
 def _named(options: Options, arguments: Sequence[str], *, source: str) -> Experiment:

@@ -68,6 +68,11 @@ def load_corpus(source: str | Path = "auto") -> Corpus:
     Raises:
         UserError: nothing there, empty, unreadable, a folder with only some of the splits, or no hub.
     """
+    if source == "":
+        # as a path it would be the folder that the program runs in
+        raise UserError(
+            f"data: expected auto, {wikitext.NAME}, embedded, or a file or folder; got an empty text"
+        )
     if source == "auto":
         return _load_auto()
     if source == wikitext.NAME:
@@ -196,6 +201,9 @@ def _split_by_position(name: str, data: np.ndarray, *, notes: tuple[str, ...]) -
 
 def _read(path: Path) -> np.ndarray:
     """[N] uint8; an empty or unreadable file is the user's mistake."""
+    if path.exists() and not path.is_file():
+        # a pipe may never end, and a resumed run has to find the same text again
+        raise UserError(f"{path}: expected a file, got a pipe or a device")
     try:
         data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except OSError as error:

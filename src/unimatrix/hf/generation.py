@@ -26,13 +26,17 @@ from transformers.utils import logging
 
 from unimatrix.data.tokenizer import BOS, EOS, VOCAB_SIZE
 from unimatrix.errors import UserError
+from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.modeling import UniMatrixForCausalLM
 from unimatrix.hf.tokenizer import ByteTokenizer
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-HUB_FILES = ["config.json", "generation_config.json", "tokenizer_config.json", *WEIGHT_FILES, "*.safetensors"]
+SETTING_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
+HUB_FILES = [*SETTING_FILES, *WEIGHT_FILES, "*.safetensors"]
 PROBE_SECONDS = 5.0
+# below it the softmax of any logits that differ in float32 is 0 and 1, and dividing by it overflows
+COLDEST = 1e-30
 
 
 def load(
@@ -48,11 +52,14 @@ def load(
         the model and its tokenizer.
     Raises:
         UserError: no such folder or hub model, the hub cannot be reached (known within seconds), a folder
-            without a model, another kind of model, damaged or missing weights, a device that is not there.
+            without a model, another kind of model, damaged or missing weights (in a checkpoint of
+            training one altered byte is enough), a device that is not there.
     """
     folder = _find_folder(path_or_hub_name)
+    if (folder / CHECKSUMS).is_file():
+        verify_checksums(folder, names=(*SETTING_FILES, *WEIGHT_FILES))
     _check_config(folder)
-    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+    if not _holds_weights(folder):
         raise UserError(f"{folder}: no weights, expected model.safetensors")
     try:
         with _quiet_log():
@@ -171,7 +178,9 @@ def _chooser(
         raise UserError(f"top_k: expected at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
-    if temperature == 0:
+    if seed is not None and not 0 <= seed < 2**64:
+        raise UserError(f"seed: expected at least 0 and below 2^64, got {seed}")
+    if temperature < COLDEST:
         return lambda logits: logits.argmax(-1, keepdim=True)
 
     warpers = LogitsProcessorList()
@@ -193,6 +202,8 @@ def _chooser(
 
 def _find_folder(path_or_hub_name: str | Path) -> Path:
     """The local folder that holds the model; a hub name is downloaded into transformers' usual cache."""
+    if path_or_hub_name == "":
+        raise UserError("model: expected a folder or a hub name, got an empty text")
     path = Path(path_or_hub_name).expanduser()
     if path.is_file():
         raise UserError(f"{path_or_hub_name}: expected a folder or a hub name, got a file")
@@ -226,11 +237,17 @@ def _newest_checkpoint(folder: Path) -> Path:
         int(match[1]): path for path in inside if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
     }
     for _, path in sorted(steps.items(), reverse=True):
-        if (path / "config.json").is_file() and any((path / name).is_file() for name in WEIGHT_FILES):
+        # what was finished and has lost a file since is damaged, and not for its elder to stand in for
+        finished = (path / CHECKSUMS).is_file()
+        if finished or (_holds_weights(path) and (path / "config.json").is_file()):
             return path
     raise UserError(
         f"{folder}: no model in this folder, expected config.json or a complete checkpoint-<step>"
     )
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in WEIGHT_FILES)
 
 
 def _why_unreachable() -> str | None:

@@ -144,6 +144,8 @@ def _part_from_dict(value: Any) -> Any:
 
 
 def _require_known(what: str, values: Mapping[str, Any], known: list[str]) -> None:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{what}: expected an object with settings, got {values!r}")
     for key in values:
         if key not in known:
             near = get_close_matches(key, known, n=3) or known

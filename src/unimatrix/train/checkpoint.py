@@ -11,7 +11,6 @@ leaves the previous or the next one whole. Nothing is pickled.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -25,9 +24,9 @@ from torch import Tensor
 
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
+from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
 from unimatrix.models import LanguageModel
 
-CHECKSUMS = "checksums.json"
 TRAINER = "trainer.json"
 _FORMAT = 1
 _NAME = re.compile(r"checkpoint-(\d{6,})")
@@ -115,7 +114,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: a file missing, cut short or changed (names it, and the checkpoint before, if any).
     """
-    _verify(folder)
+    verify_checksums(folder, advice=_before(folder))
     try:
         trainer = json.loads((folder / TRAINER).read_text(encoding="utf-8"))
         model_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]
@@ -181,11 +180,7 @@ def _write_files(
     for path in folder.iterdir():
         # safetensors writes for the owner alone; a checkpoint follows the umask like any other file
         shutil.copymode(folder / TRAINER, path)
-    files = {
-        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.iterdir())
-    }
-    (folder / CHECKSUMS).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+    write_checksums(folder)
     for path in folder.iterdir():
         _flush(path)
     _flush(folder)
@@ -228,34 +223,11 @@ def _checkpoints(out: Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]
 
 
-def _verify(folder: Path) -> None:
-    try:
-        files = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"]
-        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder / CHECKSUMS}: expected the checksums of a checkpoint{_before(folder)}"
-        ) from error
-    for name, (num_bytes, digest) in expected.items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing from its checkpoint{_before(folder)}")
-        if path.stat().st_size != num_bytes:
-            raise UserError(f"{path}: cut short, {path.stat().st_size} of {num_bytes} bytes{_before(folder)}")
-        if _sha256(path) != digest:
-            raise UserError(f"{path}: wrong checksum, the file was changed or damaged{_before(folder)}")
-
-
 def _before(folder: Path) -> str:
     """Where to go on from when this checkpoint is damaged."""
     match = _NAME.fullmatch(folder.name)
     earlier = [path for path in _checkpoints(folder.parent) if path.name < folder.name] if match else []
     return f"; delete {folder.name} to go on from {earlier[-1].name}" if earlier else ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
