@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from unimatrix import cli
 from unimatrix.cli import COMMANDS, main
@@ -73,6 +74,7 @@ def test_options_that_do_not_exist_or_do_not_fit_are_told_in_one_line(refused) -
     [
         (UserError("text: expected\n  some"), 2, "unimatrix: error: text: expected some\n"),
         (PermissionError(13, "Permission denied", "/a/b"), 2, "unimatrix: error: /a/b: Permission denied\n"),
+        (MemoryError("900 GiB"), 2, "unimatrix: error: not enough memory for these sizes (900 GiB)\n"),
         (KeyboardInterrupt(), 130, "unimatrix: stopped\n"),
     ],
 )
@@ -85,12 +87,20 @@ def test_errors_become_codes_and_one_line(monkeypatch, capsys, error, code, word
     assert capsys.readouterr().err == words
 
 
-def test_a_bug_stays_loud(monkeypatch) -> None:
+def test_what_torch_cannot_allocate_is_one_line(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(cli, "_dispatch", lambda _arguments: torch.empty(2**50))
+    assert main(["models"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not enough memory" in line
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError("a bug"), RuntimeError("a bug")])
+def test_a_bug_stays_loud(monkeypatch, bug) -> None:
     def fail(_arguments):
-        raise ZeroDivisionError("a bug")
+        raise bug
 
     monkeypatch.setattr(cli, "_dispatch", fail)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(bug)):
         main(["models"])
 
 

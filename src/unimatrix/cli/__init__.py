@@ -89,6 +89,13 @@ def _describe(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Whether numpy, Python or torch was refused memory; on the CPU torch says it in words alone."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def _abandon_stdout() -> None:
     """Nowhere to write to any more; else the interpreter would try, and complain, once more at its end."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -127,6 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             _abandon_stdout()
         return _fail(_describe(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _fail(f"not enough memory for these sizes ({str(error).splitlines()[0]})")
     except KeyboardInterrupt:
         print("unimatrix: stopped", file=sys.stderr)
         return CTRL_C
