@@ -193,6 +193,25 @@ def test_long_stream_stays_finite_and_right(backend):
     assert all(torch.isfinite(x).all() for x in got.values())
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_memory_for_the_backward_is_linear_in_time(backend):
+    def kept(length: int) -> int:
+        sizes: dict[int, int] = {}  # by storage: views of one tensor count once
+
+        def remember(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        inputs = make_inputs(length, batch=1, dtype=torch.float32, state=False)
+        leaves = {name: x.requires_grad_() for name, x in inputs.items()}
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            y, _ = matrix_state(**leaves, backend=backend, chunk_len=CHUNK)
+            del y
+        return sum(sizes.values())
+
+    assert kept(8192) <= 2.1 * kept(4096)
+
+
 @pytest.mark.parametrize("backend", ["reference", *FAST])
 @pytest.mark.parametrize("mixed", [False, True], ids=["outer", "mixed"])
 def test_gradcheck(backend, mixed):
