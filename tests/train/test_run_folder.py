@@ -7,7 +7,8 @@ import pytest
 
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
-from unimatrix.train import train
+from unimatrix.train import loop, train
+from unimatrix.train.run_folder import sole_use
 
 
 @pytest.fixture
@@ -164,3 +165,38 @@ def test_a_resume_deletes_the_checkpoint_that_a_kill_left_over(fit, tiny, tmp_pa
     fit(tiny(steps=6, save_every=2, keep_checkpoints=3))
     fit(tiny(steps=6, save_every=2, keep_checkpoints=1), resume=True)
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-000006"]
+
+
+def test_two_runs_never_share_a_folder(fit, tiny, tmp_path):
+    fit(tiny())
+    before = snapshot(tmp_path)
+    with sole_use(tmp_path / "run"):
+        for arguments in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(UserError, match="another training is running in it"):
+                fit(tiny(steps=8), **arguments)
+        assert snapshot(tmp_path) == before
+    fit(tiny(steps=8), resume=True)
+
+
+def test_a_run_that_came_first_is_not_overwritten(fit, tiny, tmp_path, monkeypatch):
+    real = loop.sole_use
+
+    def late(out):
+        monkeypatch.setattr(loop, "sole_use", real)
+        fit(tiny(steps=2))
+        return real(out)
+
+    monkeypatch.setattr(loop, "sole_use", late)
+    with pytest.raises(UserError, match="holds another run"):
+        fit(tiny())
+    assert (tmp_path / "run" / "checkpoint-000002").is_dir()
+
+
+def test_a_full_disk_under_the_curves_is_told_once(fit, tiny, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(UserError, match=r"curves could not be written .No space left on device"):
+        fit(tiny(tracker="tensorboard"))
+    assert "Traceback" not in capfd.readouterr().err

@@ -5,7 +5,7 @@ same number of threads, to the same weights bit for bit.
 """
 
 import dataclasses
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from unimatrix.data import Corpus, check_one_window, load_corpus
 from unimatrix.errors import UserError
 from unimatrix.models import LanguageModel, parameter_count
 from unimatrix.ops import chosen_backends
+from unimatrix.train.checkpoint import latest_checkpoint
 from unimatrix.train.config import Experiment
 from unimatrix.train.interrupts import Interrupts
 from unimatrix.train.launch import start_accelerator
 from unimatrix.train.progress import Reporter, reporting, say
 from unimatrix.train.run import Run
-from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder
+from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder, sole_use
 from unimatrix.train.schedule import learning_rate
 from unimatrix.train.tracking import Tracker, check_tracker, no_tracker, tracking
 
@@ -111,7 +112,7 @@ def train(
     checkpoint = check_run_folder(out, experiment, data, resume=resume, overwrite=overwrite)
     devices = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     # the caller's own random numbers go on afterwards as if no training had been
-    with torch.random.fork_rng(devices=devices), Interrupts() as interrupts:
+    with torch.random.fork_rng(devices=devices), Interrupts() as interrupts, ExitStack() as held:
         run = Run(experiment, corpus=corpus, accelerator=accelerator, data=data)
         if checkpoint is not None and not run.restore(checkpoint):
             say(
@@ -120,13 +121,16 @@ def train(
             )
         # nothing is written before every process has found everything in order
         accelerator.wait_for_everyone()
-        tracker = nullcontext(no_tracker())
+        curves = no_tracker()
         if accelerator.is_main_process:
+            held.enter_context(sole_use(out))
+            if latest_checkpoint(out) != run.saved or not resume:
+                # another run may have come and gone since the first look
+                check_run_folder(out, experiment, data, resume=False, overwrite=overwrite)
             run_id = open_run_folder(out, experiment, data, overwrite=overwrite)
-            tracker = tracking(experiment, logs=out / LOGS, run_id=run_id, start=run.step)
-        with tracker as curves:
-            interrupted = _advance(run, out, interrupts, curves, console)
-            bpb, perplexity = (None, None) if interrupted else _finish(run, curves)
+            curves = held.enter_context(tracking(experiment, logs=out / LOGS, run_id=run_id, start=run.step))
+        interrupted = _advance(run, out, interrupts, curves, console)
+        bpb, perplexity = (None, None) if interrupted else _finish(run, curves)
     if interrupted:
         say(console, _farewell(run, resume_command))
     return TrainResult(

@@ -6,7 +6,10 @@ logs/             TensorBoard's event files
 """
 
 import json
+import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,11 @@ from unimatrix.train.checkpoint import (
     write_json,
 )
 from unimatrix.train.config import Experiment, first_difference
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two runs in one folder go unnoticed
+    fcntl = None
 
 MARK = "run.json"
 LOGS = "logs"
@@ -58,6 +66,40 @@ def check_run_folder(
     return checkpoint
 
 
+@contextmanager
+def sole_use(out: Path) -> Iterator[None]:
+    """Within the block no other process trains in this folder, which is made if it is not there.
+
+    The lock is on the folder itself and leaves nothing behind, however the process ends.
+
+    Raises:
+        UserError: another process does, or the folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = None if fcntl is None else os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise _not_writable(out, error) from error
+    try:
+        if fcntl is not None and descriptor is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"output folder {str(out)!r}: another training is running in it; expected it to end first"
+                ) from error
+            except OSError:
+                pass  # a file system that has no locks
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _not_writable(out: Path, error: OSError) -> UserError:
+    return UserError(f"output folder {str(out)!r}: cannot be written ({error.strerror or error})")
+
+
 def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, overwrite: bool) -> str:
     """Make the folder this run's own: with overwrite the earlier run's files go, and only those.
 
@@ -67,7 +109,6 @@ def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, 
         UserError: the folder cannot be written.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
         delete_leftovers(out)
         # a kill may have come between writing the last one and deleting the oldest
         delete_checkpoints(out, keep=0 if overwrite else experiment.loop.keep_checkpoints)
@@ -78,9 +119,7 @@ def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, 
         values = {"kind": _KIND, "id": run_id, "experiment": experiment.to_dict(), "data": data}
         write_json(out / MARK, values)
     except OSError as error:
-        raise UserError(
-            f"output folder {str(out)!r}: cannot be written ({error.strerror or error})"
-        ) from error
+        raise _not_writable(out, error) from error
     return run_id
 
 

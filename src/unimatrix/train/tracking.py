@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,21 +39,47 @@ def tracking(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> 
     Raises:
         UserError: the curves cannot be written.
     """
-    try:
-        tracker = _start(experiment, logs=logs, run_id=run_id, start=start)
-    except OSError as error:
-        raise _not_written(logs, error) from error
-    try:
-        yield tracker
-    except BaseException:
-        # what went wrong first is what counts
-        with suppress(OSError):
+    with _told_once():
+        try:
+            tracker = _start(experiment, logs=logs, run_id=run_id, start=start)
+        except OSError as error:
+            raise _not_written(logs, error) from error
+        try:
+            yield tracker
+        except BaseException:
+            # what went wrong first is what counts
+            with suppress(OSError):
+                tracker.close()
+            raise
+        try:
             tracker.close()
-        raise
+        except OSError as error:
+            raise _not_written(logs, error) from error
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """No traceback from TensorBoard's own threads about a disk: the next call from ours raises the same."""
+    before = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failure.exc_value, OSError) and _is_writer(failure.thread)):
+            before(failure)
+
+    threading.excepthook = hook
     try:
-        tracker.close()
-    except OSError as error:
-        raise _not_written(logs, error) from error
+        yield
+    except UserError:
+        for thread in filter(_is_writer, threading.enumerate()):
+            # it hands its error over first and dies after that
+            thread.join(timeout=1.0)
+        raise
+    finally:
+        threading.excepthook = before
+
+
+def _is_writer(thread: threading.Thread | None) -> bool:
+    return type(thread).__module__.startswith("tensorboard.")
 
 
 def no_tracker() -> Tracker:
