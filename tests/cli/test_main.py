@@ -112,6 +112,21 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_training_for_a_reader_that_goes_away(tmp_path) -> None:
+    (tmp_path / "text.txt").write_bytes(b"over and over " * 100)
+    read, write = os.pipe()
+    os.close(read)
+    done = run([*UNIMATRIX, "train", "text.txt", *SMALL, "--steps", "1"], cwd=tmp_path, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_closed_stdout_is_no_error() -> None:
+    for options in (["models", "--help"], ["--help"]):
+        done = run(["sh", "-c", 'exec "$@" >&-', "sh", *UNIMATRIX, *options])
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_full_disk_behind_stdout_is_one_line(tmp_path) -> None:
     # a file that may not grow stands for a disk without room
     program = (

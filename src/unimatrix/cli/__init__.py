@@ -117,6 +117,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point: arguments as in sys.argv[1:], the exit code back."""
+    # closed by the caller (>&-): Python has None there, and libraries write into it
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (as long as the process lives)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # a terminal that knows no UTF-8 shows a question mark instead of ending the program
         if isinstance(stream, io.TextIOWrapper):

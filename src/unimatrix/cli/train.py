@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
     corpus = load_data_dir(source) if options.data_dir is not None else load_corpus(source)
     settings = _named(options, arguments, source=source)
     out = options.out if options.out is not None else Path("runs") / settings.name
-    console = Console()
+    console = _PipedConsole()
     for note in corpus.notes:
         # on a text of one's own nobody expects the paper's numbers
         if options.experiment is not None or note != NOT_THE_PAPERS_CORPUS:
@@ -89,6 +89,13 @@ def run(arguments: Sequence[str]) -> int:
     prompt = shlex.join(["unimatrix", "generate", str(out), "--prompt", "The "])
     _say(console, f"To read from it: {prompt}")
     return 0
+
+
+class _PipedConsole(Console):
+    """Lets `unimatrix.cli` say with its own exit code that the reader went away; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def _say(console: Console, text: str) -> None:
