@@ -123,6 +123,8 @@ class LanguageModel(nn.Module):
         if mask is not None and mask.shape != input_ids.shape:
             raise UserError(f"mask: expected shape {list(input_ids.shape)}, got {list(mask.shape)}")
         self._check_ids(input_ids)
+        if mask is not None and _all_real(mask):
+            mask = None  # nothing is padding: the faster paths apply
         batch, length = input_ids.shape
         piece = max(1, PIECE_TOKENS // max(1, batch))
         in_pieces = length > piece and not torch.is_grad_enabled() and self.config.recurrent
@@ -221,6 +223,11 @@ class LanguageModel(nn.Module):
 def parameter_count(model: nn.Module) -> int:
     """Number of trainable scalars; a weight shared across depth counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _all_real(mask: TokenMask) -> bool:
+    """Whether a look at the mask finds no padding; off the CPU a look would cost a synchronisation: False."""
+    return not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool(mask.all())
 
 
 def _build_mixer(config: ModelConfig) -> nn.Module:
