@@ -57,8 +57,8 @@ def run(inputs: dict[str, Tensor], backend: str, **options) -> dict[str, Tensor]
     leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
     y, last = matrix_state(**leaves, backend=backend, **options)
     generator = torch.Generator().manual_seed(99)
-    grad_y = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
-    grad_last = torch.randn(last.shape, generator=generator, dtype=torch.float64).to(last.dtype)
+    grad_y = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
+    grad_last = torch.randn(last.shape, generator=generator, dtype=torch.float64).to(last)
     ((y * grad_y).sum() + (last * grad_last).sum()).backward()
     return {"y": y.detach(), "last": last.detach()} | {name: x.grad for name, x in leaves.items()}
 
@@ -191,6 +191,17 @@ def test_long_stream_stays_finite_and_right(backend):
     assert_close(got["y"].double(), y, "output", torch.float32)
     assert_close(got["last"].double(), last, "state", torch.float32)
     assert all(torch.isfinite(x).all() for x in got.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mixed", [False, True], ids=["outer", "mixed"])
+@pytest.mark.parametrize("length", [1, 63, 1000])
+def test_chunks_on_a_gpu_equal_the_reference(mixed, length):
+    inputs = make_inputs(length, mixed=mixed, dtype=torch.float32)
+    expected = run(inputs, "reference")
+    got = run({name: x.cuda() for name, x in inputs.items()}, "auto", chunk_len=CHUNK)
+    assert chosen_backends()["matrix_state"] == "chunked"
+    assert_same({name: x.cpu() for name, x in got.items()}, expected)
 
 
 @pytest.mark.parametrize("backend", FAST)

@@ -1,13 +1,12 @@
 """A model and a text small enough that a whole run takes a fraction of a second."""
 
 import io
-import os
 
 import pytest
 import torch
 from rich.console import Console
 
-from unimatrix.data import Corpus, load_corpus
+from unimatrix.data import Corpus
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig
 
 
@@ -21,12 +20,10 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def text():
-    """The first bytes of a real text: the folder that the tests are pointed at, or the embedded corpus."""
-    whole = load_corpus(os.environ.get("UNIMATRIX_DATA_DIR", "embedded"))
-    return Corpus(
-        name="short", train=whole.train[:20_000], valid=whole.valid[:1_000], test=whole.test[:1_000]
-    )
+def text(real_corpus):
+    """The first bytes of a real text."""
+    train, valid, test = (real_corpus.split(name) for name in ("train", "valid", "test"))
+    return Corpus(name="short", train=train[:20_000], valid=valid[:1_000], test=test[:1_000])
 
 
 @pytest.fixture
