@@ -9,8 +9,10 @@ views come as an address and the strides of batch, time and head (the inner stri
 arrays.
 """
 
+import zlib
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -18,8 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimatrix.ops.matrix_state import steps
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
 
+# numba renews cached code when this file changes; the instructions of a step stand in another one
+STEPS_STAMP = zlib.crc32(Path(steps.__file__).read_bytes())
 MAX_THREADS = numba.get_num_threads()  # what numba started with: no more can be asked for
 THREADING_PAYS = 2**17  # numbers of all states over all tokens, below which waking a second thread costs more
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
@@ -135,9 +140,12 @@ def _match_threads(q: Tensor) -> None:
 @cache
 def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
     """The forward loop for one state dimension (a constant of the compiled code), with rule mixing or not."""
+    stamp = STEPS_STAMP
 
     @numba.njit(parallel=True, cache=True)
     def forward(q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, state, y, last, borders, sizes):
+        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
+            return
         batch, length, heads, blocks = sizes
         square = dim * dim
         for bh in numba.prange(batch * heads):
@@ -161,10 +169,10 @@ def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
                     do = b * d_at[0] + t * d_at[1] + h * d_at[2]
                     a, b_, c = weights[row * 3], weights[row * 3 + 1], weights[row * 3 + 2]
                     write_mixed_and_read(
-                        dim, st, 0, k, ko, v, vo, q, qo, y, row * dim, d, do, rho[row], a, b_, c
+                        dim, st, 0, 0, k, ko, v, vo, q, qo, y, row * dim, d, do, rho[row], a, b_, c
                     )
                 else:
-                    write_and_read(dim, st, 0, k, ko, v, vo, q, qo, y, row * dim, rho[row], weights[row])
+                    write_and_read(dim, st, 0, 0, k, ko, v, vo, q, qo, y, row * dim, rho[row], weights[row])
             for j in range(dim):
                 for i in range(dim):
                     last[start + i * dim + j] = st[j * dim + i]
@@ -179,12 +187,15 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
     The recomputed states lie untransposed, so that writing v k^T there (k and v change places) and reading
     with dy gives dq = S^T dy on the way.
     """
+    stamp = STEPS_STAMP
 
     @numba.njit(parallel=True, cache=True)
     def backward(
         q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, borders, dy, dy_at, d_last,
         dq, dk, dv, d_rho, d_weights, d_diag, d_state, sizes,
     ):  # fmt: skip
+        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
+            return
         batch, length, heads, blocks = sizes
         square = dim * dim
         for bh in numba.prange(batch * heads):
@@ -209,18 +220,47 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
                     ko = b * k_at[0] + t * k_at[1] + h * k_at[2]
                     vo = b * v_at[0] + t * v_at[1] + h * v_at[2]
                     yo = b * dy_at[0] + t * dy_at[1] + h * dy_at[2]
-                    here = (u + 1) * square
-                    for n in range(square):
-                        states[here + n] = states[here - square + n]
+                    old = u * square
+                    here = old + square
                     if mixed:
                         do = b * d_at[0] + t * d_at[1] + h * d_at[2]
                         a, b_, c = weights[row * 3], weights[row * 3 + 1], weights[row * 3 + 2]
                         write_mixed_and_read(
-                            dim, states, here, v, vo, k, ko, dy, yo, dq, row * dim, d, do, rho[row], a, b_, c
+                            dim,
+                            states,
+                            old,
+                            here,
+                            v,
+                            vo,
+                            k,
+                            ko,
+                            dy,
+                            yo,
+                            dq,
+                            row * dim,
+                            d,
+                            do,
+                            rho[row],
+                            a,
+                            b_,
+                            c,
                         )
                     else:
                         write_and_read(
-                            dim, states, here, v, vo, k, ko, dy, yo, dq, row * dim, rho[row], weights[row]
+                            dim,
+                            states,
+                            old,
+                            here,
+                            v,
+                            vo,
+                            k,
+                            ko,
+                            dy,
+                            yo,
+                            dq,
+                            row * dim,
+                            rho[row],
+                            weights[row],
                         )
                 for u in range(count - 1, -1, -1):
                     t = first + u

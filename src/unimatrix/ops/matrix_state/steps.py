@@ -34,14 +34,14 @@ class _Emitter:
             builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
         )
 
-    def pointer(self, number: int) -> Any:
-        """Where the numbers lie that argument `number` (array or address) and the next (offset) name."""
+    def pointer(self, number: int, *, offset: int | None = None) -> Any:
+        """Where the numbers lie that argument `number` (array or address) and the next (or `offset`) name."""
         if isinstance(self.types[number], types.Array):
             make = self.context.make_array(self.types[number])
             start = make(self.context, self.builder, self.args[number]).data
         else:
             start = self.builder.inttoptr(self.args[number], self.scalar.as_pointer())
-        return self.builder.gep(start, [self.args[number + 1]])
+        return self.builder.gep(start, [self.args[number + 1 if offset is None else offset]])
 
     def load(self, pointer: Any, row: int = 0) -> Any:
         return self.builder.load(self._row(pointer, row), align=self._align(), typ=self.vector)
@@ -72,6 +72,17 @@ class _Emitter:
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """a * b + c."""
         return self.builder.call(self.fmuladd, [a, b, c])
+
+    def sum(self, values: list[Any]) -> Any:
+        """The sum of vectors, in pairs: additions that wait for each other are few."""
+        while len(values) > 1:
+            odd = values[-1:] if len(values) % 2 else []
+            values = [self.builder.fadd(a, b) for a, b in zip(values[0::2], values[1::2], strict=False)] + odd
+        return values[0]
+
+    def accumulators(self) -> list[Any]:
+        """Zeros to add to in turn, so that four fused multiply-adds are under way at once."""
+        return [self.zero()] * min(4, self.lanes)
 
     def keep_lane(self, lane: int, value: Any, other: Any) -> Any:
         """`other` with one lane taken from `value`."""
@@ -122,47 +133,56 @@ def _signature(arguments: tuple[Any, ...]) -> Any:
 
 
 @vector_step
-def write_and_read(typing, dim, st, st_at, k, k_at, v, v_at, q, q_at, y, y_at, rho, a):
-    """st = rho st + a k v^T, y = st q; st holds the state transposed: row j is the column j of S."""
+def write_and_read(typing, dim, st, from_at, to_at, k, k_at, v, v_at, q, q_at, y, y_at, rho, a):
+    """S = rho S + a k v^T, y = S q; reads the state at from_at in st and writes it at to_at.
+
+    The state lies transposed: row j is the column j of S.
+    """
 
     def emit(context, builder, signature, args):
         e = _Emitter(context, builder, signature, args, dim.literal_value)
-        state, key, val, query, out = (e.pointer(n) for n in (1, 3, 5, 7, 9))
-        decay = e.splat(args[11])
-        weighted = e.mul(e.load(key), e.splat(args[12]))
-        y_t = e.zero()
+        state, after = e.pointer(1), e.pointer(1, offset=3)
+        key, val, query, out = (e.pointer(n) for n in (4, 6, 8, 10))
+        decay = e.splat(args[12])
+        weighted = e.mul(e.load(key), e.splat(args[13]))
+        y_t = e.accumulators()
         for j in range(e.lanes):
             s = e.fma(e.splat(e.load_scalar(val, j)), weighted, e.mul(decay, e.load(state, j)))
-            e.store(s, state, j)
-            y_t = e.fma(e.splat(e.load_scalar(query, j)), s, y_t)
-        e.store(y_t, out)
+            e.store(s, after, j)
+            n = j % len(y_t)
+            y_t[n] = e.fma(e.splat(e.load_scalar(query, j)), s, y_t[n])
+        e.store(e.sum(y_t), out)
         return context.get_dummy_value()
 
-    return _signature((dim, st, st_at, k, k_at, v, v_at, q, q_at, y, y_at, rho, a)), emit
+    return _signature((dim, st, from_at, to_at, k, k_at, v, v_at, q, q_at, y, y_at, rho, a)), emit
 
 
 @vector_step
-def write_mixed_and_read(typing, dim, st, st_at, k, k_at, v, v_at, q, q_at, y, y_at, d, d_at, rho, a, b, c):
-    """st = rho st + a k v^T + b v k^T + c Diag(d), y = st q; st transposed as in write_and_read."""
+def write_mixed_and_read(
+    typing, dim, st, from_at, to_at, k, k_at, v, v_at, q, q_at, y, y_at, d, d_at, rho, a, b, c
+):
+    """S = rho S + a k v^T + b v k^T + c Diag(d), y = S q; the state lies as in write_and_read."""
 
     def emit(context, builder, signature, args):
         e = _Emitter(context, builder, signature, args, dim.literal_value)
-        state, key, val, query, out, diag = (e.pointer(n) for n in (1, 3, 5, 7, 9, 11))
-        decay = e.splat(args[13])
-        keys = e.mul(e.load(key), e.splat(args[14]))
-        values = e.mul(e.load(val), e.splat(args[15]))
-        diagonal = e.mul(e.load(diag), e.splat(args[16]))
-        y_t = e.zero()
+        state, after = e.pointer(1), e.pointer(1, offset=3)
+        key, val, query, out, diag = (e.pointer(n) for n in (4, 6, 8, 10, 12))
+        decay = e.splat(args[14])
+        keys = e.mul(e.load(key), e.splat(args[15]))
+        values = e.mul(e.load(val), e.splat(args[16]))
+        diagonal = e.mul(e.load(diag), e.splat(args[17]))
+        y_t = e.accumulators()
         for j in range(e.lanes):
             s = e.fma(e.splat(e.load_scalar(val, j)), keys, e.mul(decay, e.load(state, j)))
             s = e.fma(e.splat(e.load_scalar(key, j)), values, s)
             s = builder.fadd(s, e.keep_lane(j, diagonal, e.zero()))
-            e.store(s, state, j)
-            y_t = e.fma(e.splat(e.load_scalar(query, j)), s, y_t)
-        e.store(y_t, out)
+            e.store(s, after, j)
+            n = j % len(y_t)
+            y_t[n] = e.fma(e.splat(e.load_scalar(query, j)), s, y_t[n])
+        e.store(e.sum(y_t), out)
         return context.get_dummy_value()
 
-    arguments = (dim, st, st_at, k, k_at, v, v_at, q, q_at, y, y_at, d, d_at, rho, a, b, c)
+    arguments = (dim, st, from_at, to_at, k, k_at, v, v_at, q, q_at, y, y_at, d, d_at, rho, a, b, c)
     return _signature(arguments), emit
 
 
@@ -183,17 +203,18 @@ def reverse(
         out_k, out_v, out_rho, out_a = (e.pointer(n) for n in (13, 15, 17, 19))
         rho, weight = e.splat(args[21]), e.splat(args[22])
         q_t, v_t = e.load(query), e.load(val)
-        g_k, products, inner = e.zero(), [], e.zero()
+        g_k, products, inner = e.accumulators(), [], e.accumulators()
         for i in range(e.lanes):
             x = e.fma(e.splat(e.load_scalar(dout, i)), q_t, e.mul(rho, e.load(grad, i)))
             e.store(x, grad, i)
-            g_k = e.fma(e.splat(e.load_scalar(key, i)), x, g_k)
-            inner = e.fma(x, e.load(before, i), inner)
+            n = i % len(g_k)
+            g_k[n] = e.fma(e.splat(e.load_scalar(key, i)), x, g_k[n])
+            inner[n] = e.fma(x, e.load(before, i), inner[n])
             products.append(e.mul(x, v_t))
         g_v = e.row_sums(products)
         e.store(e.mul(weight, g_v), out_k)
-        e.store(e.mul(weight, g_k), out_v)
-        e.store_scalar(e.total(inner), out_rho)
+        e.store(e.mul(weight, e.sum(g_k)), out_v)
+        e.store_scalar(e.total(e.sum(inner)), out_rho)
         e.store_scalar(e.total(e.mul(e.load(key), g_v)), out_a)
         return context.get_dummy_value()
 
