@@ -8,11 +8,11 @@ configs, so that a command line can offer each as a flat option.
 
 import dataclasses
 import math
-import types
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
+from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.errors import UserError
 
 Schedule = Literal["constant", "cosine", "linear"]
@@ -44,9 +44,9 @@ class ModelChoice:
     max_positions: int | None = 128
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check_positive(self, "d_model", "num_heads", "depth", "state_dim", "max_positions")
-        _check_range(self, "dropout", low=0.0, below=1.0)
+        check_types(self)
+        check_positive(self, "d_model", "num_heads", "depth", "state_dim", "max_positions")
+        check_range(self, "dropout", low=0.0, below=1.0)
 
     def overrides(self) -> dict[str, Any]:
         """The keyword arguments of `unimatrix.build` for what differs from the preset."""
@@ -84,11 +84,11 @@ class OptimConfig:
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check_positive(self, "lr", "eps", "clip", "accumulation")
-        _check_range(self, "weight_decay", low=0.0)
-        _check_range(self, "warmup_steps", low=0)
-        _check_range(self, "final_lr_share", low=0.0, below=math.nextafter(1.0, 2.0))
+        check_types(self)
+        check_positive(self, "lr", "eps", "clip", "accumulation")
+        check_range(self, "weight_decay", low=0.0)
+        check_range(self, "warmup_steps", low=0)
+        check_range(self, "final_lr_share", low=0.0, below=math.nextafter(1.0, 2.0))
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise UserError(f"betas: expected two numbers in [0, 1), got {self.betas}")
 
@@ -128,10 +128,10 @@ class LoopConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check_positive(self, "steps", "batch_size", "seq_len", "eval_every", "eval_bytes", "save_every")
-        _check_positive(self, "keep_checkpoints", "log_every")
-        _check_range(self, "seed", low=0, below=2**63)
+        check_types(self)
+        check_positive(self, "steps", "batch_size", "seq_len", "eval_every", "eval_bytes", "save_every")
+        check_positive(self, "keep_checkpoints", "log_every")
+        check_range(self, "seed", low=0, below=2**63)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +150,7 @@ class Experiment:
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         if self.loop.batch_size % self.optim.accumulation:
             raise UserError(
                 f"accumulation: expected a divisor of batch_size {self.loop.batch_size}, "
@@ -223,60 +223,3 @@ def _from_dict(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
             value = tuple(value)
         arguments[name] = value
     return cls(**arguments)
-
-
-def _check_types(config: Any) -> None:
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if not _fits(hint, value):
-            expected = _described(hint)
-            raise UserError(f"{name}: expected {expected}, got {value!r}")
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(option, value) for option in get_args(hint))
-    if origin is Literal:
-        return isinstance(value, str) and value in get_args(hint)
-    if origin is tuple:
-        items = get_args(hint)
-        return isinstance(value, tuple) and len(value) == len(items) and all(map(_fits, items, value))
-    if hint is float:
-        # a NaN or an infinity is no setting, and JSON has no word for it
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _described(hint: Any) -> str:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_described(option) for option in get_args(hint))
-    if origin is Literal:
-        return "one of " + ", ".join(get_args(hint))
-    if origin is tuple:
-        return f"{len(get_args(hint))} numbers"
-    names = {
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        bool: "true or false",
-        type(None): "None",
-    }
-    return names.get(hint, str(hint))
-
-
-def _check_positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise UserError(f"{name}: expected a positive number, got {value}")
-
-
-def _check_range(config: Any, name: str, *, low: float, below: float = math.inf) -> None:
-    value = getattr(config, name)
-    if not low <= value < below:
-        upper = "" if below == math.inf else f" and below {below:g}"
-        raise UserError(f"{name}: expected at least {low:g}{upper}, got {value}")

@@ -1,0 +1,7 @@
+"""Synthetic tasks: sequences without end, each a pure function of settings, seed and step."""
+
+from unimatrix.data.tasks.batch import IGNORE, Batch, Stream
+from unimatrix.data.tasks.catalogue import TASKS, Task, TaskConfig, task_of
+from unimatrix.data.tasks.recall import RecallConfig
+
+__all__ = ["IGNORE", "TASKS", "Batch", "RecallConfig", "Stream", "Task", "TaskConfig", "task_of"]
