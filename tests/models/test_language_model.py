@@ -8,7 +8,8 @@ import unimatrix
 from unimatrix.models import LanguageModel, language_model, select_batch, state_bytes
 
 PRESETS = tuple(unimatrix.presets())
-RECURRENT = tuple(name for name in PRESETS if name != "transformer")
+GROWING = ("transformer", "unimatrix-assoc")
+RECURRENT = tuple(name for name in PRESETS if name not in GROWING)
 
 
 def trained_size(name: str, **overrides) -> LanguageModel:
@@ -109,13 +110,26 @@ def test_recurrent_states_have_one_size(name):
     model = trained_size(name, max_positions=None)
     sizes = {length: state_bytes(model(random_ids(1, length))[1]) for length in (1, 100, 3000)}
     assert len(set(sizes.values())) == 1
-    # three depth steps of four 16 x 16 float32 matrices, the position, and the last token of the routing
-    assert sizes[1] == 3 * 4 * 16 * 16 * 4 + 8 + (0 if name == "unimatrix-core" else 8)
+    # three depth steps of four 16 x 16 float32 matrices, and the position
+    core = 3 * 4 * 16 * 16 * 4 + 8
+    # 32 slots of key, value, strength (float32), id and age (int64), and the last key, or none yet (1 byte)
+    slots = 32 * ((16 + 16 + 1) * 4 + 2 * 8) + 16 * 4 + 1
+    beside = {"unimatrix-core": 0, "unimatrix-sparse-pointer": slots}
+    assert sizes[1] == core + beside.get(name, 8)  # 8: the last token of the routing
 
 
 def test_the_transformers_cache_grows():
     model = trained_size("transformer", max_positions=None)
     assert state_bytes(model(random_ids(1, 100))[1]) == 3 * 2 * 100 * 64 * 4 + 8
+    assert not model.config.recurrent
+
+
+def test_assocs_memory_grows():
+    model = trained_size("unimatrix-assoc", max_positions=None)
+    sizes = [state_bytes(model(random_ids(1, length))[1]) for length in (101, 201)]
+    # a key and a value of 64 float32 numbers for each further token and depth step
+    assert sizes[1] - sizes[0] == 3 * 2 * 100 * 64 * 4
+    assert not model.config.recurrent
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -16,12 +16,17 @@ PRINTED = [
         (64, published()["parameters"]["recall_vocab64_positions128"]),
     )
     for name in unimatrix.presets()
+    if name in group
 ]
 
 
 @pytest.mark.parametrize(("name", "vocab_size", "count"), PRINTED)
 def test_counts_are_the_papers(name, vocab_size, count):
     assert parameter_count(unimatrix.build(name, vocab_size=vocab_size)) == count
+
+
+def test_the_paper_prints_a_count_for_every_preset():
+    assert {name for name, _, _ in PRINTED} == set(unimatrix.presets())
 
 
 @pytest.mark.parametrize("name", unimatrix.presets())

@@ -1,18 +1,25 @@
 """Modules that mix information over time or channels: forward(x, state=None, *, mask=None) -> (y, state)."""
 
+from unimatrix.mixers.associative import AssociativeMemory, AssociativeState
 from unimatrix.mixers.attention import AttentionState, CausalAttention
 from unimatrix.mixers.feed_forward import MLP
 from unimatrix.mixers.matrix_state import MatrixStateMixer, MatrixStateMixerState
 from unimatrix.mixers.modulation import DeepEmbed
 from unimatrix.mixers.routing import PreviousTokenRouting, RoutingState
+from unimatrix.mixers.slot_memory import Recalled, SlotMemory, SlotMemoryMixerState
 
 __all__ = [
     "MLP",
+    "AssociativeMemory",
+    "AssociativeState",
     "AttentionState",
     "CausalAttention",
     "DeepEmbed",
     "MatrixStateMixer",
     "MatrixStateMixerState",
     "PreviousTokenRouting",
+    "Recalled",
     "RoutingState",
+    "SlotMemory",
+    "SlotMemoryMixerState",
 ]

@@ -55,12 +55,48 @@ class DeepEmbedConfig:
     rank: int = 32
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AssociativeMemoryConfig:
+    """Cosine attention over all earlier positions beside the matrix state of every depth step."""
+
+    kind: ClassVar[str] = "associative"
+    temperature: float = 8.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0.0:
+            raise UserError(f"temperature: expected a positive number, got {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotMemoryConfig:
+    """A few slots of exact bindings, read into the stream and, as a pointer, into the logits."""
+
+    kind: ClassVar[str] = "slots"
+    num_slots: int = 32
+    top_k: int | None = None
+    width: int = 16
+    match_threshold: float = 0.9
+    pointer: bool = True
+    write_gate: bool = True
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        _require_positive("slots", self.num_slots)
+        _require_positive("memory width", self.width)
+        if self.top_k is not None and not 1 <= self.top_k <= self.num_slots:
+            raise UserError(f"top_k: expected 1 to slots = {self.num_slots}, got {self.top_k}")
+        if not -1.0 <= self.match_threshold < 1.0:
+            raise UserError(f"match_threshold: expected a cosine in [-1, 1), got {self.match_threshold}")
+
+
 KINDS: dict[str, type] = {
     "attention": AttentionConfig,
     "matrix_state": MatrixStateConfig,
     "mlp": MLPConfig,
     "previous_token": PreviousTokenRoutingConfig,
     "deep_embed": DeepEmbedConfig,
+    "associative": AssociativeMemoryConfig,
+    "slots": SlotMemoryConfig,
 }
 
 
@@ -83,6 +119,7 @@ class ModelConfig:
     mixer: AttentionConfig | MatrixStateConfig = AttentionConfig()
     feed_forward: MLPConfig = MLPConfig()
     routing: PreviousTokenRoutingConfig | None = None
+    memory: AssociativeMemoryConfig | SlotMemoryConfig | None = None
     deep_embed: DeepEmbedConfig | None = None
     step_embeddings: bool = False
 
@@ -100,9 +137,12 @@ class ModelConfig:
                 value = getattr(part, field.name)
                 if not isinstance(value, bool | str):
                     _require_positive(field.name, value)
-        backend = getattr(self.mixer, "backend", "auto")
-        if backend not in BACKENDS:
-            raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+        for part in (self.mixer, self.memory):
+            backend = getattr(part, "backend", "auto")
+            if backend not in BACKENDS:
+                raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+        if isinstance(self.memory, AssociativeMemoryConfig) and not isinstance(self.mixer, MatrixStateConfig):
+            raise UserError("memory: the associative memory stands beside a matrix state, got attention")
         if isinstance(self.mixer, AttentionConfig) and self.d_model % self.mixer.num_heads:
             raise UserError(
                 f"num_heads: expected a divisor of d_model = {self.d_model}, got {self.mixer.num_heads}"
@@ -111,7 +151,8 @@ class ModelConfig:
     @property
     def recurrent(self) -> bool:
         """Whether the state has one size however long the text, so that reading in pieces costs nothing."""
-        return isinstance(self.mixer, MatrixStateConfig)
+        grows = isinstance(self.mixer, AttentionConfig) or isinstance(self.memory, AssociativeMemoryConfig)
+        return not grows
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; nested parts carry their kind."""

@@ -10,9 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimatrix.errors import UserError
-from unimatrix.mixers import MLP, CausalAttention, DeepEmbed, MatrixStateMixer, PreviousTokenRouting
+from unimatrix.mixers import (
+    MLP,
+    AssociativeMemory,
+    AssociativeState,
+    CausalAttention,
+    DeepEmbed,
+    MatrixStateMixer,
+    PreviousTokenRouting,
+    Recalled,
+    SlotMemory,
+    SlotMemoryMixerState,
+)
 from unimatrix.mixers.routing import RoutingState
-from unimatrix.models.config import AttentionConfig, MatrixStateConfig, ModelConfig
+from unimatrix.models.config import (
+    AssociativeMemoryConfig,
+    AttentionConfig,
+    MatrixStateConfig,
+    ModelConfig,
+    SlotMemoryConfig,
+)
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
@@ -27,6 +44,7 @@ class LanguageModelState(NamedTuple):
     position: Tensor  # [B] int64, real tokens so far
     layers: tuple[Any, ...]  # one mixer state per depth step
     routing: RoutingState | None
+    memory: SlotMemoryMixerState | tuple[AssociativeState, ...] | None = None  # of the model, or a depth step
 
 
 class Block(nn.Module):
@@ -39,18 +57,30 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
         self.feed_forward = MLP(config.d_model, config.feed_forward.expansion)
         self.dropout = nn.Dropout(config.dropout)
+        self.memory = None
+        if isinstance(config.memory, AssociativeMemoryConfig):
+            self.memory = AssociativeMemory(config.d_model, temperature=config.memory.temperature)
 
     def forward(
-        self, x: Stream, state: Any, *, mask: TokenMask | None, context: Stream | None
-    ) -> tuple[Stream, Any]:
-        """[B, T, D] to [B, T, D] and the mixer's next state."""
+        self,
+        x: Stream,
+        state: Any,
+        memory: AssociativeState | None,
+        *,
+        mask: TokenMask | None,
+        context: Stream | None,
+    ) -> tuple[Stream, Any, AssociativeState | None]:
+        """[B, T, D] to [B, T, D] and the next states of the mixer and of the memory beside it."""
         u = self.mixer_norm(x)
         if context is None:
             y, state = self.mixer(u, state, mask=mask)
         else:
             y, state = self.mixer(u, state, mask=mask, context=context)
+        if self.memory is not None:
+            retrieved, memory = self.memory(u, memory, mask=mask)
+            y = y + retrieved
         x = x + self.dropout(y)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state, memory
 
 
 class LanguageModel(nn.Module):
@@ -75,6 +105,7 @@ class LanguageModel(nn.Module):
         if config.deep_embed is not None:
             self.deep_embed = DeepEmbed(config.vocab_size, config.deep_embed.rank, config.d_model)
         self.steps = nn.Embedding(config.depth, config.d_model) if config.step_embeddings else None
+        self.memory = _build_slot_memory(config)
         self.norm = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.init_weights()
@@ -129,37 +160,74 @@ class LanguageModel(nn.Module):
         piece = max(1, PIECE_TOKENS // max(1, batch))
         in_pieces = length > piece and not torch.is_grad_enabled() and self.config.recurrent
         if not in_pieces or (torch.compiler.is_compiling() and length > MAX_COMPILED_PIECES * piece):
-            x, state = self._hidden(input_ids, state, mask)
-            return self._head(x), state
+            x, recalled, state = self._hidden(input_ids, state, mask)
+            return self._with_votes(self._head(x), [(x, recalled)]), state
         parts = []
         for start in range(0, length, piece):
             here = slice(start, start + piece)
-            x, state = self._hidden(input_ids[:, here], state, None if mask is None else mask[:, here])
-            parts.append(x)
+            x, recalled, state = self._hidden(
+                input_ids[:, here], state, None if mask is None else mask[:, here]
+            )
+            parts.append((x, recalled))
         assert state is not None
-        return self._head(torch.cat(parts, dim=1)), state
+        return self._with_votes(self._head(torch.cat([x for x, _ in parts], dim=1)), parts), state
+
+    def trace(self, input_ids: TokenIds) -> tuple[Tensor, Tensor | None, Recalled]:
+        """Logits [B, T, V], the pointer's part of them (None without a pointer), and what was recalled.
+
+        Raises:
+            UserError: the model has no slot memory, or what `forward` refuses.
+        """
+        if self.memory is None:
+            raise UserError("trace: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
+        self._check_ids(input_ids)
+        x, recalled, _ = self._hidden(input_ids, None, None)
+        assert recalled is not None
+        logits = self._head(x)
+        if self.memory.pointer_gate is None:
+            return logits, None, recalled
+        votes = self.memory.votes(x, recalled.reads, self.config.vocab_size)
+        return logits + votes, votes, recalled
+
+    def _with_votes(self, logits: Tensor, parts: list[tuple[Stream, Recalled | None]]) -> Tensor:
+        """Logits plus what the pointer adds to them."""
+        if self.memory is None or self.memory.pointer_gate is None:
+            return logits
+        vocab_size = self.config.vocab_size
+        votes = [self.memory.votes(x, part.reads, vocab_size) for x, part in parts if part is not None]
+        return logits + (votes[0] if len(votes) == 1 else torch.cat(votes, dim=1))
 
     def _hidden(
         self, input_ids: TokenIds, state: LanguageModelState | None, mask: TokenMask | None
-    ) -> tuple[Stream, LanguageModelState]:
-        """Everything but the head: the stream [B, T, D] after the last LayerNorm, and the next state."""
-        x, position = self._embed(input_ids, state, mask)
-        context = routing_state = None
+    ) -> tuple[Stream, Recalled | None, LanguageModelState]:
+        """Everything but the head: the stream [B, T, D] after the last LayerNorm, what the slot memory
+        recalled, and the next state."""
+        tokens = self.embedding(input_ids)
+        x, position = self._embed(tokens, state, mask)
+        context = routing_state = recalled = None
         if self.routing is not None:
             before = None if state is None else state.routing
             context, routing_state = self.routing(input_ids, before, mask=mask)
+        memory: Any = None if state is None else state.memory
+        if self.memory is not None:
+            recalled, memory = self.memory(tokens, input_ids, memory, mask=mask)
+            x = x + self.dropout(recalled.context)
         modulation = None if self.deep_embed is None else self.deep_embed(input_ids)
-        layers = []
+        layers, memories = [], []
         for step in range(self.config.depth):
             if self.steps is not None:
                 x = x + self.steps.weight[step]
             block = self.blocks[0 if self.config.shared_depth else step]
             before = None if state is None else state.layers[step]
-            x, layer = block(x, before, mask=mask, context=context)
+            beside = memory[step] if block.memory is not None and memory is not None else None
+            x, layer, beside = block(x, before, beside, mask=mask, context=context)
             if modulation is not None:
                 x = x * modulation
             layers.append(layer)
-        return self.norm(x), LanguageModelState(position, tuple(layers), routing_state)
+            memories.append(beside)
+        if isinstance(self.config.memory, AssociativeMemoryConfig):
+            memory = tuple(memories)
+        return self.norm(x), recalled, LanguageModelState(position, tuple(layers), routing_state, memory)
 
     def _head(self, x: Stream) -> Tensor:
         """Logits [B, T, V]; without gradients in pieces of rows, since one large product misses the cache."""
@@ -177,12 +245,12 @@ class LanguageModel(nn.Module):
         return logits.unflatten(0, x.shape[:2])
 
     def _embed(
-        self, input_ids: TokenIds, state: LanguageModelState | None, mask: TokenMask | None
+        self, tokens: Stream, state: LanguageModelState | None, mask: TokenMask | None
     ) -> tuple[Stream, Tensor]:
         """Token and position embeddings [B, T, D], and the number of real tokens so far [B]."""
-        batch, length = input_ids.shape
-        x = self.embedding(input_ids)
-        start = input_ids.new_zeros(batch) if state is None else state.position
+        batch, length, _ = tokens.shape
+        x = tokens
+        start = torch.zeros(batch, dtype=torch.int64, device=x.device) if state is None else state.position
         end = start + (length if mask is None else mask.sum(1))
         if self.positions is not None and length > 0:
             self._check_positions(length, end, fresh=state is None and mask is None)
@@ -242,4 +310,20 @@ def _build_mixer(config: ModelConfig) -> nn.Module:
         rule_mixing=mixer.rule_mixing,
         spectral_norm=mixer.spectral_norm,
         backend=mixer.backend,
+    )
+
+
+def _build_slot_memory(config: ModelConfig) -> SlotMemory | None:
+    memory = config.memory
+    if not isinstance(memory, SlotMemoryConfig):
+        return None
+    return SlotMemory(
+        config.d_model,
+        num_slots=memory.num_slots,
+        top_k=memory.top_k,
+        width=memory.width,
+        match_threshold=memory.match_threshold,
+        pointer=memory.pointer,
+        write_gate=memory.write_gate,
+        backend=memory.backend,
     )

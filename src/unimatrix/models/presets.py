@@ -11,12 +11,14 @@ from typing import Any
 
 from unimatrix.errors import UserError
 from unimatrix.models.config import (
+    AssociativeMemoryConfig,
     AttentionConfig,
     DeepEmbedConfig,
     MatrixStateConfig,
     MLPConfig,
     ModelConfig,
     PreviousTokenRoutingConfig,
+    SlotMemoryConfig,
 )
 from unimatrix.models.language_model import LanguageModel
 from unimatrix.ops import Backend
@@ -131,11 +133,80 @@ def unimatrix_discovery(
     )
 
 
+def unimatrix_assoc(
+    *,
+    vocab_size: int = 259,
+    max_positions: int | None = 128,
+    d_model: int = 64,
+    num_heads: int = 4,
+    depth: int = 3,
+    state_dim: int = 16,
+    dropout: float = 0.0,
+    mlp_expansion: int = 4,
+    temperature: float = 8.0,
+    backend: Backend = "auto",
+) -> ModelConfig:
+    """Core and cosine attention over all earlier positions; its state grows with the text. V = 64: 87,108."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        d_model=d_model,
+        depth=depth,
+        shared_depth=True,
+        dropout=dropout,
+        mixer=MatrixStateConfig(num_heads=num_heads, state_dim=state_dim, backend=backend),
+        feed_forward=MLPConfig(expansion=mlp_expansion),
+        memory=AssociativeMemoryConfig(temperature=temperature),
+    )
+
+
+def unimatrix_sparse_pointer(
+    *,
+    vocab_size: int = 259,
+    max_positions: int | None = 128,
+    d_model: int = 64,
+    num_heads: int = 4,
+    depth: int = 3,
+    state_dim: int = 16,
+    dropout: float = 0.0,
+    mlp_expansion: int = 4,
+    slots: int = 32,
+    top_k: int | None = None,
+    pointer: bool = True,
+    write_gate: bool = True,
+    memory_width: int = 16,
+    match_threshold: float = 0.9,
+    backend: Backend = "auto",
+) -> ModelConfig:
+    """Core and a few slots of exact bindings that vote for tokens. V = 64: 75,014."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        d_model=d_model,
+        depth=depth,
+        shared_depth=True,
+        dropout=dropout,
+        mixer=MatrixStateConfig(num_heads=num_heads, state_dim=state_dim, backend=backend),
+        feed_forward=MLPConfig(expansion=mlp_expansion),
+        memory=SlotMemoryConfig(
+            num_slots=slots,
+            top_k=top_k,
+            width=memory_width,
+            match_threshold=match_threshold,
+            pointer=pointer,
+            write_gate=write_gate,
+            backend=backend,
+        ),
+    )
+
+
 PRESETS: dict[str, Callable[..., ModelConfig]] = {
     "transformer": transformer,
     "unimatrix-core": unimatrix_core,
     "unimatrix-rosa": unimatrix_rosa,
     "unimatrix-discovery": unimatrix_discovery,
+    "unimatrix-assoc": unimatrix_assoc,
+    "unimatrix-sparse-pointer": unimatrix_sparse_pointer,
 }
 
 

@@ -22,11 +22,10 @@ from torch import Tensor
 
 from unimatrix.ops.matrix_state import steps
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
+from unimatrix.ops.threads import match_threads
 
 # numba renews cached code when this file changes; the instructions of a step stand in another one
 STEPS_STAMP = zlib.crc32(Path(steps.__file__).read_bytes())
-MAX_THREADS = numba.get_num_threads()  # what numba started with: no more can be asked for
-THREADING_PAYS = 2**17  # numbers of all states over all tokens, below which waking a second thread costs more
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
 
 
@@ -50,7 +49,7 @@ def run_forward(
     blocks = -(-length // BLOCK) if keep else 0
     borders = torch.empty(border_shape(batch, length, heads, dim) if keep else (0,), dtype=q.dtype)
     kernel = _forward_kernel(dim, diag is not None)
-    _match_threads(q)
+    match_threads(q.numel() * dim)  # the numbers of all states over all tokens
     kernel(
         *_place(q),
         *_place(k),
@@ -89,7 +88,7 @@ def run_backward(
     grad_diag = torch.empty(q.shape if diag is not None else (0,), dtype=q.dtype)
     grad_state = torch.empty(grad_last.shape, dtype=q.dtype)
     kernel = _backward_kernel(dim, diag is not None)
-    _match_threads(q)
+    match_threads(q.numel() * dim)  # the numbers of all states over all tokens
     kernel(
         *_place(q),
         *_place(k),
@@ -125,16 +124,6 @@ def _unit(x: Tensor) -> Tensor:
 def _place(x: Tensor) -> tuple[int, tuple[int, ...]]:
     """Address and the strides of batch, time and head."""
     return x.data_ptr(), x.stride()[:3]
-
-
-def _match_threads(q: Tensor) -> None:
-    """Use as many threads as torch does (one for little work), and leave torch's own number as it is."""
-    threads = torch.get_num_threads()
-    little = q.numel() * q.shape[-1] < THREADING_PAYS
-    numba.set_num_threads(1 if little else min(threads, MAX_THREADS))
-    if torch.get_num_threads() != threads:
-        # starting numba's pool sets the default of the OpenMP runtime that torch may share
-        torch.set_num_threads(threads)
 
 
 @cache

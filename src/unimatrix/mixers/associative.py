@@ -1,0 +1,115 @@
+"""UniMatrix-Assoc's memory: causal cosine attention over all earlier positions, read as what followed them.
+
+Letters: B batch, T new tokens, P bindings so far, D model width.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimatrix.mixers.previous import Previous, none_before, shift
+from unimatrix.ops.shapes import Stream, TokenMask
+
+
+class AssociativeState(NamedTuple):
+    """Every binding so far (the key of a token, the value of the next one): grows with the text."""
+
+    keys: Tensor  # [B, P, D], of length 1
+    values: Tensor  # [B, P, D]
+    valid: Tensor | None  # [B, P] bool, False = padding or nothing before it; None = all valid
+    previous: Previous
+
+
+class AssociativeMemory(nn.Module):
+    """c_t = sum over i < t of softmax(tau cos(q_t, kappa_i)) nu_{i+1}, times a gate: eq. (7) to (11).
+
+    Position i is read as what followed it, nu_{i+1}, which is the token at t itself for i = t - 1. The
+    first token reads zeros. tau is fixed.
+    """
+
+    def __init__(self, d_model: int, *, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.gate = nn.Linear(d_model, d_model)
+
+    def forward(
+        self, u: Stream, state: AssociativeState | None = None, *, mask: TokenMask | None = None
+    ) -> tuple[Stream, AssociativeState]:
+        """[B, T, D] to the gated context [B, T, D]; masked positions bind nothing."""
+        query, key, value = self.qkv(u).chunk(3, dim=-1)
+        query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
+        if mask is None and (state is None or state.valid is None):
+            context, state = self._read_all_valid(query, key, value, state)
+        else:
+            context, state = self._read_masked(query, key, value, state, mask)
+        return torch.sigmoid(self.gate(u)) * context, state
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
+        """Softmax attention of one head; `allowed` [B or 1, T, P] bool, None = the causal half."""
+        mask = None if allowed is None else allowed[:, None]
+        causal = allowed is None and query.shape[1] > 1
+        parts = (query[:, None], keys[:, None], values[:, None])
+        return F.scaled_dot_product_attention(
+            *parts, attn_mask=mask, is_causal=causal, scale=self.temperature
+        )[:, 0]
+
+    def _read_all_valid(
+        self, query: Tensor, key: Tensor, value: Tensor, state: AssociativeState | None
+    ) -> tuple[Tensor, AssociativeState]:
+        """No padding anywhere: the binding of a text's first token does not exist and is left out."""
+        length = query.shape[1]
+        if state is None:
+            keys, values, carry = key[:, :0], value[:, :0], none_before(key)
+        else:
+            keys, values, carry = state.keys, state.values, state.previous
+        first = int(state is None)  # how many leading positions have nothing before them
+        if length == 0:
+            # nothing has come yet: validity by position lets the next call leave the first one out
+            valid = None if state is not None else key.new_zeros(len(key), 0, dtype=torch.bool)
+            return value, AssociativeState(keys, values, valid, carry)
+        before, _, carry = shift(key, carry, None)
+        past = keys.shape[1]
+        keys = torch.cat([keys, before[:, first:]], dim=1)
+        values = torch.cat([values, value[:, first:]], dim=1)
+        state = AssociativeState(keys, values, None, carry)
+        if first:
+            read = self._attend(query[:, 1:], keys, values, None) if length > 1 else value[:, :0]
+            return torch.cat([torch.zeros_like(value[:, :1]), read], dim=1), state
+        allowed = None
+        if length > 1:
+            steps = torch.arange(length, device=query.device)
+            allowed = torch.arange(past + length, device=query.device) <= past + steps[:, None]
+            allowed = allowed[None]
+        return self._attend(query, keys, values, allowed), state
+
+    def _read_masked(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        state: AssociativeState | None,
+        mask: TokenMask | None,
+    ) -> tuple[Tensor, AssociativeState]:
+        """Every position is a binding, valid or not: rows may be padded differently."""
+        batch, length, _ = query.shape
+        real = query.new_ones(batch, length, dtype=torch.bool) if mask is None else mask
+        if state is None:
+            keys, values, carry = key[:, :0], value[:, :0], none_before(key)
+            valid = real[:, :0]
+        else:
+            keys, values, carry = state.keys, state.values, state.previous
+            valid = real.new_ones(keys.shape[:2]) if state.valid is None else state.valid
+        before, present, carry = shift(key, carry, mask)
+        past = keys.shape[1]
+        keys = torch.cat([keys, before], dim=1)
+        values = torch.cat([values, value], dim=1)
+        valid = torch.cat([valid, present & real], dim=1)  # [B, P + T]
+        steps = torch.arange(length, device=query.device)
+        causal = torch.arange(past + length, device=query.device) <= past + steps[:, None]  # [T, P + T]
+        allowed = causal & valid[:, None]
+        found = allowed.any(-1, keepdim=True)  # a softmax over nothing is NaN: such rows read zeros
+        read = self._attend(query, keys, values, allowed | ~found) if length else value
+        return read * found, AssociativeState(keys, values, valid, carry)

@@ -1,0 +1,43 @@
+"""The vector of the real token before each position: the key of a memory that binds a token to the next.
+
+Letters: B batch, T time, E width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unimatrix.ops.shapes import TokenMask
+
+
+class Previous(NamedTuple):
+    """The newest real token's vector, carried from call to call."""
+
+    vector: Tensor  # [B, E]; zeros before the first real token
+    present: Tensor  # [B] bool, whether there was one
+
+
+def none_before(x: Tensor) -> Previous:
+    """The carry before the first token, for vectors like x [B, T, E]."""
+    return Previous(x.new_zeros(x.shape[0], x.shape[2]), x.new_zeros(x.shape[0], dtype=torch.bool))
+
+
+def shift(x: Tensor, carry: Previous, mask: TokenMask | None) -> tuple[Tensor, Tensor, Previous]:
+    """The vectors of the real tokens before each position.
+
+    Args:
+        x: [B, T, E], each position's own vector. mask: [B, T] bool, None = all real.
+    Returns:
+        before [B, T, E], present [B, T] bool (False where no real token came before), the next carry.
+    """
+    with_carry = torch.cat([carry.vector[:, None], x], dim=1)  # [B, T + 1, E]
+    length = x.shape[1]
+    if mask is None:
+        present = torch.cat([carry.present[:, None], carry.present.new_ones(len(x), length)], dim=1)
+        return with_carry[:, :-1], present[:, :-1], Previous(with_carry[:, -1], present[:, -1])
+    index = torch.arange(1, length + 1, device=x.device) * mask  # 0 points at the carried one
+    newest = torch.cat([torch.zeros_like(index[:, :1]), index], dim=1).cummax(dim=1).values  # [B, T + 1]
+    seen = with_carry.gather(1, newest[..., None].expand(-1, -1, x.shape[2]))
+    present = (newest > 0) | carry.present[:, None]
+    return seen[:, :-1], present[:, :-1], Previous(seen[:, -1], present[:, -1])

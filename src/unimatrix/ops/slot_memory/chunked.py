@@ -1,0 +1,123 @@
+"""The slot memory for any device: the decisions in a compiled loop on the CPU, the reads of a chunk at once.
+
+A write makes a *version* of its slot, which lives until the slot is written again. Given the decisions, a
+query of a chunk reads at most N versions that were alive at the chunk's start and C that it wrote itself, so
+time and memory are linear in T: (N + C) entries a query. On an accelerator the keys and strengths travel to
+the CPU for the decisions, and slot numbers back: one synchronisation a call.
+
+Letters: B batch, T time, N slots, E width of keys and queries, W width of values, C chunk length.
+"""
+
+import torch
+from torch import Tensor
+
+from unimatrix.ops.slot_memory.reference import softmax_over, top_slots
+from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes
+
+
+def slot_memory_chunked(
+    writes: Writes, state: SlotMemoryState, rules: Rules, chunk_len: int
+) -> tuple[SlotReads, SlotMemoryState]:
+    """Arguments as in `slot_memory`, already checked."""
+    slot_of = decide(writes, state, rules)  # [B, T], -1 = no write
+    pieces = []
+    for start in range(0, slot_of.shape[1], chunk_len):
+        here = slice(start, start + chunk_len)
+        chunk = Writes(*(None if x is None else x[:, here] for x in writes))  # type: ignore[arg-type]
+        reads, state = _read_chunk(chunk, slot_of[:, here], state, rules)
+        pieces.append(reads)
+    if not pieces:
+        empty = Writes(*(None if x is None else x[:, :0] for x in writes))  # type: ignore[arg-type]
+        return _read_chunk(empty, slot_of, state, rules)
+    return SlotReads(*(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))), state
+
+
+@torch.no_grad()
+def decide(writes: Writes, state: SlotMemoryState, rules: Rules) -> Tensor:
+    """The slot that each position writes, [B, T] int64 on the inputs' device; -1 for none."""
+    from unimatrix.ops.slot_memory import kernels
+    from unimatrix.ops.threads import match_threads
+
+    def array(x: Tensor):
+        return x.detach().to("cpu", copy=True).contiguous().numpy()
+
+    device = writes.key.device
+    real = torch.empty(0, 0, dtype=torch.bool) if writes.real is None else writes.real
+    slot_of = torch.empty(writes.token_ids.shape, dtype=torch.int64)
+    match_threads(writes.key.numel() * rules.num_slots)
+    kernels.decide(
+        array(writes.key),
+        array(writes.strength),
+        array(real),
+        rules.match_threshold,
+        rules.write_threshold,
+        array(state.keys),
+        array(state.ages),
+        slot_of.numpy(),
+    )
+    return slot_of.to(device)
+
+
+def _read_chunk(
+    chunk: Writes, slot_of: Tensor, state: SlotMemoryState, rules: Rules
+) -> tuple[SlotReads, SlotMemoryState]:
+    """One chunk from the slots before it: its reads and the slots after it."""
+    batch, length, width = chunk.query.shape
+    slots = rules.num_slots
+    # version[b, t, s]: which candidate slot s holds at t: 0..N-1 the slots before, N + u the write at u
+    steps = torch.arange(1, length + 1, device=slot_of.device)
+    wrote = slot_of[..., None] == torch.arange(slots, device=slot_of.device)  # [B, C, N]
+    newest = (wrote * steps[:, None]).cummax(dim=1).values if length else wrote.long()  # 0: not in this chunk
+    version = torch.where(newest > 0, newest + (slots - 1), torch.arange(slots, device=slot_of.device))
+    ids = torch.cat([state.token_ids, chunk.token_ids], dim=1)  # [B, N + C]
+    held = ids[:, None].expand(batch, length, -1).gather(2, version)
+    taken = (newest > 0) | (state.ages != EMPTY)[:, None]
+
+    strengths = torch.cat([state.strengths.where(state.ages != EMPTY, 1.0), chunk.strength], dim=1)
+    written = torch.cat([state.ages != EMPTY, slot_of >= 0], dim=1)
+    # a strength that was not written may be 0: its logarithm must not reach any gradient
+    log_strengths = strengths.where(written, torch.ones_like(strengths)).log()
+    keys = torch.cat([state.keys, chunk.key], dim=1)
+    values = torch.cat([state.values, chunk.value], dim=1)
+    all_scores = chunk.query @ keys.mT / width**0.5 + log_strengths[:, None]  # [B, C, N + C]
+    score = all_scores.gather(2, version)  # [B, C, N]
+    kept = top_slots(score.detach(), taken, rules.top_k)
+    if chunk.real is not None:
+        kept = kept & chunk.real[..., None]
+        held = held.masked_fill(~chunk.real[..., None], EMPTY)
+    weights = softmax_over(score, kept)
+    by_version = torch.zeros_like(all_scores).scatter(2, version, weights)
+    reads = SlotReads(by_version @ values, weights, held)
+    return reads, _state_after(chunk, slot_of, newest, state, (keys, values, ids, strengths))
+
+
+def _state_after(
+    chunk: Writes,
+    slot_of: Tensor,
+    newest: Tensor,
+    state: SlotMemoryState,
+    candidates: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> SlotMemoryState:
+    length, slots = newest.shape[1], newest.shape[2]
+    if length == 0:
+        return state
+    keys, values, ids, strengths = candidates
+    last = newest[:, -1]  # [B, N]
+    version = torch.where(last > 0, last + (slots - 1), torch.arange(slots, device=last.device))
+    taken = (last > 0) | (state.ages != EMPTY)
+    real = torch.ones_like(slot_of) if chunk.real is None else chunk.real.long()
+    clock = real.cumsum(1)  # real positions up to and with each
+    written_at = torch.cat([torch.zeros_like(clock[:, :1]), clock], dim=1).gather(1, last)
+    ages = clock[:, -1:] - written_at + torch.where(last > 0, 0, state.ages)
+    return SlotMemoryState(
+        keys=_rows(keys, version),
+        values=_rows(values, version),
+        token_ids=ids.gather(1, version),
+        strengths=strengths.gather(1, version) * taken,
+        ages=ages.masked_fill(~taken, EMPTY),
+    )
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """x[b, index[b, n]]: [B, M, E] and [B, N] to [B, N, E]."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

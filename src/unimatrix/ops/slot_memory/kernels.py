@@ -1,0 +1,231 @@
+"""The compiled loops of the slot memory: one batch row after the other position, write then read.
+
+Imported only when a kernel runs. cache=True keeps the machine code on disk: only the first run compiles.
+
+Letters: B batch, T time, N slots, E width of keys and queries, W width of values; s a slot, n a slot too.
+All arrays are contiguous; `real` has shape [0, 0] where no position is masked. Sums may be reassociated (so
+that they use vector instructions), infinities and NaNs keep their meaning.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+FAST = {"reassoc", "contract", "nsz"}
+NOT_WRITTEN = -1  # in slot_of
+WAS_EMPTY, WAS_GIVEN = -1, -2  # in replaced: the slot held nothing, or what the state brought along
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def choose_slot(key, keys, norms, ages, match_threshold):
+    """The slot that a write of key [E] goes to: see reference.choose_slot; norms [N] are those of keys."""
+    slots, width = keys.shape
+    square = 0.0
+    for e in range(width):
+        square += np.float64(key[e]) * np.float64(key[e])
+    norm = math.sqrt(square)
+    best, best_cosine = -1, match_threshold
+    empty, oldest, oldest_age = -1, 0, np.int64(-1)
+    for s in range(slots):
+        if ages[s] < 0:
+            if empty < 0:
+                empty = s
+            continue
+        if ages[s] > oldest_age:
+            oldest, oldest_age = s, ages[s]
+        product = norm * norms[s]
+        if product > 0.0:
+            dot = 0.0
+            for e in range(width):
+                dot += np.float64(keys[s, e]) * np.float64(key[e])
+            if dot / product > best_cosine:
+                best, best_cosine = s, dot / product
+    if best >= 0:
+        return best
+    return empty if empty >= 0 else oldest
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def _norm(key):
+    square = 0.0
+    for e in range(key.shape[0]):
+        square += np.float64(key[e]) * np.float64(key[e])
+    return math.sqrt(square)
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def _keep_top(score, ages, top_k, kept):
+    """Mark the top_k taken slots of the largest scores; of equal ones the lowest."""
+    slots = score.shape[0]
+    taken = 0
+    for s in range(slots):
+        kept[s] = ages[s] >= 0
+        taken += kept[s]
+    if taken <= top_k:
+        return
+    for s in range(slots):
+        kept[s] = False
+    for _ in range(top_k):
+        best = -1
+        for s in range(slots):
+            if ages[s] >= 0 and not kept[s] and (best < 0 or score[s] > score[best]):
+                best = s
+        kept[best] = True
+
+
+@numba.njit(parallel=True, cache=True, fastmath=FAST)
+def forward(
+    query, key, value, token_ids, strength, real, top_k, match_threshold, write_threshold,
+    keys, values, slot_ids, strengths, ages, context, weights, read_ids, slot_of, replaced,
+):  # fmt: skip
+    """Fill context, weights, read_ids; keys ... ages come as the first state and leave as the last one.
+
+    slot_of [B, T]: the slot written or NOT_WRITTEN; replaced [B, T]: the position whose binding was replaced.
+    """
+    batch, length, width = query.shape
+    slots, value_width = values.shape[1], values.shape[2]
+    scale = 1.0 / math.sqrt(width)
+    masked = real.shape[0] > 0
+    for b in numba.prange(batch):
+        score = np.empty(slots, query.dtype)
+        log_strength = np.empty(slots, query.dtype)
+        norms = np.empty(slots, np.float64)
+        version = np.empty(slots, np.int64)
+        kept = np.empty(slots, np.bool_)
+        for s in range(slots):
+            norms[s] = _norm(keys[b, s])
+            version[s] = WAS_EMPTY if ages[b, s] < 0 else WAS_GIVEN
+            log_strength[s] = 0.0 if ages[b, s] < 0 else math.log(strengths[b, s])
+        for t in range(length):
+            slot_of[b, t] = NOT_WRITTEN
+            for w in range(value_width):
+                context[b, t, w] = 0.0
+            if masked and not real[b, t]:
+                for s in range(slots):
+                    weights[b, t, s] = 0.0
+                    read_ids[b, t, s] = -1
+                continue
+            for s in range(slots):
+                ages[b, s] += ages[b, s] >= 0
+            if strength[b, t] > write_threshold:
+                s = choose_slot(key[b, t], keys[b], norms, ages[b], match_threshold)
+                for e in range(width):
+                    keys[b, s, e] = key[b, t, e]
+                for w in range(value_width):
+                    values[b, s, w] = value[b, t, w]
+                slot_ids[b, s] = token_ids[b, t]
+                strengths[b, s] = strength[b, t]
+                log_strength[s] = math.log(strength[b, t])
+                ages[b, s] = 0
+                norms[s] = _norm(keys[b, s])
+                slot_of[b, t] = s
+                replaced[b, t] = version[s]
+                version[s] = t
+            top = -np.inf
+            for s in range(slots):
+                dot = query.dtype.type(0)
+                for e in range(width):
+                    dot += keys[b, s, e] * query[b, t, e]
+                score[s] = dot * scale + log_strength[s]
+            _keep_top(score, ages[b], top_k, kept)
+            for s in range(slots):
+                if kept[s] and score[s] > top:
+                    top = score[s]
+            total = query.dtype.type(0)
+            for s in range(slots):
+                read_ids[b, t, s] = slot_ids[b, s]
+                weights[b, t, s] = math.exp(score[s] - top) if kept[s] else 0.0
+                total += weights[b, t, s]
+            for s in range(slots):
+                if kept[s]:
+                    weights[b, t, s] /= total
+                    for w in range(value_width):
+                        context[b, t, w] += weights[b, t, s] * values[b, s, w]
+
+
+@numba.njit(parallel=True, cache=True, fastmath=FAST)
+def backward(
+    query, key, value, strength, keys0, values0, strengths0, weights, slot_of, replaced, d_context, d_weights,
+    d_keys, d_values, d_strengths, d_query, d_key, d_value, d_strength,
+):  # fmt: skip
+    """Fill d_query ... d_strength; d_keys, d_values, d_strengths come as the gradients of the last state and
+    leave as those of the first. The slots are rewound write by write."""
+    batch, length, width = query.shape
+    slots, value_width = values0.shape[1], values0.shape[2]
+    scale = 1.0 / math.sqrt(width)
+    for b in numba.prange(batch):
+        keys, values, strengths = keys0[b].copy(), values0[b].copy(), strengths0[b].copy()
+        d_score = np.empty(slots, query.dtype)
+        for t in range(length):
+            s = slot_of[b, t]
+            if s >= 0:
+                for e in range(width):
+                    keys[s, e] = key[b, t, e]
+                for w in range(value_width):
+                    values[s, w] = value[b, t, w]
+                strengths[s] = strength[b, t]
+        for t in range(length - 1, -1, -1):
+            for e in range(width):
+                d_query[b, t, e] = 0.0
+                d_key[b, t, e] = 0.0
+            for w in range(value_width):
+                d_value[b, t, w] = 0.0
+            d_strength[b, t] = 0.0
+            mean = query.dtype.type(0)
+            for s in range(slots):
+                weight = weights[b, t, s]
+                if weight != 0.0:
+                    dot = query.dtype.type(0)
+                    for w in range(value_width):
+                        dot += d_context[b, t, w] * values[s, w]
+                        d_values[b, s, w] += weight * d_context[b, t, w]
+                    d_score[s] = d_weights[b, t, s] + dot
+                    mean += weight * d_score[s]
+            for s in range(slots):
+                weight = weights[b, t, s]
+                if weight != 0.0:
+                    step = weight * (d_score[s] - mean)
+                    d_strengths[b, s] += step / strengths[s]
+                    for e in range(width):
+                        d_query[b, t, e] += step * scale * keys[s, e]
+                        d_keys[b, s, e] += step * scale * query[b, t, e]
+            s = slot_of[b, t]
+            if s >= 0:
+                before = replaced[b, t]
+                for e in range(width):
+                    d_key[b, t, e] = d_keys[b, s, e]
+                    d_keys[b, s, e] = 0.0
+                    keys[s, e] = key[b, before, e] if before >= 0 else keys0[b, s, e]
+                for w in range(value_width):
+                    d_value[b, t, w] = d_values[b, s, w]
+                    d_values[b, s, w] = 0.0
+                    values[s, w] = value[b, before, w] if before >= 0 else values0[b, s, w]
+                d_strength[b, t] = d_strengths[b, s]
+                d_strengths[b, s] = 0.0
+                strengths[s] = strength[b, before] if before >= 0 else strengths0[b, s]
+
+
+@numba.njit(parallel=True, cache=True, fastmath=FAST)
+def decide(key, strength, real, match_threshold, write_threshold, keys, ages, slot_of):
+    """The decisions alone: fill slot_of [B, T]; keys and ages leave as those of the last state."""
+    batch, length, width = key.shape
+    slots = keys.shape[1]
+    masked = real.shape[0] > 0
+    for b in numba.prange(batch):
+        norms = np.empty(slots, np.float64)
+        for s in range(slots):
+            norms[s] = _norm(keys[b, s])
+        for t in range(length):
+            slot_of[b, t] = NOT_WRITTEN
+            if masked and not real[b, t]:
+                continue
+            for s in range(slots):
+                ages[b, s] += ages[b, s] >= 0
+            if strength[b, t] > write_threshold:
+                s = choose_slot(key[b, t], keys[b], norms, ages[b], match_threshold)
+                for e in range(width):
+                    keys[b, s, e] = key[b, t, e]
+                norms[s] = _norm(keys[b, s])
+                ages[b, s] = 0
+                slot_of[b, t] = s

@@ -1,0 +1,101 @@
+"""The slot memory, token by token: the definition that every other form is held to.
+
+Letters: B batch, T time, N slots, E width of keys and queries, W width of values.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes
+
+
+def slot_memory_reference(
+    writes: Writes, state: SlotMemoryState, rules: Rules
+) -> tuple[SlotReads, SlotMemoryState]:
+    """Write, then read, for one position after the other; autograd goes through all but the decisions."""
+    length = writes.query.shape[1]
+    reads = []
+    for t in range(length):
+        real = None if writes.real is None else writes.real[:, t]
+        state = _write(writes, t, real, state, rules)
+        reads.append(_read(writes.query[:, t], real, state, rules))
+    if not reads:
+        batch, _, value_width = state.values.shape
+        shape = (batch, 0, rules.num_slots)
+        ids = state.token_ids.new_zeros(shape)
+        return SlotReads(
+            writes.value.new_zeros(batch, 0, value_width), state.values.new_zeros(shape), ids
+        ), state
+    context, weights, token_ids = (torch.stack(parts, dim=1) for parts in zip(*reads, strict=True))
+    return SlotReads(context, weights, token_ids), state
+
+
+def _write(
+    writes: Writes, t: int, real: Tensor | None, state: SlotMemoryState, rules: Rules
+) -> SlotMemoryState:
+    key, strength = writes.key[:, t], writes.strength[:, t]
+    written = strength > rules.write_threshold  # [B]
+    older = state.ages + (state.ages != EMPTY)
+    if real is not None:
+        written = written & real
+        older = torch.where(real[:, None], older, state.ages)
+    slot = choose_slot(key, state, rules.match_threshold)
+    here = F.one_hot(slot, rules.num_slots).bool() & written[:, None]  # [B, N]
+    return SlotMemoryState(
+        keys=torch.where(here[..., None], key[:, None], state.keys),
+        values=torch.where(here[..., None], writes.value[:, t, None], state.values),
+        token_ids=torch.where(here, writes.token_ids[:, t, None], state.token_ids),
+        strengths=torch.where(here, strength[:, None], state.strengths),
+        ages=older.masked_fill(here, 0),
+    )
+
+
+@torch.no_grad()
+def choose_slot(key: Tensor, state: SlotMemoryState, match_threshold: float) -> Tensor:
+    """The slot [B] that a write of key [B, E] goes to: the best match, else the first empty, else the oldest.
+
+    Cosines are taken in float64, so that all forms decide alike; of equal ones the lowest slot is taken.
+    """
+    wanted, held = key.double(), state.keys.double()
+    norms = wanted.norm(dim=-1)[:, None] * held.norm(dim=-1)  # [B, N]
+    cosine = (held * wanted[:, None]).sum(-1) / norms.where(norms > 0, torch.ones_like(norms))
+    taken = state.ages != EMPTY
+    match = taken & (norms > 0) & (cosine > match_threshold)
+    # argmax takes the first of equal ones
+    best = cosine.where(match, torch.full_like(cosine, -2.0)).argmax(-1)
+    empty, oldest = (~taken).int().argmax(-1), state.ages.argmax(-1)
+    return torch.where(match.any(-1), best, torch.where(taken.all(-1), oldest, empty))
+
+
+def _read(
+    query: Tensor, real: Tensor | None, state: SlotMemoryState, rules: Rules
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Context [B, W], weights [B, N] and the slots' token ids [B, N] for query [B, E]: eq. (12) and (13)."""
+    taken = state.ages != EMPTY
+    strengths = state.strengths.where(taken, torch.ones_like(state.strengths))
+    score = (state.keys * query[:, None]).sum(-1) / query.shape[-1] ** 0.5 + strengths.log()
+    kept = top_slots(score.detach(), taken, rules.top_k)
+    if real is not None:
+        kept = kept & real[:, None]
+    weights = softmax_over(score, kept)
+    token_ids = state.token_ids
+    if real is not None:
+        token_ids = token_ids.masked_fill(~real[:, None], EMPTY)
+    return (weights[..., None] * state.values).sum(-2), weights, token_ids
+
+
+def top_slots(score: Tensor, taken: Tensor, top_k: int) -> Tensor:
+    """Which slots (last dimension) are among the top_k taken ones; of equal scores the lowest slots."""
+    if top_k >= score.shape[-1]:
+        return taken
+    ranked = score.masked_fill(~taken, -torch.inf)
+    order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
+    return torch.zeros_like(taken).scatter(-1, order, True) & taken
+
+
+def softmax_over(score: Tensor, kept: Tensor) -> Tensor:
+    """Softmax over the kept entries of the last dimension, exactly 0 elsewhere and where none is kept."""
+    floor = torch.finfo(score.dtype).min
+    weights = score.masked_fill(~kept, floor).softmax(-1)
+    return weights.masked_fill(~kept, 0.0)
