@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unimatrix.data.tasks import TASKS, RecallConfig
 from unimatrix.errors import UserError
 from unimatrix.train.config import (
     FREE_AT_RESUME,
@@ -64,15 +65,29 @@ def test_json_round_trip(steps, seed, lr, clip, schedule, width):
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
 
 
+def test_a_task_goes_to_json_with_its_kind_and_back():
+    experiment = Experiment(task=RecallConfig(num_pairs=6, eval_num_pairs=(4, 8)))
+    values = json.loads(json.dumps(experiment.to_dict()))
+    assert (values["task"]["kind"], values["task"]["eval_num_pairs"]) == ("recall", [4, 8])
+    assert Experiment.from_dict(values) == experiment
+    assert Experiment.from_dict({"task": {"kind": "recall"}}).task == RecallConfig()
+
+
+def test_without_a_task_there_is_none_to_read():
+    # so that what was written before there were tasks is equal to what is written now
+    assert "task" not in Experiment().to_dict()
+    assert Experiment.from_dict({"task": None}) == Experiment()
+
+
 def test_what_a_saved_experiment_does_not_mention_keeps_its_default():
     assert Experiment.from_dict({"loop": {"steps": 5}}) == Experiment(loop=LoopConfig(steps=5))
 
 
 def test_option_names_are_unique_so_that_a_command_line_can_be_flat():
     names = ["name", "data"]
-    names += [
-        field.name for part in (ModelChoice, OptimConfig, LoopConfig) for field in dataclasses.fields(part)
-    ]
+    parts = (ModelChoice, OptimConfig, LoopConfig)
+    names += [field.name for part in parts for field in dataclasses.fields(part)]
+    names += [field.name for task in TASKS.values() for field in dataclasses.fields(task.config)]
     assert len(names) == len(set(names))
     assert set(names) >= FREE_AT_RESUME
 
@@ -93,6 +108,13 @@ def test_option_names_are_unique_so_that_a_command_line_can_be_flat():
         ({"optim": {"betas": [0.9]}}, "betas: expected 2 numbers"),
         ({"optim": {"lr": float("nan")}}, "lr: expected a number, got nan"),
         ({"name": 7}, "name: expected a text, got 7"),
+        ({"task": 3}, "experiment.task: expected an object with a kind among recall, got 3"),
+        ({"task": {"num_pairs": 3}}, "experiment.task: expected an object with a kind among recall, got {"),
+        ({"task": {"kind": "sorting"}}, "with a kind among recall"),
+        ({"task": {"kind": "recall", "pairs": 3}}, "experiment.task: unknown field 'pairs'; did you mean"),
+        ({"task": {"kind": "recall", "num_pairs": 9}}, "num_pairs: expected at most num_keys 8, got 9"),
+        ({"task": {"kind": "recall", "eval_num_pairs": 4}}, "eval_num_pairs: expected whole numbers, got 4"),
+        ({"model": {"pointer": 1}}, "pointer: expected true or false or None, got 1"),
     ],
 )
 def test_unknown_fields_and_wrong_types_are_named(values, message):
@@ -110,6 +132,7 @@ def test_unknown_fields_and_wrong_types_are_named(values, message):
     + [(LoopConfig, name, 0) for name in ("eval_bytes", "save_every", "keep_checkpoints", "log_every")]
     + [(LoopConfig, "seed", -1), (LoopConfig, "seed", 2**63)]
     + [(ModelChoice, name, 0) for name in ("d_model", "num_heads", "depth", "state_dim", "max_positions")]
+    + [(ModelChoice, name, 0) for name in ("slots", "top_k")]
     + [(ModelChoice, "dropout", 1.0), (ModelChoice, "dropout", -0.1)]
     + [(OptimConfig, name, 0) for name in ("lr", "eps", "clip", "accumulation")]
     + [
@@ -131,6 +154,12 @@ def test_settings_that_do_not_fit_together_are_named():
     assert Experiment(loop=LoopConfig(seq_len=256), model=ModelChoice(max_positions=None)).loop.seq_len == 256
     with pytest.raises(UserError, match="accumulation: expected a divisor of batch_size 16, got 3"):
         Experiment(optim=OptimConfig(accumulation=3))
+    with pytest.raises(UserError, match="seq_len: expected the task's length 64, got 128; change length and"):
+        Experiment(task=RecallConfig(length=64))
+    with pytest.raises(UserError, match="eval_bytes: a task has no text; expected None, got 10"):
+        Experiment(task=RecallConfig(), loop=LoopConfig(eval_bytes=10))
+    with pytest.raises(UserError, match="task: expected RecallConfig or None, got 'recall'"):
+        Experiment(task="recall")
 
 
 @pytest.mark.parametrize(
@@ -158,5 +187,17 @@ def test_a_resumed_run_may_change_the_rest():
     assert first_difference(Experiment(), changed) is None
 
 
+def test_a_resumed_run_must_keep_its_task_but_may_be_measured_with_another():
+    recall = Experiment(task=RecallConfig())
+    assert first_difference(recall, Experiment()) == ("task", "recall", None)
+    assert first_difference(Experiment(), recall) == ("task", None, "recall")
+    six = dataclasses.replace(recall, task=RecallConfig(num_pairs=6))
+    assert first_difference(recall, six) == ("num_pairs", 4, 6)
+    measured = RecallConfig(eval_num_pairs=(4, 6), eval_sequences=64)
+    assert first_difference(recall, dataclasses.replace(recall, task=measured)) is None
+
+
 def test_only_what_differs_from_the_preset_is_passed_on():
     assert ModelChoice(d_model=32, dropout=0.0).overrides() == {"d_model": 32, "dropout": 0.0}
+    memory = {"slots": 4, "top_k": 2, "pointer": False, "write_gate": False}
+    assert ModelChoice(**memory, dropout=0.0).overrides() == memory | {"dropout": 0.0}

@@ -47,7 +47,7 @@ def test_the_first_loss_is_that_of_the_initial_model_on_the_first_batch(fit, tin
     model = build("transformer", max_positions=16, **experiment.model.overrides())
     batch = random_windows(text.train, seed=experiment.loop.seed, step=0, batch_size=4, seq_len=16)
     with torch.no_grad():
-        expected = float(LossModule(model)(batch))
+        expected = float(LossModule(model)(batch[:, :-1], batch[:, 1:]))
     assert result.final_loss == pytest.approx(expected, rel=1e-6)
 
 
@@ -61,7 +61,7 @@ def test_one_step_is_torchs_adamw(fit, tiny, text):
     optimizer = torch.optim.AdamW(model.parameters(), **settings)
     for step in range(3):
         batch = random_windows(text.train, seed=experiment.loop.seed, step=step, batch_size=4, seq_len=16)
-        LossModule(model)(batch).backward()
+        LossModule(model)(batch[:, :-1], batch[:, 1:]).backward()
         optimizer.step()
         optimizer.zero_grad()
     for name, tensor in result.model.state_dict().items():
@@ -222,7 +222,7 @@ def test_tensorboard_has_the_curves_and_a_resume_continues_them(fit, tiny, tmp_p
         "train/lr",
         "train/tokens_per_second",
         "valid/bpb",
-        "valid/perplexity",
+        "valid/ppl",
     }
 
 
@@ -251,7 +251,7 @@ def test_wandb_is_used_where_it_is_installed(fit, tiny, monkeypatch):
     assert starts[0]["config"]["loop"]["steps"] == 2
     assert starts[0]["id"] == starts[1]["id"]
     assert calls.count("finish") == 2
-    assert (2, ["valid/bpb", "valid/perplexity"]) in calls
+    assert (2, ["valid/bpb", "valid/ppl"]) in calls
 
 
 # ---- what must not happen

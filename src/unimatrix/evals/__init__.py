@@ -1,5 +1,6 @@
 """Evaluations: a model in, numbers out."""
 
 from unimatrix.evals.bits_per_byte import BitsPerByte, bits_per_byte, nats_of_share
+from unimatrix.evals.tasks import TaskScore, task_score, task_sums
 
-__all__ = ["BitsPerByte", "bits_per_byte", "nats_of_share"]
+__all__ = ["BitsPerByte", "TaskScore", "bits_per_byte", "nats_of_share", "task_score", "task_sums"]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from unimatrix.data import BOS
 from unimatrix.errors import UserError
+from unimatrix.evals.model import device_of, evaluating, max_positions, sum_dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,9 +76,9 @@ def bits_per_byte(
     """
     if len(data) == 0:
         raise UserError("evaluation text: expected at least 1 byte, got none")
-    if carry_state and _max_positions(model) is not None:
+    if carry_state and max_positions(model) is not None:
         raise UserError(
-            f"carry_state: expected a model with max_positions None, got one with {_max_positions(model)}"
+            f"carry_state: expected a model with max_positions None, got one with {max_positions(model)}"
         )
     total = nats_of_share(
         model, data, window=window, batch_size=batch_size, device=device, carry_state=carry_state
@@ -102,32 +103,24 @@ def nats_of_share(
     Returns:
         [] float64 on the model's device (float32 on MPS, which has no float64).
     """
-    limit = _max_positions(model)
+    limit = max_positions(model)
     if window < 1 or (limit is not None and window > limit):
         upper = "" if limit is None else f" and at most the model's {limit} positions"
         raise UserError(f"window: expected at least 1{upper}, got {window}")
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
-    where = torch.device(device) if device is not None else _device_of(model)
-    sum_dtype = torch.float32 if where.type == "mps" else torch.float64
-    total = torch.zeros((), dtype=sum_dtype, device=where)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            state: Any = None
-            for index, batch in enumerate(_windows(data, window, 1 if carry_state else batch_size)):
-                if index % share[1] != share[0]:
-                    continue
-                tokens = torch.from_numpy(batch).to(where)  # [B, T + 1]
-                logits, left = model(tokens[:, :-1], state)
-                state = left if carry_state else None
-                losses = F.cross_entropy(
-                    logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
-                )
-                total += losses.to(sum_dtype).sum()
-    finally:
-        model.train(was_training)
+    where = torch.device(device) if device is not None else device_of(model)
+    total = torch.zeros((), dtype=sum_dtype(where), device=where)
+    with evaluating(model):
+        state: Any = None
+        for index, batch in enumerate(_windows(data, window, 1 if carry_state else batch_size)):
+            if index % share[1] != share[0]:
+                continue
+            tokens = torch.from_numpy(batch).to(where)  # [B, T + 1]
+            logits, left = model(tokens[:, :-1], state)
+            state = left if carry_state else None
+            losses = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+            total += losses.to(total.dtype).sum()
     return total
 
 
@@ -142,13 +135,3 @@ def _windows(data: np.ndarray, window: int, batch_size: int) -> Iterator[np.ndar
         yield tokens[starts[:, None] + offsets].astype(np.int64)
     if len(data) % window:
         yield tokens[None, num_full * window :].astype(np.int64)
-
-
-def _max_positions(model: nn.Module) -> int | None:
-    return getattr(getattr(model, "config", None), "max_positions", None)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    for parameter in model.parameters():
-        return parameter.device
-    return torch.device("cpu")

@@ -2,7 +2,8 @@
 
 from unimatrix.train.checkpoint import Checkpoint, find_checkpoint, latest_checkpoint, load_checkpoint
 from unimatrix.train.config import Experiment, LoopConfig, ModelChoice, OptimConfig
-from unimatrix.train.loop import TrainResult, describe, train
+from unimatrix.train.loop import TrainResult, train
+from unimatrix.train.sources import describe
 
 __all__ = [
     "Checkpoint",

@@ -1,7 +1,8 @@
 """Checkpoints on disk: whole or not there at all, verified at load, readable without this library.
 
     checkpoint-000080/
-        config.json, model.safetensors, tokenizer files    what Hugging Face's from_pretrained takes
+        config.json, model.safetensors, tokenizer files    what Hugging Face's from_pretrained takes; a model
+                                                           of a task's tokens has no tokenizer
         optimizer.safetensors, rng.safetensors             named tensors (see unimatrix.train.state)
         trainer.json                                       step, settings, data, counters
         checksums.json                                     sha256 and size of every file above
@@ -19,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
-from unimatrix.models import LanguageModel
+from unimatrix.models import LanguageModel, ModelConfig
 
 TRAINER = "trainer.json"
 _FORMAT = 1
@@ -50,6 +53,20 @@ class Checkpoint:
     rng: dict[str, Tensor]
     model_config: dict[str, Any]
     trainer: dict[str, Any]
+
+    def build_model(self) -> LanguageModel:
+        """The model with its weights, in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: config.json is no model's, or the weights are another's.
+        """
+        with torch.random.fork_rng(devices=[]):
+            model = LanguageModel(ModelConfig.from_dict(self.model_config))
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise UserError(f"{self.folder / 'model.safetensors'}: {' '.join(str(error).split())}") from error
+        return model.eval()
 
 
 def save_checkpoint(
@@ -172,7 +189,9 @@ def _write_files(
     trainer: dict[str, Any],
 ) -> None:
     UniMatrixForCausalLM.from_language_model(model).save_pretrained(folder)
-    ByteTokenizer().save_pretrained(folder)
+    if model.config.vocab_size >= VOCAB_SIZE:
+        # a task's tokens are no bytes
+        ByteTokenizer().save_pretrained(folder)
     safetensors.torch.save_file(optimizer, folder / "optimizer.safetensors")
     safetensors.torch.save_file(rng, folder / "rng.safetensors")
     values = {"format": _FORMAT, "step": step} | trainer

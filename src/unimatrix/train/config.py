@@ -10,15 +10,20 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_origin, get_type_hints
 
 from unimatrix.data.settings import check_positive, check_range, check_types
+from unimatrix.data.tasks import TASKS, TaskConfig
 from unimatrix.errors import UserError
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 TrackerName = Literal["tensorboard", "wandb", "none"]
+
+# the settings of a model that a preset may or may not have, for it to say so
+_SIZES = ("d_model", "num_heads", "depth", "state_dim")
+_MEMORY = ("slots", "top_k", "pointer", "write_gate")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +38,10 @@ class ModelChoice:
         state_dim: rows and columns of each head's state.
         dropout: probability in [0, 1).
         max_positions: how many learned positions; None builds the model without positions, for any length.
+        slots: slots of the sparse-pointer memory.
+        top_k: how many of its slots a read is spread over.
+        pointer: whether it votes for tokens of its own.
+        write_gate: whether it decides what to write, instead of writing at every position.
     """
 
     preset: str = "unimatrix-core"
@@ -42,16 +51,20 @@ class ModelChoice:
     state_dim: int | None = None
     dropout: float = 0.1
     max_positions: int | None = 128
+    slots: int | None = None
+    top_k: int | None = None
+    pointer: bool | None = None
+    write_gate: bool | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive(self, "d_model", "num_heads", "depth", "state_dim", "max_positions")
+        check_positive(self, *_SIZES, "max_positions", "slots", "top_k")
         check_range(self, "dropout", low=0.0, below=1.0)
 
     def overrides(self) -> dict[str, Any]:
         """The keyword arguments of `unimatrix.build` for what differs from the preset."""
-        sizes = {name: getattr(self, name) for name in ("d_model", "num_heads", "depth", "state_dim")}
-        return {name: size for name, size in sizes.items() if size is not None} | {"dropout": self.dropout}
+        given = {name: getattr(self, name) for name in (*_SIZES, *_MEMORY)}
+        return {name: value for name, value in given.items() if value is not None} | {"dropout": self.dropout}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,8 +112,9 @@ class LoopConfig:
 
     Attributes:
         steps: optimiser steps in all.
-        batch_size: windows per optimiser step, over all processes and accumulation pieces together.
-        seq_len: bytes predicted per window, in training and in evaluation.
+        batch_size: windows (or a task's sequences) per optimiser step, over all processes and accumulation
+            pieces together.
+        seq_len: bytes predicted per window, in training and in evaluation; a task's length.
         seed: of the initial weights, the batches and the dropout.
         eval_every: steps between evaluations; None evaluates at the end only.
         eval_bytes: how much of the validation text those in between look at (None: all; the last one always
@@ -136,16 +150,18 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """One run: a model, a text, an optimiser and a loop.
+    """One run: a model, a text or a task, an optimiser and a loop.
 
     Attributes:
         name: what the run is called in results and on curves.
         data: what `unimatrix.data.load_corpus` takes: auto, wikitext-2-raw, embedded, a file or a folder.
+        task: train on this task instead of a text, which is then not looked at.
     """
 
     name: str = "unnamed"
     model: ModelChoice = dataclasses.field(default_factory=ModelChoice)
     data: str = "auto"
+    task: TaskConfig | None = None
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
 
@@ -162,10 +178,29 @@ class Experiment:
                 f"seq_len: expected at most max_positions {limit}, got {self.loop.seq_len}; "
                 "raise max_positions too, or set it to None"
             )
+        if self.task is not None:
+            self._check_task(self.task)
+
+    def _check_task(self, task: TaskConfig) -> None:
+        if self.loop.seq_len != task.length:
+            raise UserError(
+                f"seq_len: expected the task's length {task.length}, got {self.loop.seq_len}; "
+                "change length and seq_len together"
+            )
+        if self.loop.eval_bytes is not None:
+            raise UserError(f"eval_bytes: a task has no text; expected None, got {self.loop.eval_bytes}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dicts of JSON values; `from_dict` gives back an equal experiment."""
-        return _to_json(dataclasses.asdict(self))
+        """Nested dicts of JSON values; `from_dict` gives back an equal experiment.
+
+        A task carries its kind; without one there is no "task".
+        """
+        values = dataclasses.asdict(self)
+        if self.task is None:
+            del values["task"]
+        else:
+            values["task"] = {"kind": self.task.kind, **values["task"]}
+        return _to_json(values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Experiment":
@@ -181,12 +216,15 @@ class Experiment:
 # fingerprint instead of its path
 FREE_AT_RESUME = frozenset(
     {"name", "data", "steps", "eval_every", "eval_bytes", "save_every", "keep_checkpoints", "log_every"}
-    | {"device", "tracker"}
+    | {"device", "tracker", "eval_num_pairs", "eval_sequences"}
 )
 
 
 def first_difference(saved: Experiment, asked: Experiment) -> tuple[str, Any, Any] | None:
     """(field, saved value, asked value) of the first setting that a resumed run must not change; or None."""
+    saved_kind, asked_kind = (None if one.task is None else one.task.kind for one in (saved, asked))
+    if saved_kind != asked_kind:
+        return "task", saved_kind, asked_kind
     saved_values, asked_values = _flat(saved.to_dict()), _flat(asked.to_dict())
     for field, value in saved_values.items():
         if field not in FREE_AT_RESUME and value != asked_values[field]:
@@ -210,7 +248,7 @@ def _to_json(value: Any) -> Any:
 def _from_dict(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: expected an object with fields, got {type(values).__name__}")
-    hints = get_type_hints(cls)
+    hints = {name: hint for name, hint in get_type_hints(cls).items() if get_origin(hint) is not ClassVar}
     arguments = {}
     for name, value in values.items():
         if name not in hints:
@@ -219,7 +257,17 @@ def _from_dict(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
             raise UserError(f"{where}: unknown field {name!r}{hint}")
         if dataclasses.is_dataclass(hints[name]):
             value = _from_dict(hints[name], value, where=f"{where}.{name}")  # pyright: ignore[reportArgumentType]
+        elif hints[name] == TaskConfig | None and value is not None:
+            value = _task_from_dict(value, where=f"{where}.{name}")
         elif get_origin(hints[name]) is tuple and isinstance(value, list):
             value = tuple(value)
         arguments[name] = value
     return cls(**arguments)
+
+
+def _task_from_dict(values: Any, *, where: str) -> TaskConfig:
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    if kind not in TASKS:
+        raise UserError(f"{where}: expected an object with a kind among {', '.join(TASKS)}, got {values!r}")
+    rest = {name: value for name, value in values.items() if name != "kind"}
+    return _from_dict(TASKS[kind].config, rest, where=where)

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from unimatrix.data import Corpus, check_one_window, load_corpus
-from unimatrix.errors import UserError
+from unimatrix.data import Corpus
 from unimatrix.models import LanguageModel, parameter_count
 from unimatrix.ops import chosen_backends
 from unimatrix.train.checkpoint import latest_checkpoint
@@ -24,6 +23,7 @@ from unimatrix.train.progress import Reporter, reporting, say
 from unimatrix.train.run import Run
 from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder, sole_use
 from unimatrix.train.schedule import learning_rate
+from unimatrix.train.sources import source_of
 from unimatrix.train.tracking import Tracker, check_tracker, no_tracker, tracking
 
 
@@ -33,10 +33,13 @@ class TrainResult:
 
     steps: done in all, the earlier parts of a resumed run included; so are seconds and tokens_per_second.
     seconds: in training steps alone, without evaluation and checkpoints.
-    bpb, perplexity: of the whole validation text, per byte; None after an interruption.
-    final_loss: nats per byte of the last step's batch; None if no step was made.
-    curve: (step, bits per byte) of each evaluation; only the last one is sure to have seen the whole text.
-    data: see `describe`.
+    metrics: of the whole validation text "bpb" and "ppl", bits and perplexity per byte; of a task "loss",
+        nats per answer, and "accuracy", in percent, and so on for its variants ("accuracy_6_pairs", ...);
+        None after an interruption.
+    final_loss: nats per byte, or answer, of the last step's batch; None if no step was made.
+    curve: (step, bits per byte; or a task's accuracy in percent) of each evaluation; only the last one is
+        sure to have seen the whole text.
+    data: see `unimatrix.train.sources.describe`.
     backend: the form of the model's own op that ran ("chunked", ...); "torch" where it has none of its own.
     interrupted: stopped before its last step. stop_signal: the Ctrl-C or SIGTERM that came, if one did, even
         too late to interrupt this run.
@@ -49,8 +52,7 @@ class TrainResult:
     parameters: int
     seconds: float
     tokens_per_second: float
-    bpb: float | None
-    perplexity: float | None
+    metrics: dict[str, float] | None
     final_loss: float | None
     curve: tuple[tuple[int, float], ...]
     data: dict[str, Any]
@@ -62,16 +64,15 @@ class TrainResult:
     checkpoint: Path | None
     model: LanguageModel
 
+    @property
+    def bpb(self) -> float | None:
+        """Bits per byte of the whole validation text; None without one, or after an interruption."""
+        return None if self.metrics is None else self.metrics.get("bpb")
 
-def describe(corpus: Corpus) -> dict[str, Any]:
-    """What a result records of its text: name, notes, is_paper_corpus, fingerprints of train and valid."""
-    return {
-        "name": corpus.name,
-        "notes": list(corpus.notes),
-        "is_paper_corpus": corpus.is_paper_corpus,
-        "train": corpus.fingerprint("train"),
-        "valid": corpus.fingerprint("valid"),
-    }
+    @property
+    def perplexity(self) -> float | None:
+        """The same as perplexity per byte."""
+        return None if self.metrics is None else self.metrics.get("ppl")
 
 
 def train(
@@ -84,14 +85,14 @@ def train(
     console: Console | None = None,
     resume_command: str | None = None,
 ) -> TrainResult:
-    """Train an experiment in the folder `out` and evaluate it on the whole validation text.
+    """Train an experiment in the folder `out` and evaluate it on the whole validation text, or on its task.
 
     Ctrl-C and SIGTERM let the step end, save a checkpoint and return with interrupted=True.
 
     Args:
         out: the run's folder (see unimatrix.train.run_folder); made if it is not there.
         resume: go on from the last checkpoint in it. overwrite: delete the run in it and start anew.
-        corpus: the text; None loads experiment.data.
+        corpus: the text; None loads experiment.data. A task has none.
         console: where progress goes; None is standard output.
         resume_command: printed after an interruption as the way to go on.
     Raises:
@@ -100,11 +101,8 @@ def train(
     """
     out = Path(out).expanduser()
     check_tracker(experiment.loop.tracker)
-    corpus = load_corpus(experiment.data) if corpus is None else corpus
-    check_one_window(corpus.train, seq_len=experiment.loop.seq_len, name=f"{corpus.name} (train)")
-    if len(corpus.valid) == 0:
-        raise UserError(f"{corpus.name} (valid): expected at least 1 byte, got none")
-    data = describe(corpus)
+    source = source_of(experiment, corpus)
+    data = source.describe()
     accelerator = start_accelerator(experiment)
     console = Console() if console is None else console
     if not accelerator.is_main_process:
@@ -113,7 +111,7 @@ def train(
     devices = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     # the caller's own random numbers go on afterwards as if no training had been
     with torch.random.fork_rng(devices=devices), Interrupts() as interrupts, ExitStack() as held:
-        run = Run(experiment, corpus=corpus, accelerator=accelerator, data=data)
+        run = Run(experiment, source=source, accelerator=accelerator, data=data)
         if checkpoint is not None and not run.restore(checkpoint):
             say(
                 console,
@@ -130,7 +128,7 @@ def train(
             run_id = open_run_folder(out, experiment, data, overwrite=overwrite)
             curves = held.enter_context(tracking(experiment, logs=out / LOGS, run_id=run_id, start=run.step))
         interrupted = _advance(run, out, interrupts, curves, console)
-        bpb, perplexity = (None, None) if interrupted else _finish(run, curves)
+        metrics = None if interrupted else _finish(run, curves)
     if interrupted:
         say(console, _farewell(run, resume_command))
     return TrainResult(
@@ -139,8 +137,7 @@ def train(
         parameters=parameter_count(run.model),
         seconds=run.seconds,
         tokens_per_second=run.step * run.tokens_per_step / run.seconds if run.seconds else 0.0,
-        bpb=bpb,
-        perplexity=perplexity,
+        metrics=metrics,
         final_loss=run.last_loss,
         curve=tuple(run.curve),
         data=data,
@@ -172,20 +169,24 @@ def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, cons
                 before = _report(run, reporter, tracker, before)
             if loop.eval_every and run.step % loop.eval_every == 0 and run.step < loop.steps:
                 run.look()
-                found = run.evaluate(loop.eval_bytes)
-                reporter.say(f"step {run.step}/{loop.steps}  valid {found.bpb:.4f} bits per byte")
-                tracker.log({"valid/bpb": found.bpb, "valid/perplexity": found.perplexity}, step=run.step)
+                metrics = run.evaluate(final=False)
+                reporter.say(f"step {run.step}/{loop.steps}  valid {run.source.headline_text(metrics)}")
+                _log_metrics(tracker, metrics, step=run.step)
             if run.step == loop.steps or (loop.save_every and run.step % loop.save_every == 0):
                 run.save(out)
                 unsaved = False
     return False
 
 
-def _finish(run: Run, tracker: Tracker) -> tuple[float, float]:
-    """Bits and perplexity per byte of the whole validation text."""
-    final = run.evaluate()
-    tracker.log({"valid/bpb": final.bpb, "valid/perplexity": final.perplexity}, step=run.step)
-    return final.bpb, final.perplexity
+def _finish(run: Run, tracker: Tracker) -> dict[str, float]:
+    """The metrics of the whole validation text, or of the task and its variants."""
+    metrics = run.evaluate(final=True)
+    _log_metrics(tracker, metrics, step=run.step)
+    return metrics
+
+
+def _log_metrics(tracker: Tracker, metrics: dict[str, float], *, step: int) -> None:
+    tracker.log({f"valid/{name}": value for name, value in metrics.items()}, step=step)
 
 
 def _report(run: Run, reporter: Reporter, tracker: Tracker, before: tuple[int, float]) -> tuple[int, float]:

@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unimatrix.data import VOCAB_SIZE, Corpus, random_windows
+from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
-from unimatrix.evals import BitsPerByte, nats_of_share
-from unimatrix.models import LanguageModel, build
+from unimatrix.models import LanguageModel, ModelConfig, build
 from unimatrix.train.checkpoint import Checkpoint, save_checkpoint
 from unimatrix.train.config import Experiment
 from unimatrix.train.schedule import learning_rate
+from unimatrix.train.sources import Source
 from unimatrix.train.state import (
     load_optimizer_tensors,
     load_rng_tensors,
@@ -27,8 +27,6 @@ from unimatrix.train.state import (
     rng_tensors,
     seed_process,
 )
-
-_EVAL_BATCH_SIZE = 32
 
 
 class LossModule(nn.Module):
@@ -38,24 +36,24 @@ class LossModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """Mean nats per byte of windows [B, T + 1]."""
-        logits, _ = self.model(windows[:, :-1])
-        return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """Mean nats per label, those that are IGNORE left out; input_ids and labels are [B, T]."""
+        logits, _ = self.model(input_ids)
+        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
 
 
 class Run:
     """The live objects of a training run and what has been counted so far.
 
-    step: optimiser steps done. seconds: spent in them. curve: (step, bits per byte) of each evaluation.
-    last_loss: of the last step looked at. saved: the last checkpoint written or resumed from.
+    step: optimiser steps done. seconds: spent in them. curve: (step, the source's headline metric) of each
+    evaluation. last_loss: of the last step looked at. saved: the last checkpoint written or resumed from.
     """
 
     def __init__(
-        self, experiment: Experiment, *, corpus: Corpus, accelerator: Accelerator, data: dict[str, Any]
+        self, experiment: Experiment, *, source: Source, accelerator: Accelerator, data: dict[str, Any]
     ) -> None:
         self.experiment = experiment
-        self.corpus = corpus
+        self.source = source
         self.accelerator = accelerator
         self.data = data
         self.step = 0
@@ -68,7 +66,10 @@ class Run:
         choice, optim, loop = experiment.model, experiment.optim, experiment.loop
         torch.manual_seed(loop.seed)
         self.model = build(
-            choice.preset, vocab_size=VOCAB_SIZE, max_positions=choice.max_positions, **choice.overrides()
+            choice.preset,
+            vocab_size=source.vocab_size,
+            max_positions=choice.max_positions,
+            **choice.overrides(),
         ).to(accelerator.device)
         self._raw_optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -96,7 +97,8 @@ class Run:
         folder, steps = checkpoint.folder, self.experiment.loop.steps
         if checkpoint.step > steps:
             raise UserError(f"steps: the run has made {checkpoint.step} already, got {steps}")
-        if checkpoint.model_config != self.model.config.to_dict():
+        # as configs, not as dicts: one saved before a part of the model existed does not mention it
+        if ModelConfig.from_dict(checkpoint.model_config) != self.model.config:
             raise UserError(f"{folder / 'config.json'}: belongs to another model than these settings build")
         try:
             self.model.load_state_dict(checkpoint.weights)
@@ -108,7 +110,7 @@ class Run:
         self.step = checkpoint.step
         self.seconds = checkpoint.trainer["seconds"]
         self.last_loss = checkpoint.trainer["loss"]
-        self.curve = [(step, bpb) for step, bpb in checkpoint.trainer["curve"]]
+        self.curve = [(step, value) for step, value in checkpoint.trainer["curve"]]
         self.saved = folder
         index = self.accelerator.process_index
         states = {name: rows[index] for name, rows in checkpoint.rng.items() if index < len(rows)}
@@ -118,22 +120,20 @@ class Run:
         """One optimiser step on the batch of (seed, step); this process takes its rows of it."""
         began = time.perf_counter()
         optim, loop, accelerator = self.experiment.optim, self.experiment.loop, self.accelerator
-        batch = random_windows(
-            self.corpus.train,
-            seed=loop.seed,
-            step=self.step,
-            batch_size=loop.batch_size,
-            seq_len=loop.seq_len,
+        batch = self.source.batch(seed=loop.seed, step=self.step, batch_size=loop.batch_size)
+        input_ids, labels = (
+            part.chunk(accelerator.num_processes)[accelerator.process_index].to(accelerator.device)
+            for part in batch
         )
-        rows = batch.chunk(accelerator.num_processes)[accelerator.process_index].to(accelerator.device)
         for group in self._raw_optimizer.param_groups:
             group["lr"] = learning_rate(optim, step=self.step, steps=loop.steps)
         losses = []
-        for index, piece in enumerate(rows.chunk(optim.accumulation)):
+        pieces = zip(input_ids.chunk(optim.accumulation), labels.chunk(optim.accumulation), strict=True)
+        for index, piece in enumerate(pieces):
             last = index == optim.accumulation - 1
             # processes exchange gradients once, after the last piece
             with nullcontext() if last else accelerator.no_sync(self._module):
-                loss = self._loss(piece) / optim.accumulation
+                loss = self._loss(*piece) / optim.accumulation
                 accelerator.backward(loss)
             losses.append(loss.detach())
         if optim.clip is not None:
@@ -157,21 +157,24 @@ class Run:
         self._read_losses()
         self.seconds += time.perf_counter() - began
 
-    def evaluate(self, limit: int | None = None) -> BitsPerByte:
-        """Bits per byte of the validation text, or of its first `limit` bytes, shared among the processes."""
-        text = self.corpus.valid if limit is None else self.corpus.valid[:limit]
-        nats = nats_of_share(
+    def evaluate(self, *, final: bool) -> dict[str, float]:
+        """The source's metrics, the work shared among the processes; see `Source.evaluate`."""
+        accelerator = self.accelerator
+
+        def add_up(sums: Tensor) -> Tensor:
+            # accelerate's reduce is typed for nests of tensors
+            total: Any = accelerator.reduce(sums, reduction="sum")
+            return total
+
+        metrics = self.source.evaluate(
             self.model,
-            text,
-            window=self.experiment.loop.seq_len,
-            batch_size=_EVAL_BATCH_SIZE,
-            share=(self.accelerator.process_index, self.accelerator.num_processes),
+            seed=self.experiment.loop.seed,
+            final=final,
+            share=(accelerator.process_index, accelerator.num_processes),
+            add_up=add_up,
         )
-        # accelerate's reduce is typed for nests of tensors
-        total: Any = self.accelerator.reduce(nats, reduction="sum")
-        result = BitsPerByte.from_nats(float(total), len(text))
-        self.curve.append((self.step, result.bpb))
-        return result
+        self.curve.append((self.step, metrics[self.source.headline]))
+        return metrics
 
     def save(self, out: Path) -> None:
         """Write a checkpoint; every process takes part, the main one writes.

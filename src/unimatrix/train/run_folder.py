@@ -40,7 +40,7 @@ def check_run_folder(
     """Whether a run may use this folder; changes nothing in it.
 
     Args:
-        data: {"train": fingerprint, "valid": fingerprint, ...} of the text that is to be trained on.
+        data: {"train": fingerprint, "valid": fingerprint, ...} of what is to be trained on.
     Returns:
         What to go on from; None to start at step 0.
     Raises:
@@ -144,11 +144,18 @@ def _check_same_run(out: Path, saved: dict[str, Any], asked: Experiment, data: d
         raise UserError(f"resume: the run in {str(out)!r} has {field} {was!r}, got {now!r}")
     for split in ("train", "valid"):
         was, now = saved["data"][split], data[split]
-        if was != now:
+        if was["sha256"] == now["sha256"]:
+            continue
+        if asked.task is not None:
+            # the settings agree: this version draws other sequences than the one that began the run
             raise UserError(
-                f"resume: the run in {str(out)!r} has another {split} text: {was['bytes']:,} bytes, sha256 "
-                f"{was['sha256'][:8]}...; got {now['bytes']:,} bytes, sha256 {now['sha256'][:8]}..."
+                f"resume: the run in {str(out)!r} has other {split} sequences of {asked.task.kind}: sha256 "
+                f"{was['sha256'][:8]}...; got {now['sha256'][:8]}..."
             )
+        raise UserError(
+            f"resume: the run in {str(out)!r} has another {split} text: {was['bytes']:,} bytes, sha256 "
+            f"{was['sha256'][:8]}...; got {now['bytes']:,} bytes, sha256 {now['sha256'][:8]}..."
+        )
 
 
 def _delete_logs(logs: Path) -> None:

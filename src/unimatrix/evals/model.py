@@ -1,0 +1,41 @@
+"""What an evaluation has to know and do about any model, ours or not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+def max_positions(model: nn.Module) -> int | None:
+    """The longest sequence that the model has positions for; None where it has none, or does not say."""
+    return getattr(getattr(model, "config", None), "max_positions", None)
+
+
+def vocab_size(model: nn.Module) -> int | None:
+    """How many tokens the model knows; None where it does not say."""
+    return getattr(getattr(model, "config", None), "vocab_size", None)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter is; the CPU without parameters."""
+    for parameter in model.parameters():
+        return parameter.device
+    return torch.device("cpu")
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """What long sums are kept in: float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode and nothing keeps gradients; then as before."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

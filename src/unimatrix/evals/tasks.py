@@ -1,0 +1,117 @@
+"""Loss and accuracy of a model on a task: fresh sequences, looked at only where something is asked.
+
+B sequences per forward pass, T their length.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unimatrix.data.tasks import IGNORE, Batch, TaskConfig, task_of
+from unimatrix.errors import UserError
+from unimatrix.evals.model import device_of, evaluating, max_positions, sum_dtype, vocab_size
+
+# sequences of one draw, whatever number of them goes through the model at a time
+_DRAWN_TOGETHER = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TaskScore:
+    """How well a task is answered.
+
+    loss: nats per answer. accuracy: percent of the answers whose likeliest token is the right one.
+    num_sequences: how many sequences were looked at.
+    """
+
+    loss: float
+    accuracy: float
+    num_sequences: int
+
+    @classmethod
+    def from_sums(cls, sums: Tensor, num_sequences: int) -> "TaskScore":
+        """The score of what `task_sums` added up, over one share or all of them."""
+        nats, right, answers = sums.tolist()
+        return cls(loss=nats / answers, accuracy=100.0 * right / answers, num_sequences=num_sequences)
+
+
+def task_score(
+    model: nn.Module,
+    config: TaskConfig,
+    *,
+    num_sequences: int,
+    seed: int,
+    batch_size: int = 64,
+) -> TaskScore:
+    """The model's score on the first `num_sequences` of the task's evaluation stream.
+
+    The model is put into evaluation mode and back; sums are kept in float64, where the model is.
+
+    Args:
+        model: `model(input_ids [B, T]) -> (logits [B, T, V], state)`.
+        seed: of the sequences; no training batch of any seed holds them but by chance.
+        batch_size: sequences per forward pass; it changes nothing but rounding.
+    Raises:
+        UserError: a size that is not positive, sequences longer than the model's positions or with tokens
+            that its vocabulary lacks.
+    """
+    sums = task_sums(model, config, num_sequences=num_sequences, seed=seed, batch_size=batch_size)
+    return TaskScore.from_sums(sums, num_sequences)
+
+
+def task_sums(
+    model: nn.Module,
+    config: TaskConfig,
+    *,
+    num_sequences: int,
+    seed: int,
+    batch_size: int,
+    share: tuple[int, int] = (0, 1),
+) -> Tensor:
+    """What one process's share of the sequences adds up to; summed over all shares, that of all of them.
+
+    Args:
+        share: (r, n): the r-th of n shares, every n-th batch. Others as for `task_score`.
+    Returns:
+        [3] on the model's device: nats, right answers, answers; float64 (float32 on MPS, which has no
+        float64).
+    """
+    _check(model, config, num_sequences=num_sequences, batch_size=batch_size)
+    where = device_of(model)
+    sums = torch.zeros(3, dtype=sum_dtype(where), device=where)
+    with evaluating(model):
+        batches = _batches(config, num_sequences=num_sequences, seed=seed, batch_size=batch_size)
+        for index, batch in enumerate(batches):
+            if index % share[1] != share[0]:
+                continue
+            labels = batch.labels.to(where)
+            asked = labels != IGNORE
+            logits = model(batch.input_ids.to(where))[0][asked].float()  # [answers, V]
+            answers = labels[asked]
+            sums[0] += F.cross_entropy(logits, answers, reduction="none").to(sums.dtype).sum()
+            sums[1] += (logits.argmax(-1) == answers).sum()
+            sums[2] += len(answers)
+    return sums
+
+
+def _batches(config: TaskConfig, *, num_sequences: int, seed: int, batch_size: int) -> Iterator[Batch]:
+    make = task_of(config).make
+    for step, first in enumerate(range(0, num_sequences, _DRAWN_TOGETHER)):
+        rows = min(_DRAWN_TOGETHER, num_sequences - first)
+        drawn = make(config, seed=seed, step=step, batch_size=rows, stream="eval")
+        pieces = zip(drawn.input_ids.split(batch_size), drawn.labels.split(batch_size), strict=True)
+        for input_ids, labels in pieces:
+            yield Batch(input_ids, labels)
+
+
+def _check(model: nn.Module, config: TaskConfig, *, num_sequences: int, batch_size: int) -> None:
+    for name, value in (("num_sequences", num_sequences), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name}: expected at least 1, got {value}")
+    limit, known = max_positions(model), vocab_size(model)
+    if limit is not None and config.length > limit:
+        raise UserError(f"length: expected at most the model's {limit} positions, got {config.length}")
+    if known is not None and config.vocab_size > known:
+        raise UserError(f"vocab_size: expected at most the model's {known} tokens, got {config.vocab_size}")

@@ -1,0 +1,184 @@
+"""What a run learns from and is measured with: a text, or a task. The loop sees batches and metrics alone.
+
+B batch rows, T = seq_len.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from unimatrix.data import VOCAB_SIZE, Corpus, check_one_window, load_corpus, random_windows
+from unimatrix.data.tasks import Batch, TaskConfig, task_of
+from unimatrix.errors import UserError
+from unimatrix.evals import BitsPerByte, TaskScore, nats_of_share, task_sums
+from unimatrix.models import LanguageModel
+from unimatrix.train.config import Experiment
+
+_EVAL_BATCH_SIZE = 32
+
+# a process's own sums in, those of all processes out
+AddUp = Callable[[Tensor], Tensor]
+
+
+class Source(Protocol):
+    """Batches, an evaluation, and what a result records of both.
+
+    vocab_size: of the model that is to be trained. headline: the metric that curves show.
+    """
+
+    vocab_size: int
+    headline: str
+
+    def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
+        """Input ids and labels, [B, T] each, a function of (seed, step); every row asks equally often."""
+        ...
+
+    def evaluate(
+        self, model: LanguageModel, *, seed: int, final: bool, share: tuple[int, int], add_up: AddUp
+    ) -> dict[str, float]:
+        """The metrics by name: all of them, of everything, if `final`; else a quick look.
+
+        Args:
+            share: (r, n): this process looks at the r-th of n shares.
+        """
+        ...
+
+    def headline_text(self, metrics: dict[str, float]) -> str:
+        """The headline for a person: "4.1234 bits per byte"."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """See `describe`."""
+        ...
+
+
+class TextSource:
+    """Windows of a corpus's training text; bits per byte of its validation text.
+
+    metrics: bpb, bits per byte, and ppl, the perplexity per byte.
+
+    Raises:
+        UserError: the training text is shorter than one window, or there is no validation text.
+    """
+
+    def __init__(self, corpus: Corpus, *, seq_len: int, eval_bytes: int | None) -> None:
+        check_one_window(corpus.train, seq_len=seq_len, name=f"{corpus.name} (train)")
+        if len(corpus.valid) == 0:
+            raise UserError(f"{corpus.name} (valid): expected at least 1 byte, got none")
+        self.vocab_size = VOCAB_SIZE
+        self.headline = "bpb"
+        self._corpus = corpus
+        self._seq_len = seq_len
+        self._eval_bytes = eval_bytes
+
+    def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
+        windows = random_windows(
+            self._corpus.train, seed=seed, step=step, batch_size=batch_size, seq_len=self._seq_len
+        )
+        return Batch(windows[:, :-1], windows[:, 1:])
+
+    def evaluate(
+        self, model: LanguageModel, *, seed: int, final: bool, share: tuple[int, int], add_up: AddUp
+    ) -> dict[str, float]:
+        # there is one validation text, whatever the seed
+        text = self._corpus.valid if final else self._corpus.valid[: self._eval_bytes]
+        nats = nats_of_share(model, text, window=self._seq_len, batch_size=_EVAL_BATCH_SIZE, share=share)
+        result = BitsPerByte.from_nats(float(add_up(nats)), len(text))
+        return {"bpb": result.bpb, "ppl": result.perplexity}
+
+    def headline_text(self, metrics: dict[str, float]) -> str:
+        return f"{metrics['bpb']:.4f} bits per byte"
+
+    def describe(self) -> dict[str, Any]:
+        return describe(self._corpus)
+
+
+class TaskSource:
+    """A task's training stream; loss and accuracy on its evaluation stream at the run's own seed.
+
+    metrics: loss, nats per answer, and accuracy, in percent; at the end also those of the task's variants
+    (loss_4_pairs, accuracy_4_pairs, ...). The sequences differ from seed to seed, so that an interval over
+    seeds covers the choice of test sequences too.
+    """
+
+    def __init__(self, task: TaskConfig) -> None:
+        self.vocab_size = task.vocab_size
+        self.headline = "accuracy"
+        self._task = task
+
+    def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
+        return task_of(self._task).make(self._task, seed=seed, step=step, batch_size=batch_size)
+
+    def evaluate(
+        self, model: LanguageModel, *, seed: int, final: bool, share: tuple[int, int], add_up: AddUp
+    ) -> dict[str, float]:
+        measured = {"": self._task}
+        if final:
+            variants = task_of(self._task).variants(self._task)
+            measured |= {f"_{name}": variant for name, variant in variants.items()}
+        metrics: dict[str, float] = {}
+        # a variant may be the task itself once more
+        scores: dict[TaskConfig, TaskScore] = {}
+        for suffix, task in measured.items():
+            if task not in scores:
+                number = task.eval_sequences
+                sums = task_sums(
+                    model, task, num_sequences=number, seed=seed, batch_size=_EVAL_BATCH_SIZE, share=share
+                )
+                scores[task] = TaskScore.from_sums(add_up(sums), number)
+            metrics |= {f"loss{suffix}": scores[task].loss, f"accuracy{suffix}": scores[task].accuracy}
+        return metrics
+
+    def headline_text(self, metrics: dict[str, float]) -> str:
+        return f"accuracy {metrics['accuracy']:.1f} %"
+
+    def describe(self) -> dict[str, Any]:
+        return describe(self._task)
+
+
+def source_of(experiment: Experiment, corpus: Corpus | None = None) -> Source:
+    """What the experiment learns from.
+
+    Args:
+        corpus: its text; None loads experiment.data. A task has none.
+    Raises:
+        UserError: there is no such text, it is too short, or there is one beside a task.
+    """
+    if experiment.task is not None:
+        if corpus is not None:
+            raise UserError(
+                f"{experiment.name}: the task {experiment.task.kind} has no text, got {corpus.name}"
+            )
+        return TaskSource(experiment.task)
+    corpus = load_corpus(experiment.data) if corpus is None else corpus
+    loop = experiment.loop
+    return TextSource(corpus, seq_len=loop.seq_len, eval_bytes=loop.eval_bytes)
+
+
+def describe(data: Corpus | TaskConfig) -> dict[str, Any]:
+    """What a result records of its data.
+
+    Returns:
+        name; kind, "text" or "task"; notes; is_paper_corpus; train and valid: {"sha256", "bytes"} of a text's
+        splits, {"sha256", "sequences"} of a task's streams (the hash is of the first few sequences at seed 0;
+        sequences is None in train, which has no end).
+    """
+    if isinstance(data, Corpus):
+        return {
+            "name": data.name,
+            "kind": "text",
+            "notes": list(data.notes),
+            "is_paper_corpus": data.is_paper_corpus,
+            "train": data.fingerprint("train"),
+            "valid": data.fingerprint("valid"),
+        }
+    fingerprint = task_of(data).fingerprint
+    return {
+        "name": data.kind,
+        "kind": "task",
+        "notes": [],
+        "is_paper_corpus": False,
+        "train": {"sha256": fingerprint(data, stream="train"), "sequences": None},
+        "valid": {"sha256": fingerprint(data, stream="eval"), "sequences": data.eval_sequences},
+    }
