@@ -73,7 +73,7 @@ def _read_chunk(
     held = ids[:, None].expand(batch, length, -1).gather(2, version)
     taken = (newest > 0) | (state.ages != EMPTY)[:, None]
 
-    strengths = torch.cat([state.strengths.where(state.ages != EMPTY, 1.0), chunk.strength], dim=1)
+    strengths = torch.cat([state.strengths, chunk.strength], dim=1)
     written = torch.cat([state.ages != EMPTY, slot_of >= 0], dim=1)
     # a strength that was not written may be 0: its logarithm must not reach any gradient
     log_strengths = strengths.where(written, torch.ones_like(strengths)).log()
@@ -113,7 +113,7 @@ def _state_after(
         keys=_rows(keys, version),
         values=_rows(values, version),
         token_ids=ids.gather(1, version),
-        strengths=strengths.gather(1, version) * taken,
+        strengths=strengths.gather(1, version),
         ages=ages.masked_fill(~taken, EMPTY),
     )
 

@@ -14,6 +14,9 @@ import numpy as np
 
 FAST = {"reassoc", "contract", "nsz"}
 NOT_WRITTEN = -1  # in slot_of
+# a score so far below the best one weighs 1e-20 of it, nothing even in float64; as 0 it costs nothing, while
+# the denormal numbers that still smaller weights are made of cost a processor a hundred cycles each
+NO_WEIGHT = -46.0
 WAS_EMPTY, WAS_GIVEN = -1, -2  # in replaced: the slot held nothing, or what the state brought along
 
 
@@ -98,7 +101,7 @@ def forward(
             version[s] = WAS_EMPTY if ages[b, s] < 0 else WAS_GIVEN
             log_strength[s] = 0.0 if ages[b, s] < 0 else math.log(strengths[b, s])
         for t in range(length):
-            slot_of[b, t] = NOT_WRITTEN
+            slot_of[b, t], replaced[b, t] = NOT_WRITTEN, WAS_EMPTY
             for w in range(value_width):
                 context[b, t, w] = 0.0
             if masked and not real[b, t]:
@@ -135,10 +138,11 @@ def forward(
             total = query.dtype.type(0)
             for s in range(slots):
                 read_ids[b, t, s] = slot_ids[b, s]
-                weights[b, t, s] = math.exp(score[s] - top) if kept[s] else 0.0
+                below = score[s] - top
+                weights[b, t, s] = math.exp(below) if kept[s] and below > NO_WEIGHT else 0.0
                 total += weights[b, t, s]
             for s in range(slots):
-                if kept[s]:
+                if weights[b, t, s] > 0.0:
                     weights[b, t, s] /= total
                     for w in range(value_width):
                         context[b, t, w] += weights[b, t, s] * values[b, s, w]

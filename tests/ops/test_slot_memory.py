@@ -1,0 +1,398 @@
+"""Every form of the slot memory against the reference; the reference against bindings followed by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import assert_close
+from torch import Tensor
+
+from unimatrix import UserError
+from unimatrix.ops import chosen_backends, slot_memory
+from unimatrix.ops.slot_memory import EMPTY, SlotMemoryState, empty_state
+
+FORMS = ("reference", "chunked", "compiled")
+FAST = ("chunked", "compiled")
+CHUNK = 16
+DTYPES = (torch.float64, torch.float32)
+WIDTH, VALUE_WIDTH = 6, 4
+
+# streams by name: the kind of token (which fixes the key) at each of T positions
+STREAMS = {
+    "random": lambda length, rng: torch.randint(0, 12, (length,), generator=rng),
+    "all equal": lambda length, rng: torch.zeros(length, dtype=torch.int64),
+    "all different": lambda length, rng: torch.arange(length),
+    "in turn": lambda length, rng: torch.arange(length) % 11,
+    "runs": lambda length, rng: torch.arange(length) // 5 % 9,
+}
+
+
+def make_inputs(
+    length: int,
+    *,
+    stream: str = "random",
+    batch: int = 2,
+    dtype: torch.dtype = torch.float64,
+    num_slots: int = 8,
+    gate: str = "random",
+    state: bool = False,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)
+
+    ids = torch.stack([STREAMS[stream](length, rng) for _ in range(batch)])
+    table = normal(max(length, 12), WIDTH)
+    strengths = {
+        "random": torch.rand(batch, length, generator=rng, dtype=torch.float64).to(dtype),
+        "on": torch.ones(batch, length, dtype=dtype),
+        "off": torch.full((batch, length), 0.5, dtype=dtype),
+    }
+    inputs = {
+        "query": 2 * normal(batch, length, WIDTH),
+        # the same token's keys differ a little, as contextual keys do, and match all the same
+        "key": table[ids] + 0.05 * normal(batch, length, WIDTH),
+        "value": normal(batch, length, VALUE_WIDTH),
+        "token_ids": ids,
+        "write_strength": strengths[gate],
+    }
+    if state:
+        before = make_inputs(3 * num_slots, batch=batch, dtype=dtype, num_slots=num_slots, seed=seed + 1)
+        inputs["state"] = slot_memory(**before, num_slots=num_slots, backend="reference")[1]
+    return inputs
+
+
+def run(inputs: dict, backend: str, **options) -> dict[str, Tensor]:
+    """Reads, last state and the gradient of every floating input, for fixed random output gradients."""
+    leaves = {
+        name: x.detach().clone().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x
+        for name, x in inputs.items()
+    }
+    if leaves.get("state") is not None:
+        leaves["state"] = SlotMemoryState(
+            *(x.detach().clone().requires_grad_(x.is_floating_point()) for x in leaves["state"])
+        )
+    reads, last = slot_memory(**leaves, backend=backend, chunk_len=CHUNK, **options)
+    outputs = {"context": reads.context, "weights": reads.weights}
+    outputs |= {name: getattr(last, name) for name in ("keys", "values", "strengths")}
+    rng = torch.Generator().manual_seed(99)
+    loss = torch.zeros((), dtype=torch.float64)
+    for x in outputs.values():
+        loss = loss + (x.double() * torch.randn(x.shape, generator=rng, dtype=torch.float64)).sum()
+    loss.backward()
+    found = {name: x.detach() for name, x in outputs.items()}
+    found |= {"read ids": reads.token_ids, "last ids": last.token_ids, "last ages": last.ages}
+    floating = {name: x for name, x in leaves.items() if isinstance(x, Tensor) and x.is_floating_point()}
+    if leaves.get("state") is not None:
+        floating |= {
+            f"state.{name}": getattr(leaves["state"], name) for name in ("keys", "values", "strengths")
+        }
+    # without any position a query reaches no output: no gradient is a gradient of zero
+    return found | {
+        f"grad {name}": torch.zeros_like(x) if x.grad is None else x.grad for name, x in floating.items()
+    }
+
+
+def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        if not value.is_floating_point():
+            assert torch.equal(got[name], value), name
+            continue
+        quantity = "gradient" if name.startswith("grad") else "output"
+        assert_close(got[name], value, quantity)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("gate", ["random", "on", "off"])
+@pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK + 1, 67])
+def test_equals_reference(backend, dtype, stream, gate, length):
+    inputs = make_inputs(length, stream=stream, gate=gate, dtype=dtype, state=length == 67)
+    assert_same(run(inputs, backend, num_slots=8), run(inputs, "reference", num_slots=8))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize(("num_slots", "top_k"), [(1, None), (1, 1), (5, 2), (32, 3), (40, None)])
+def test_every_number_of_slots_and_top_k(backend, num_slots, top_k):
+    inputs = make_inputs(53, num_slots=num_slots, state=True)
+    options = {"num_slots": num_slots, "top_k": top_k}
+    assert_same(run(inputs, backend, **options), run(inputs, "reference", **options))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("state", [False, True])
+def test_masked_positions_do_nothing(backend, state):
+    inputs = make_inputs(50, batch=3, state=state)
+    mask = torch.rand(3, 50, generator=torch.Generator().manual_seed(5)) > 0.4
+    mask[1] = False
+    masked = run(inputs, backend, num_slots=8, mask=mask)
+    assert_same(masked, run(inputs, "reference", num_slots=8, mask=mask))
+    # row 0 equals the text without the masked positions
+    kept = mask[0].nonzero()[:, 0]
+    short = {n: x[:1, kept] for n, x in inputs.items() if n != "state"}
+    if state:
+        short["state"] = SlotMemoryState(*(x[:1] for x in inputs["state"]))
+    alone = run(short, backend, num_slots=8)
+    # chunks of the shorter text lie elsewhere: sums are the same but for rounding
+    for name in ("context", "weights"):
+        assert_close(masked[name][:1, kept], alone[name], "output")
+    assert torch.equal(masked["read ids"][:1, kept], alone["read ids"])
+    for name in ("keys", "values", "strengths", "last ids", "last ages"):
+        assert torch.equal(masked[name][:1], alone[name]), name
+    assert (masked["weights"][~mask] == 0).all()
+    assert (masked["read ids"][~mask] == EMPTY).all()
+
+
+@pytest.mark.parametrize("backend", FORMS)
+@pytest.mark.parametrize("cuts", [(1,), (20, 20, 21), tuple(range(1, 40))], ids=len)
+def test_pieces_equal_the_whole(backend, cuts):
+    inputs = make_inputs(40, gate="random")
+    whole, last = slot_memory(**inputs, num_slots=8, backend=backend)
+    state, pieces = None, []
+    for start, stop in zip((0, *cuts), (*cuts, 40), strict=True):
+        piece = {name: x[:, start:stop] for name, x in inputs.items()}
+        reads, state = slot_memory(**piece, num_slots=8, state=state, backend=backend)
+        pieces.append(reads)
+    for name in ("context", "weights"):
+        assert_close(torch.cat([getattr(reads, name) for reads in pieces], 1), getattr(whole, name), "output")
+    assert torch.equal(torch.cat([reads.token_ids for reads in pieces], 1), whole.token_ids)
+    for got, expected in zip(state, last, strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_long_streams(backend):
+    inputs = make_inputs(4096, batch=1, stream="random", num_slots=32)
+    with torch.no_grad():
+        expected, expected_last = slot_memory(**inputs, num_slots=32, backend="reference")
+    got, last = slot_memory(**inputs, num_slots=32, backend=backend)
+    assert_close(got.context, expected.context, "output")
+    assert torch.equal(got.token_ids, expected.token_ids)
+    assert torch.equal(last.ages, expected_last.ages)
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_no_position_at_all(backend):
+    inputs = make_inputs(0, stream="all different", state=True)
+    reads, last = slot_memory(**inputs, num_slots=8, backend=backend)
+    assert reads.context.shape == (2, 0, VALUE_WIDTH)
+    assert reads.weights.shape == reads.token_ids.shape == (2, 0, 8)
+    for got, expected in zip(last, inputs["state"], strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_the_gradient_is_the_derivative():
+    inputs = make_inputs(9, batch=1, num_slots=3, state=True)
+    given = inputs.pop("state")
+    ids = inputs.pop("token_ids")
+
+    def function(query, key, value, strength, keys, values, strengths):
+        state = SlotMemoryState(keys, values, given.token_ids, strengths, given.ages)
+        reads, last = slot_memory(
+            query, key, value, ids, strength, num_slots=3, top_k=2, state=state, backend="compiled"
+        )
+        return reads.context, reads.weights, last.keys, last.values, last.strengths
+
+    leaves = [*inputs.values(), given.keys, given.values, given.strengths]
+    assert torch.autograd.gradcheck(function, [x.detach().requires_grad_() for x in leaves])
+
+
+# --- what a write does, by hand: keys are unit vectors, so that cosines are 0 or 1 -----------------------
+
+
+def bind(tokens: list[tuple[int, int]], backend: str, *, num_slots: int, strengths=None, **options):
+    """Bind (kind of key, token id) one after the other; the reads and the last state of the one row."""
+    kinds = torch.tensor([[kind for kind, _ in tokens]])
+    key = torch.eye(16, dtype=torch.float64)[kinds]
+    ids = torch.tensor([[token for _, token in tokens]])
+    strength = torch.ones(1, len(tokens), dtype=torch.float64)
+    if strengths is not None:
+        strength = torch.tensor([strengths], dtype=torch.float64)
+    value = ids[..., None].double()
+    return slot_memory(100 * key, key, value, ids, strength, num_slots=num_slots, backend=backend, **options)
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_the_newest_binding_of_a_key_wins(backend):
+    reads, last = bind([(0, 5), (1, 6), (0, 7)], backend, num_slots=4)
+    assert last.token_ids.tolist() == [[7, 6, EMPTY, EMPTY]]
+    assert last.values[0, :2, 0].tolist() == [7.0, 6.0]
+    assert last.ages.tolist() == [[0, 1, EMPTY, EMPTY]]
+    assert reads.context[0, :, 0].tolist() == pytest.approx([5, 6, 7], abs=1e-9)
+    assert reads.token_ids[0].tolist() == [
+        [5, EMPTY, EMPTY, EMPTY],
+        [5, 6, EMPTY, EMPTY],
+        [7, 6, EMPTY, EMPTY],
+    ]
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_a_full_memory_gives_up_what_was_not_written_for_the_longest_time(backend):
+    # key 0 is bound again at the third write, so that key 1 is the oldest when key 3 comes
+    _, last = bind([(0, 5), (1, 6), (0, 7), (2, 8), (3, 9)], backend, num_slots=3)
+    assert last.token_ids.tolist() == [[7, 9, 8]]
+    assert last.ages.tolist() == [[2, 0, 1]]
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_a_gate_at_one_half_writes_nothing(backend):
+    reads, last = bind([(0, 5), (1, 6), (2, 7)], backend, num_slots=3, strengths=[0.5, 0.500001, 0.1])
+    assert last.token_ids.tolist() == [[6, EMPTY, EMPTY]]
+    assert reads.weights[0].tolist() == [[0, 0, 0], [1, 0, 0], [1, 0, 0]]
+    assert reads.context[0, 0, 0].item() == 0.0
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_one_slot_holds_the_last_binding(backend):
+    reads, last = bind([(kind % 3, kind) for kind in range(10)], backend, num_slots=1)
+    assert last.token_ids.tolist() == [[9]]
+    assert reads.token_ids[0, :, 0].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("backend", FORMS)
+@pytest.mark.parametrize("threshold", [0.6, 0.9])
+def test_the_threshold_says_which_keys_are_one(backend, threshold):
+    key = torch.tensor([[[1.0, 0.0], [0.8, 0.6]]], dtype=torch.float64)  # cosine 0.8
+    ids = torch.tensor([[3, 4]])
+    ones = torch.ones(1, 2, dtype=torch.float64)
+    _, last = slot_memory(key, key, key, ids, ones, num_slots=2, match_threshold=threshold, backend=backend)
+    assert last.token_ids.tolist() == ([[4, EMPTY]] if threshold < 0.8 else [[3, 4]])
+    if threshold < 0.8:
+        assert last.keys[0, 0].tolist() == [0.8, 0.6]
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_ties_go_to_the_lowest_slot(backend):
+    given = empty_state(1, 4, 2, 1, dtype=torch.float64)
+    # four slots with one and the same key, written at one and the same time
+    given = given._replace(
+        keys=torch.tensor([[[1.0, 0.0]] * 4], dtype=torch.float64),
+        values=torch.arange(4, dtype=torch.float64).view(1, 4, 1),
+        token_ids=torch.tensor([[1, 2, 3, 4]]),
+        strengths=torch.ones(1, 4, dtype=torch.float64),
+        ages=torch.full((1, 4), 7),
+    )
+    key = torch.tensor([[[3.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    ones = torch.ones(1, 2, dtype=torch.float64)
+    ids = torch.tensor([[8, 9]])
+    value = torch.full((1, 2, 1), 8.0, dtype=torch.float64)
+    zero = torch.zeros_like(key)  # a query that scores all slots alike
+    reads, last = slot_memory(zero, key, value, ids, ones, num_slots=4, top_k=2, state=given, backend=backend)
+    # the first write matches all four and takes slot 0, the second one none and takes the oldest, slot 1
+    assert last.token_ids.tolist() == [[8, 9, 3, 4]]
+    assert reads.weights[0].tolist() == [[0.5, 0.5, 0, 0]] * 2
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_a_zero_key_matches_nothing(backend):
+    zero = torch.zeros(1, 3, 2, dtype=torch.float64)
+    _, last = slot_memory(
+        zero, zero, zero, torch.tensor([[1, 2, 3]]), torch.ones(1, 3, dtype=torch.float64), num_slots=4,
+        match_threshold=-1.0, backend=backend,
+    )  # fmt: skip
+    assert last.token_ids.tolist() == [[1, 2, 3, EMPTY]]
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_nothing_of_the_future_is_read(backend):
+    inputs = make_inputs(30)
+    changed = {name: x.clone() for name, x in inputs.items()}
+    for name in ("query", "key", "value"):
+        changed[name][:, 20:] += 1.0
+    before = slot_memory(**inputs, num_slots=8, backend=backend)[0]
+    after = slot_memory(**changed, num_slots=8, backend=backend)[0]
+    assert torch.equal(before.context[:, :20], after.context[:, :20])
+    assert not torch.allclose(before.context[:, 20:], after.context[:, 20:])
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_the_given_state_stays_as_it_is(backend):
+    inputs = make_inputs(20, state=True)
+    copy = [x.clone() for x in inputs["state"]]
+    slot_memory(**inputs, num_slots=8, backend=backend)
+    for before, after in zip(copy, inputs["state"], strict=True):
+        assert torch.equal(before, after)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    length=st.integers(0, 70),
+    num_slots=st.integers(1, 12),
+    stream=st.sampled_from(sorted(STREAMS)),
+    data=st.data(),
+)
+def test_any_stream(seed, length, num_slots, stream, data):
+    top_k = data.draw(st.one_of(st.none(), st.integers(1, num_slots)))
+    inputs = make_inputs(length, stream=stream, num_slots=num_slots, seed=seed, state=True)
+    options = {"num_slots": num_slots, "top_k": top_k}
+    expected = run(inputs, "reference", **options)
+    for backend in FAST:
+        assert_same(run(inputs, backend, **options), expected)
+
+
+def test_under_torch_compile():
+    inputs = make_inputs(24, dtype=torch.float32)
+    inputs["query"].requires_grad_()
+    call = torch.compile(lambda **given: slot_memory(**given, num_slots=8)[0].context, backend="aot_eager")
+    expected = slot_memory(**inputs, num_slots=8)[0].context
+    got = call(**inputs)
+    assert torch.equal(got, expected)
+    (grad,) = torch.autograd.grad(got.square().sum(), inputs["query"])
+    (expected_grad,) = torch.autograd.grad(expected.square().sum(), inputs["query"])
+    assert_close(grad, expected_grad, "gradient")
+
+
+def test_the_operator_is_well_formed():
+    inputs = make_inputs(9, state=True)
+    arguments = (
+        *(x.detach() for n, x in inputs.items() if n != "state"),
+        None,
+        *inputs["state"],
+        4,
+        0.9,
+        0.5,
+    )
+    leaves = [x.requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
+    torch.library.opcheck(torch.ops.unimatrix.slot_memory_forward.default, tuple(leaves))
+
+
+def test_bfloat16_is_computed_in_float32():
+    inputs = make_inputs(20, dtype=torch.float32)
+    narrow = {n: x.bfloat16() if x.is_floating_point() else x for n, x in inputs.items()}
+    reads, last = slot_memory(**narrow, num_slots=8)
+    assert reads.context.dtype == torch.bfloat16
+    assert reads.weights.dtype == last.keys.dtype == torch.float32
+
+
+def test_auto_is_the_compiled_form_and_says_so():
+    slot_memory(**make_inputs(3), num_slots=2)
+    assert chosen_backends()["slot_memory"] == "compiled"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_slots": 0}, "num_slots: expected at least 1, got 0"),
+        ({"top_k": 9}, "top_k: expected 1 to num_slots = 8, got 9"),
+        ({"top_k": 0}, "top_k: expected 1 to num_slots = 8, got 0"),
+        ({"match_threshold": 1.0}, r"match_threshold: expected a cosine in \[-1, 1\), got 1.0"),
+        ({"write_threshold": -0.1}, "write_threshold: expected at least 0 and below 1, got -0.1"),
+        ({"chunk_len": 0}, "chunk_len: expected at least 1, got 0"),
+        ({"backend": "triton"}, "backend 'triton' of slot_memory cannot run here"),
+        ({"key": torch.zeros(2, 4, 3)}, r"key: expected shape \[2, 5, 6\], got \[2, 4, 3\]"),
+        ({"value": torch.zeros(2, 5)}, r"value: expected \[batch, time, width\], got \[2, 5\]"),
+        ({"query": torch.zeros(2, 5)}, r"query: expected \[batch, time, width\], got \[2, 5\]"),
+        ({"token_ids": torch.zeros(2, 5)}, "token_ids: expected dtype int64, got torch.float32"),
+        ({"token_ids": torch.full((2, 5), -3)}, "token_ids: expected ids from 0 on, got -3"),
+        ({"mask": torch.ones(2, 5)}, "mask: expected dtype bool, got torch.float32"),
+        ({"state": empty_state(2, 7, 6, 4)}, r"state.keys: expected shape \[2, 8, 6\], got \[2, 7, 6\]"),
+    ],
+)
+def test_bad_input_is_one_line(change, message):
+    with pytest.raises(UserError, match=message):
+        slot_memory(**({**make_inputs(5), "num_slots": 8} | change))
