@@ -9,7 +9,6 @@ import pytest
 
 from unimatrix.cli.arguments import option_value
 from unimatrix.models import presets
-from unimatrix.paper import reproduce as reproduce_module
 from unimatrix.paper.published import published_parameters
 from unimatrix.train import Experiment
 
@@ -279,61 +278,6 @@ def test_bench_passes_its_options_on(call, tmp_path) -> None:
     assert code == 0
     assert "position       4" in out
     assert json.loads((tmp_path / "decode.json").read_text())["threads"] == 1
-
-
-# reproduce and report
-
-
-def test_reproduce_takes_seeds_text_and_folder_and_report_follows(
-    call, small_run, tmp_path, monkeypatch
-) -> None:
-    import dataclasses
-
-    from unimatrix.paper.experiments import EXPERIMENTS
-
-    def tiny(name):
-        full = EXPERIMENTS[name]()
-        model = dataclasses.replace(full.model, d_model=8, num_heads=2, depth=1)
-        loop = dataclasses.replace(full.loop, steps=1, batch_size=2, seq_len=16, tracker="none")
-        return lambda: dataclasses.replace(full, model=model, loop=loop)
-
-    for name in list(EXPERIMENTS):
-        monkeypatch.setitem(reproduce_module.EXPERIMENTS, name, tiny(name))
-    text, out = small_run.parent / "sea.txt", tmp_path / "out"
-    code, printed, err = call("reproduce", "--seeds", "3", "--data", text, "--out", out, "--device", "cpu")
-    assert (code, err) == (0, "")
-    assert "Table 1" in printed
-    assert "Note: This is not the paper's corpus" in printed
-    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert [row["seed"] for row in rows] == [3, 3, 3, 3]
-    assert {row["config"]["data"] for row in rows} == {str(text)}
-    page = (out / "report.html").read_text()
-    code, again, err = call("report", "--out", out)
-    assert (code, err) == (0, "")
-    assert again.split("Table 1")[1] == printed.split("Table 1")[1]
-    assert (out / "report.html").read_text() == page
-
-
-def test_reproduce_and_report_refuse_what_is_not_there(refused, tmp_path) -> None:
-    assert "did you mean table1" in refused("reproduce", "--tables", "tabel1")
-    assert "no finished run" in refused("report", "--out", tmp_path)
-    assert "train.txt" in refused("reproduce", "--data-dir", tmp_path)
-    afile = tmp_path / "afile"
-    afile.write_text("some text of no great length, but long enough\n" * 5)
-    assert "afile/out: Not a directory" in refused("reproduce", "--data", afile, "--out", afile / "out")
-
-
-def test_reproduce_prints_the_command_that_goes_on(call, small_run, tmp_path, monkeypatch) -> None:
-    from unimatrix.cli import reproduce as command
-    from unimatrix.paper.reproduce import Reproduction
-
-    monkeypatch.setattr(
-        command, "reproduce", lambda **_: Reproduction(summaries=(), page=None, stop_signal=15)
-    )
-    text = small_run.parent / "sea.txt"
-    code, out, _ = call("reproduce", "--data", text, "--out", tmp_path / "my out")
-    assert code == 143
-    assert out.endswith(f"to go on: unimatrix reproduce --data {text} --out '{tmp_path}/my out'\n")
 
 
 @pytest.mark.parametrize(

@@ -1,43 +1,72 @@
 """Result rows made by hand, for the tests that need no training."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
 from unimatrix.paper.experiments import experiment
 from unimatrix.paper.results import Result
+from unimatrix.train import describe
 
 TEXT = {
     "name": "wikitext-2-raw",
+    "kind": "text",
     "notes": ["valid and test are the official files."],
     "is_paper_corpus": True,
     "train": {"sha256": "6707892f" + "0" * 56, "bytes": 10_940_747},
     "valid": {"sha256": "4cd0f687" + "0" * 56, "bytes": 1_146_846},
 }
 PARAMETERS = {
-    "table1.transformer": 174_848,
-    "table1.unimatrix-core": 83_140,
-    "table1.unimatrix-rosa": 103_876,
-    "table1.unimatrix-discovery": 115_184,
+    "text": {
+        "transformer": 174_848,
+        "unimatrix-core": 83_140,
+        "unimatrix-rosa": 103_876,
+        "unimatrix-discovery": 115_184,
+    },
+    "task": {
+        "transformer": 162_368,
+        "unimatrix-core": 70_660,
+        "unimatrix-rosa": 78_916,
+        "unimatrix-discovery": 83_984,
+        "unimatrix-assoc": 87_108,
+        "unimatrix-sparse-pointer": 75_014,
+    },
 }
 
 
-def make_result(name: str, seed: int, bpb: float, **changes: object) -> Result:
-    """A finished run of one of Table 1's experiments; `changes` replaces fields."""
+def task_metrics(accuracy: Mapping[str, float]) -> dict[str, float]:
+    """{"": 25.0, "_4_pairs": ...} -> a task's metrics: each accuracy, and a loss that falls with it."""
+    metrics = {f"accuracy{suffix}": value for suffix, value in accuracy.items()}
+    return metrics | {f"loss{suffix}": 2.0 - value / 100 for suffix, value in accuracy.items()}
+
+
+def make_result(name: str, seed: int, value: float | Sequence[float], **changes: object) -> Result:
+    """A finished run of one of the paper's experiments; `changes` replaces fields.
+
+    value: bits per byte; or accuracy in percent; or those with 4, 6 and 8 pairs, the first of which is the
+        task's own.
+    """
     recipe = experiment(name)
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, seed=seed))
+    if recipe.task is None:
+        assert isinstance(value, int | float)
+        metrics, data = {"bpb": value, "ppl": 2.0**value}, TEXT
+    else:
+        several = [value] * 3 if isinstance(value, int | float) else value
+        variants = zip(recipe.task.eval_num_pairs, several, strict=False)
+        suffixes = {"": several[0]} | {f"_{number}_pairs": accuracy for number, accuracy in variants}
+        metrics, data = task_metrics(suffixes), describe(recipe.task)
     row = Result(
         experiment=name,
         model=recipe.model.preset,
         seed=seed,
         steps=recipe.loop.steps,
-        parameters=PARAMETERS[name],
-        bpb=bpb,
-        ppl=2.0**bpb,
+        parameters=PARAMETERS[data["kind"]][recipe.model.preset],
+        metrics=metrics,
         seconds=40.0,
         tokens_per_second=4096.0,
-        data=TEXT,
+        data=data,
         git_commit="0123456789abcdef",
         versions={"python": "3.11", "torch": "2.13", "numpy": "2.3", "unimatrix": "0.1.0"},
         machine="A processor, 2 CPU threads, Linux x86_64",
@@ -57,11 +86,11 @@ def result() -> Callable[..., Result]:
 
 @pytest.fixture
 def samples() -> Callable[..., dict[str, dict[int, Result]]]:
-    """samples({"table1.transformer": {7: 5.1, ...}, ...}) -> experiment -> seed -> row."""
+    """samples({"table1.transformer": {7: 5.1, ...}, ...}) -> experiment -> seed -> row; see `make_result`."""
 
     def build(values: dict[str, dict[int, float]]) -> dict[str, dict[int, Result]]:
         return {
-            name: {seed: make_result(name, seed, bpb) for seed, bpb in seeds.items()}
+            name: {seed: make_result(name, seed, value) for seed, value in seeds.items()}
             for name, seeds in values.items()
         }
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from unimatrix.paper.claims import ComparedClaim, Comparison
+from unimatrix.paper.claims import BPB, POINTS, ComparedClaim, Comparison, Gain, Measured
 from unimatrix.paper.statistics import Interval
 from unimatrix.paper.table1 import CORE, DISCOVERY, NEARLY_IDENTICAL_BPB, ROSA, TABLE1, TRANSFORMER
 
@@ -13,6 +13,9 @@ SEEDS = (7, 11, 13, 17, 19)
 COMMON = dict(zip(SEEDS, (0.0, 0.2, -0.1, 0.05, -0.2), strict=True))
 # a small spread of each run
 OWN = (0.001, -0.001, 0.0005, 0.0, -0.0005)
+
+
+A, B = Measured("a", "bpb"), Measured("b", "bpb")
 
 
 def runs(mean, *, turn=0, seeds=SEEDS):
@@ -66,7 +69,7 @@ def test_only_seeds_that_both_models_have_are_compared(samples) -> None:
     values[CORE] = {seed: bpb for seed, bpb in values[CORE].items() if seed != 19} | {23: 9.0}
     verdict = TABLE1.claims[3].judge(samples(values))
     assert (verdict.outcome, verdict.seeds) == ("reproduced", 4)
-    assert verdict.details[0].endswith("n = 4 pairs")
+    assert verdict.details[0].endswith("n = 4 pairs; claimed: at or below 0")
 
 
 def test_pairing_removes_what_the_seeds_have_in_common(samples) -> None:
@@ -91,10 +94,22 @@ def test_pairing_removes_what_the_seeds_have_in_common(samples) -> None:
         ("within", -0.9, 0.9, "undecided"),
         ("within", 0.5, 0.9, "not reproduced"),
         ("within", -0.9, -0.5, "not reproduced"),
+        ("above", 0.1, 2.0, "reproduced"),
+        ("above", 0.0, 2.0, "undecided"),
+        ("above", -1.0, 0.0, "not reproduced"),
+        ("at or above", 0.0, 1.0, "reproduced"),
+        ("at or above", 0.0, 0.0, "reproduced"),
+        ("at or above", -1.0, 0.0, "undecided"),
+        ("at or above", -1.0, -0.1, "not reproduced"),
     ],
 )
-def test_the_rule_at_its_edges(side, low, high, expected) -> None:
-    comparison = Comparison(left="a", right="b", side=side, margin=0.5)
+@pytest.mark.parametrize("shift", [0.0, 50.0])
+def test_the_rule_at_its_edges(side, low, high, expected, shift) -> None:
+    # the bound of a one-sided claim moves its edge; that of "within" is the edge
+    bound = 0.5 if side == "within" else shift
+    shift = 0.0 if side == "within" else shift
+    low, high = low + shift, high + shift
+    comparison = Comparison(label="a - b", left=A, right=B, side=side, bound=bound, unit=BPB)
     interval = Interval(mean=(low + high) / 2, low=low, high=high, n=3)
     assert comparison.outcome(interval) == expected
     assert comparison.outcome(dataclasses.replace(interval, n=1)) == "undecided"
@@ -130,8 +145,57 @@ def test_a_claim_without_comparisons_in_common_names_it(samples) -> None:
     claim = ComparedClaim(
         statement="a below b",
         source="nowhere",
-        comparisons=(Comparison(left=CORE, right=ROSA, side="below"),),
-        labels=("Core - ROSA",),
+        comparisons=(
+            Comparison(
+                label="Core - ROSA",
+                left=Measured(CORE, "bpb"),
+                right=Measured(ROSA, "bpb"),
+                side="below",
+                unit=BPB,
+            ),
+        ),
     )
     judged = claim.judge(samples({CORE: {7: 5.0}, ROSA: {11: 5.0}}))
     assert judged.details == ("Core - ROSA: no seed has both runs",)
+
+
+def test_against_a_number_the_mean_is_shown_and_its_whole_interval_counts(samples) -> None:
+    name = "recall.transformer"
+    reaches = Comparison(
+        label="T - 25.5", left=Measured(name, "accuracy"), right=25.5, side="at or above", unit=POINTS
+    )
+    claim = ComparedClaim(statement="at least 25.5 %", source="nowhere", comparisons=(reaches,))
+    # the mean is 25.8, the interval reaches below 25.5
+    wide = claim.judge(samples({name: dict(zip(SEEDS, (25.0, 26.6, 25.2, 26.4, 25.8), strict=True))}))
+    assert (wide.outcome, wide.seeds) == ("undecided", 5)
+    assert wide.details[0].startswith("T - 25.5 = +0.30 points, 95 % interval [-")
+    assert wide.details[0].endswith("n = 5 seeds, mean 25.80 %; claimed: at or above 0")
+    narrow = claim.judge(samples({name: dict(zip(SEEDS, (25.7, 25.8, 25.9, 25.8, 25.8), strict=True))}))
+    assert narrow.outcome == "reproduced"
+    assert claim.judge({}).details == ("T - 25.5: no seed has run",)
+    assert "one seed: no interval, mean 25.70 %" in claim.judge(samples({name: {7: 25.7}})).details[0]
+
+
+def test_a_gain_is_compared_with_a_gain_seed_by_seed(samples) -> None:
+    with_pointer, without = "recall-no-dropout.unimatrix-sparse-pointer", "recall-no-dropout.no-pointer"
+    values = samples(
+        {
+            with_pointer: {7: (99.0, 98.0, 97.0), 11: (98.0, 97.0, 96.0), 13: (50.0, 50.0, 50.0)},
+            without: {7: (95.0, 90.0, 87.0), 11: (94.0, 90.0, 85.0)},
+        }
+    )
+
+    def gain(metric: str) -> Gain:
+        return Gain(Measured(with_pointer, metric), Measured(without, metric))
+
+    assert gain("accuracy_4_pairs").by_seed(values) == {7: 4.0, 11: 4.0}
+    more = Comparison(
+        label="8 - 4 pairs",
+        left=gain("accuracy_8_pairs"),
+        right=gain("accuracy_4_pairs"),
+        side="above",
+        unit=POINTS,
+    )
+    interval = more.difference(values)
+    assert interval is not None
+    assert (interval.mean, interval.n) == (6.5, 2)

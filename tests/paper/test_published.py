@@ -10,7 +10,7 @@ from unimatrix.paper.table1 import TABLE1
 
 
 def test_table1_holds_what_the_paper_prints() -> None:
-    printed = [(row.label, row.paper_parameters, row.paper["bpb"], row.paper["ppl"]) for row in TABLE1.rows]
+    printed = [(row.label, row.paper_parameters, *row.paper.values()) for row in TABLE1.trained]
     assert printed == [
         ("Transformer", 174_848, 5.124, 34.88),
         ("UniMatrix-Core", 83_140, 5.084, 33.91),
@@ -19,7 +19,7 @@ def test_table1_holds_what_the_paper_prints() -> None:
     ]
 
 
-@pytest.mark.parametrize("row", TABLE1.rows, ids=lambda row: row.label)
+@pytest.mark.parametrize("row", TABLE1.trained, ids=lambda row: row.label)
 def test_printed_perplexity_is_two_to_the_printed_bits_per_byte(row) -> None:
     # both are rounded: half a unit of the last digit of each
     low, high = 2 ** (row.paper["bpb"] - 0.0005), 2 ** (row.paper["bpb"] + 0.0005)
@@ -41,12 +41,21 @@ def test_other_settings_are_found_and_unknown_ones_are_not() -> None:
 def test_every_row_of_every_table_has_its_experiment_with_its_own_name() -> None:
     for name, value in TABLES.items():
         assert value.name == name
-        for row in value.rows:
+        for row in value.trained:
             recipe = EXPERIMENTS[row.experiment]()
             assert recipe.name == row.experiment
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_stands_in_a_table() -> None:
+    assert {name for value in TABLES.values() for name in value.experiments} == EXPERIMENTS.keys()
+
+
+def test_names_of_figures_are_each_tables_own() -> None:
+    names = [figure.name for value in TABLES.values() for figure in value.figures]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", TABLE1.experiments)
 def test_recipes_are_the_papers(name: str) -> None:
     recipe = experiment(name)
     assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.seq_len) == (80, 16, 128)
@@ -60,6 +69,6 @@ def test_unknown_names_are_met_with_the_near_ones() -> None:
         experiment("table1.unimatrix-cor")
     with pytest.raises(UserError, match=r"'qqq'; known: table1.transformer"):
         experiment("qqq")
-    with pytest.raises(UserError, match=r"'tabel1': did you mean table1\?"):
+    with pytest.raises(UserError, match=r"'tabel1': did you mean table1 or "):
         table("tabel1")
     assert table("table1") is TABLE1

@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 
 from unimatrix.paper.claims import SEEDS_FOR_A_CLAIM
-from unimatrix.paper.figures import DARK, LIGHT, render, save_figures
+from unimatrix.paper.figures import DARK, LIGHT, pictures, render, save_figures
 from unimatrix.paper.report import render_report, write_report
 from unimatrix.paper.statistics import mean_interval
 from unimatrix.paper.summary import NOTHING, interval_text, summarise
 from unimatrix.paper.table1 import CORE, DISCOVERY, ROSA, TABLE1, TRANSFORMER
-from unimatrix.paper.terminal import print_summary
+from unimatrix.paper.terminal import print_summaries
 
 SEEDS = (7, 11, 13, 17, 19)
 
@@ -43,7 +43,7 @@ def with_data(table, **changes):
 
 def printed(summary, width=80):
     page = io.StringIO()
-    print_summary(Console(width=width, file=page), summary)
+    print_summaries(Console(width=width, file=page), [summary])
     return page.getvalue()
 
 
@@ -115,21 +115,22 @@ def test_the_terminal_fits_eighty_columns_and_shows_everything(full) -> None:
 
 
 @pytest.mark.parametrize("style", [LIGHT, DARK], ids=["light", "dark"])
-@pytest.mark.parametrize("figure", TABLE1.figures, ids=lambda figure: figure.name)
-def test_figures_render_alike_each_time(full, figure, style) -> None:
-    png = render(figure, TABLE1, full, style=style, form="png")
-    svg = render(figure, TABLE1, full, style=style, form="svg")
+@pytest.mark.parametrize("number", range(len(TABLE1.figures)))
+def test_figures_render_alike_each_time(full, number, style) -> None:
+    picture = pictures(TABLE1, full)[number]
+    png = render(picture, style=style, form="png")
+    svg = render(picture, style=style, form="svg")
     assert png is not None
     assert svg is not None
     assert png.startswith(b"\x89PNG")
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
-    assert render(figure, TABLE1, full, style=style, form="svg") == svg
+    assert render(picture, style=style, form="svg") == svg
 
 
 def test_figures_draw_what_there_is(tmp_path, full) -> None:
-    assert save_figures(TABLE1, {}, tmp_path) == {}
+    assert save_figures(pictures(TABLE1, {}), tmp_path) == {}
     one = {CORE: {7: dataclasses.replace(full[CORE][7], curve=[])}}
-    saved = save_figures(TABLE1, one, tmp_path)
+    saved = save_figures(pictures(TABLE1, one), tmp_path)
     assert {path.name for paths in saved.values() for path in paths} == {"figure2.png", "figure2.svg"}
 
 
@@ -152,8 +153,10 @@ def test_the_page_is_one_file_without_outside_references(tmp_path, full) -> None
     text = page.read_text(encoding="utf-8")
     references = References()
     references.feed(text)
-    assert len(references.addresses) == 4
-    assert all(address.startswith("data:image/svg+xml;base64,") for address in references.addresses)
+    outside = [address for address in references.addresses if not address.startswith("#")]
+    assert len(outside) == 4
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in outside)
+    assert {f'id="{address[1:]}"' in text for address in references.addresses if address[0] == "#"} == {True}
     assert not {"script", "link", "iframe", "object", "embed"} & set(references.tags)
     assert "url(" not in text
     assert "@import" not in text

@@ -1,24 +1,31 @@
-"""Table 1 from training to page at the smallest size that runs: interrupted, continued, changed."""
+"""From training to page at the smallest size that runs: interrupted, continued, changed; all tables."""
 
 import dataclasses
 import io
 import json
 import random
+import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Drawing
 from rich.console import Console
 
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
 from unimatrix.paper import reproduce as module
+from unimatrix.paper.catalogue import TABLES
 from unimatrix.paper.experiments import EXPERIMENTS
 from unimatrix.paper.reproduce import RESULTS, report, reproduce
 from unimatrix.paper.results import read_results
+from unimatrix.paper.summary import NOTHING
+from unimatrix.paper.table import Inspection
 from unimatrix.paper.table1 import CORE, TABLE1
+from unimatrix.paper.table3 import TABLE3
 from unimatrix.train import Experiment
 
 
@@ -35,8 +42,13 @@ def tiny(name: str, **loop: object) -> Callable[[], Experiment]:
             state_dim=None if full.model.preset == "transformer" else 4,
         )
         settings = {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_every": 1, "eval_bytes": 64}
+        task = full.task
+        if task is not None:
+            # long enough for 8 pairs
+            task = dataclasses.replace(task, length=24, eval_sequences=32)
+            settings |= {"seq_len": 24, "eval_bytes": None}
         shorter = dataclasses.replace(full.loop, tracker="none", **(settings | loop))  # pyright: ignore
-        return dataclasses.replace(full, model=model, loop=shorter)
+        return dataclasses.replace(full, model=model, loop=shorter, task=task)
 
     return build
 
@@ -90,7 +102,7 @@ def test_it_trains_all_reports_all_and_skips_all_the_second_time(tmp_path, go, m
     ]
     for row in written:
         assert row["steps"] == 2
-        assert row["ppl"] == pytest.approx(2 ** row["bpb"])
+        assert row["metrics"]["ppl"] == pytest.approx(2 ** row["metrics"]["bpb"])
         assert row["seconds"] > 0
         assert row["data"]["valid"]["bytes"] == 200
         assert [step for step, _ in row["curve"]] == [1, 2]
@@ -113,13 +125,13 @@ def test_it_trains_all_reports_all_and_skips_all_the_second_time(tmp_path, go, m
 
 def test_the_same_seed_gives_the_same_number(tmp_path, go) -> None:
     go()
-    first = [row["bpb"] for row in rows(tmp_path)]
+    first = [row["metrics"] for row in rows(tmp_path)]
     (tmp_path / "out" / RESULTS).unlink()
     # the finished checkpoints are still there: the runs resume at their last step and are only evaluated
     go()
-    assert [row["bpb"] for row in rows(tmp_path)] == first
+    assert [row["metrics"] for row in rows(tmp_path)] == first
     go(out=tmp_path / "elsewhere")
-    assert [row.bpb for row in read_results(tmp_path / "elsewhere" / RESULTS)] == first
+    assert [row.metrics for row in read_results(tmp_path / "elsewhere" / RESULTS)] == first
 
 
 def test_interrupted_and_started_again_it_continues(tmp_path, go, monkeypatch) -> None:
@@ -212,3 +224,79 @@ def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
     go(console=Console(file=page, width=100, force_terminal=True))
     assert "runs" in page.getvalue()
     assert "2/2" in page.getvalue()
+
+
+def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
+    result, printed = go(tables=tuple(TABLES.values()))
+    names = [row["experiment"] for row in rows(tmp_path)]
+    assert sorted(names) == sorted(EXPERIMENTS)
+    assert "Text: counting (not the paper's corpus)" in printed
+    assert "Tasks: recall" in printed
+    assert re.search(r"accuracy [\d.]+ % after", printed)
+    # every column of every row is measured, every claim finds its runs
+    for summary in result.summaries:
+        for line in summary.lines:
+            assert NOTHING not in [cell.ours for cell in line.cells]
+        assert not [d for _, verdict in summary.verdicts for d in verdict.details if "no seed" in d]
+    page = result.page.read_text()
+    for name, table in TABLES.items():
+        assert f'href="#{name}"' in page
+        assert f'<section id="{name}">' in page
+        for figure in table.figures:
+            assert (tmp_path / "out" / "figures" / f"{figure.name}.svg").exists()
+
+
+def test_a_task_needs_no_text(tmp_path, go, monkeypatch) -> None:
+    monkeypatch.setattr(module, "load_corpus", lambda *_: pytest.fail("read a text"))
+    short = dataclasses.replace(TABLE3, rows=TABLE3.rows[:1], claims=(), figures=())
+    result, printed = go(tables=(short,), corpus=None, source="no/such/text")
+    assert "Text:" not in printed
+    (row,) = rows(tmp_path)
+    assert row["data"]["kind"] == "task"
+    assert row["config"]["data"] == "auto"
+    assert row["metrics"].keys() == {"loss", "accuracy"}
+    assert result.summaries[0].lines[0].num_seeds == 1
+    _, printed = go(tables=(short,), corpus=None)
+    assert "1, of which 1 finished before" in printed
+
+
+def look(trace) -> Inspection:
+    def draw(traced, style) -> Drawing:
+        drawing = Drawing(facecolor=style.page)
+        drawing.add_subplot().plot(traced["weights"])
+        return drawing
+
+    words = {"name": "slots", "title": "What the memory holds", "caption": "Slots over time."}
+    return Inspection(experiment=CORE, trace=trace, draw=draw, **words)
+
+
+def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
+    seen: list[Path] = []
+
+    def trace(checkpoint: Path) -> dict:
+        seen.append(checkpoint)
+        return {"weights": [0.25, 0.75]}
+
+    table = dataclasses.replace(SHORT, inspection=look(trace))
+    result, _ = go(tables=(table,), seeds=(11, 7))
+    assert [path.name for path in seen] == ["checkpoint-000002"]
+    kept = tmp_path / "out" / "inspections" / f"{CORE}-seed11.json"
+    assert json.loads(kept.read_text())["traced"] == {"weights": [0.25, 0.75]}
+    assert "What the memory holds" in result.page.read_text()
+    assert (tmp_path / "out" / "figures" / "slots.png").exists()
+    # the report finds it again; that of other settings is not taken for it
+    quiet = Console(file=io.StringIO())
+    assert report(out=tmp_path / "out", tables=(table,), console=quiet).page.read_text().count("<img") == 1
+    kept.write_text(json.dumps({"identity": "another", "traced": {}}))
+    assert "<img" not in report(out=tmp_path / "out", tables=(table,), console=quiet).page.read_text()
+    kept.write_text("{")
+    with pytest.raises(UserError, match=f"{CORE}-seed11.json: expected a look into a model"):
+        report(out=tmp_path / "out", tables=(table,), console=quiet)
+
+
+def test_without_its_checkpoint_a_model_is_not_looked_into(tmp_path, go) -> None:
+    go()
+    shutil.rmtree(tmp_path / "out" / "runs")
+    table = dataclasses.replace(SHORT, inspection=look(lambda _: pytest.fail("looked")))
+    result, _ = go(tables=(table,))
+    assert "What the memory holds" not in result.page.read_text()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from unimatrix.paper.results import (
     select,
 )
 
-CORE = "table1.unimatrix-core"
+CORE, RECALL = "table1.unimatrix-core", "recall.unimatrix-core"
 
 
 def changed_config(result, **loop):
@@ -34,7 +35,8 @@ def test_a_row_is_one_flat_line_of_json(tmp_path, result) -> None:
     append_result(tmp_path / "r", result(CORE, 7, 5.08))
     (line,) = (tmp_path / "r").read_text().splitlines()
     row = json.loads(line)
-    assert {"model", "experiment", "seed", "steps", "parameters", "bpb", "ppl", "seconds"} <= row.keys()
+    assert {"model", "experiment", "seed", "steps", "parameters", "metrics", "seconds"} <= row.keys()
+    assert row["metrics"] == {"bpb": 5.08, "ppl": 2**5.08}
     assert {"tokens_per_second", "data", "git_commit", "versions", "threads", "backend"} <= row.keys()
     assert row["data"]["train"].keys() == {"sha256", "bytes"}
 
@@ -136,6 +138,7 @@ def test_select_takes_the_wanted_identity_and_the_newest_of_equals(result) -> No
     assert chosen == {CORE: {7: new, 11: rows[3]}, "table1.transformer": {}}
     assert metric_by_seed(chosen, CORE, "bpb") == {7: 5.1, 11: 5.2}
     assert metric_by_seed(chosen, "table1.none", "bpb") == {}
+    assert metric_by_seed(chosen, CORE, "accuracy") == {}
 
 
 def test_the_latest_identities_are_those_on_the_newest_text(result) -> None:
@@ -152,3 +155,41 @@ def test_the_latest_identities_are_those_on_the_newest_text(result) -> None:
     longer = dataclasses.replace(base, config=changed_config(base, steps=500))
     assert latest_identities([base, longer], names) == {CORE: longer.identity}
     assert latest_identities([], names) == {}
+
+
+def test_tasks_do_not_move_the_newest_text_and_texts_not_the_tasks(result) -> None:
+    other = {"train": {"sha256": "e" * 64, "bytes": 3}, "valid": {"sha256": "d" * 64, "bytes": 3}}
+    text, recall = result(CORE, 7, 5.1), result(RECALL, 7, 13.0)
+    elsewhere = dataclasses.replace(text, data=text.data | other)
+    names = (CORE, RECALL)
+    for rows in ([elsewhere, text, recall], [recall, elsewhere, text], [elsewhere, recall, text]):
+        assert latest_identities(rows, names) == {CORE: text.identity, RECALL: recall.identity}
+    fewer = dict(recall.config["task"], num_fillers=5)
+    changed = dataclasses.replace(recall, config=recall.config | {"task": fewer})
+    assert changed.identity != recall.identity
+    assert latest_identities([recall, text, changed], names)[RECALL] == changed.identity
+
+
+def test_rows_of_version_0_1_are_read_and_count_as_the_same_run(tmp_path, result) -> None:
+    new = result(CORE, 7, 5.1)
+    row = dataclasses.asdict(new)
+    row |= row.pop("metrics")
+    row["data"] = {key: value for key, value in row["data"].items() if key != "kind"}
+    # a setting that came later, unset, was not there
+    row["config"]["model"] = {k: v for k, v in row["config"]["model"].items() if k != "slots"}
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    (old,) = read_results(path)
+    assert (old.metrics, old.identity, old.on_text) == (new.metrics, new.identity, True)
+    kept = read_results(Path(__file__).parents[2] / "docs" / "results" / "table1" / "results.jsonl")
+    assert len(kept) >= 20
+    assert {tuple(run.metrics) for run in kept} == {("bpb", "ppl")}
+
+
+def test_identity_follows_an_optional_setting_once_it_is_set(result) -> None:
+    name = "recall-no-dropout.unimatrix-sparse-pointer"
+    first = result(name, 7, 99.0)
+    unset = first.config | {"model": first.config["model"] | {"top_k": None}}
+    fewer = first.config | {"model": first.config["model"] | {"top_k": 4}}
+    assert run_identity(unset, first.data) == first.identity
+    assert run_identity(fewer, first.data) != first.identity

@@ -10,8 +10,12 @@ import tyro
 from rich.console import Console
 
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, parse
+from unimatrix.data import Corpus
+from unimatrix.errors import UserError
 from unimatrix.paper import catalogue
-from unimatrix.paper.reproduce import DEFAULT_SEEDS, reproduce
+from unimatrix.paper.experiments import EXPERIMENTS
+from unimatrix.paper.reproduce import DEFAULT_SEEDS, reads_text, reproduce
+from unimatrix.paper.table import Table
 from unimatrix.train.config import Device
 
 ABOUT = """Train the models of the paper's tables, compare, and judge its claims.
@@ -22,6 +26,7 @@ trains only what is missing. It writes OUT/report.html and OUT/figures/.
 examples:
   unimatrix reproduce
   unimatrix reproduce --seeds 7 11 13 17 19
+  unimatrix reproduce --tables table3 table4 table5
   unimatrix reproduce --data-dir wikitext-2-raw --out reproduction-wikitext"""
 
 
@@ -43,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="reproduce", about=ABOUT)
     tables = tuple(catalogue.table(name) for name in options.tables)
-    source, corpus = choose_corpus(options.data, options.data_dir, otherwise="auto")
+    source, corpus = _text(options, tables)
     console = Console()
     result = reproduce(
         out=options.out,
@@ -59,3 +64,19 @@ def run(arguments: Sequence[str]) -> int:
     again = shlex.join(["unimatrix", "reproduce", *arguments])
     console.print(f"Stopped; to go on: {again}", markup=False, highlight=False, soft_wrap=True)
     return 128 + result.stop_signal
+
+
+def _text(options: Options, tables: Sequence[Table]) -> tuple[str, Corpus | None]:
+    """The source of the text and the text; none where the tables' models learn from tasks alone.
+
+    Raises:
+        UserError: there is no such text, or one is asked for that nothing would read.
+    """
+    if reads_text(EXPERIMENTS[name]() for table in tables for name in table.experiments):
+        return choose_corpus(options.data, options.data_dir, otherwise="auto")
+    if options.data is not None or options.data_dir is not None:
+        option = "--data" if options.data is not None else "--data-dir"
+        raise UserError(
+            f"{option}: {' '.join(options.tables)}: these tables read no text, they draw sequences"
+        )
+    return "auto", None

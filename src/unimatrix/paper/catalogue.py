@@ -5,8 +5,17 @@ from difflib import get_close_matches
 from unimatrix.errors import UserError
 from unimatrix.paper.table import Table
 from unimatrix.paper.table1 import TABLE1
+from unimatrix.paper.table3 import TABLE3
+from unimatrix.paper.table4 import TABLE4
+from unimatrix.paper.table5 import TABLE5, TABLE5_ALL_FILLERS
 
-TABLES: dict[str, Table] = {"table1": TABLE1}
+TABLES: dict[str, Table] = {
+    "table1": TABLE1,
+    "table3": TABLE3,
+    "table4": TABLE4,
+    "table5": TABLE5,
+    "table5-all-fillers": TABLE5_ALL_FILLERS,
+}
 
 
 def table(name: str) -> Table:

@@ -1,23 +1,26 @@
 """The paper's claims as values, and how each is judged: reproduced, not reproduced, or undecided.
 
-The rule, for every claim that compares measured numbers: take the difference of the two models seed by
-seed (both trained with the same seed), and the 95 % Student-t interval of its mean. The verdict is
-"reproduced" if the whole interval lies on the claim's side, "not reproduced" if the whole interval lies on
-the other side, and "undecided" otherwise; with fewer than two seeds it is always undecided. A claim with
-several comparisons is reproduced if all of them are, not reproduced if any is not, else undecided. Claims
-about parameter counts have nothing random in them and are decided exactly. The interval speaks of the
-seeds, not of the corpus; the intervals are not corrected for the number of claims.
+The rule, for every claim that compares numbers: take the difference of the two sides seed by seed (two
+models trained with the same seed; or a model and a fixed number, one that the paper prints or that is
+counted), and the 95 % Student-t interval of its mean. The verdict is "reproduced" if the whole interval lies
+on the claim's side, "not reproduced" if the whole interval lies on the other side, and "undecided" otherwise;
+with fewer than two seeds it is always undecided. So "at least 75.6 %" asks for more than a mean of 75.6: its
+whole interval. A claim with several comparisons is reproduced if all of them are, not reproduced if any is
+not, else undecided. Claims about parameter counts have nothing random in them and are decided exactly. The
+interval speaks of the seeds, not of the data; the intervals are not corrected for the number of claims.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from unimatrix.paper.results import Samples, metric_by_seed
 from unimatrix.paper.statistics import Interval, mean_interval, paired_differences
 
 Outcome = Literal["reproduced", "not reproduced", "undecided"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+Side = Literal["above", "at or above", "below", "at or below", "within"]
 SEEDS_FOR_A_CLAIM = 5
 
 
@@ -49,26 +52,76 @@ class Claim(Protocol):
     def judge(self, samples: Samples) -> Verdict: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What differences are printed in, and what the values themselves are; digits after the point."""
+
+    difference: str
+    value: str
+    digits: int
+
+
+BPB = Unit("BPB", "BPB", 4)
+POINTS = Unit("points", "%", 2)
+
+
+class Quantity(Protocol):
+    """One side of a comparison: a number for each seed."""
+
+    def by_seed(self, samples: Samples) -> Mapping[int, float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric of an experiment."""
+
+    experiment: str
+    metric: str
+
+    def by_seed(self, samples: Samples) -> Mapping[int, float]:
+        """The metric of every seed that has run."""
+        return metric_by_seed(samples, self.experiment, self.metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What one metric has over another, seed by seed: for comparing a difference with a difference."""
+
+    left: Measured
+    right: Measured
+
+    def by_seed(self, samples: Samples) -> Mapping[int, float]:
+        """left - right of every seed that both have."""
+        left, right = self.left.by_seed(samples), self.right.by_seed(samples)
+        return {seed: left[seed] - right[seed] for seed in left if seed in right}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """left - right of one metric, and the side on which the claim wants the whole interval.
+    """left - right, and the side of `bound` on which the claim wants the whole interval of its mean.
 
-    "below": < 0. "at or below": <= 0. "within": inside (-margin, margin), the interval form of the test of
-    equivalence (at 95 %, stricter than the usual 90 % interval of two one-sided tests at 5 %).
+    right may be a fixed number. "below": < bound; "at or below": <= bound; "above", "at or above" likewise.
+    "within": inside (-bound, bound), the interval form of the test of equivalence (at 95 %, stricter than the
+    usual 90 % interval of two one-sided tests at 5 %).
+
+    label: what the difference is called in the details, e.g. "Core - Transformer".
     """
 
-    left: str
-    right: str
-    side: Literal["below", "at or below", "within"]
-    metric: str = "bpb"
-    unit: str = "BPB"
-    margin: float = 0.0
+    label: str
+    left: Quantity
+    right: Quantity | float
+    side: Side
+    unit: Unit
+    bound: float = 0.0
 
     def difference(self, samples: Samples) -> Interval | None:
-        """The paired difference over the seeds that both have; None if there is no such seed."""
-        values = paired_differences(
-            metric_by_seed(samples, self.left, self.metric), metric_by_seed(samples, self.right, self.metric)
-        )
+        """The paired difference over the seeds that both sides have; None if there is no such seed."""
+        left = self.left.by_seed(samples)
+        if isinstance(self.right, int | float):
+            right: Mapping[int, float] = dict.fromkeys(left, self.right)
+        else:
+            right = self.right.by_seed(samples)
+        values = paired_differences(left, right)
         return mean_interval(values) if values else None
 
     def outcome(self, interval: Interval | None) -> Outcome:
@@ -76,50 +129,52 @@ class Comparison:
         if interval is None or interval.n < 2:
             return "undecided"
         if self.side == "within":
-            inside = interval.low > -self.margin and interval.high < self.margin
-            outside = interval.low >= self.margin or interval.high <= -self.margin
+            inside = interval.low > -self.bound and interval.high < self.bound
+            outside = interval.low >= self.bound or interval.high <= -self.bound
         else:
-            strict = self.side == "below"
-            inside = interval.high < 0 or (interval.high == 0 and not strict)
-            outside = interval.low > 0 or (interval.low == 0 and strict)
+            low, high = interval.low - self.bound, interval.high - self.bound
+            if self.side in ("above", "at or above"):
+                low, high = -high, -low
+            strict = self.side in ("above", "below")
+            inside = high < 0 or (high == 0 and not strict)
+            outside = low > 0 or (low == 0 and strict)
         if inside:
             return "reproduced"
         return "not reproduced" if outside else "undecided"
 
-    def detail(self, interval: Interval | None, label: str) -> str:
-        """One line of numbers: the difference, its interval, the number of pairs."""
+    def detail(self, interval: Interval | None) -> str:
+        """One line: the difference, its interval, how many seeds, and what is claimed of it."""
+        fixed = self.right if isinstance(self.right, int | float) else None
         if interval is None:
-            return f"{label}: no seed has both runs"
+            return f"{self.label}: no seed has {'both runs' if fixed is None else 'run'}"
+        digits = self.unit.digits
+        text = f"{self.label} = {interval.mean:+.{digits}f} {self.unit.difference}"
         if interval.n < 2:
-            return f"{label} = {interval.mean:+.4f} {self.unit}, one seed: no interval"
-        bounds = f"[{interval.low:+.4f}, {interval.high:+.4f}]"
-        return f"{label} = {interval.mean:+.4f} {self.unit}, 95 % interval {bounds}, n = {interval.n} pairs"
+            text += ", one seed: no interval"
+        else:
+            bounds = f"[{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+            text += f", 95 % interval {bounds}, n = {interval.n} {'pairs' if fixed is None else 'seeds'}"
+        if fixed is not None:
+            text += f", mean {fixed + interval.mean:.{digits}f} {self.unit.value}"
+        return f"{text}; claimed: {self.side} {self.bound:g}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedClaim:
-    """A claim about measured numbers: one or more paired comparisons, all of which must hold.
-
-    labels: what each comparison is called in the details, e.g. "Core - Transformer".
-    """
+    """A claim about measured numbers: one or more comparisons, all of which must hold."""
 
     statement: str
     source: str
     comparisons: tuple[Comparison, ...]
-    labels: tuple[str, ...]
 
     def judge(self, samples: Samples) -> Verdict:
         """The verdict over the seeds that are there."""
         intervals = [comparison.difference(samples) for comparison in self.comparisons]
-        outcomes: list[Outcome] = [
-            comparison.outcome(interval)
-            for comparison, interval in zip(self.comparisons, intervals, strict=True)
-        ]
-        lines = zip(self.comparisons, intervals, self.labels, strict=True)
+        judged = list(zip(self.comparisons, intervals, strict=True))
         return Verdict(
-            outcome=_conjunction(outcomes),
+            outcome=_conjunction([comparison.outcome(interval) for comparison, interval in judged]),
             seeds=min(0 if interval is None else interval.n for interval in intervals),
-            details=tuple(comparison.detail(interval, label) for comparison, interval, label in lines),
+            details=tuple(comparison.detail(interval) for comparison, interval in judged),
         )
 
 

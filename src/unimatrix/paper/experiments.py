@@ -1,9 +1,13 @@
-"""The paper's experiments by name: each a function that returns everything a run needs, written out below."""
+"""The paper's experiments by name: each a function that returns everything a run needs.
+
+Table 1's are written out below, those on associative recall in `recall_experiments`.
+"""
 
 from collections.abc import Callable
 from difflib import get_close_matches
 
 from unimatrix.errors import UserError
+from unimatrix.paper.recall_experiments import RECALL_EXPERIMENTS
 from unimatrix.train.config import Experiment, LoopConfig, ModelChoice, OptimConfig
 
 
@@ -43,6 +47,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "table1.unimatrix-core": table1_unimatrix_core,
     "table1.unimatrix-rosa": table1_unimatrix_rosa,
     "table1.unimatrix-discovery": table1_unimatrix_discovery,
+    **RECALL_EXPERIMENTS,
 }
 
 

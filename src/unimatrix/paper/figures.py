@@ -3,8 +3,9 @@
 Colours are Okabe and Ito's, told apart with any colour vision; series differ in marker or line as well.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure as Drawing
 
 from unimatrix.paper.results import Samples, metric_by_seed, naming
 from unimatrix.paper.statistics import mean_interval
-from unimatrix.paper.table import Figure, Table
+from unimatrix.paper.table import Baseline, Row, Table
 
 FORMATS = ("png", "svg")
 PNG_DOTS_PER_INCH = 200
@@ -58,6 +59,7 @@ DARK = Style(
     series=("#aeb4bd", "#56b4e9", "#2fc79a", "#f0803c", "#e29cc4", "#e0c24a", "#8fb8ff"),
 )
 _LINES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+_MARKERS = ("o", "s", "^", "v")
 
 
 def _bare_axes(style: Style, *, width: float, height: float) -> tuple[Drawing, Axes]:
@@ -91,50 +93,132 @@ def _points(axes: Axes, points: Sequence[tuple[float, float]], *, marker: str, *
         axes.plot(x, y, linestyle="none", marker=marker, **looks)
 
 
-def draw_metric(table: Table, samples: Samples, style: Style) -> Drawing | None:
-    """The table's first column, a row per model: mean, 95 % interval, single seeds, the paper's value."""
-    column = table.columns[0]
-    measured = [tuple(metric_by_seed(samples, row.experiment, column.key).values()) for row in table.rows]
-    if not any(measured):
-        return None
-    drawing, axes = _bare_axes(style, width=7.2, height=1.3 + 0.62 * len(table.rows))
-    means = [(mean_interval(values), position) for position, values in enumerate(measured) if values]
-    for interval, position in means:
-        if interval.n > 1:
-            axes.hlines(position, interval.low, interval.high, color=style.ours, linewidth=2.2, zorder=2)
-    # the paper's value above the line, the single seeds below it: nothing covers anything
-    ours = [(interval.mean, position) for interval, position in means]
-    seeds = [(value, position + 0.2) for position, values in enumerate(measured) for value in values]
-    paper = [
-        (row.paper[column.key], position - 0.22)
-        for position, row in enumerate(table.rows)
-        if column.key in row.paper
+def _places(table: Table) -> tuple[list[float], dict[float, str]]:
+    """Where each row stands, from the top down, and the headings of the groups between them."""
+    places: list[float] = []
+    headings: dict[float, str] = {}
+    place, group = 0.0, ""
+    for row in table.rows:
+        if row.group and row.group != group:
+            headings[place] = row.group
+            place += 0.8
+        group = row.group
+        places.append(place)
+        place += 1.0
+    return places, headings
+
+
+def _name_places(axes: Axes, labels: Mapping[float, str], headings: Mapping[float, str]) -> None:
+    everything = sorted((dict(labels) | dict(headings)).items())
+    axes.set_yticks([place for place, _ in everything], [text for _, text in everything])
+    for text, (place, _) in zip(axes.get_yticklabels(), everything, strict=True):
+        if place in headings:
+            text.set(fontweight="bold", fontsize=9.5)
+    axes.set_ylim(everything[-1][0] + 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def draw_metric(table: Table, samples: Samples, style: Style, *, key: str) -> Drawing | None:
+    """One column of a table, a row per model: mean, 95 % interval, single seeds, the paper's value."""
+    places, headings = _places(table)
+    rows = list(zip(table.rows, places, strict=True))
+    measured = [
+        (place, tuple(metric_by_seed(samples, row.experiment, key).values()))
+        for row, place in rows
+        if isinstance(row, Row)
     ]
+    if not any(values for _, values in measured):
+        return None
+    height = 1.3 + 0.62 * len(rows) + 0.5 * len(headings)
+    drawing, axes = _bare_axes(style, width=7.2, height=height)
+    means = [(mean_interval(values), place) for place, values in measured if values]
+    for interval, place in means:
+        if interval.n > 1:
+            axes.hlines(place, interval.low, interval.high, color=style.ours, linewidth=2.2, zorder=2)
+    # the paper's value above the line, the single seeds below it: nothing covers anything
+    ours = [(interval.mean, place) for interval, place in means]
+    seeds = [(value, place + 0.2) for place, values in measured for value in values]
+    paper = [
+        (row.paper[key], place - 0.22) for row, place in rows if isinstance(row, Row) and key in row.paper
+    ]
+    known = [(row.values[key], place) for row, place in rows if isinstance(row, Baseline)]
     looks = {"markersize": 8, "color": style.ours, "zorder": 3, "label": "ours: mean, 95 % interval"}
     _points(axes, ours, marker="o", **looks)
     _points(axes, seeds, marker="o", markersize=3.2, color=style.ours, alpha=0.75, label="single seeds")
     _points(axes, paper, marker="D", markersize=6, color=style.paper, label="paper")
-    axes.set_yticks(range(len(table.rows)), [row.label for row in table.rows])
-    axes.set_ylim(len(table.rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
+    _points(axes, known, marker="|", markersize=14, markeredgewidth=2.2, color=style.ink, label="exact")
+    _name_places(axes, {place: row.label for row, place in rows}, headings)
     axes.grid(axis="x", color=style.faint, linewidth=0.6, alpha=0.6)
     axes.set_axisbelow(True)
     axes.margins(x=0.06)
-    axes.set_xlabel("validation bits per byte" if column.key == "bpb" else column.title)
-    _legend(drawing, axes, style, columns=3)
+    axes.set_xlabel(table.column(key).axis)
+    _legend(drawing, axes, style, columns=4 if known else 3)
     return drawing
 
 
-def draw_curves(table: Table, samples: Samples, style: Style) -> Drawing | None:
-    """Bits per byte against steps, a line per seed; None if no run measured more than one point."""
+def draw_over(
+    table: Table,
+    samples: Samples,
+    style: Style,
+    *,
+    positions: Mapping[str, float],
+    keys: Sequence[str],
+    labels: tuple[str, str],
+) -> Drawing | None:
+    """Several columns over a number that rows have, an axis of powers of two; a line for each column.
+
+    Means with 95 % intervals, the paper's values as diamonds, the baselines as horizontal lines.
+
+    Args:
+        positions: experiment -> the number, for the rows that are drawn.
+        keys: of the columns.
+        labels: of the two axes.
+    """
+    rows = [row for row in table.trained if row.experiment in positions]
+    if not any(samples.get(row.experiment) for row in rows):
+        return None
+    drawing, axes = _bare_axes(style, width=7.2, height=4.6)
+    for index, key in enumerate(keys):
+        color = style.series[1 + index % (len(style.series) - 1)]
+        title = table.column(key).title
+        # side by side, so that no interval hides another
+        places = {name: x * 2.0 ** (0.08 * (index - (len(keys) - 1) / 2)) for name, x in positions.items()}
+        values = {
+            row.experiment: tuple(metric_by_seed(samples, row.experiment, key).values()) for row in rows
+        }
+        ours = [(places[name], mean_interval(found)) for name, found in values.items() if found]
+        for place, interval in ours:
+            if interval.n > 1:
+                axes.vlines(place, interval.low, interval.high, color=color, linewidth=2.2)
+        x, means = [place for place, _ in ours], [interval.mean for _, interval in ours]
+        looks: dict[str, Any] = {"color": color, "linewidth": 1.3, "markersize": 5.5}
+        axes.plot(x, means, marker=_MARKERS[index % len(_MARKERS)], label=f"{title}: ours", **looks)
+        paper = [(places[row.experiment], row.paper[key]) for row in rows if key in row.paper]
+        looks = {"color": color, "markerfacecolor": "none", "markersize": 8}
+        _points(axes, paper, marker="D", label=f"{title}: paper", **looks)
+        for baseline in (row for row in table.rows if isinstance(row, Baseline)):
+            text = f"{title}: {baseline.short}"
+            axes.axhline(baseline.values[key], color=color, linestyle=":", linewidth=1.2, label=text)
+    axes.set_xscale("log", base=2)
+    ticks = sorted(set(positions.values()))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.grid(axis="y", color=style.faint, linewidth=0.6, alpha=0.6)
+    _legend(drawing, axes, style, columns=len(keys))
+    return drawing
+
+
+def draw_curves(table: Table, samples: Samples, style: Style, *, key: str) -> Drawing | None:
+    """A column against steps, a line per seed; None if no run measured more than one point."""
     curves = {
         row.experiment: [run.curve for run in samples.get(row.experiment, {}).values() if len(run.curve) > 1]
-        for row in table.rows
+        for row in table.trained
     }
     if not any(curves.values()):
         return None
     drawing, axes = _bare_axes(style, width=7.2, height=4.0)
-    for position, row in enumerate(table.rows):
+    for position, row in enumerate(table.trained):
         for number, curve in enumerate(curves[row.experiment]):
             steps, values = zip(*curve, strict=True)
             axes.plot(
@@ -143,44 +227,74 @@ def draw_curves(table: Table, samples: Samples, style: Style) -> Drawing | None:
                 color=style.series[position % len(style.series)],
                 linestyle=_LINES[position % len(_LINES)],
                 linewidth=1.2,
-                label=row.label if number == 0 else None,
+                label=row.name if number == 0 else None,
             )
     axes.set_xlabel("training step")
-    axes.set_ylabel("validation bits per byte")
+    axes.set_ylabel(table.column(key).axis)
     axes.grid(axis="y", color=style.faint, linewidth=0.6, alpha=0.6)
     _legend(drawing, axes, style, columns=2)
     return drawing
 
 
-def render(figure: Figure, table: Table, samples: Samples, *, style: Style, form: str) -> bytes | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A figure with what it draws at hand: only the style is left to choose. None is nothing to draw."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Style], Drawing | None]
+
+
+def pictures(
+    table: Table, samples: Samples, *, traced: Mapping[str, Any] | None = None
+) -> tuple[Picture, ...]:
+    """The pictures of a table: its figures, and its look into a model where one was `traced`."""
+    found = [
+        Picture(
+            name=figure.name,
+            title=figure.title,
+            caption=figure.caption,
+            draw=partial(figure.draw, table, samples),
+        )
+        for figure in table.figures
+    ]
+    if table.inspection is not None and traced is not None:
+        look = table.inspection
+        draw = partial(look.draw, traced)
+        found.append(Picture(name=look.name, title=look.title, caption=look.caption, draw=draw))
+    return tuple(found)
+
+
+def render(picture: Picture, *, style: Style, form: str) -> bytes | None:
     """The bytes of one picture as "png" or "svg"; None where there is nothing to draw."""
     with matplotlib.rc_context(dict(_DRAWING_SETTINGS)):
-        drawing = figure.draw(table, samples, style)
+        drawing = picture.draw(style)
         if drawing is None:
             return None
-        picture = BytesIO()
+        buffer = BytesIO()
         metadata = {"Date": None} if form == "svg" else {"Software": None}
-        drawing.savefig(picture, format=form, dpi=PNG_DOTS_PER_INCH, metadata=metadata)
-    return picture.getvalue()
+        drawing.savefig(buffer, format=form, dpi=PNG_DOTS_PER_INCH, metadata=metadata)
+    return buffer.getvalue()
 
 
-def save_figures(table: Table, samples: Samples, folder: Path) -> Mapping[str, tuple[Path, ...]]:
-    """Write every figure of a table as PNG and SVG, light, and return the paths by the figure's name.
+def save_figures(chosen: Iterable[Picture], folder: Path) -> Mapping[str, tuple[Path, ...]]:
+    """Write each picture as PNG and SVG, light, and return the paths by the picture's name.
 
     Raises:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     saved: dict[str, tuple[Path, ...]] = {}
-    for figure in table.figures:
+    for picture in chosen:
         paths = []
         for form in FORMATS:
-            picture = render(figure, table, samples, style=LIGHT, form=form)
-            if picture is not None:
-                path = folder / f"{figure.name}.{form}"
+            rendered = render(picture, style=LIGHT, form=form)
+            if rendered is not None:
+                path = folder / f"{picture.name}.{form}"
                 with naming(path):
-                    path.write_bytes(picture)
+                    path.write_bytes(rendered)
                 paths.append(path)
         if paths:
-            saved[figure.name] = tuple(paths)
+            saved[picture.name] = tuple(paths)
     return saved

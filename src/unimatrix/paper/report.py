@@ -13,15 +13,15 @@ from pathlib import Path
 
 import jinja2
 
-from unimatrix.paper.figures import DARK, LIGHT, render, save_figures
+from unimatrix.paper.figures import DARK, LIGHT, Picture, pictures, render, save_figures
 from unimatrix.paper.published import PAPER, PAPER_LICENCE, PAPER_TITLE
 from unimatrix.paper.results import naming
 from unimatrix.paper.summary import RULE, SCOPE, Summary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One figure of the page, as data addresses for light and dark, with the words beside it."""
+class Embedded:
+    """One picture of the page, as data addresses for light and dark, with the words beside it."""
 
     title: str
     caption: str
@@ -33,17 +33,20 @@ def _data_address(svg: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
 
 
-def pictures(summary: Summary) -> tuple[Picture, ...]:
-    """The table's figures that have something to show."""
+def _pictures(summary: Summary) -> tuple[Picture, ...]:
+    return pictures(summary.table, summary.samples, traced=summary.traced)
+
+
+def _embedded(summary: Summary) -> tuple[Embedded, ...]:
+    """The table's pictures that have something to show."""
     found = []
-    for figure in summary.table.figures:
-        light = render(figure, summary.table, summary.samples, style=LIGHT, form="svg")
-        dark = render(figure, summary.table, summary.samples, style=DARK, form="svg")
+    for picture in _pictures(summary):
+        light, dark = (render(picture, style=style, form="svg") for style in (LIGHT, DARK))
         if light is not None and dark is not None:
             found.append(
-                Picture(
-                    title=figure.title,
-                    caption=figure.caption,
+                Embedded(
+                    title=picture.title,
+                    caption=picture.caption,
                     light=_data_address(light),
                     dark=_data_address(dark),
                 )
@@ -52,8 +55,15 @@ def pictures(summary: Summary) -> tuple[Picture, ...]:
 
 
 def shared_cautions(summaries: Sequence[Summary]) -> tuple[str, ...]:
-    """The cautions of all tables, each once."""
-    return tuple(dict.fromkeys(caution for summary in summaries for caution in summary.cautions))
+    """The cautions of all tables, each once; those that are not everyone's name their tables."""
+    said: dict[str, list[str]] = {}
+    for summary in summaries:
+        for caution in summary.cautions:
+            said.setdefault(caution, []).append(summary.table.short)
+    return tuple(
+        caution if len(names) == len(summaries) else f"{', '.join(names)}: {caution}"
+        for caution, names in said.items()
+    )
 
 
 def render_report(summaries: Sequence[Summary]) -> str:
@@ -66,7 +76,7 @@ def render_report(summaries: Sequence[Summary]) -> str:
         paper=PAPER,
         paper_title=PAPER_TITLE,
         paper_licence=PAPER_LICENCE,
-        summaries=[(summary, pictures(summary)) for summary in summaries],
+        summaries=[(summary, _embedded(summary)) for summary in summaries],
         cautions=shared_cautions(summaries),
         rule=RULE,
         scope=SCOPE,
@@ -81,7 +91,7 @@ def write_report(summaries: Iterable[Summary], out: Path) -> Path:
     """
     summaries = tuple(summaries)
     for summary in summaries:
-        save_figures(summary.table, summary.samples, out / "figures")
+        save_figures(_pictures(summary), out / "figures")
     page = out / "report.html"
     unfinished = out / "report.html.unfinished"
     with naming(page):

@@ -2,12 +2,13 @@
 
 OUT/results.jsonl          one line per finished run, appended and never rewritten
 OUT/runs/...               the runs themselves: checkpoints and curves
-OUT/figures/, report.html  rebuilt from results.jsonl each time
+OUT/inspections/...        what the tables' looks into trained models found (unimatrix.paper.traces)
+OUT/figures/, report.html  rebuilt from these each time
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,11 @@ from unimatrix.paper.results import (
 )
 from unimatrix.paper.summary import Summary, summarise
 from unimatrix.paper.table import Table
-from unimatrix.paper.terminal import print_summary
-from unimatrix.train import Experiment, TrainResult, describe, latest_checkpoint, train
+from unimatrix.paper.terminal import print_summaries
+from unimatrix.paper.traces import read_trace, write_trace
+from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
 from unimatrix.train.config import Device
+from unimatrix.train.sources import Source, source_of
 
 RESULTS = "results.jsonl"
 DEFAULT_SEEDS = (7, 11)
@@ -73,7 +76,8 @@ def reproduce(
     Args:
         out: the folder for results, runs, figures and the page; made if need be.
         seeds: one run of every experiment for each. Claims pair the models by seed.
-        source: what `unimatrix.data.load_corpus` takes. corpus: the text itself, if it is loaded already.
+        source: what `unimatrix.data.load_corpus` takes; looked at only if an experiment reads a text.
+        corpus: the text itself, if it is loaded already.
         experiments: where the tables' experiments are looked up.
     Raises:
         UserError: no seed, no text, a damaged results file, or what training refuses.
@@ -84,17 +88,18 @@ def reproduce(
         raise UserError("seeds: expected at least one, got none")
     planned = _plan(tables, experiments, seeds=seeds, device=device, source=source)
     rows = read_results(out / RESULTS)
-    corpus = load_corpus(source) if corpus is None else corpus
-    data = describe(corpus)
-    identities = {run.name: run_identity(run.to_dict(), data) for run in planned}
+    if corpus is None and reads_text(planned):
+        corpus = load_corpus(source)
+    identities = {run.name: run_identity(run.to_dict(), _source(run, corpus).describe()) for run in planned}
     finished = {(row.experiment, row.identity, row.seed) for row in rows}
     missing = [run for run in planned if (run.name, identities[run.name], run.loop.seed) not in finished]
     out.mkdir(parents=True, exist_ok=True)
-    _announce(console, corpus, planned, missing)
-    stop_signal = _train_all(missing, corpus=corpus, data=data, out=out, console=console)
+    _announce(console, planned, missing, corpus=corpus)
+    stop_signal = _train_all(missing, corpus=corpus, out=out, console=console)
     if stop_signal is not None:
         return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
     samples = select(read_results(out / RESULTS), identities)
+    _inspect(tables, samples, seed=seeds[0], out=out)
     return _report(tables, {table.name: samples for table in tables}, out=out, console=console)
 
 
@@ -121,14 +126,38 @@ def report(
 def _report(
     tables: Sequence[Table], samples: Mapping[str, Samples], *, out: Path, console: Console
 ) -> Reproduction:
-    summaries = tuple(summarise(table, samples[table.name]) for table in tables)
+    summaries = tuple(_summary(table, samples[table.name], out=out) for table in tables)
     page = write_report(summaries, out)
-    for summary in summaries:
-        print_summary(console, summary)
+    print_summaries(console, summaries)
     for caution in shared_cautions(summaries):
         console.print(Text(f"Note: {caution}", style="yellow"))
     _say(console, f"\nReport: {page}")
     return Reproduction(summaries=summaries, page=page)
+
+
+def _summary(table: Table, samples: Samples, *, out: Path) -> Summary:
+    look = table.inspection
+    traced = None if look is None else read_trace(out, look, samples)
+    return summarise(table, samples, traced=traced)
+
+
+def _inspect(tables: Sequence[Table], samples: Samples, *, seed: int, out: Path) -> None:
+    """Look into the trained models that the tables name, wherever the checkpoint is still there."""
+    for look in (table.inspection for table in tables if table.inspection is not None):
+        run = samples[look.experiment][seed]
+        checkpoint = latest_checkpoint(out / "runs" / _run_name(run.experiment, run.seed, run.identity))
+        if checkpoint is not None:
+            write_trace(out, look, run, checkpoint=checkpoint)
+
+
+def reads_text(experiments: Iterable[Experiment]) -> bool:
+    """Whether any of them trains on a text; a task draws its own sequences."""
+    return any(experiment.task is None for experiment in experiments)
+
+
+def _source(experiment: Experiment, corpus: Corpus | None) -> Source:
+    """What the experiment learns from: the one corpus, or a task of its own."""
+    return source_of(experiment, corpus if experiment.task is None else None)
 
 
 def _plan(
@@ -146,21 +175,26 @@ def _plan(
         for name in names:
             recipe = experiments[name]()
             loop = dataclasses.replace(recipe.loop, seed=seed, device=device)
-            planned.append(dataclasses.replace(recipe, name=name, data=source, loop=loop))
+            text = source if recipe.task is None else recipe.data
+            planned.append(dataclasses.replace(recipe, name=name, data=text, loop=loop))
     return planned
 
 
 def _announce(
-    console: Console, corpus: Corpus, planned: Sequence[Experiment], missing: Sequence[Experiment]
+    console: Console, planned: Sequence[Experiment], missing: Sequence[Experiment], *, corpus: Corpus | None
 ) -> None:
-    kind = "the paper's corpus" if corpus.is_paper_corpus else "not the paper's corpus"
-    sizes = f"{len(corpus.train):,} bytes to train on, {len(corpus.valid):,} to evaluate on"
-    _say(console, f"Data: {corpus.name} ({kind}), {sizes}")
+    if corpus is not None:
+        kind = "the paper's corpus" if corpus.is_paper_corpus else "not the paper's corpus"
+        sizes = f"{len(corpus.train):,} bytes to train on, {len(corpus.valid):,} to evaluate on"
+        _say(console, f"Text: {corpus.name} ({kind}), {sizes}")
+    tasks = dict.fromkeys(run.task.kind for run in planned if run.task is not None)
+    if tasks:
+        _say(console, f"Tasks: {', '.join(tasks)} (sequences drawn from each run's seed)")
     _say(console, f"Runs: {len(planned)}, of which {len(planned) - len(missing)} finished before")
 
 
 def _train_all(
-    missing: Sequence[Experiment], *, corpus: Corpus, data: dict[str, Any], out: Path, console: Console
+    missing: Sequence[Experiment], *, corpus: Corpus | None, out: Path, console: Console
 ) -> int | None:
     """Train and append each run; the signal that ended it early, or None."""
     durations: list[float] = []
@@ -168,18 +202,22 @@ def _train_all(
         for number, experiment in enumerate(missing, start=1):
             _say(console, f"[{number}/{len(missing)}] {experiment.name}, seed {experiment.loop.seed}")
             started = time.monotonic()
-            folder = run_folder(out, experiment, data)
+            source = _source(experiment, corpus)
+            folder = run_folder(out, experiment, source.describe())
             # a folder of ours without a checkpoint was killed before its first one: nothing to keep
             resume = latest_checkpoint(folder) is not None
+            text = corpus if experiment.task is None else None
             trained = train(
-                experiment, out=folder, resume=resume, overwrite=not resume, corpus=corpus, console=console
+                experiment, out=folder, resume=resume, overwrite=not resume, corpus=text, console=console
             )
             # a run that is stopped before its end has no number to append; it goes on from its checkpoint
             if not trained.interrupted:
-                append_result(out / RESULTS, _result(experiment, trained))
+                result = _result(experiment, trained)
+                append_result(out / RESULTS, result)
                 durations.append(time.monotonic() - started)
                 left = _time_left(durations, len(missing) - number)
-                _say(console, f"  {trained.bpb:.4f} BPB after {durations[-1]:.1f} s{left and f'; {left}'}")
+                found = source.headline_text(result.metrics)
+                _say(console, f"  {found} after {durations[-1]:.1f} s{left and f'; {left}'}")
                 show(number, left)
             if trained.stop_signal is not None:
                 return trained.stop_signal
@@ -205,7 +243,11 @@ def _say(console: Console, text: str) -> None:
 def run_folder(out: Path, experiment: Experiment, data: Mapping[str, Any]) -> Path:
     """Where a run's checkpoints lie: named by experiment, seed and identity, so that none is shared."""
     identity = run_identity(experiment.to_dict(), data)
-    return out / "runs" / f"{experiment.name}-seed{experiment.loop.seed}-{identity[:8]}"
+    return out / "runs" / _run_name(experiment.name, experiment.loop.seed, identity)
+
+
+def _run_name(experiment: str, seed: int, identity: str) -> str:
+    return f"{experiment}-seed{seed}-{identity[:8]}"
 
 
 def _time_left(durations: Sequence[float], left: int) -> str:
@@ -217,16 +259,14 @@ def _time_left(durations: Sequence[float], left: int) -> str:
 
 
 def _result(experiment: Experiment, trained: TrainResult) -> Result:
-    assert trained.bpb is not None
-    assert trained.perplexity is not None
+    assert trained.metrics is not None
     return Result(
         experiment=experiment.name,
         model=experiment.model.preset,
         seed=experiment.loop.seed,
         steps=trained.steps,
         parameters=trained.parameters,
-        bpb=trained.bpb,
-        ppl=trained.perplexity,
+        metrics=trained.metrics,
         seconds=trained.seconds,
         tokens_per_second=trained.tokens_per_second,
         data=trained.data,
@@ -238,5 +278,5 @@ def _result(experiment: Experiment, trained: TrainResult) -> Result:
         backend=trained.backend,
         date_utc=now_utc(),
         config=experiment.to_dict(),
-        curve=[[step, bpb] for step, bpb in trained.curve],
+        curve=[[step, value] for step, value in trained.curve],
     )

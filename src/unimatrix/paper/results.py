@@ -38,8 +38,10 @@ BESIDES_THE_NUMBERS = frozenset(
 class Result:
     """One finished run: a line of results.jsonl. Times are training alone, without evaluation.
 
-    `data` holds name, notes, is_paper_corpus, and sha256 and bytes of train and valid; `config` the
-    experiment as its own to_dict() gives it; `curve` pairs of (step, bits per byte), perhaps none.
+    `metrics` holds what was evaluated, by name: "bpb" and "ppl" of a text, "loss" and "accuracy" (in percent)
+    of a task. `data` holds kind ("text" or "task"), name, notes, is_paper_corpus, and train and valid with a
+    sha256 each; `config` the experiment as its own to_dict() gives it; `curve` pairs of (step, bits per byte
+    or accuracy), perhaps none.
     """
 
     experiment: str
@@ -47,8 +49,7 @@ class Result:
     seed: int
     steps: int
     parameters: int
-    bpb: float
-    ppl: float
+    metrics: dict[str, float]
     seconds: float
     tokens_per_second: float
     data: dict[str, Any]
@@ -67,13 +68,21 @@ class Result:
         """What the numbers depend on, the seed apart; see `run_identity`."""
         return run_identity(self.config, self.data)
 
+    @property
+    def on_text(self) -> bool:
+        """Trained on a text, not on sequences that a task draws; rows of version 0.1.0 all are."""
+        return self.data.get("kind", "text") == "text"
+
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Result":
-        """The result that `dataclasses.asdict` wrote.
+        """The result that `dataclasses.asdict` wrote; rows of version 0.1.0 (bpb, ppl) are read too.
 
         Raises:
             UserError: a field is missing or unknown.
         """
+        if "metrics" not in row and {"bpb", "ppl"} <= row.keys():
+            row = dict(row)
+            row["metrics"] = {name: row.pop(name) for name in ("bpb", "ppl")}
         known = {item.name: item for item in dataclasses.fields(cls)}
         unknown = sorted(row.keys() - known.keys())
         missing = sorted(name for name in known.keys() - row.keys() if name != "curve")
@@ -87,9 +96,14 @@ Samples = Mapping[str, Mapping[int, Result]]
 
 
 def _numbers_only(config: Any) -> Any:
-    if isinstance(config, Mapping):
-        return {key: _numbers_only(value) for key, value in config.items() if key not in BESIDES_THE_NUMBERS}
-    return config
+    if not isinstance(config, Mapping):
+        return config
+    # None is "not set": a setting that a later version adds as optional leaves older runs what they were
+    return {
+        key: _numbers_only(value)
+        for key, value in config.items()
+        if key not in BESIDES_THE_NUMBERS and value is not None
+    }
 
 
 def run_identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
@@ -161,17 +175,15 @@ def append_result(path: Path, result: Result) -> None:
 
 
 def latest_identities(results: Iterable[Result], experiments: Iterable[str]) -> dict[str, str]:
-    """For each experiment, the identity of its newest row among those on the newest row's data."""
+    """For each experiment, the identity of its newest row; rows on a text count on the newest text only."""
     wanted = set(experiments)
     rows = [result for result in results if result.experiment in wanted]
-    if not rows:
-        return {}
-    newest_text = {split: rows[-1].data[split]["sha256"] for split in ("train", "valid")}
-    return {
-        row.experiment: row.identity
-        for row in rows
-        if all(row.data[split]["sha256"] == sha256 for split, sha256 in newest_text.items())
-    }
+    texts = [_sha256s(row) for row in rows if row.on_text]
+    return {row.experiment: row.identity for row in rows if not row.on_text or _sha256s(row) == texts[-1]}
+
+
+def _sha256s(result: Result) -> tuple[str, str]:
+    return result.data["train"]["sha256"], result.data["valid"]["sha256"]
 
 
 def select(results: Iterable[Result], identities: Mapping[str, str]) -> dict[str, dict[int, Result]]:
@@ -184,5 +196,6 @@ def select(results: Iterable[Result], identities: Mapping[str, str]) -> dict[str
 
 
 def metric_by_seed(samples: Samples, experiment: str, metric: str) -> dict[int, float]:
-    """Seed -> the metric, for one experiment; empty if it has not run."""
-    return {seed: float(getattr(result, metric)) for seed, result in samples.get(experiment, {}).items()}
+    """Seed -> the metric, for one experiment; empty if it has not run, or measures something else."""
+    runs = samples.get(experiment, {})
+    return {seed: run.metrics[metric] for seed, run in runs.items() if metric in run.metrics}

@@ -1,33 +1,35 @@
 """A table with its results, judged and put into words, once: the terminal and the report both show this."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from unimatrix.data import wikitext
-from unimatrix.paper.claims import SEEDS_FOR_A_CLAIM, Claim, Verdict
+from unimatrix.paper.claims import OUTCOMES, SEEDS_FOR_A_CLAIM, Claim, Outcome, Verdict
 from unimatrix.paper.experiments import EXPERIMENTS
 from unimatrix.paper.results import BESIDES_THE_NUMBERS, Result, Samples, metric_by_seed
 from unimatrix.paper.statistics import Interval, mean_interval
-from unimatrix.paper.table import Row, Table
+from unimatrix.paper.table import Baseline, Row, Table
 
 NOTHING = "\N{EN DASH}"
 RULE = (
-    "For each claim: the difference of the two models seed by seed (both trained with the same seed), and "
-    "the 95 % Student-t interval of its mean. Reproduced: the whole interval lies on the claim's side. Not "
-    "reproduced: it lies on the other side. Undecided: anything else, and always with fewer than two seeds. "
-    "Parameter counts are decided exactly."
+    "For each claim: the difference of the two models seed by seed (both trained with the same seed), or of "
+    "a model and a fixed number, and the 95 % Student-t interval of its mean. Reproduced: the whole interval "
+    "lies on the claim's side. Not reproduced: it lies on the other side. Undecided: anything else, and "
+    'always with fewer than two seeds. So "at least" asks for more than a mean that reaches the number: for '
+    "its whole interval. Parameter counts are decided exactly."
 )
 SCOPE = (
-    "The intervals speak of the seeds only (initialisation, order of batches, dropout), not of the corpus: "
-    "every run trains and evaluates on the same text. They are not corrected for the number of claims."
+    "The intervals speak of the seeds only (initialisation, batches, dropout). Where a text is read, every "
+    "run reads the same one, and nothing is said of other texts; where a task draws its sequences, each seed "
+    "draws its own, to train and to evaluate on. The intervals are not corrected for the number of claims."
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One measured column of one model: the paper's number and ours, as text."""
+    """One measured column of one row: the paper's number and ours, as text."""
 
     paper: str
     ours: str
@@ -35,20 +37,29 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One model: counts (ours None before its first run), cells in the order of the table's columns."""
+    """One row: counts (ours None before its first run), cells in the order of the table's columns.
+
+    num_seeds: None for a baseline, whose values are exact.
+    """
 
     label: str
+    group: str
     parameters: int | None
-    paper_parameters: int
+    paper_parameters: int | None
     cells: tuple[Cell, ...]
-    num_seeds: int
+    num_seeds: int | None
+
+    @property
+    def seeds_text(self) -> str:
+        """How many seeds stand behind the numbers; a dash for a baseline."""
+        return NOTHING if self.num_seeds is None else str(self.num_seeds)
 
     @property
     def parameters_text(self) -> str:
-        """Our count, and whether it is the paper's."""
+        """Our count, and the paper's where it prints another."""
         if self.parameters is None:
             return NOTHING
-        equal = self.parameters == self.paper_parameters
+        equal = self.paper_parameters in (None, self.parameters)
         return f"{self.parameters:,}" + ("" if equal else f" (paper {self.paper_parameters:,})")
 
 
@@ -56,6 +67,8 @@ class Line:
 class Summary:
     """All that is said of one table.
 
+    printed: for each column, whether the paper prints any value of it.
+    traced: what the table's look into a model found, if one was taken.
     cautions: what keeps these numbers from being the paper's experiment, each one plain sentence.
     facts: how it was measured, (name, value) pairs.
     """
@@ -63,9 +76,22 @@ class Summary:
     table: Table
     samples: Samples
     lines: tuple[Line, ...]
+    printed: tuple[bool, ...]
     verdicts: tuple[tuple[Claim, Verdict], ...]
     cautions: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
+    traced: Mapping[str, Any] | None = None
+
+    @property
+    def counted(self) -> bool:
+        """Whether the paper prints the parameters in this table: else they stand among the facts."""
+        return any(row.paper_parameters is not None for row in self.table.trained)
+
+    @property
+    def counts(self) -> tuple[tuple[Outcome, int], ...]:
+        """How many claims have which outcome, without the outcomes that none has."""
+        outcomes = [verdict.outcome for _, verdict in self.verdicts]
+        return tuple((outcome, outcomes.count(outcome)) for outcome in OUTCOMES if outcome in outcomes)
 
 
 def interval_text(interval: Interval | None, *, digits: int) -> str:
@@ -77,21 +103,30 @@ def interval_text(interval: Interval | None, *, digits: int) -> str:
     return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
 
 
-def summarise(table: Table, samples: Samples) -> Summary:
+def summarise(table: Table, samples: Samples, *, traced: Mapping[str, Any] | None = None) -> Summary:
     """Judge a table on its samples and put it into words; runs that are missing are said to be."""
-    runs = [run for row in table.rows for run in samples.get(row.experiment, {}).values()]
+    runs = [run for row in table.trained for run in _runs(samples, row)]
     return Summary(
         table=table,
         samples=samples,
-        lines=tuple(_line(table, row, samples) for row in table.rows),
+        lines=tuple(
+            _line(table, row, samples) if isinstance(row, Row) else _baseline_line(table, row)
+            for row in table.rows
+        ),
+        printed=tuple(any(column.key in row.paper for row in table.trained) for column in table.columns),
         verdicts=tuple((claim, claim.judge(samples)) for claim in table.claims),
         cautions=tuple(_cautions(table, samples, runs)),
         facts=tuple(_facts(table, samples, runs)),
+        traced=traced,
     )
 
 
+def _runs(samples: Samples, row: Row) -> list[Result]:
+    return list(samples.get(row.experiment, {}).values())
+
+
 def _line(table: Table, row: Row, samples: Samples) -> Line:
-    runs = list(samples.get(row.experiment, {}).values())
+    runs = _runs(samples, row)
     cells = []
     for column in table.columns:
         values = tuple(metric_by_seed(samples, row.experiment, column.key).values())
@@ -105,10 +140,23 @@ def _line(table: Table, row: Row, samples: Samples) -> Line:
         )
     return Line(
         label=row.label,
+        group=row.group,
         parameters=runs[-1].parameters if runs else None,
         paper_parameters=row.paper_parameters,
         cells=tuple(cells),
         num_seeds=len(runs),
+    )
+
+
+def _baseline_line(table: Table, row: Baseline) -> Line:
+    values = [f"{row.values[column.key]:.{column.digits}f}" for column in table.columns]
+    return Line(
+        label=row.label,
+        group=row.group,
+        parameters=None,
+        paper_parameters=None,
+        cells=tuple(Cell(paper=NOTHING, ours=value) for value in values),
+        num_seeds=None,
     )
 
 
@@ -122,7 +170,9 @@ def is_partial(data: Mapping[str, Any]) -> bool:
 
 
 def data_cautions(data: Mapping[str, Any]) -> list[str]:
-    """What to know of the text before comparing with the paper; nothing for the paper's corpus, whole."""
+    """What to know of the data before comparing with the paper; nothing for the paper's corpus, whole."""
+    if data.get("kind") == "task":
+        return list(data["notes"])
     if not data["is_paper_corpus"]:
         return list(data["notes"])
     if is_partial(data):
@@ -137,12 +187,12 @@ def _cautions(table: Table, samples: Samples, runs: list[Result]) -> Iterable[st
     if not runs:
         yield "No run has finished yet."
         return
-    yield from data_cautions(runs[-1].data)
-    for row in table.rows:
-        differences = _recipe_differences(next(iter(samples.get(row.experiment, {}).values()), None))
+    yield from dict.fromkeys(caution for run in runs for caution in data_cautions(run.data))
+    for row in table.trained:
+        differences = _recipe_differences(next(iter(_runs(samples, row)), None))
         if differences:
-            yield f"{row.label} did not run with the paper's recipe: {', '.join(differences)}."
-    counts = {row.label: len(samples.get(row.experiment, {})) for row in table.rows}
+            yield f"{row.name} did not run with the paper's recipe: {', '.join(differences)}."
+    counts = {row.name: len(_runs(samples, row)) for row in table.trained}
     if len(set(counts.values())) > 1:
         pairs = ", ".join(f"{label} {count}" for label, count in counts.items())
         yield f"Not every model has run with every seed (finished: {pairs})."
@@ -183,9 +233,16 @@ def _facts(table: Table, samples: Samples, runs: list[Result]) -> Iterable[tuple
     dates = sorted(run.date_utc for run in runs)
     yield "Seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
     yield "Data", _distinct(runs, lambda run: run.data["name"])
-    yield "Training text", _distinct(runs, lambda run: _text_fact(run.data["train"]))
-    yield "Validation text", _distinct(runs, lambda run: _text_fact(run.data["valid"]))
+    texts, tasks = [run for run in runs if run.on_text], [run for run in runs if not run.on_text]
+    if texts:
+        yield "Training text", _distinct(texts, lambda run: _text_fact(run.data["train"]))
+        yield "Validation text", _distinct(texts, lambda run: _text_fact(run.data["valid"]))
+    if tasks:
+        yield "Task", _task_fact(tasks)
+        yield "First batch, sha256", _distinct(tasks, lambda run: run.data["train"]["sha256"])
     yield "Machine", _distinct(runs, lambda run: run.machine)
+    counts = {row.name: found[-1].parameters for row in table.trained if (found := _runs(samples, row))}
+    yield "Parameters", ", ".join(f"{name} {count:,}" for name, count in counts.items())
     yield "Device, threads", _distinct(runs, lambda run: f"{run.device}, {run.threads} threads")
     yield "Backend", _distinct(runs, lambda run: run.backend)
     yield "Versions", _distinct(runs, lambda run: ", ".join(f"{k} {v}" for k, v in run.versions.items()))
@@ -193,11 +250,21 @@ def _facts(table: Table, samples: Samples, runs: list[Result]) -> Iterable[tuple
     yield "Date (UTC)", dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     yield "Training time", f"{math.fsum(run.seconds for run in runs):.0f} s over {len(runs)} runs"
     speeds = (
-        f"{row.label} {math.fsum(run.tokens_per_second for run in finished) / len(finished):,.0f}"
-        for row in table.rows
-        if (finished := samples.get(row.experiment, {}).values())
+        f"{row.name} {math.fsum(run.tokens_per_second for run in finished) / len(finished):,.0f}"
+        for row in table.trained
+        if (finished := _runs(samples, row))
     )
     yield "Tokens/s in training", ", ".join(speeds)
+
+
+def _task_fact(runs: Sequence[Result]) -> str:
+    """The tasks' settings by name, each with every value that a run has."""
+    values: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, value in run.config["task"].items():
+            text = " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+            values.setdefault(name, {})[text] = None
+    return ", ".join(f"{name} {' or '.join(found)}" for name, found in values.items())
 
 
 def _text_fact(split: Mapping[str, Any]) -> str:

@@ -4,8 +4,9 @@ A further table is a further module that builds such a value, and one line in `c
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from unimatrix.paper.claims import Claim
 from unimatrix.paper.results import Samples
@@ -18,21 +19,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One model of a table: the experiment that trains it, and what the paper prints for it."""
+    """One model of a table: the experiment that trains it, and what the paper prints for it, if anything.
+
+    group: the heading that it stands under with its neighbours, such as the recipe they share; "" for none.
+    """
 
     experiment: str
     label: str
-    paper: Mapping[str, float]
-    paper_parameters: int
+    paper: Mapping[str, float] = field(default_factory=dict)
+    paper_parameters: int | None = None
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, told apart from equal ones of other groups."""
+        return f"{self.label} ({self.group})" if self.group else self.label
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """A row that nothing is trained for: its values are known exactly, by the columns' keys.
+
+    short: what it is called in a figure's legend.
+    """
+
+    label: str
+    short: str
+    values: Mapping[str, float]
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """One measured column: the field of a result it shows (and the paper's value of that key)."""
+    """One measured column: the metric it shows (and the paper's value of that key).
+
+    axis: what an axis of this column is called in a figure, with its unit.
+    """
 
     key: str
     title: str
     digits: int
+    axis: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,21 +73,54 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """A look into one trained model of a table, taken after training and drawn in the report.
+
+    experiment: whose model; the one of the first seed is looked into.
+    trace: the checkpoint's folder in, JSON values out; kept in OUT/inspections.
+    draw: makes the picture of what `trace` gave.
+    """
+
+    experiment: str
+    name: str
+    title: str
+    caption: str
+    trace: Callable[[Path], dict[str, Any]]
+    draw: "Callable[[Mapping[str, Any], Style], Drawing]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
     """One table of the paper, whole.
 
+    title: "Table 1: ..."; what stands before the colon is its short name.
     protocol: how each run is trained and measured, a sentence each, for the report.
     """
 
     name: str
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[Row | Baseline, ...]
     columns: tuple[Column, ...]
     claims: tuple[Claim, ...]
     figures: tuple[Figure, ...]
     protocol: tuple[str, ...]
+    inspection: Inspection | None = None
+
+    @property
+    def short(self) -> str:
+        """What the table is called in a sentence."""
+        return self.title.partition(":")[0]
+
+    @property
+    def trained(self) -> tuple[Row, ...]:
+        """The rows that runs stand behind, without the baselines."""
+        return tuple(row for row in self.rows if isinstance(row, Row))
 
     @property
     def experiments(self) -> tuple[str, ...]:
         """The names of the experiments, in the table's order."""
-        return tuple(row.experiment for row in self.rows)
+        return tuple(row.experiment for row in self.trained)
+
+    def column(self, key: str) -> Column:
+        """The column of that key, which must be there."""
+        return next(column for column in self.columns if column.key == key)

@@ -1,6 +1,8 @@
 """Table 1 and Figure 2 of the paper: byte-level language modelling on WikiText-2, four models, 80 steps."""
 
-from unimatrix.paper.claims import ComparedClaim, Comparison, FewerParameters
+from functools import partial
+
+from unimatrix.paper.claims import BPB, ComparedClaim, Comparison, FewerParameters, Measured, Side
 from unimatrix.paper.figures import draw_curves, draw_metric
 from unimatrix.paper.published import published_parameters, published_row
 from unimatrix.paper.table import Column, Figure, Row, Table
@@ -36,12 +38,22 @@ def _fewer(experiment: str, label: str, source: str, percent: float | None) -> F
     )
 
 
+def _bpb(left: str, right: str, label: str, side: Side, bound: float = 0.0) -> Comparison:
+    return Comparison(
+        label=label,
+        left=Measured(left, "bpb"),
+        right=Measured(right, "bpb"),
+        side=side,
+        bound=bound,
+        unit=BPB,
+    )
+
+
 def _at_or_below(experiment: str, label: str) -> ComparedClaim:
     return ComparedClaim(
         statement=f"{label} is at or below the Transformer's bits per byte",
         source="Section 5.1, Figure 2",
-        comparisons=(Comparison(left=experiment, right=TRANSFORMER, side="at or below"),),
-        labels=(f"{label} - Transformer",),
+        comparisons=(_bpb(experiment, TRANSFORMER, f"{label} - Transformer", "at or below"),),
     )
 
 
@@ -55,8 +67,8 @@ TABLE1 = Table(
         _row("unimatrix-discovery", "UniMatrix-Discovery"),
     ),
     columns=(
-        Column(key="bpb", title="BPB", digits=3),
-        Column(key="ppl", title="PPL", digits=2),
+        Column(key="bpb", title="BPB", digits=3, axis="validation bits per byte"),
+        Column(key="ppl", title="PPL", digits=2, axis="validation perplexity per byte"),
     ),
     claims=(
         _fewer(CORE, "Core", "Section 5.1", 52.5),
@@ -67,18 +79,16 @@ TABLE1 = Table(
         ComparedClaim(
             statement=f"Core and ROSA are nearly identical (our margin: {NEARLY_IDENTICAL_BPB} BPB)",
             source="Section 5.1",
-            comparisons=(Comparison(left=CORE, right=ROSA, side="within", margin=NEARLY_IDENTICAL_BPB),),
-            labels=("Core - ROSA",),
+            comparisons=(_bpb(CORE, ROSA, "Core - ROSA", "within", NEARLY_IDENTICAL_BPB),),
         ),
         ComparedClaim(
             statement="Discovery lies between: above Core and ROSA, below the Transformer",
             source="Table 1",
             comparisons=(
-                Comparison(left=CORE, right=DISCOVERY, side="below"),
-                Comparison(left=ROSA, right=DISCOVERY, side="below"),
-                Comparison(left=DISCOVERY, right=TRANSFORMER, side="below"),
+                _bpb(CORE, DISCOVERY, "Core - Discovery", "below"),
+                _bpb(ROSA, DISCOVERY, "ROSA - Discovery", "below"),
+                _bpb(DISCOVERY, TRANSFORMER, "Discovery - Transformer", "below"),
             ),
-            labels=("Core - Discovery", "ROSA - Discovery", "Discovery - Transformer"),
         ),
     ),
     figures=(
@@ -87,14 +97,14 @@ TABLE1 = Table(
             title="Figure 2: validation bits per byte",
             caption="Mean over the seeds with its 95 % interval, each seed as a small point; "
             "diamonds are the paper's values. Lower is better.",
-            draw=draw_metric,
+            draw=partial(draw_metric, key="bpb"),
         ),
         Figure(
             name="table1-curves",
             title="Bits per byte during training",
             caption="One thin line per seed. The last point is the whole validation text, those before it "
             "its first 65,536 bytes.",
-            draw=draw_curves,
+            draw=partial(draw_curves, key="bpb"),
         ),
     ),
     protocol=(

@@ -1,16 +1,20 @@
-"""The table and the verdicts of one summary, on a terminal."""
+"""The tables and the verdicts on a terminal."""
+
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
 from unimatrix.paper.claims import Outcome
 from unimatrix.paper.summary import Summary
 
+_OURS = "ours: mean ± half of the 95 % t-interval over n seeds"
 _RULE_IN_SHORT = (
     "A verdict follows from the 95 % t-interval of the difference seed by seed: the whole of it on one side, "
-    "or undecided. It speaks of the seeds only, not of the corpus."
+    "or undecided. It speaks of the seeds only, not of other texts."
 )
 _OUTCOME_STYLE: dict[Outcome, str] = {
     "reproduced": "bold green",
@@ -27,15 +31,31 @@ def _numbers(summary: Summary) -> Grid:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    grid.add_column("model", no_wrap=True)
-    grid.add_column("parameters", justify="right")
-    for column in summary.table.columns:
-        grid.add_column(f"{column.title}\npaper", justify="right", no_wrap=True)
+    # labels are wrapped where the numbers leave little room, but never within a word
+    longest = max(len(word) for line in summary.lines for word in line.label.split())
+    indent = 2 if any(line.group for line in summary.lines) else 0
+    grid.add_column("model", min_width=longest + indent)
+    if summary.counted:
+        grid.add_column("parameters", justify="right", no_wrap=True)
+    for column, printed in zip(summary.table.columns, summary.printed, strict=True):
+        if printed:
+            grid.add_column("\npaper", justify="right", no_wrap=True)
         grid.add_column(f"{column.title}\nours", justify="right", no_wrap=True)
     grid.add_column("n", justify="right", no_wrap=True, min_width=2)
+    group = ""
     for line in summary.lines:
-        cells = [text for cell in line.cells for text in (cell.paper, cell.ours)]
-        grid.add_row(line.label, line.parameters_text, *cells, str(line.num_seeds))
+        if line.group != group:
+            grid.add_row(Text(line.group, style="bold"))
+        group = line.group
+        cells = [
+            text
+            for cell, printed in zip(line.cells, summary.printed, strict=True)
+            for text in ((cell.paper, cell.ours) if printed else (cell.ours,))
+        ]
+        label = Padding(line.label, (0, 0, 0, indent)) if group else line.label
+        # a second count goes below the first: "70,660 (paper 78,916)" is too wide
+        count = [line.parameters_text.replace(" (", "\n").rstrip(")")] if summary.counted else []
+        grid.add_row(label, *count, *cells, line.seeds_text)
     return grid
 
 
@@ -51,9 +71,11 @@ def _verdicts(summary: Summary) -> Grid:
     return grid
 
 
-def print_summary(console: Console, summary: Summary) -> None:
-    """Print a table of the paper: numbers, verdicts, the rule behind them, each in its own table."""
-    console.print(_numbers(summary))
-    console.print("ours: mean ± half of the 95 % t-interval over n seeds\n", style="dim", highlight=False)
-    console.print(_verdicts(summary))
+def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
+    """Print the tables of the paper, each with its verdicts, and at the end the rule behind them."""
+    for summary in summaries:
+        console.print(_numbers(summary))
+        console.print(f"{_OURS}\n", style="dim", highlight=False)
+        if summary.verdicts:
+            console.print(_verdicts(summary))
     console.print(f"{_RULE_IN_SHORT}\n", style="dim", highlight=False)

@@ -1,0 +1,56 @@
+"""OUT/inspections/: what a table's look into a trained model found, one JSON file for each model looked into.
+
+OUT/inspections/<experiment>-seed<seed>.json    {"identity": of the run, "traced": what the look gave}
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unimatrix.errors import UserError
+from unimatrix.paper.results import Result, Samples, naming
+from unimatrix.paper.table import Inspection
+
+FOLDER = "inspections"
+
+
+def _path(out: Path, run: Result) -> Path:
+    return out / FOLDER / f"{run.experiment}-seed{run.seed}.json"
+
+
+def write_trace(out: Path, inspection: Inspection, run: Result, *, checkpoint: Path) -> Path:
+    """Look into a finished run's checkpoint and keep what is found; an older file is replaced whole.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = _path(out, run)
+    path.parent.mkdir(exist_ok=True)
+    text = json.dumps({"identity": run.identity, "traced": inspection.trace(checkpoint)}, allow_nan=False)
+    unfinished = path.with_suffix(".unfinished")
+    with naming(path):
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    return path
+
+
+def read_trace(out: Path, inspection: Inspection, samples: Samples) -> Mapping[str, Any] | None:
+    """What was found in one of the chosen runs, that of the first seed; None where none was looked into.
+
+    Raises:
+        UserError: a file there is not one that `write_trace` wrote.
+    """
+    for _, run in sorted(samples.get(inspection.experiment, {}).items()):
+        path = _path(out, run)
+        if not path.exists():
+            continue
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            # a run of other settings may have left its file under the same name
+            if kept["identity"] == run.identity:
+                return kept["traced"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: expected a look into a model ({error}); delete the file") from error
+    return None

@@ -1,0 +1,63 @@
+"""`unimatrix reproduce` and `unimatrix report` through the real entry point."""
+
+import dataclasses
+import json
+
+from unimatrix.cli import reproduce as command
+from unimatrix.paper.experiments import EXPERIMENTS
+from unimatrix.paper.reproduce import Reproduction
+from unimatrix.paper.table1 import TABLE1
+from unimatrix.paper.table3 import TABLE3
+
+
+def tiny(name):
+    """The experiment with one step of a tiny model on short sequences."""
+    full = EXPERIMENTS[name]()
+    model = dataclasses.replace(full.model, d_model=8, num_heads=2, depth=1)
+    task = None if full.task is None else dataclasses.replace(full.task, length=16, eval_sequences=8)
+    loop = dataclasses.replace(full.loop, steps=1, batch_size=2, seq_len=16, tracker="none")
+    return lambda: dataclasses.replace(full, model=model, loop=loop, task=task)
+
+
+def test_reproduce_takes_seeds_text_and_folder_and_report_follows(
+    call, small_run, tmp_path, monkeypatch
+) -> None:
+    for name in TABLE1.experiments + TABLE3.experiments:
+        monkeypatch.setitem(EXPERIMENTS, name, tiny(name))
+    text, out = small_run.parent / "sea.txt", tmp_path / "out"
+    chosen = ("--seeds", "3", "--data", text, "--out", out, "--device", "cpu")
+    code, printed, err = call("reproduce", *chosen, "--tables", "table1", "table3")
+    assert (code, err) == (0, "")
+    assert "Table 1" in printed
+    assert "Note: Table 1: This is not the paper's corpus" in printed
+    assert "Table 3" in printed
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [row["seed"] for row in rows] == [3] * 8
+    assert [row["config"]["data"] for row in rows] == [str(text)] * 4 + ["auto"] * 4
+    page = (out / "report.html").read_text()
+    code, again, err = call("report", "--out", out, "--tables", "table1", "table3")
+    assert (code, err) == (0, "")
+    assert again.split("Table 1")[1] == printed.split("Table 1")[1]
+    assert (out / "report.html").read_text() == page
+
+
+def test_reproduce_and_report_refuse_what_is_not_there(refused, tmp_path) -> None:
+    assert "did you mean table1" in refused("reproduce", "--tables", "tabel1")
+    message = refused("reproduce", "--tables", "table3", "table4", "--data", "embedded")
+    assert message.endswith("--data: table3 table4: these tables read no text, they draw sequences\n")
+    assert "--data-dir: table5:" in refused("reproduce", "--tables", "table5", "--data-dir", tmp_path)
+    assert "no finished run" in refused("report", "--out", tmp_path)
+    assert "train.txt" in refused("reproduce", "--data-dir", tmp_path)
+    afile = tmp_path / "afile"
+    afile.write_text("some text of no great length, but long enough\n" * 5)
+    assert "afile/out: Not a directory" in refused("reproduce", "--data", afile, "--out", afile / "out")
+
+
+def test_reproduce_prints_the_command_that_goes_on(call, small_run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        command, "reproduce", lambda **_: Reproduction(summaries=(), page=None, stop_signal=15)
+    )
+    text = small_run.parent / "sea.txt"
+    code, out, _ = call("reproduce", "--data", text, "--out", tmp_path / "my out")
+    assert code == 143
+    assert out.endswith(f"to go on: unimatrix reproduce --data {text} --out '{tmp_path}/my out'\n")
