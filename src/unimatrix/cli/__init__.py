@@ -34,7 +34,7 @@ COMMANDS: dict[str, Command] = {
         module="unimatrix.cli.report", does="rebuild figures and report.html from finished runs"
     ),
     "train": Command(module="unimatrix.cli.train", does="train a model on your text, or one of the paper's"),
-    "eval": Command(module="unimatrix.cli.evaluate", does="bits per byte and perplexity of a trained model"),
+    "eval": Command(module="unimatrix.cli.evaluate", does="measure a trained model on a text or on its task"),
     "generate": Command(module="unimatrix.cli.generate", does="continue a prompt, token by token"),
     "models": Command(module="unimatrix.cli.models", does="list the presets with parameters and state sizes"),
     "bench": Command(module="unimatrix.cli.bench", does="measure training, prefill and decoding speed"),

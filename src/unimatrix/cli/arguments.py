@@ -59,7 +59,12 @@ def parse(
                 description=about,
                 args=arguments,
                 default=tyro.MISSING_NONPROP if default is None else default,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+                # a part that may be there or not (a task) is options or none, by the default; no subcommand
+                config=(
+                    tyro.conf.FlagCreatePairsOff,
+                    tyro.conf.OmitArgPrefixes,
+                    tyro.conf.AvoidSubcommands,
+                ),
             )
     except SystemExit as stop:
         if not stop.code:
@@ -117,3 +122,8 @@ def option_value(arguments: Sequence[str], option: str) -> str | None:
         if name == option:
             value = rest if equals else next(iter(arguments[position + 1 : position + 2]), None)
     return value
+
+
+def is_given(arguments: Sequence[str], option: str) -> bool:
+    """Whether `--option` is among raw arguments, in any spelling that tyro takes."""
+    return option in {argument.partition("=")[0].replace("_", "-") for argument in arguments}

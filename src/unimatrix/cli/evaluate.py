@@ -1,24 +1,27 @@
-"""`unimatrix eval`: bits per byte and perplexity of a trained model on a whole split."""
+"""`unimatrix eval`: a trained model's bits per byte on a whole split, or accuracy on the task it learned."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, parse, usable_device
+from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse, usable_device
 from unimatrix.data import Split
+from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
-from unimatrix.evals import bits_per_byte
+from unimatrix.evals import bits_per_byte, task_score
 from unimatrix.hf import load
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
+from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
-from unimatrix.train.config import Device, Experiment
+from unimatrix.train.config import Device
 
-ABOUT = """Bits per byte and perplexity of a trained model on a whole text.
+ABOUT = """Bits per byte and perplexity of a trained model on a whole text; or loss and
+accuracy of a model that was trained on a task, on fresh sequences of it.
 
 Every byte is predicted exactly once. The text is cut into windows side by
 side, and each window starts afresh, so that a byte sees at most WINDOW bytes
@@ -27,9 +30,12 @@ before it. With --carry-state (models without positions) it sees all of them.
 examples:
   unimatrix eval runs/mytext-unimatrix-core
   unimatrix eval runs/mytext-unimatrix-core/checkpoint-001000 --split test --carry-state
-  unimatrix eval someone/their-model --data another.txt --json"""
+  unimatrix eval someone/their-model --data another.txt --json
+  unimatrix eval runs/recall.unimatrix-core --num-pairs 6 --sequences 10000"""
 
 _WINDOW = 128
+_TEXT_OPTIONS = ("--data", "--data-dir", "--split", "--window", "--carry-state")
+_TASK_OPTIONS = ("--sequences", "--num-pairs", "--seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +50,14 @@ class Options:
     """Bytes per window; without it as in training."""
     carry_state: bool = False
     """Read the text as one stream."""
+    sequences: int | None = None
+    """Of a task: how many fresh sequences; without it as after training."""
+    num_pairs: int | None = None
+    """Of the recall task: pairs in each sequence; without it as in training."""
+    seed: int | None = None
+    """Of a task: another seed's sequences; without it those that were looked at after training."""
     batch_size: int = 64
-    """Windows at a time; it changes the speed and nothing else."""
+    """Windows or sequences at a time; it changes the speed and nothing else."""
     device: Device = "auto"
     """Where to compute; auto takes the accelerator where there is one."""
     json: bool = False
@@ -55,14 +67,57 @@ class Options:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="eval", about=ABOUT)
-    model, _ = load(options.checkpoint, device=usable_device(options.device))
     trained_with = _training_settings(Path(options.checkpoint).expanduser())
-    otherwise = str(trained_with.get("data", "auto"))
+    task = None if trained_with is None else trained_with.task
+    for option in _TEXT_OPTIONS if task is not None else _TASK_OPTIONS:
+        if is_given(arguments, option):
+            learned = "no task" if task is None else f"the task {task.kind} and no text"
+            raise UserError(f"{option}: {options.checkpoint} was trained on {learned}")
+    if trained_with is not None and task is not None:
+        return _on_task(options, trained_with, task)
+    return _on_text(options, trained_with)
+
+
+def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> int:
+    """Print how well the task is answered."""
+    if options.num_pairs is not None:
+        task = dataclasses.replace(task, num_pairs=options.num_pairs)
+    model = load_checkpoint(find_checkpoint(options.checkpoint)).build_model()
+    seed = trained_with.loop.seed if options.seed is None else options.seed
+    if seed < 0:
+        raise UserError(f"seed: expected at least 0, got {seed}")
+    score = task_score(
+        model.to(usable_device(options.device)),
+        task,
+        num_sequences=task.eval_sequences if options.sequences is None else options.sequences,
+        seed=seed,
+        batch_size=options.batch_size,
+    )
+    if options.json:
+        chance = 100.0 * task_of(task).chance(task)
+        about = {"chance": chance, "seed": seed, "task": {"kind": task.kind} | dataclasses.asdict(task)}
+        print(json.dumps(dataclasses.asdict(score) | about))
+        return 0
+    print(score_text(task, loss=score.loss, accuracy=score.accuracy))
+    print(f"{task.kind}, {score.num_sequences:,} sequences of length {task.length} from seed {seed}")
+    return 0
+
+
+def score_text(task: TaskConfig, *, loss: float, accuracy: float) -> str:
+    """Loss (nats per answer), accuracy (percent) and chance in a line."""
+    chance = 100.0 * task_of(task).chance(task)
+    return f"accuracy {accuracy:.2f} %, loss {loss:.4f} nats per answer, chance {chance:.2f} %"
+
+
+def _on_text(options: Options, trained_with: Experiment | None) -> int:
+    """Print what a text costs."""
+    model, _ = load(options.checkpoint, device=usable_device(options.device))
+    otherwise = "auto" if trained_with is None else trained_with.data
     _, corpus = choose_corpus(options.data, options.data_dir, otherwise=otherwise)
     window = options.window
     if window is None:
         limit = model.language_model.config.max_positions
-        window = trained_with.get("loop", {}).get("seq_len") or limit or _WINDOW
+        window = limit or _WINDOW if trained_with is None else trained_with.loop.seq_len
     measured = bits_per_byte(
         model.language_model,
         corpus.split(options.split),
@@ -89,15 +144,15 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _training_settings(folder: Path) -> dict[str, Any]:
-    """The experiment that a checkpoint of ours was trained with; empty for any other model."""
+def _training_settings(folder: Path) -> Experiment | None:
+    """The experiment that a checkpoint of ours was trained with; None for any other model."""
     checkpoint = folder if (folder / TRAINER).is_file() else latest_checkpoint(folder)
     if checkpoint is None:
-        return {}
+        return None
     if (checkpoint / CHECKSUMS).is_file():
         verify_checksums(checkpoint, names=(TRAINER,))
     try:
         settings = json.loads((checkpoint / TRAINER).read_text(encoding="utf-8"))["experiment"]
-        return Experiment.from_dict(settings).to_dict()
+        return Experiment.from_dict(settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{checkpoint / TRAINER}: expected the record of a training run ({error})") from error

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +10,14 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, option_value, parse
-from unimatrix.data import load_corpus, load_data_dir
+from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, is_given, option_value, parse
+from unimatrix.cli.evaluate import score_text
+from unimatrix.data import Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
+from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.paper.experiments import experiment
-from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, train
+from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
 from unimatrix.train.run_folder import MARK
 
 ABOUT = """Train a model on a text of your own, or run one of the paper's experiments.
@@ -29,6 +31,7 @@ examples:
   unimatrix train mytext.txt
   unimatrix train mytext.txt --preset unimatrix-discovery --steps 2000 --d-model 128
   unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4
+  unimatrix train --experiment recall.unimatrix-core --num-pairs 6
   unimatrix train --resume --out runs/mytext-unimatrix-core"""
 
 # what `unimatrix train mytext.txt` runs: minutes on a laptop, without positions so that text of any length
@@ -62,16 +65,19 @@ class Options:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     recipe = _recipe(arguments)
+    if recipe.task is not None:
+        arguments = _with_seq_len(arguments)
     options = parse(Options, arguments, command="train", about=ABOUT, default=Options(settings=recipe))
-    source = _source(options, arguments)
-    corpus = load_data_dir(source) if options.data_dir is not None else load_corpus(source)
-    settings = _named(options, arguments, source=source)
-    out = options.out if options.out is not None else Path("runs") / settings.name
     console = _PipedConsole()
-    for note in corpus.notes:
-        # on a text of one's own nobody expects the paper's numbers
-        if options.experiment is not None or note != NOT_THE_PAPERS_CORPUS:
-            _say(console, f"Note: {note}")
+    if options.settings.task is None:
+        source = _source(options, arguments)
+        corpus = load_data_dir(source) if options.data_dir is not None else load_corpus(source)
+        settings = _named(options, arguments, source=source)
+        _say_notes(console, corpus, own_text=options.experiment is None)
+    else:
+        _check_no_text(options, arguments)
+        corpus, settings = None, options.settings
+    out = options.out if options.out is not None else Path("runs") / settings.name
     result = train(
         settings,
         out=out,
@@ -84,11 +90,53 @@ def run(arguments: Sequence[str]) -> int:
     if result.stop_signal is not None:
         return 128 + result.stop_signal
     _say(console, f"{result.parameters:,} parameters, {result.steps} steps in {result.seconds:.0f} s")
-    _say(console, f"Validation: {result.bpb:.4f} bits per byte, perplexity {result.perplexity:.3f} per byte")
-    _say(console, f"Saved: {result.checkpoint}")
-    prompt = shlex.join(["unimatrix", "generate", str(out), "--prompt", "The "])
-    _say(console, f"To read from it: {prompt}")
+    for line in _outcome(result, settings.task):
+        _say(console, line)
     return 0
+
+
+def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
+    """How good the model has become, where it is, and what to do with it."""
+    metrics = result.metrics
+    assert metrics is not None, "only an interrupted run has none"
+    if task is None:
+        yield f"Validation: {metrics['bpb']:.4f} bits per byte, perplexity {metrics['ppl']:.3f} per byte"
+        yield f"Saved: {result.checkpoint}"
+        yield f"To read from it: {shlex.join(['unimatrix', 'generate', str(result.out), '--prompt', 'The '])}"
+        return
+    yield f"Saved: {result.checkpoint}"
+    yield f"To measure it again: {shlex.join(['unimatrix', 'eval', str(result.out)])}"
+    measured = {"": task} | {f"_{name}": variant for name, variant in task_of(task).variants(task).items()}
+    for suffix, config in measured.items():
+        name = task.kind + suffix.replace("_", ", ", 1).replace("_", " ")
+        yield f"{name}: " + score_text(
+            config, loss=metrics[f"loss{suffix}"], accuracy=metrics[f"accuracy{suffix}"]
+        )
+
+
+def _say_notes(console: Console, corpus: Corpus, *, own_text: bool) -> None:
+    for note in corpus.notes:
+        # on a text of one's own nobody expects the paper's numbers
+        if not own_text or note != NOT_THE_PAPERS_CORPUS:
+            _say(console, f"Note: {note}")
+
+
+def _with_seq_len(arguments: Sequence[str]) -> Sequence[str]:
+    """--length alone would contradict the recipe's seq_len, which is always the same number."""
+    length = option_value(arguments, "--length")
+    if length is None or is_given(arguments, "--seq-len"):
+        return arguments
+    return [*arguments, "--seq-len", length]
+
+
+def _check_no_text(options: Options, arguments: Sequence[str]) -> None:
+    given = [name for name in ("--data", "--data-dir") if is_given(arguments, name)]
+    if options.text is not None:
+        given.append(options.text)
+    if given:
+        task = options.settings.task
+        assert task is not None
+        raise UserError(f"text: {options.settings.name} trains on the task {task.kind}, got {given[0]} too")
 
 
 class _PipedConsole(Console):
