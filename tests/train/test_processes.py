@@ -1,5 +1,6 @@
 """Two processes on the CPU through torchrun: one batch, shared; one checkpoint, written once."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from unimatrix.data.tasks import RecallConfig
 from unimatrix.train import latest_checkpoint, train
 
 SCRIPT = """
@@ -24,10 +26,13 @@ out = Path(sys.argv[1])
 corpus_bytes = np.frombuffer((out / "text").read_bytes(), dtype=np.uint8)
 corpus = Corpus(name="short", train=corpus_bytes, valid=corpus_bytes[:1000], test=corpus_bytes[:1000])
 console = Console(file=io.StringIO())
-for name in ("parts", "whole"):
+for name in ("recall", "parts", "whole"):
     experiment = Experiment.from_dict(json.loads((out / f"{name}.json").read_text()))
     resume = (out / name / "run.json").exists()
-    result = train(experiment, out=out / name, corpus=corpus, resume=resume, console=console)
+    text = corpus if experiment.task is None else None
+    result = train(experiment, out=out / name, corpus=text, resume=resume, console=console)
+    if name == "recall":
+        answered = result.metrics
 try:
     bad = Experiment.from_dict(json.loads((out / "uneven.json").read_text()))
     train(bad, out=out / "uneven", corpus=corpus, console=console)
@@ -36,6 +41,7 @@ except UserError as error:
 rank = torch.distributed.get_rank()
 shown = len(console.file.getvalue())
 report = {"bpb": result.bpb, "loss": result.final_loss, "refused": refused, "shown": shown}
+report["recall"] = answered
 (out / f"rank{rank}.json").write_text(json.dumps(report))
 torch.distributed.destroy_process_group()
 """
@@ -52,6 +58,11 @@ def test_two_processes_equal_one(launched, tiny, text, console):
     settings = {"steps": 4, "dropout": 0.0, "accumulation": 2, "clip": 1.0, "eps": 1e-5}
     experiments = {"whole": tiny(**settings), "uneven": tiny(batch_size=5)}
     experiments["parts"] = tiny(**(settings | {"dropout": 0.1, "steps": 2}))
+    task = RecallConfig(
+        num_pairs=2, num_keys=3, num_values=3, num_fillers=4, length=16, vocab_size=16, eval_sequences=70,
+        eval_num_pairs=(3,),
+    )  # fmt: skip
+    experiments["recall"] = dataclasses.replace(tiny(**settings), task=task)
     for name, experiment in experiments.items():
         (launched / f"{name}.json").write_text(json.dumps(experiment.to_dict()))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -61,10 +72,13 @@ def test_two_processes_equal_one(launched, tiny, text, console):
     assert done.returncode == 0, done.stderr
     corpus = type(text)(name="short", train=text.train, valid=text.train[:1000], test=text.train[:1000])
     alone = train(experiments["whole"], out=launched / "alone", corpus=corpus, console=console)
+    recall = train(experiments["recall"], out=launched / "alone-recall", console=console)
     reports = [json.loads((launched / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     for report in reports:
         assert report["bpb"] == pytest.approx(alone.bpb, abs=1e-5)
         assert report["loss"] == pytest.approx(alone.final_loss, abs=1e-5)
+        # accuracies to the answer: every sequence is counted once, by one of the two
+        assert report["recall"] == pytest.approx(recall.metrics, abs=1e-5)
         assert (
             "batch_size: expected a multiple of 2 (2 processes x 1 accumulation), got 5" in report["refused"]
         )

@@ -1,0 +1,119 @@
+"""Scores on a task: exact on models whose answers are known, whatever the batch and the share."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from unimatrix.data.tasks import RecallConfig, recall
+from unimatrix.errors import UserError
+from unimatrix.evals import TaskScore, task_score, task_sums
+from unimatrix.models import build
+
+CONFIG = RecallConfig(length=32)
+
+
+class Knows(nn.Module):
+    """Looks the answer up; elsewhere than at the last position it is sure of nonsense."""
+
+    def forward(self, input_ids, state=None, *, mask=None):
+        nonsense = torch.zeros_like(input_ids)
+        nonsense[:, -1] = recall.oracle(CONFIG, input_ids)
+        return 50.0 * F.one_hot(nonsense, CONFIG.vocab_size).float(), state
+
+
+class Guesses(nn.Module):
+    """The same probability for each value in the context, and none for anything else."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, input_ids, state=None, *, mask=None):
+        assert not self.training
+        self.seen.append(input_ids.clone())
+        there = F.one_hot(input_ids, CONFIG.vocab_size).amax(1)  # [B, V]
+        there[:, : CONFIG.first_value] = there[:, CONFIG.first_filler :] = 0
+        logits = torch.where(there.bool(), 0.0, -math.inf)
+        return logits[:, None].expand(*input_ids.shape, -1), state
+
+
+def small():
+    """A model that has learned nothing, and answers each sequence in its own way."""
+    torch.manual_seed(0)
+    return build("transformer", vocab_size=64, d_model=8, num_heads=2, depth=1)
+
+
+def test_who_knows_the_answers_has_them_all():
+    score = task_score(Knows(), CONFIG, num_sequences=1000, seed=3)
+    assert (score.accuracy, score.num_sequences) == (100.0, 1000)
+    assert score.loss == pytest.approx(0.0, abs=1e-6)
+
+
+def test_guessing_among_the_values_costs_ln_4():
+    score = task_score(Guesses(), CONFIG, num_sequences=4096, seed=3)
+    assert score.loss == pytest.approx(math.log(4), rel=1e-6)
+    # of equal ones the lowest is taken, right a quarter of the time: five standard deviations
+    assert abs(score.accuracy - 25.0) < 500 * math.sqrt(0.25 * 0.75 / 4096)
+
+
+@pytest.mark.parametrize("num_sequences", [1, 255, 256, 300])
+def test_each_sequence_of_the_stream_is_looked_at_once(num_sequences):
+    model = Guesses()
+    assert task_score(model, CONFIG, num_sequences=num_sequences, seed=3, batch_size=50).num_sequences == (
+        num_sequences
+    )
+    assert max(len(batch) for batch in model.seen) <= 50
+    assert model.training
+    drawn = [recall.make(CONFIG, seed=3, step=step, batch_size=256, stream="eval") for step in (0, 1)]
+    expected = torch.cat([batch.input_ids for batch in drawn])[:num_sequences]
+    assert torch.equal(torch.cat(model.seen), expected)
+
+
+def test_the_batch_size_changes_nothing_and_the_seed_does():
+    model = small()
+    one = task_score(model, CONFIG, num_sequences=300, seed=3, batch_size=1)
+    many = task_score(model, CONFIG, num_sequences=300, seed=3, batch_size=128)
+    assert many.loss == pytest.approx(one.loss, rel=1e-6)
+    assert many.accuracy == one.accuracy
+    assert task_score(model, CONFIG, num_sequences=300, seed=4).loss != pytest.approx(one.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_shares", [2, 3])
+def test_shares_add_up_to_the_whole(num_shares):
+    arguments = {"num_sequences": 500, "seed": 3, "batch_size": 20}
+    model = small()
+    parts = [task_sums(model, CONFIG, **arguments, share=(r, num_shares)) for r in range(num_shares)]
+    assert all(part[2] > 0 for part in parts)
+    whole = task_sums(model, CONFIG, **arguments)
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=0)
+    assert whole[2] == 500
+    assert TaskScore.from_sums(whole, 500) == task_score(model, CONFIG, **arguments)
+
+
+def test_the_global_generator_is_left_as_it_was():
+    model = build("unimatrix-core", vocab_size=64, dropout=0.5)
+    before = torch.get_rng_state()
+    first = task_score(model, CONFIG, num_sequences=64, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert task_score(model, CONFIG, num_sequences=64, seed=3) == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_sequences": 0}, "num_sequences: expected at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"config": RecallConfig(length=129)}, "length: expected at most the model's 128 positions, got 129"),
+        (
+            {"config": RecallConfig(vocab_size=65)},
+            "vocab_size: expected at most the model's 64 tokens, got 65",
+        ),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    whole = {"model": small(), "config": CONFIG, "num_sequences": 8, "seed": 0} | arguments
+    with pytest.raises(UserError, match=message):
+        task_score(**whole)

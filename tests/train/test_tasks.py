@@ -1,0 +1,243 @@
+"""Training on a task: it learns, it goes on bit for bit, and it says what it measured."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+
+from unimatrix.data.tasks import TASKS, RecallConfig, recall
+from unimatrix.errors import UserError
+from unimatrix.evals import task_score
+from unimatrix.hf import load
+from unimatrix.hf.checksums import write_checksums
+from unimatrix.models import build
+from unimatrix.train import describe, train
+from unimatrix.train.run import LossModule
+
+TASK = RecallConfig(
+    num_pairs=2, num_keys=3, num_values=3, num_fillers=4, length=16, vocab_size=16, eval_sequences=96
+)
+
+
+@pytest.fixture
+def tiny_recall(tiny):
+    """tiny_recall(steps=..., task=..., ...): an experiment on a task from settings by their flat names."""
+
+    def make(task=TASK, **settings):
+        return dataclasses.replace(tiny(**settings), task=task)
+
+    return make
+
+
+@pytest.fixture
+def fit(tmp_path, console):
+    """fit(experiment, name="run", ...): train into tmp_path/name, quietly."""
+
+    def run(experiment, *, name="run", **arguments):
+        return train(experiment, **({"out": tmp_path / name, "console": console} | arguments))
+
+    return run
+
+
+def weights(result):
+    return (result.checkpoint / "model.safetensors").read_bytes()
+
+
+def test_it_learns_to_find_the_only_value(fit, tiny_recall):
+    task = dataclasses.replace(TASK, num_pairs=1, length=8)
+    settings = {"seq_len": 8, "steps": 100, "batch_size": 16, "lr": 3e-3, "d_model": 32}
+    result = fit(tiny_recall(task=task, dropout=0.0, **settings))
+    # a third of them by chance
+    assert result.metrics["accuracy"] > 95.0
+    assert result.metrics["loss"] < 0.3
+
+
+def test_the_first_loss_is_that_of_the_initial_model_on_the_first_batch(fit, tiny_recall):
+    experiment = tiny_recall(steps=1, dropout=0.0)
+    result = fit(experiment)
+    torch.manual_seed(experiment.loop.seed)
+    model = build("transformer", vocab_size=16, max_positions=16, **experiment.model.overrides())
+    batch = recall.make(TASK, seed=experiment.loop.seed, step=0, batch_size=4)
+    with torch.no_grad():
+        expected = float(LossModule(model)(*batch))
+        alone = torch.nn.functional.cross_entropy(model(batch.input_ids)[0][:, -1], batch.labels[:, -1])
+    assert result.final_loss == pytest.approx(expected, rel=1e-6)
+    assert expected == pytest.approx(float(alone), rel=1e-6)
+
+
+def test_what_is_reported_is_what_was_measured(fit, tiny_recall):
+    task = dataclasses.replace(TASK, eval_num_pairs=(1, 2, 3))
+    result = fit(tiny_recall(task=task, steps=4, eval_every=2))
+    assert list(result.metrics) == [
+        *("loss", "accuracy", "loss_1_pairs", "accuracy_1_pairs"),
+        *("loss_2_pairs", "accuracy_2_pairs", "loss_3_pairs", "accuracy_3_pairs"),
+    ]
+    for suffix, pairs in {"": 2, "_1_pairs": 1, "_2_pairs": 2, "_3_pairs": 3}.items():
+        # the run's own seed: an interval over seeds covers the choice of sequences
+        score = task_score(
+            result.model, dataclasses.replace(TASK, num_pairs=pairs), num_sequences=96, seed=7, batch_size=32
+        )
+        assert result.metrics[f"loss{suffix}"] == pytest.approx(score.loss, rel=1e-6)
+        assert result.metrics[f"accuracy{suffix}"] == score.accuracy
+    assert (result.bpb, result.perplexity) == (None, None)
+    assert [step for step, _ in result.curve] == [2, 4]
+    assert result.curve[-1][1] == result.metrics["accuracy"]
+    assert result.model.config.vocab_size == 16
+    assert result.tokens_per_second == pytest.approx(4 * 4 * 16 / result.seconds)
+
+
+def test_the_record_of_its_data_is_the_fingerprint_of_both_streams(fit, tiny_recall):
+    result = fit(tiny_recall(steps=1))
+    assert result.data == describe(TASK)
+    assert (result.data["name"], result.data["kind"], result.data["is_paper_corpus"]) == (
+        *("recall", "task"),
+        False,
+    )
+    train_stream, valid_stream = result.data["train"], result.data["valid"]
+    assert train_stream == {"sha256": recall.fingerprint(TASK), "sequences": None}
+    assert valid_stream == {"sha256": recall.fingerprint(TASK, stream="eval"), "sequences": 96}
+    assert train_stream["sha256"] != valid_stream["sha256"]
+
+
+def test_lines_say_the_accuracy(fit, tiny_recall, console):
+    fit(tiny_recall(steps=4, log_every=2, eval_every=2))
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if re.fullmatch(r"step 2/4  valid accuracy \d+\.\d %", line)]
+    assert len(lines) == 3
+
+
+def test_curves_have_every_metric(fit, tiny_recall, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    task = dataclasses.replace(TASK, eval_num_pairs=(3,))
+    fit(tiny_recall(task=task, steps=4, log_every=2, eval_every=2, tracker="tensorboard"))
+    events = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
+    assert [point.step for point in events.Scalars("valid/accuracy")] == [2, 4]
+    # the variants are looked at in the end only
+    assert [point.step for point in events.Scalars("valid/loss_3_pairs")] == [4]
+
+
+# ---- going on
+
+
+@pytest.mark.parametrize("preset", ["transformer", "unimatrix-core"])
+def test_a_resumed_run_ends_with_the_same_bytes(fit, tiny_recall, preset):
+    settings = {"preset": preset, "clip": 0.5, "accumulation": 2}
+    whole = fit(tiny_recall(steps=5, **settings), name="whole")
+    fit(tiny_recall(steps=2, **settings), name="parts")
+    torch.rand(17)
+    more = dataclasses.replace(TASK, eval_num_pairs=(1,))
+    parts = fit(
+        tiny_recall(task=more, steps=5, eval_every=1, save_every=2, **settings), name="parts", resume=True
+    )
+    assert weights(parts) == weights(whole)
+    assert parts.metrics["loss"] == whole.metrics["loss"]
+    assert [step for step, _ in parts.curve] == [3, 4, 5]
+
+
+def test_an_interrupted_run_has_no_metrics_yet(fit, tiny_recall, monkeypatch):
+    import signal
+
+    from unimatrix.train.run import Run
+
+    real = Run.train_step
+
+    def stop_after_two(self):
+        real(self)
+        if self.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Run, "train_step", stop_after_two)
+    result = fit(tiny_recall(steps=4))
+    assert (result.interrupted, result.steps, result.metrics) == (True, 2, None)
+    assert (result.bpb, result.perplexity) == (None, None)
+    monkeypatch.undo()
+    resumed = fit(tiny_recall(steps=4), resume=True)
+    assert (resumed.interrupted, resumed.steps) == (False, 4)
+    assert resumed.metrics == fit(tiny_recall(steps=4), name="whole").metrics
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (dataclasses.replace(TASK, num_pairs=3), "has num_pairs 2, got 3"),
+        (dataclasses.replace(TASK, placement="spread"), "has placement 'start', got 'spread'"),
+        (None, "has task 'recall', got None"),
+    ],
+)
+def test_a_resume_with_another_task_is_refused(fit, tiny_recall, text, task, message):
+    fit(tiny_recall(steps=1))
+    with pytest.raises(UserError, match=message):
+        fit(tiny_recall(task=task, steps=2), resume=True, corpus=text if task is None else None)
+
+
+def test_a_resume_is_refused_where_the_task_draws_other_sequences_now(fit, tiny_recall, monkeypatch):
+    fit(tiny_recall(steps=1))
+    changed = dataclasses.replace(TASKS["recall"], fingerprint=lambda config, *, stream: f"{stream:f<64}")
+    monkeypatch.setitem(TASKS, "recall", changed)
+    with pytest.raises(UserError, match=r"has other train sequences of recall: sha256 .*; got trainfff"):
+        fit(tiny_recall(steps=2), resume=True)
+
+
+def test_a_checkpoint_from_before_there_were_tasks_goes_on(fit, tiny, text):
+    whole = fit(tiny(steps=4), name="whole", corpus=text)
+    first = fit(tiny(steps=2), corpus=text)
+    # as it was written then: no kind of data, and no setting that came later
+    trainer = json.loads((first.checkpoint / "trainer.json").read_text())
+    del trainer["data"]["kind"]
+    for name in ("slots", "top_k", "pointer", "write_gate"):
+        del trainer["experiment"]["model"][name]
+    (first.checkpoint / "trainer.json").write_text(json.dumps(trainer))
+    config = json.loads((first.checkpoint / "config.json").read_text())
+    config["model"] = {name: value for name, value in config["model"].items() if value is not None}
+    (first.checkpoint / "config.json").write_text(json.dumps(config))
+    (first.checkpoint / "checksums.json").unlink()
+    write_checksums(first.checkpoint)
+    assert weights(fit(tiny(steps=4), corpus=text, resume=True)) == weights(whole)
+
+
+# ---- arithmetic, checkpoints, bad input
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(fit, tiny_recall):
+    whole = fit(tiny_recall(dropout=0.0, steps=3), name="whole")
+    pieces = fit(tiny_recall(dropout=0.0, steps=3, accumulation=4), name="pieces")
+    assert pieces.final_loss == pytest.approx(whole.final_loss, rel=1e-5)
+    assert pieces.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-5)
+
+
+def test_a_checkpoint_of_a_task_has_no_tokenizer_and_gives_its_model_back(fit, tiny_recall):
+    from unimatrix.train import load_checkpoint
+
+    result = fit(tiny_recall(steps=2))
+    assert not list(result.checkpoint.glob("*token*"))
+    before = torch.get_rng_state()
+    model = load_checkpoint(result.checkpoint).build_model()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training
+    batch = recall.make(TASK, seed=1, step=0, batch_size=3)
+    assert torch.equal(model(batch.input_ids)[0], result.model(batch.input_ids)[0])
+    with pytest.raises(UserError, match="a vocabulary of 16 tokens is no text"):
+        load(result.checkpoint)
+
+
+def test_weights_of_another_model_are_named(fit, tiny_recall):
+    from unimatrix.train import load_checkpoint
+
+    checkpoint = load_checkpoint(fit(tiny_recall(steps=1)).checkpoint)
+    other = dataclasses.replace(checkpoint, model_config=checkpoint.model_config | {"depth": 3})
+    with pytest.raises(UserError, match=r"model.safetensors: .*Missing key") as caught:
+        other.build_model()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_beside_a_task_is_refused_before_anything_is_written(fit, tiny_recall, text, tmp_path):
+    with pytest.raises(UserError, match="tiny: the task recall has no text, got short"):
+        fit(tiny_recall(), corpus=text)
+    experiment = tiny_recall()
+    with_slots = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, slots=4))
+    with pytest.raises(UserError, match="preset transformer: unknown setting 'slots'"):
+        fit(with_slots)
+    assert not (tmp_path / "run").exists()
