@@ -104,14 +104,14 @@ def test_a_wrong_compiled_model_is_refused():
     model = build("unimatrix-core")
     ids = torch.zeros(1, 5, dtype=torch.int64)
     with pytest.raises(UserError, match=r"under torch\.compile differs from eager mode"):
-        throughput._check_compiled(lambda x: (model(x)[0] + 1.0, None), model, ids, "unimatrix-core")
+        throughput.check_compiled(lambda x: (model(x)[0] + 1.0, None), model, ids, "unimatrix-core")
 
 
 def test_without_a_compiler_eager_mode_is_measured_and_it_is_said(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     said = []
-    assert throughput._runnable(("eager", "compile"), said.append) == ["eager"]
+    assert throughput.runnable_modes(("eager", "compile"), said.append) == ["eager"]
     assert "no C++ compiler" in said[0]
 
 

@@ -11,7 +11,12 @@ from torch import nn
 
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.models import LanguageModel
-from unimatrix.models.config import AttentionConfig, MatrixStateConfig
+from unimatrix.models.config import (
+    AssociativeMemoryConfig,
+    AttentionConfig,
+    MatrixStateConfig,
+    SlotMemoryConfig,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,15 +64,26 @@ def _product_shapes(model: LanguageModel, tokens: int) -> list[tuple[int, int, i
                 ):
                     columns = columns * 3 // 4  # the unused d is skipped
                 shapes += [(tokens, module.in_features, columns)] * repeats
+    if model.memory is not None:
+        linear = (module for module in model.memory.modules() if isinstance(module, nn.Linear))
+        shapes += [(tokens, module.in_features, module.out_features) for module in linear]
     shapes.append((tokens, config.d_model, config.vocab_size))
     return shapes
 
 
 def _mixing_multiply_adds(model: LanguageModel, batch: int, length: int) -> int:
-    """What lies between the projections: attention over the causal half, or the recurrence of each head."""
+    """What lies between the projections: attention over the causal half, the recurrence, the memories."""
     config = model.config
+    tokens = batch * length
+    attention = config.depth * tokens * (length + 1) // 2 * 2 * config.d_model
     if isinstance(config.mixer, AttentionConfig):
-        return config.depth * batch * length * (length + 1) // 2 * 2 * config.d_model
+        return attention
     assert isinstance(config.mixer, MatrixStateConfig)
     # decay, write and read of S x S numbers
-    return config.depth * batch * length * config.mixer.num_heads * 3 * config.mixer.state_dim**2
+    recurrence = config.depth * tokens * config.mixer.num_heads * 3 * config.mixer.state_dim**2
+    if isinstance(config.memory, AssociativeMemoryConfig):
+        return recurrence + attention
+    if isinstance(config.memory, SlotMemoryConfig):
+        # a cosine, a score and a weighted value for every slot, once a model
+        return recurrence + tokens * config.memory.num_slots * 3 * config.memory.width
+    return recurrence

@@ -73,3 +73,52 @@ def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
     for path in paths:
         figure.savefig(path, dpi=160)
     return paths
+
+
+def plot_recall(result: Mapping[str, Any], out: Path) -> list[Path]:
+    """Write OUT/recall.png and .svg from the JSON of unimatrix.bench.recall; returns their paths."""
+    settings = list(dict.fromkeys(row["setting"] for row in result["rows"] if row["setting"] != "growth"))
+    panels = len(settings) + bool(result["growth"])
+    figure = Figure(figsize=(4.3 * panels, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(1, panels, squeeze=False)[0]
+    for axes in grid:
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes, setting in zip(grid, settings, strict=False):
+        _plot_steps(axes, [row for row in result["rows"] if row["setting"] == setting])
+    if result["growth"]:
+        axes = grid[-1]
+        lengths = [row["length"] for row in result["growth"]]
+        costs = [row["us_per_token"] for row in result["growth"]]
+        axes.plot(lengths, costs, color=COLOURS[1], marker="o")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axes.set_ylim(0, 1.25 * max(costs))
+        axes.set_title("SparsePointer over the length", loc="left", fontsize=10)
+        axes.set_xlabel("sequence length (tokens)")
+        axes.set_ylabel("us per token, training step")
+    figure.suptitle(
+        f"{result['machine']} · {result['threads']} threads used · torch {result['versions']['torch']}",
+        fontsize=9,
+        x=0.01,
+        ha="left",
+    )
+    paths = [out / f"recall.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        figure.savefig(path, dpi=160)
+    return paths
+
+
+def _plot_steps(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+    """A bar per model: its training step at the better mode, and its ratio to the first one's."""
+    best: dict[str, float] = {}
+    for row in rows:
+        best[row["model"]] = min(best.get(row["model"], float("inf")), 1e3 * row["timing"]["median_s"])
+    first = next(iter(best.values()))
+    axes.barh(list(best), list(best.values()), color=[COLOURS[0], *[COLOURS[1]] * (len(best) - 1)])
+    for place, value in enumerate(best.values()):
+        axes.text(value, place, f" {value:.0f} ms, {value / first:.2f}", va="center", fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.45 * max(best.values()))
+    axes.set_xlabel("ms per training step")
+    axes.set_title(f"{rows[0]['batch']} x {rows[0]['length']:,} tokens", loc="left", fontsize=10)

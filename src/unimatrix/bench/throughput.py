@@ -67,7 +67,7 @@ def run(
         UserError: a wrong length, pass or mode; a fast form that does not equal its reference.
     """
     _check(lengths, passes, modes)
-    modes = _runnable(modes, say)
+    modes = runnable_modes(modes, say)
     out.mkdir(parents=True, exist_ok=True)
     names = [BASELINE, *(name for name in models if name != BASELINE)]
     differences = {name: check_equality(name, device=device) for name in names}
@@ -117,7 +117,7 @@ def check_equality(name: str, *, device: str = "cpu") -> float:
     return difference
 
 
-def _check_compiled(call: Any, model: LanguageModel, ids: torch.Tensor, name: str) -> None:
+def check_compiled(call: Any, model: LanguageModel, ids: torch.Tensor, name: str) -> None:
     """What torch.compile made of a model gives the model's logits; raises if not."""
     model.eval()
     with torch.no_grad():
@@ -128,7 +128,7 @@ def _check_compiled(call: Any, model: LanguageModel, ids: torch.Tensor, name: st
         )
 
 
-def _runnable(modes: Sequence[str], say: Callable[[str], None]) -> list[str]:
+def runnable_modes(modes: Sequence[str], say: Callable[[str], None]) -> list[str]:
     """The modes without "compile" where torch.compile finds no C++ compiler, said aloud."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++", "cl")), None)
     if "compile" in modes and compiler is None:
@@ -141,6 +141,8 @@ def _reference_logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
     for block in model.blocks:
         if isinstance(block.mixer, MatrixStateMixer):
             block.mixer.backend = "reference"
+    if model.memory is not None:
+        model.memory.backend = "reference"
     return model(ids)[0]
 
 
@@ -159,7 +161,7 @@ def _measure(
         for mode in modes:
             call = torch.compile(model, dynamic=False) if mode == "compile" else model
             if mode == "compile":
-                _check_compiled(call, model, ids, name)
+                check_compiled(call, model, ids, name)
             candidates[f"{name}/{mode}"] = _PASSES[what](call, model, ids)
     timings = time_in_turns(candidates, seconds=seconds, device=device)
     rows = []

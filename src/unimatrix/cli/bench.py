@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from unimatrix.bench import chunk_length, decode, throughput
+from unimatrix.bench import chunk_length, decode, recall, throughput
 from unimatrix.cli.arguments import parse, usable_device
 from unimatrix.errors import UserError
 
@@ -21,12 +21,15 @@ JSON (and a plot) into the folder.
 measurements:
   throughput    tokens/s of whole models over the sequence length, against the
                 Transformer: a forward pass, and a training step
+  recall        a training step on associative recall, against the Transformer,
+                and SparsePointer's time per token over the sequence length
   decode        time per token, one by one, at a near and at a far position
   chunk-length  time of the matrix-state op over its chunk length
 
 examples:
   unimatrix bench throughput
   unimatrix bench throughput --models unimatrix-core unimatrix-rosa --lengths 128 2048
+  unimatrix bench recall --models unimatrix-sparse-pointer
   unimatrix bench decode --threads 1
 
 `unimatrix bench MEASUREMENT --help` lists a measurement's options."""
@@ -58,6 +61,19 @@ class Throughput:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Recall:
+    out: Folder = Path("bench")
+    models: Models = recall.DEFAULT_MODELS
+    lengths: Numbers = recall.DEFAULT_LENGTHS
+    """Tokens per sequence over which SparsePointer's time per token is followed."""
+    modes: tuple[Literal["eager", "compile"], ...] = ("eager", "compile")
+    """As it is, through torch.compile, or both; the better one counts."""
+    seconds: Seconds = 10.0
+    threads: Threads = 2
+    device: Device = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Decode:
     out: Folder = Path("bench")
     models: Models = ("unimatrix-core", "transformer")
@@ -84,7 +100,7 @@ class ChunkLength:
 class Measurement:
     """A measurement by its options and the function that takes them."""
 
-    options: type[Throughput] | type[Decode] | type[ChunkLength]
+    options: type[Throughput] | type[Recall] | type[Decode] | type[ChunkLength]
     about: str
     measure: Callable[..., Path]
 
@@ -94,6 +110,11 @@ MEASUREMENTS: dict[str, Measurement] = {
         options=Throughput,
         about="Tokens/s over the sequence length, against the Transformer at its better mode.",
         measure=throughput.run,
+    ),
+    "recall": Measurement(
+        options=Recall,
+        about="Time of a training step on associative recall, over the Transformer's at its better mode.",
+        measure=recall.run,
     ),
     "decode": Measurement(
         options=Decode,

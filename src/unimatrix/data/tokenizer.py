@@ -27,6 +27,13 @@ def encode(text: str | bytes) -> np.ndarray:
     return np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
 
 
+def token_name(token: int) -> str:
+    """A token for a person: the character itself, ␣ for a space, an escape such as \\n or \\xff, or BOS."""
+    if token >= BOS:
+        return ("BOS", "EOS", "PAD")[token - BOS]
+    return "␣" if token == ord(" ") else chr(token) if 32 < token < 127 else repr(bytes([token]))[2:-1]
+
+
 def decode(ids) -> bytes:
     """The bytes of token ids ([N], any integer type or sequence); BOS, EOS and PAD stand for no byte.
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from unimatrix.mixers.previous import Previous, none_before, shift
 from unimatrix.ops.shapes import Stream, TokenMask
 
+_EPS = 1e-12  # on the mean square: a vector of zeros stays one
+
 
 class AssociativeState(NamedTuple):
     """Every binding so far (the key of a token, the value of the next one): grows with the text."""
@@ -32,20 +34,23 @@ class AssociativeMemory(nn.Module):
     def __init__(self, d_model: int, *, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.gate = nn.Linear(d_model, d_model)
+        # W_q, W_kappa, W_nu and the gate's weights in one product; only the gate has a bias
+        self.qkvg = nn.Linear(d_model, 4 * d_model, bias=False)
+        self.gate_bias = nn.Parameter(torch.zeros(d_model))
 
     def forward(
         self, u: Stream, state: AssociativeState | None = None, *, mask: TokenMask | None = None
     ) -> tuple[Stream, AssociativeState]:
         """[B, T, D] to the gated context [B, T, D]; masked positions bind nothing."""
-        query, key, value = self.qkv(u).chunk(3, dim=-1)
-        query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
-        if mask is None and (state is None or state.valid is None):
-            context, state = self._read_all_valid(query, key, value, state)
+        query, key, value, gate = self.qkvg(u).chunk(4, dim=-1)
+        query, key = _unit(query), _unit(key)
+        if mask is None and state is None and u.shape[1] > 0:
+            context, state = self._read_fresh(query, key, value)
+        elif mask is None and state is not None and state.valid is None:
+            context, state = self._read_on(query, key, value, state)
         else:
             context, state = self._read_masked(query, key, value, state, mask)
-        return torch.sigmoid(self.gate(u)) * context, state
+        return torch.sigmoid(gate + self.gate_bias) * context, state
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
         """Softmax attention of one head; `allowed` [B or 1, T, P] bool, None = the causal half."""
@@ -56,34 +61,29 @@ class AssociativeMemory(nn.Module):
             *parts, attn_mask=mask, is_causal=causal, scale=self.temperature
         )[:, 0]
 
-    def _read_all_valid(
-        self, query: Tensor, key: Tensor, value: Tensor, state: AssociativeState | None
+    def _read_fresh(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, AssociativeState]:
+        """A text from its beginning, no padding: position t reads the bindings (i, i + 1) for all i < t."""
+        keys, values = key[:, :-1], value[:, 1:]
+        present = key.new_ones(len(key), dtype=torch.bool)
+        state = AssociativeState(keys, values, None, Previous(key[:, -1], present))
+        if query.shape[1] == 1:
+            return torch.zeros_like(value), state
+        return F.pad(self._attend(query[:, 1:], keys, values, None), (0, 0, 1, 0)), state
+
+    def _read_on(
+        self, query: Tensor, key: Tensor, value: Tensor, state: AssociativeState
     ) -> tuple[Tensor, AssociativeState]:
-        """No padding anywhere: the binding of a text's first token does not exist and is left out."""
-        length = query.shape[1]
-        if state is None:
-            keys, values, carry = key[:, :0], value[:, :0], none_before(key)
-        else:
-            keys, values, carry = state.keys, state.values, state.previous
-        first = int(state is None)  # how many leading positions have nothing before them
-        if length == 0:
-            # nothing has come yet: validity by position lets the next call leave the first one out
-            valid = None if state is not None else key.new_zeros(len(key), 0, dtype=torch.bool)
-            return value, AssociativeState(keys, values, valid, carry)
-        before, _, carry = shift(key, carry, None)
-        past = keys.shape[1]
-        keys = torch.cat([keys, before[:, first:]], dim=1)
-        values = torch.cat([values, value[:, first:]], dim=1)
-        state = AssociativeState(keys, values, None, carry)
-        if first:
-            read = self._attend(query[:, 1:], keys, values, None) if length > 1 else value[:, :0]
-            return torch.cat([torch.zeros_like(value[:, :1]), read], dim=1), state
+        """A continuation, no padding anywhere."""
+        length, past = query.shape[1], state.keys.shape[1]
+        before, _, carry = shift(key, state.previous, None)
+        keys = torch.cat([state.keys, before], dim=1)
+        values = torch.cat([state.values, value], dim=1)
         allowed = None
         if length > 1:
             steps = torch.arange(length, device=query.device)
             allowed = torch.arange(past + length, device=query.device) <= past + steps[:, None]
             allowed = allowed[None]
-        return self._attend(query, keys, values, allowed), state
+        return self._attend(query, keys, values, allowed), AssociativeState(keys, values, None, carry)
 
     def _read_masked(
         self,
@@ -113,3 +113,8 @@ class AssociativeMemory(nn.Module):
         found = allowed.any(-1, keepdim=True)  # a softmax over nothing is NaN: such rows read zeros
         read = self._attend(query, keys, values, allowed | ~found) if length else value
         return read * found, AssociativeState(keys, values, valid, carry)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """x at length 1 in the last dimension, through torch's rms_norm, which is one kernel forward."""
+    return F.rms_norm(x, x.shape[-1:], eps=_EPS) * x.shape[-1] ** -0.5

@@ -6,7 +6,7 @@ A kind of mixer or routing is a class of its own rather than a flag; KINDS lists
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from unimatrix.errors import UserError
 from unimatrix.ops import BACKENDS, Backend
@@ -14,10 +14,19 @@ from unimatrix.ops import BACKENDS, Backend
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionConfig:
-    """Causal softmax attention."""
+    """Causal softmax attention.
+
+    qkv_init: weights of the q, k, v projection at the start: normal, N(0, init_std) as everywhere else; or
+    xavier, uniform as torch.nn.MultiheadAttention starts it (standard deviation 0.09 at width 64).
+    """
 
     kind: ClassVar[str] = "attention"
     num_heads: int = 4
+    qkv_init: Literal["normal", "xavier"] = "normal"
+
+    def __post_init__(self) -> None:
+        if self.qkv_init not in ("normal", "xavier"):
+            raise UserError(f"qkv_init: expected normal or xavier, got {self.qkv_init!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,10 +66,13 @@ class DeepEmbedConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AssociativeMemoryConfig:
-    """Cosine attention over all earlier positions beside the matrix state of every depth step."""
+    """Cosine attention over all earlier positions, beside the matrix state of every depth step.
+
+    temperature: tau, what cosines are multiplied by before the softmax.
+    """
 
     kind: ClassVar[str] = "associative"
-    temperature: float = 8.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0.0:
@@ -69,15 +81,19 @@ class AssociativeMemoryConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlotMemoryConfig:
-    """A few slots of exact bindings, read into the stream and, as a pointer, into the logits."""
+    """A few slots of exact bindings, read into the stream and, as a pointer, into the logits.
+
+    write_gate_bias: logit at which the write gate starts: 4 writes everything at first, 0 about half of it.
+    """
 
     kind: ClassVar[str] = "slots"
     num_slots: int = 32
     top_k: int | None = None
     width: int = 16
-    match_threshold: float = 0.9
+    match_threshold: float = 0.99
     pointer: bool = True
     write_gate: bool = True
+    write_gate_bias: float = 4.0
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:

@@ -44,7 +44,16 @@ class LanguageModelState(NamedTuple):
     position: Tensor  # [B] int64, real tokens so far
     layers: tuple[Any, ...]  # one mixer state per depth step
     routing: RoutingState | None
-    memory: SlotMemoryMixerState | tuple[AssociativeState, ...] | None = None  # of the model, or a depth step
+    memory: SlotMemoryMixerState | tuple[AssociativeState, ...] | None = None  # the model's, or one per step
+
+
+class Trace(NamedTuple):
+    """A forward pass with its parts: the model's logits are words + votes."""
+
+    words: Tensor  # [B, T, V], the logits that come from the vocabulary's own head
+    votes: Tensor | None  # [B, T, V], what the pointer adds; None without one
+    recalled: Recalled
+    state: LanguageModelState
 
 
 class Block(nn.Module):
@@ -57,15 +66,15 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
         self.feed_forward = MLP(config.d_model, config.feed_forward.expansion)
         self.dropout = nn.Dropout(config.dropout)
-        self.memory = None
+        self.associations = None
         if isinstance(config.memory, AssociativeMemoryConfig):
-            self.memory = AssociativeMemory(config.d_model, temperature=config.memory.temperature)
+            self.associations = AssociativeMemory(config.d_model, temperature=config.memory.temperature)
 
     def forward(
         self,
         x: Stream,
         state: Any,
-        memory: AssociativeState | None,
+        beside: AssociativeState | None,
         *,
         mask: TokenMask | None,
         context: Stream | None,
@@ -76,18 +85,19 @@ class Block(nn.Module):
             y, state = self.mixer(u, state, mask=mask)
         else:
             y, state = self.mixer(u, state, mask=mask, context=context)
-        if self.memory is not None:
-            retrieved, memory = self.memory(u, memory, mask=mask)
+        if self.associations is not None:
+            retrieved, beside = self.associations(u, beside, mask=mask)
             y = y + retrieved
         x = x + self.dropout(y)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state, memory
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state, beside
 
 
 class LanguageModel(nn.Module):
     """Token ids in, logits and a state out; decoding is the same call on what comes next.
 
     The head is the embedding matrix itself. Weights of Linear and Embedding are drawn from
-    N(0, init_std), biases are 0, LayerNorms start as the identity.
+    N(0, init_std), biases are 0, LayerNorms start as the identity; exceptions are the configs' qkv_init and
+    write_gate_bias.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -122,6 +132,13 @@ class LanguageModel(nn.Module):
                 )
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if isinstance(self.config.mixer, AttentionConfig) and self.config.mixer.qkv_init == "xavier":
+            for module in self.modules():
+                if isinstance(module, CausalAttention):
+                    nn.init.xavier_uniform_(module.qkv.weight)
+        gate = None if self.memory is None else self.memory.write_gate
+        if gate is not None and isinstance(self.config.memory, SlotMemoryConfig):
+            nn.init.constant_(gate.bias, self.config.memory.write_gate_bias)
 
     def init_state(self, batch_size: int) -> LanguageModelState:
         """The state before the first token, the same as passing None."""
@@ -172,8 +189,8 @@ class LanguageModel(nn.Module):
         assert state is not None
         return self._with_votes(self._head(torch.cat([x for x, _ in parts], dim=1)), parts), state
 
-    def trace(self, input_ids: TokenIds) -> tuple[Tensor, Tensor | None, Recalled]:
-        """Logits [B, T, V], the pointer's part of them (None without a pointer), and what was recalled.
+    def trace(self, input_ids: TokenIds, state: LanguageModelState | None = None) -> Trace:
+        """A forward pass of [B, T] ids that also tells what the slot memory did in it.
 
         Raises:
             UserError: the model has no slot memory, or what `forward` refuses.
@@ -181,13 +198,12 @@ class LanguageModel(nn.Module):
         if self.memory is None:
             raise UserError("trace: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
         self._check_ids(input_ids)
-        x, recalled, _ = self._hidden(input_ids, None, None)
+        x, recalled, state = self._hidden(input_ids, state, None)
         assert recalled is not None
-        logits = self._head(x)
-        if self.memory.pointer_gate is None:
-            return logits, None, recalled
-        votes = self.memory.votes(x, recalled.reads, self.config.vocab_size)
-        return logits + votes, votes, recalled
+        words, votes = self._head(x), None
+        if self.memory.pointer_gate is not None:
+            votes = self.memory.votes(x, recalled.reads, self.config.vocab_size)
+        return Trace(words, votes, recalled, state)
 
     def _with_votes(self, logits: Tensor, parts: list[tuple[Stream, Recalled | None]]) -> Tensor:
         """Logits plus what the pointer adds to them."""
@@ -219,7 +235,7 @@ class LanguageModel(nn.Module):
                 x = x + self.steps.weight[step]
             block = self.blocks[0 if self.config.shared_depth else step]
             before = None if state is None else state.layers[step]
-            beside = memory[step] if block.memory is not None and memory is not None else None
+            beside = memory[step] if block.associations is not None and memory is not None else None
             x, layer, beside = block(x, before, beside, mask=mask, context=context)
             if modulation is not None:
                 x = x * modulation

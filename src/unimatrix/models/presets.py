@@ -7,7 +7,7 @@ positions); tests count the built models against them.
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from unimatrix.errors import UserError
 from unimatrix.models.config import (
@@ -33,6 +33,7 @@ def transformer(
     depth: int = 3,
     dropout: float = 0.0,
     mlp_expansion: int = 4,
+    qkv_init: Literal["normal", "xavier"] = "normal",
 ) -> ModelConfig:
     """The baseline: causal attention, depth separate blocks. 174,848 parameters (V = 64: 162,368)."""
     return ModelConfig(
@@ -41,7 +42,7 @@ def transformer(
         d_model=d_model,
         depth=depth,
         dropout=dropout,
-        mixer=AttentionConfig(num_heads=num_heads),
+        mixer=AttentionConfig(num_heads=num_heads, qkv_init=qkv_init),
         feed_forward=MLPConfig(expansion=mlp_expansion),
     )
 
@@ -143,7 +144,7 @@ def unimatrix_assoc(
     state_dim: int = 16,
     dropout: float = 0.0,
     mlp_expansion: int = 4,
-    temperature: float = 8.0,
+    temperature: float = 4.0,
     backend: Backend = "auto",
 ) -> ModelConfig:
     """Core and cosine attention over all earlier positions; its state grows with the text. V = 64: 87,108."""
@@ -174,8 +175,9 @@ def unimatrix_sparse_pointer(
     top_k: int | None = None,
     pointer: bool = True,
     write_gate: bool = True,
+    write_gate_bias: float = 4.0,
     memory_width: int = 16,
-    match_threshold: float = 0.9,
+    match_threshold: float = 0.99,
     backend: Backend = "auto",
 ) -> ModelConfig:
     """Core and a few slots of exact bindings that vote for tokens. V = 64: 75,014."""
@@ -195,6 +197,7 @@ def unimatrix_sparse_pointer(
             match_threshold=match_threshold,
             pointer=pointer,
             write_gate=write_gate,
+            write_gate_bias=write_gate_bias,
             backend=backend,
         ),
     )
@@ -237,8 +240,10 @@ def build(
         name: a key of presets().
         vocab_size: 259 for bytes (0..255, BOS, EOS, PAD), 64 for the recall task.
         max_positions: learned positions; None builds a model without positions, for streams of any length.
-        overrides: d_model, num_heads, depth, dropout, mlp_expansion; state_dim and backend for the matrix-
-            state models; deep_embed_rank and spectral_norm for unimatrix-discovery.
+        overrides: d_model, num_heads, depth, dropout, mlp_expansion; qkv_init for the transformer; state_dim
+            and backend for the matrix-state models; deep_embed_rank and spectral_norm for
+            unimatrix-discovery; temperature for unimatrix-assoc; slots, top_k, pointer, write_gate,
+            write_gate_bias, memory_width and match_threshold for unimatrix-sparse-pointer.
 
     Raises:
         UserError: an unknown name or override (the near ones are named), or a value that does not fit.

@@ -13,7 +13,6 @@ from unimatrix.paper.recall_table import (
     EVALUATION,
     GUESSING,
     LOSS,
-    LR,
     MODELS,
     NEAR_POINTS,
     accuracy,
@@ -88,7 +87,7 @@ TABLE3 = Table(
     protocol=(
         task_sentence(RECALL),
         MODELS,
-        training_sentence(lr=LR, dropout="dropout 0.1"),
+        training_sentence(dropout="dropout 0.1"),
         EVALUATION,
     ),
 )

@@ -8,13 +8,12 @@ from functools import partial
 from unimatrix.data.tasks.recall import RecallConfig, guess_accuracy, variants
 from unimatrix.paper.claims import ComparedClaim, Comparison, Gain
 from unimatrix.paper.figures import draw_metric, draw_over
+from unimatrix.paper.inspection import trace_checkpoint
 from unimatrix.paper.published import published
 from unimatrix.paper.recall_experiments import ALL_FILLERS, ON_MORE_PAIRS
 from unimatrix.paper.recall_table import (
     CHANCE,
     EVALUATION,
-    LR,
-    LR_OF_SPARSE_POINTER,
     MODELS,
     NEAR_POINTS,
     accuracy,
@@ -22,13 +21,15 @@ from unimatrix.paper.recall_table import (
     task_sentence,
     training_sentence,
 )
-from unimatrix.paper.table import Baseline, Column, Figure, Row, Table
+from unimatrix.paper.slots_figure import draw_slots
+from unimatrix.paper.table import Baseline, Column, Figure, Inspection, Row, Table
 
 SLOTS4 = "recall-no-dropout.slots4"
 SLOTS8 = "recall-no-dropout.slots8"
 SLOTS16 = "recall-no-dropout.slots16"
 SLOTS32 = "recall-no-dropout.unimatrix-sparse-pointer"
 NO_POINTER = "recall-no-dropout.no-pointer"
+HALF_GATE = "recall-no-dropout.slots16-half-gate"
 NO_GATE = "recall-no-dropout.no-gate"
 BY_SLOTS = {SLOTS4: 4.0, SLOTS8: 8.0, SLOTS16: 16.0, SLOTS32: 32.0}
 
@@ -149,6 +150,7 @@ TABLE5 = Table(
         _row(SLOTS4, "4 slots, pointer", "slots4_pointer"),
         _row(SLOTS8, "8 slots, pointer", "slots8_pointer"),
         _row(SLOTS16, "16 slots, pointer", "slots16_pointer"),
+        Row(experiment=HALF_GATE, label="16 slots, gate starts at 1/2 (not in the paper)"),
         _row(NO_POINTER, "32 slots, no pointer", "slots32_no_pointer"),
         _row(SLOTS32, "32 slots, pointer", "slots32_pointer"),
         _row(NO_GATE, "32 slots, pointer, always writing", "slots32_pointer_no_gate"),
@@ -174,9 +176,20 @@ TABLE5 = Table(
     protocol=(
         task_sentence(ON_MORE_PAIRS),
         MODELS,
-        training_sentence(lr=LR_OF_SPARSE_POINTER, dropout="without dropout"),
+        training_sentence(dropout="without dropout"),
         EVALUATION,
         ON_ALL_PAIRS,
+    ),
+    inspection=Inspection(
+        experiment=SLOTS32,
+        name="table5-inspection",
+        title="What the memory holds",
+        caption="One evaluation sequence read by SparsePointer with 32 slots (no dropout, first seed), as "
+        "`unimatrix inspect` draws it. Grey: what a slot holds, from its write to the next one; squares: "
+        "what a position reads. Right: the read of the last position, and the likeliest answers, each the "
+        "sum of the vocabulary's own logit and the pointer's vote; the tick marks the right one.",
+        trace=trace_checkpoint,
+        draw=draw_slots,
     ),
 )
 
@@ -211,7 +224,7 @@ TABLE5_ALL_FILLERS = Table(
         "a sequence may hold all of them, more than 32 slots have room for.",
         task_sentence(ALL_FILLERS),
         MODELS,
-        training_sentence(lr=f"{LR}, {LR_OF_SPARSE_POINTER}", dropout="without dropout"),
+        training_sentence(dropout="without dropout"),
         EVALUATION,
         ON_ALL_PAIRS,
     ),

@@ -23,7 +23,7 @@ TrackerName = Literal["tensorboard", "wandb", "none"]
 
 # the settings of a model that a preset may or may not have, for it to say so
 _SIZES = ("d_model", "num_heads", "depth", "state_dim")
-_MEMORY = ("slots", "top_k", "pointer", "write_gate")
+_PARTS = ("qkv_init", "temperature", "slots", "top_k", "pointer", "write_gate", "write_gate_bias")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +38,13 @@ class ModelChoice:
         state_dim: rows and columns of each head's state.
         dropout: probability in [0, 1).
         max_positions: how many learned positions; None builds the model without positions, for any length.
+        qkv_init: of the transformer, how its q, k, v projection starts (xavier: as nn.MultiheadAttention's).
+        temperature: of unimatrix-assoc, what cosines are multiplied by.
         slots: slots of the sparse-pointer memory.
         top_k: how many of its slots a read is spread over.
         pointer: whether it votes for tokens of its own.
         write_gate: whether it decides what to write, instead of writing at every position.
+        write_gate_bias: where that gate starts: 4 writes everything at first, 0 about half of it.
     """
 
     preset: str = "unimatrix-core"
@@ -51,19 +54,22 @@ class ModelChoice:
     state_dim: int | None = None
     dropout: float = 0.1
     max_positions: int | None = 128
+    qkv_init: Literal["normal", "xavier"] | None = None
+    temperature: float | None = None
     slots: int | None = None
     top_k: int | None = None
     pointer: bool | None = None
     write_gate: bool | None = None
+    write_gate_bias: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive(self, *_SIZES, "max_positions", "slots", "top_k")
+        check_positive(self, *_SIZES, "max_positions", "slots", "top_k", "temperature")
         check_range(self, "dropout", low=0.0, below=1.0)
 
     def overrides(self) -> dict[str, Any]:
         """The keyword arguments of `unimatrix.build` for what differs from the preset."""
-        given = {name: getattr(self, name) for name in (*_SIZES, *_MEMORY)}
+        given = {name: getattr(self, name) for name in (*_SIZES, *_PARTS)}
         return {name: value for name, value in given.items() if value is not None} | {"dropout": self.dropout}
 
 

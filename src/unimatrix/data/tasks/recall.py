@@ -19,8 +19,9 @@ from unimatrix.data.settings import check_positive, check_types
 from unimatrix.data.tasks.batch import IGNORE, Batch, Stream, first_of_shuffled, raw_draws
 from unimatrix.errors import UserError
 
-PAD, BOS, QUERY = 0, 1, 2
-_NUM_MARKS = 3
+MARKS = ("PAD", "BOS", "QUERY")
+PAD, BOS, QUERY = range(3)
+_NUM_MARKS = len(MARKS)
 # BOS, QUERY and the queried key
 _FRAME = 3
 _FINGERPRINT_ROWS = 32
@@ -170,6 +171,34 @@ def guess(config: RecallConfig, input_ids: Tensor, *, seed: int) -> Tensor:
     chosen = torch.from_numpy((draws % counts.astype(np.uint64)).astype(np.int64))  # [B, 1]
     place = (is_value & (is_value.cumsum(1) == chosen + 1)).int().argmax(1, keepdim=True)
     return input_ids.gather(1, place)[:, 0]
+
+
+def symbol(config: RecallConfig, token: int) -> str:
+    """A token's name: PAD, BOS, QUERY, k1 to the last key, v1 to the last value, f1 to the last filler."""
+    if token < _NUM_MARKS:
+        return MARKS[token]
+    for letter, first in (("f", config.first_filler), ("v", config.first_value), ("k", config.first_key)):
+        if token >= first:
+            return f"{letter}{token - first + 1}"
+    raise AssertionError("keys begin where the marks end")
+
+
+def read_symbols(config: RecallConfig, text: str) -> list[int]:
+    """The token ids of names as `symbol` gives them, between spaces.
+
+    Raises:
+        UserError: a word that is no symbol's name.
+    """
+    ids = {symbol(config, token): token for token in range(config.vocab_size)}
+    found = []
+    for word in text.split():
+        if word not in ids:
+            known = (
+                f"BOS, QUERY, k1 to k{config.num_keys}, v1 to v{config.num_values}, f1 to f{config.num_free}"
+            )
+            raise UserError(f"prompt: expected symbols among {known}, got {word!r}")
+        found.append(ids[word])
+    return found
 
 
 def chance(config: RecallConfig) -> float:

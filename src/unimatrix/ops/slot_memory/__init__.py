@@ -30,7 +30,7 @@ def slot_memory(
     *,
     num_slots: int = 32,
     top_k: int | None = None,
-    match_threshold: float = 0.9,
+    match_threshold: float = 0.99,
     write_threshold: float = 0.5,
     state: SlotMemoryState | None = None,
     mask: TokenMask | None = None,

@@ -1,0 +1,152 @@
+"""What a slot memory holds and does, position by position: the facts behind `unimatrix inspect`.
+
+Letters: T positions, N slots, V vocabulary.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimatrix.errors import UserError
+from unimatrix.models import LanguageModel, LanguageModelState
+from unimatrix.models.language_model import Trace
+from unimatrix.ops.slot_memory import EMPTY
+
+TOP_CHOICES = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One token as the answer: the vocabulary's logit, and what the pointer adds (0 without a pointer)."""
+
+    token: int
+    word: float
+    vote: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One position.
+
+    token: its id. written: the slot it wrote, None for none. replaced: (key, value) that the slot held
+    before, None if it was empty. strength: the write strength. weights: [N], how much each slot was read.
+    keys, values: [N], the token ids that the slots hold after the write, EMPTY (-1) for none.
+    gate: the pointer gate, None without a pointer. choices: the likeliest next tokens, best first.
+    """
+
+    token: int
+    written: int | None
+    replaced: tuple[int, int] | None
+    strength: float
+    weights: tuple[float, ...]
+    keys: tuple[int, ...]
+    values: tuple[int, ...]
+    gate: float | None
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotHistory:
+    """A sequence read by a model with a slot memory."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.steps[0].keys)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; `from_dict` gives back an equal history."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SlotHistory":
+        """What `to_dict` gave, perhaps through JSON.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        steps = []
+        for step in values["steps"]:
+            choices = tuple(Choice(**choice) for choice in step["choices"])
+            replaced = None if step["replaced"] is None else tuple(step["replaced"])
+            lists = {name: tuple(step[name]) for name in ("weights", "keys", "values")}
+            steps.append(Step(**(step | lists | {"choices": choices, "replaced": replaced})))
+        return cls(steps=tuple(steps))
+
+
+@torch.inference_mode()
+def inspect_slots(model: LanguageModel, input_ids: Tensor) -> SlotHistory:
+    """Feed a sequence token by token, as in decoding, and note what the slot memory does.
+
+    Args:
+        model: one with a slot memory; it is put into evaluation mode and back.
+        input_ids: [T] int64, at least one.
+    Raises:
+        UserError: the model has no slot memory, or there is no token.
+    """
+    if model.memory is None:
+        raise UserError("inspect: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
+    if input_ids.numel() == 0:
+        raise UserError("inspect: expected at least one token, got none")
+    num_slots = model.memory.num_slots
+    held = [(EMPTY, EMPTY)] * num_slots
+    previous = EMPTY
+    state: LanguageModelState | None = None
+    steps = []
+    was_training = model.training
+    model.eval()
+    try:
+        for token in input_ids.tolist():
+            trace = model.trace(torch.full((1, 1), token, device=input_ids.device), state)
+            state = trace.state
+            written = _written(state)
+            replaced = None
+            if written is not None:
+                replaced = None if held[written][0] == EMPTY else held[written]
+                held[written] = (previous, token)
+            steps.append(_step(token, trace, written, replaced, held))
+            previous = token
+    finally:
+        model.train(was_training)
+    return SlotHistory(steps=tuple(steps))
+
+
+def _written(state: LanguageModelState) -> int | None:
+    """The slot that the last token wrote: the one that is 0 positions old."""
+    memory: Any = state.memory
+    fresh = (memory.slots.ages[0] == 0).nonzero()
+    return None if len(fresh) == 0 else int(fresh[0, 0])
+
+
+def _step(
+    token: int,
+    trace: Trace,
+    written: int | None,
+    replaced: tuple[int, int] | None,
+    held: list[tuple[int, int]],
+) -> Step:
+    words = trace.words[0, 0].float()
+    votes = torch.zeros_like(words) if trace.votes is None else trace.votes[0, 0].float()
+    best = (words + votes).topk(min(TOP_CHOICES, len(words))).indices.tolist()
+    weights = trace.recalled.reads.weights[0, 0]
+    gate = None
+    if trace.votes is not None:
+        total = float(weights.sum())
+        # the votes are the gate times weights that add up to 1, or to 0 where no slot is held
+        gate = float(votes.sum()) / total if total > 0 else 0.0
+    return Step(
+        token=token,
+        written=written,
+        replaced=replaced,
+        strength=round(float(trace.recalled.strength[0, 0]), 4),
+        weights=tuple(round(float(weight), 4) for weight in weights),
+        keys=tuple(key for key, _ in held),
+        values=tuple(value for _, value in held),
+        gate=None if gate is None else round(gate, 4),
+        choices=tuple(
+            Choice(token=i, word=round(float(words[i]), 4), vote=round(float(votes[i]), 4)) for i in best
+        ),
+    )
