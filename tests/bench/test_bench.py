@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unimatrix import UserError, build
-from unimatrix.bench import chunk_length, decode, throughput
+from unimatrix.bench import chunk_length, decode, recall, throughput
 from unimatrix.bench.ceiling import measure_ceiling
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.models import parameter_count
@@ -113,6 +113,35 @@ def test_without_a_compiler_eager_mode_is_measured_and_it_is_said(monkeypatch):
     said = []
     assert throughput.runnable_modes(("eager", "compile"), said.append) == ["eager"]
     assert "no C++ compiler" in said[0]
+
+
+def test_recall_compares_training_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(recall, "SETTINGS", {"recall": (2, 32)})
+    path = recall.run(tmp_path, models=("unimatrix-assoc",), lengths=(16, 32), modes=("eager",), **QUICK)
+    result = json.loads(path.read_text())
+    (ratio,) = result["ratios"]
+    steps = {row["model"]: row["timing"]["median_s"] for row in result["rows"] if row["setting"] == "recall"}
+    assert ratio["model"] == "unimatrix-assoc"
+    assert ratio["ratio"] == pytest.approx(steps["unimatrix-assoc"] / steps["transformer"])
+    assert [row["length"] for row in result["growth"]] == [16, 32]
+    assert result["growth"][0]["over_shortest"] == 1.0
+    assert result["equality"].keys() == {"transformer", "unimatrix-assoc", "unimatrix-sparse-pointer"}
+    assert (tmp_path / "recall.png").stat().st_size > 5000
+
+
+def test_recall_refuses_a_length_without_room(tmp_path):
+    with pytest.raises(UserError, match="length: expected at least 11"):
+        recall.run(tmp_path, models=(), lengths=(4,), modes=("eager",), **QUICK)
+
+
+def test_a_memory_adds_to_the_ceiling():
+    counts = {}
+    for name in ("unimatrix-core", "unimatrix-assoc", "unimatrix-sparse-pointer"):
+        counts[name] = measure_ceiling(build(name), 1, 8).multiply_adds
+    # three steps of four 64 x 64 products and causal attention of width 64; a memory of 16 numbers a slot
+    assert counts["unimatrix-assoc"] - counts["unimatrix-core"] == 3 * (8 * 4 * 64 * 64 + 36 * 2 * 64)
+    linear = 8 * (64 * 48 + 16 * 64 + 2 * 64)
+    assert counts["unimatrix-sparse-pointer"] - counts["unimatrix-core"] == linear + 8 * 32 * 3 * 16
 
 
 def test_decode_compares_positions(tmp_path):

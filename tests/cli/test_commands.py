@@ -245,10 +245,12 @@ def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
     rows = {row["name"]: row for row in json.loads(out)}
     assert rows.keys() == presets().keys()
     for name, row in rows.items():
-        assert row["parameters_bytes"] == published_parameters(name)
+        # of the models with a memory the paper prints the recall counts alone
+        if name not in ("unimatrix-assoc", "unimatrix-sparse-pointer"):
+            assert row["parameters_bytes"] == published_parameters(name)
         assert row["parameters_recall"] == published_parameters(name, setting="recall_vocab64_positions128")
         grows = row["state_bytes"]["4096"] > row["state_bytes"]["128"]
-        assert grows == (name == "transformer")
+        assert grows == (name in ("transformer", "unimatrix-assoc"))
 
 
 def test_models_as_a_table_fits_a_terminal(call, monkeypatch) -> None:

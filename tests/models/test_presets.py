@@ -66,10 +66,52 @@ def test_initial_weights(name):
     for key, parameter in model.named_parameters():
         if "norm" in key:
             assert torch.equal(parameter, torch.full_like(parameter, float(key.endswith("weight")))), key
+        elif key == "memory.write_gate.bias":
+            assert (parameter == 4).all(), "a write gate starts open"
         elif key.endswith("bias"):
             assert (parameter == 0).all(), key
         else:
+            few = parameter.numel() < 1000
+            assert parameter.detach().std().item() == pytest.approx(0.02, rel=0.4 if few else 0.15), key
+
+
+def test_qkv_may_start_as_multihead_attention_does():
+    torch.manual_seed(0)
+    model = unimatrix.build("transformer", qkv_init="xavier")
+    expected = torch.nn.MultiheadAttention(64, 4).in_proj_weight.detach()
+    for key, parameter in model.named_parameters():
+        if key.endswith("qkv.weight"):
+            assert parameter.abs().max().item() == pytest.approx(expected.abs().max().item(), rel=0.01)
+            assert parameter.std().item() == pytest.approx(expected.std().item(), rel=0.05)
+        elif key.endswith("weight") and "norm" not in key:
             assert parameter.detach().std().item() == pytest.approx(0.02, rel=0.15), key
+
+
+def test_the_memory_settings_reach_the_model():
+    model = unimatrix.build(
+        "unimatrix-sparse-pointer", slots=5, top_k=2, pointer=False, write_gate_bias=-1.0, memory_width=8
+    )
+    assert (model.memory.num_slots, model.memory.top_k, model.memory.pointer_gate) == (5, 2, None)
+    assert model.memory.write_gate.bias.item() == -1.0
+    assert model.memory.out.in_features == 8
+    assert unimatrix.build("unimatrix-sparse-pointer", write_gate=False).memory.write_gate is None
+    assert unimatrix.build("unimatrix-assoc", temperature=3.0).blocks[0].associations.temperature == 3.0
+
+
+@pytest.mark.parametrize(
+    ("preset", "setting", "message"),
+    [
+        ("unimatrix-sparse-pointer", {"slots": 0}, "slots: expected a whole number of at least 1, got 0"),
+        ("unimatrix-sparse-pointer", {"top_k": 33}, "top_k: expected 1 to slots = 32, got 33"),
+        ("unimatrix-sparse-pointer", {"match_threshold": 1.5}, "match_threshold: expected a cosine"),
+        ("unimatrix-assoc", {"temperature": 0.0}, "temperature: expected a positive number, got 0.0"),
+        ("transformer", {"qkv_init": "zeros"}, "qkv_init: expected normal or xavier, got 'zeros'"),
+        ("unimatrix-core", {"slots": 8}, "unknown setting 'slots'"),
+    ],
+)
+def test_bad_memory_settings_are_one_line(preset, setting, message):
+    with pytest.raises(unimatrix.UserError, match=message):
+        unimatrix.build(preset, **setting)
 
 
 @pytest.mark.parametrize("name", unimatrix.presets())

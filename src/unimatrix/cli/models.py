@@ -84,7 +84,7 @@ def _measured_state(name: str) -> dict[int, int]:
 
 
 def _table(rows: Sequence[Preset]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("preset", no_wrap=True)
     table.add_column("parameters\nbytes (259)", justify="right", no_wrap=True)
     table.add_column("parameters\nrecall (64)", justify="right", no_wrap=True)

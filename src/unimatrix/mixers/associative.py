@@ -18,7 +18,7 @@ _EPS = 1e-12  # on the mean square: a vector of zeros stays one
 class AssociativeState(NamedTuple):
     """Every binding so far (the key of a token, the value of the next one): grows with the text."""
 
-    keys: Tensor  # [B, P, D], of length 1
+    keys: Tensor  # [B, P, D], of mean square 1
     values: Tensor  # [B, P, D]
     valid: Tensor | None  # [B, P] bool, False = padding or nothing before it; None = all valid
     previous: Previous
@@ -43,7 +43,8 @@ class AssociativeMemory(nn.Module):
     ) -> tuple[Stream, AssociativeState]:
         """[B, T, D] to the gated context [B, T, D]; masked positions bind nothing."""
         query, key, value, gate = self.qkvg(u).chunk(4, dim=-1)
-        query, key = _unit(query), _unit(key)
+        # both to a mean square of 1, one kernel each; the D of their product is in the softmax's scale
+        query, key = (F.rms_norm(part, part.shape[-1:], eps=_EPS) for part in (query, key))
         if mask is None and state is None and u.shape[1] > 0:
             context, state = self._read_fresh(query, key, value)
         elif mask is None and state is not None and state.valid is None:
@@ -58,7 +59,7 @@ class AssociativeMemory(nn.Module):
         causal = allowed is None and query.shape[1] > 1
         parts = (query[:, None], keys[:, None], values[:, None])
         return F.scaled_dot_product_attention(
-            *parts, attn_mask=mask, is_causal=causal, scale=self.temperature
+            *parts, attn_mask=mask, is_causal=causal, scale=self.temperature / query.shape[-1]
         )[:, 0]
 
     def _read_fresh(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, AssociativeState]:
@@ -113,8 +114,3 @@ class AssociativeMemory(nn.Module):
         found = allowed.any(-1, keepdim=True)  # a softmax over nothing is NaN: such rows read zeros
         read = self._attend(query, keys, values, allowed | ~found) if length else value
         return read * found, AssociativeState(keys, values, valid, carry)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """x at length 1 in the last dimension, through torch's rms_norm, which is one kernel forward."""
-    return F.rms_norm(x, x.shape[-1:], eps=_EPS) * x.shape[-1] ** -0.5

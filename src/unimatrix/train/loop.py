@@ -40,7 +40,8 @@ class TrainResult:
     curve: (step, bits per byte; or a task's accuracy in percent) of each evaluation; only the last one is
         sure to have seen the whole text.
     data: see `unimatrix.train.sources.describe`.
-    backend: the form of the model's own op that ran ("chunked", ...); "torch" where it has none of its own.
+    backend: the form of the model's own op that ran ("chunked", ...); "torch" where it has none of its own;
+        with slots the form of their op too ("compiled, slots compiled").
     interrupted: stopped before its last step. stop_signal: the Ctrl-C or SIGTERM that came, if one did, even
         too late to interrupt this run.
     checkpoint: the last one written.
@@ -141,7 +142,7 @@ def train(
         final_loss=run.last_loss,
         curve=tuple(run.curve),
         data=data,
-        backend=chosen_backends().get(run.model.config.mixer.kind, "torch"),
+        backend=_backend(run.model),
         device=str(accelerator.device),
         threads=torch.get_num_threads(),
         interrupted=interrupted,
@@ -149,6 +150,12 @@ def train(
         checkpoint=run.saved,
         model=run.model.eval(),
     )
+
+
+def _backend(model: LanguageModel) -> str:
+    chosen = chosen_backends()
+    mixer = chosen.get(model.config.mixer.kind, "torch")
+    return mixer if model.memory is None else f"{mixer}, slots {chosen['slot_memory']}"
 
 
 def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, console: Console) -> bool:

@@ -1,0 +1,74 @@
+"""What the inspection of a slot memory tells agrees with the model's own forward pass."""
+
+import json
+
+import pytest
+import torch
+from tolerances import assert_close
+
+import unimatrix
+from unimatrix import UserError
+from unimatrix.evals.inspection import SlotHistory, inspect_slots
+
+
+def pointer_model(**settings):
+    torch.manual_seed(0)
+    model = unimatrix.build("unimatrix-sparse-pointer", vocab_size=20, slots=4, **settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5.0) if parameter.dim() > 1 else parameter
+    return model
+
+
+IDS = torch.tensor([1, 5, 6, 7, 8, 5, 9, 2, 5])
+
+
+def test_it_follows_every_binding():
+    history = inspect_slots(pointer_model(write_gate=False), IDS)
+    assert [step.token for step in history.steps] == IDS.tolist()
+    assert history.steps[0].written is None
+    held: dict[int, tuple[int, int]] = {}
+    for before, step in zip(history.steps, history.steps[1:], strict=False):
+        assert step.written is not None
+        assert step.replaced == held.get(step.written)
+        held[step.written] = (before.token, step.token)
+        assert {(k, v) for k, v in zip(step.keys, step.values, strict=True) if v >= 0} == set(held.values())
+    # 5 was bound to 6 first and to 9 later: one slot, the newest binding
+    assert [pair for pair in held.values() if pair[0] == 5] == [(5, 9)]
+
+
+@pytest.mark.parametrize("pointer", [True, False])
+def test_weights_and_logits_are_those_of_the_forward_pass(pointer):
+    model = pointer_model(pointer=pointer)
+    history = inspect_slots(model, IDS)
+    model.eval()
+    with torch.no_grad():
+        logits, _ = model(IDS[None])
+        trace = model.trace(IDS[None])
+    weights = torch.tensor([step.weights for step in history.steps])
+    assert torch.allclose(weights, trace.recalled.reads.weights[0], atol=1e-4)
+    for t, step in enumerate(history.steps):
+        best = step.choices[0]
+        assert best.token == int(logits[0, t].argmax())
+        assert best.word + best.vote == pytest.approx(float(logits[0, t].max()), abs=2e-4)
+        assert (step.gate is None) == (not pointer)
+    whole = trace.words if trace.votes is None else trace.words + trace.votes
+    assert_close(whole, logits, "logits")
+
+
+def test_it_survives_json():
+    history = inspect_slots(pointer_model(), IDS)
+    assert SlotHistory.from_dict(json.loads(json.dumps(history.to_dict()))) == history
+
+
+def test_the_model_stays_in_its_mode():
+    model = pointer_model().train()
+    inspect_slots(model, IDS)
+    assert model.training
+
+
+def test_bad_input_is_one_line():
+    with pytest.raises(UserError, match="expected a model with a slot memory"):
+        inspect_slots(unimatrix.build("unimatrix-core"), IDS)
+    with pytest.raises(UserError, match="expected at least one token, got none"):
+        inspect_slots(pointer_model(), IDS[:0])
