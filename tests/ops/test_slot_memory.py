@@ -335,6 +335,25 @@ def test_any_stream(seed, length, num_slots, stream, data):
         assert_same(run(inputs, backend, **options), expected)
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_memory_for_the_backward_is_linear_in_time(backend):
+    def kept(length: int) -> int:
+        sizes: dict[int, int] = {}  # by storage: views of one tensor count once
+
+        def remember(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        inputs = make_inputs(length, batch=1)
+        inputs["query"].requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            reads, _ = slot_memory(**inputs, num_slots=8, backend=backend, chunk_len=CHUNK)
+        assert reads.context.requires_grad
+        return sum(sizes.values())
+
+    assert kept(4 * 256) <= 4.3 * kept(256)
+
+
 def test_under_torch_compile():
     inputs = make_inputs(24, dtype=torch.float32)
     inputs["query"].requires_grad_()
@@ -396,3 +415,19 @@ def test_auto_is_the_compiled_form_and_says_so():
 def test_bad_input_is_one_line(change, message):
     with pytest.raises(UserError, match=message):
         slot_memory(**({**make_inputs(5), "num_slots": 8} | change))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("gate", ["random", "on"])
+def test_chunked_on_a_gpu(gate):
+    inputs = make_inputs(300, gate=gate, num_slots=8, state=True)
+    on_gpu = {
+        name: SlotMemoryState(*(part.cuda() for part in x)) if name == "state" else x.cuda()
+        for name, x in inputs.items()
+    }
+    expected, expected_last = slot_memory(**inputs, num_slots=8, top_k=3, backend="reference")
+    got, last = slot_memory(**on_gpu, num_slots=8, top_k=3)
+    assert chosen_backends()["slot_memory"] == "chunked"
+    assert_close(got.context.cpu(), expected.context, "output")
+    assert torch.equal(got.token_ids.cpu(), expected.token_ids)
+    assert torch.equal(last.ages.cpu(), expected_last.ages)

@@ -81,11 +81,9 @@ def _positions(history: SlotHistory, names: Mapping[int, str], rows: int) -> Tab
     """A line per position: what it wrote and what it read."""
     first = 0 if rows == 0 else max(0, len(history.steps) - rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Position by position", title_justify="left")
-    for name in ("at", "token", "gate", "slot", "writes", "in place of"):
-        table.add_column(name, justify="right" if name in ("at", "gate", "slot") else "left", no_wrap=True)
-    table.add_column("reads most", no_wrap=True)
-    table.add_column("weight", justify="right", no_wrap=True)
-    table.add_column("answer", no_wrap=True)
+    for name in ("at", "token", "gate", "slot", "writes", "reads most", "weight", "answer"):
+        right = name in ("at", "gate", "slot", "weight")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for position, step in list(enumerate(history.steps))[first:]:
         best = max(range(history.num_slots), key=lambda slot: step.weights[slot])
         reads = step.weights[best] > 0
@@ -95,7 +93,6 @@ def _positions(history: SlotHistory, names: Mapping[int, str], rows: int) -> Tab
             f"{step.strength:.2f}",
             "" if step.written is None else str(step.written),
             Text("" if step.written is None else _binding(step, step.written, names)),
-            Text("" if step.replaced is None else _pair(*step.replaced, names)),
             Text(f"slot {best}: {_binding(step, best, names)}" if reads else "nothing"),
             f"{step.weights[best]:.2f}" if reads else "",
             Text(names[step.choices[0].token]),
@@ -121,7 +118,7 @@ def _answer(step: Step, names: Mapping[int, str], traced: Mapping[str, Any]) -> 
     """The likeliest next tokens: the vocabulary's logit, the pointer's vote, their sum."""
     gate = "no pointer" if step.gate is None else f"pointer gate {step.gate:.2f}"
     expected = f", expected {traced['expected']}" if traced["expected"] is not None else ""
-    title = f"The likeliest next tokens ({gate}{expected})"
+    title = f"Likeliest next: {gate}{expected}"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("token")
     for name in ("vocabulary", "vote", "sum"):

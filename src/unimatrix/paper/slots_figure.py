@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
+from matplotlib.patheffects import withStroke
 
 from unimatrix.evals.inspection import Choice, SlotHistory, Step
 from unimatrix.ops.slot_memory import EMPTY
@@ -65,7 +66,15 @@ def _draw_over_time(
             )
             if stop - start >= _LABEL_POSITIONS:
                 axes.text(
-                    start + 0.4, row, _binding_text(binding, names), fontsize=6, va="center", color=style.ink
+                    start + 0.4,
+                    row,
+                    _binding_text(binding, names),
+                    fontsize=6,
+                    va="center",
+                    color=style.ink,
+                    zorder=4,
+                    # readable where a read lies under it
+                    path_effects=[withStroke(linewidth=1.6, foreground=style.page)],
                 )
     reads = [
         (t + 0.5, row, step.weights[slot])
@@ -129,6 +138,4 @@ def _draw_answer(
     axes.axvline(0, color=style.faint, linewidth=0.8)
     axes.set_title("Likeliest answers", loc="left", fontsize=9)
     axes.set_xlabel("logit = vocabulary + vote", fontsize=8)
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False, fontsize=7.5, labelcolor=style.ink
-    )
+    axes.legend(loc="lower right", frameon=False, fontsize=7.5, labelcolor=style.ink)
