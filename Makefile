@@ -1,7 +1,7 @@
 # make reproduce   train the models of the paper's tables, write report.html      (sets everything up first)
 # make test        all tests                                                       (sets everything up first)
 # make check       formatting, lint, types, the floors of the house
-# make bench       speed: whole models, decoding
+# make bench       speed: whole models, recall training, decoding
 # make report      rebuild the report from finished runs
 # Variables: PYTHON (the interpreter that .venv is made from), ARGS (passed on to the command).
 
@@ -31,6 +31,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/unimatrix bench throughput $(ARGS)
+	$(BIN)/unimatrix bench recall
 	$(BIN)/unimatrix bench decode
 
 report: $(READY)
