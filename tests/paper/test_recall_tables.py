@@ -17,7 +17,6 @@ from unimatrix.paper.recall_experiments import (
     RECALL,
     RECALL_EXPERIMENTS,
     RECALL_LR,
-    SPARSE_POINTER_LR,
 )
 from unimatrix.paper.report import render_report, shared_cautions
 from unimatrix.paper.summary import NOTHING, summarise
@@ -34,6 +33,10 @@ SPARSE_POINTER = "recall-no-dropout.unimatrix-sparse-pointer"
 
 # accuracy with 4, 6 and 8 pairs, as the paper prints them or a little better
 LIKE_THE_PAPER = {
+    # rows that the paper does not have
+    "recall-no-dropout.transformer-normal": (16.0, 0, 0),
+    "recall-no-dropout.assoc-sharp": (90.0, 0, 0),
+    "recall-no-dropout.slots16-half-gate": (100.0, 100.0, 100.0),
     "recall.transformer": (25.4, 17.0, 12.5),
     "recall.unimatrix-core": (13.4, 12.5, 12.5),
     "recall.unimatrix-rosa": (13.7, 12.5, 12.5),
@@ -80,8 +83,7 @@ def test_recipes_are_the_papers(name) -> None:
     assert recipe.name == name
     assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.seq_len) == (200, 32, 128)
     assert (recipe.optim.schedule, recipe.optim.weight_decay, recipe.optim.clip) == ("constant", 0.01, None)
-    sparse_pointer = recipe.model.preset == "unimatrix-sparse-pointer"
-    assert recipe.optim.lr == (SPARSE_POINTER_LR if sparse_pointer else RECALL_LR)
+    assert recipe.optim.lr == RECALL_LR
     assert recipe.model.dropout == (0.1 if name.startswith("recall.") else 0.0)
     task = recipe.task
     assert task is not None
@@ -99,6 +101,7 @@ def test_the_ablation_turns_what_its_rows_say() -> None:
         "recall-no-dropout.slots4": (4, True, True),
         "recall-no-dropout.slots8": (8, True, True),
         "recall-no-dropout.slots16": (16, True, True),
+        "recall-no-dropout.slots16-half-gate": (16, True, True),
         "recall-no-dropout.no-pointer": (32, False, True),
         SPARSE_POINTER: (32, True, True),
         "recall-no-dropout.no-gate": (32, True, False),
@@ -108,7 +111,9 @@ def test_the_ablation_turns_what_its_rows_say() -> None:
     }
 
 
-@pytest.mark.parametrize("row", TABLE3.trained + TABLE4.trained, ids=lambda row: row.experiment)
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE3.trained + TABLE4.trained if row.paper], ids=lambda row: row.experiment
+)
 def test_the_models_have_the_printed_parameters(row) -> None:
     choice = experiment(row.experiment).model
     overrides = choice.overrides()
@@ -117,7 +122,7 @@ def test_the_models_have_the_printed_parameters(row) -> None:
 
 
 def test_the_tables_hold_what_the_paper_prints() -> None:
-    printed = {row.name: tuple(row.paper.values()) for row in TABLE3.trained + TABLE4.trained}
+    printed = {row.name: tuple(row.paper.values()) for row in TABLE3.trained + TABLE4.trained if row.paper}
     assert printed == {
         "Transformer": (1.994, 25.4),
         "UniMatrix-Core": (2.125, 13.4),
@@ -129,7 +134,7 @@ def test_the_tables_hold_what_the_paper_prints() -> None:
         "UniMatrix-Assoc (Without dropout)": (1.976, 26.5),
         "SparsePointer (Without dropout)": (1.031, 99.2),
     }
-    assert [tuple(row.paper.values()) for row in TABLE5.trained] == [
+    assert [tuple(row.paper.values()) for row in TABLE5.trained if row.paper] == [
         (12.8, 12.5, 12.4),
         (12.8, 12.5, 12.5),
         (24.2, 17.5, 13.6),
@@ -206,7 +211,7 @@ def test_the_page_has_contents_groups_and_the_tasks_settings(like_the_paper) -> 
     page = render_report(summaries)
     for table in RECALL_TABLES:
         assert f'<a href="#{table.name}">{table.title}</a>' in page
-    assert page.count('<tr class="group">') == 3
+    assert page.count('<tr class="group">') == 4
     assert '<span class="verdict reproduced">4 reproduced</span>' in page
     assert "num_pairs 4, num_keys 8, num_values 8, num_fillers 12, placement start, length 128" in page
     assert "eval_num_pairs none or 4 6 8" in page

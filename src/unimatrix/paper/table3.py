@@ -11,6 +11,7 @@ from unimatrix.paper.recall_table import (
     BY_GUESSING,
     CHANCE,
     EVALUATION,
+    FITTED,
     GUESSING,
     LOSS,
     MODELS,
@@ -89,5 +90,6 @@ TABLE3 = Table(
         MODELS,
         training_sentence(dropout="dropout 0.1"),
         EVALUATION,
+        FITTED,
     ),
 )

@@ -11,6 +11,7 @@ from unimatrix.paper.recall_table import (
     ACCURACY,
     BY_GUESSING,
     EVALUATION,
+    FITTED,
     LOSS,
     MODELS,
     accuracy,
@@ -107,5 +108,6 @@ TABLE4 = Table(
         "SparsePointer: 32 slots, pointer, write gate. Assoc: an append-only memory of all tokens, tau = 4.",
         training_sentence(dropout="dropout 0.1 or none"),
         EVALUATION,
+        FITTED,
     ),
 )

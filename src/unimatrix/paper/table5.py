@@ -14,6 +14,7 @@ from unimatrix.paper.recall_experiments import ALL_FILLERS, ON_MORE_PAIRS
 from unimatrix.paper.recall_table import (
     CHANCE,
     EVALUATION,
+    FITTED,
     MODELS,
     NEAR_POINTS,
     accuracy,
@@ -178,6 +179,7 @@ TABLE5 = Table(
         MODELS,
         training_sentence(dropout="without dropout"),
         EVALUATION,
+        FITTED,
         ON_ALL_PAIRS,
     ),
     inspection=Inspection(
@@ -226,6 +228,7 @@ TABLE5_ALL_FILLERS = Table(
         MODELS,
         training_sentence(dropout="without dropout"),
         EVALUATION,
+        FITTED,
         ON_ALL_PAIRS,
     ),
 )
