@@ -23,6 +23,15 @@ def none_before(x: Tensor) -> Previous:
     return Previous(x.new_zeros(x.shape[0], x.shape[2]), x.new_zeros(x.shape[0], dtype=torch.bool))
 
 
+def newest_real(mask: TokenMask) -> Tensor:
+    """Where the newest real token before each position lies, and after the last: [B, T + 1] int64.
+
+    1 is the first position, 0 what was carried from an earlier call.
+    """
+    index = torch.arange(1, mask.shape[1] + 1, device=mask.device) * mask
+    return torch.cat([torch.zeros_like(index[:, :1]), index], dim=1).cummax(dim=1).values
+
+
 def shift(x: Tensor, carry: Previous, mask: TokenMask | None) -> tuple[Tensor, Tensor, Previous]:
     """The vectors of the real tokens before each position.
 
@@ -36,8 +45,7 @@ def shift(x: Tensor, carry: Previous, mask: TokenMask | None) -> tuple[Tensor, T
     if mask is None:
         present = torch.cat([carry.present[:, None], carry.present.new_ones(len(x), length)], dim=1)
         return with_carry[:, :-1], present[:, :-1], Previous(with_carry[:, -1], present[:, -1])
-    index = torch.arange(1, length + 1, device=x.device) * mask  # 0 points at the carried one
-    newest = torch.cat([torch.zeros_like(index[:, :1]), index], dim=1).cummax(dim=1).values  # [B, T + 1]
+    newest = newest_real(mask)
     seen = with_carry.gather(1, newest[..., None].expand(-1, -1, x.shape[2]))
     present = (newest > 0) | carry.present[:, None]
     return seen[:, :-1], present[:, :-1], Previous(seen[:, -1], present[:, -1])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unimatrix.mixers.previous import newest_real
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 NO_TOKEN = -1  # "no match": contributes zero
@@ -42,13 +43,9 @@ def route_previous_token(
     input_ids: TokenIds, state: RoutingState | None, mask: TokenMask | None
 ) -> tuple[TokenIds, RoutingState]:
     """The last real token before each position, NO_TOKEN where there is none; [B, T] and the next state."""
-    batch, length = input_ids.shape
-    last = input_ids.new_full((batch,), NO_TOKEN) if state is None else state.last_token
+    last = input_ids.new_full((len(input_ids),), NO_TOKEN) if state is None else state.last_token
     with_last = torch.cat([last[:, None], input_ids], dim=1)  # [B, T + 1]
     if mask is None:
         return with_last[:, :-1], RoutingState(with_last[:, -1])
-    index = torch.arange(1, length + 1, device=input_ids.device) * mask  # 0 points at the carried token
-    newest = index.cummax(dim=1).values  # [B, T]: where the newest real token up to t lies
-    newest = torch.cat([torch.zeros_like(newest[:, :1]), newest], dim=1)
-    seen = with_last.gather(1, newest)  # [B, T + 1]
+    seen = with_last.gather(1, newest_real(mask))  # [B, T + 1]
     return seen[:, :-1], RoutingState(seen[:, -1])
