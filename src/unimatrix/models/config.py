@@ -42,6 +42,21 @@ class MatrixStateConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TripleLatentConfig:
+    """A retained sum per head, and a memory that binds each token to what the sum was before it.
+
+    num_slots: None keeps the dense pair memory, S x S per head; a number keeps so many slots, whose learned
+    addresses the heads share.
+    """
+
+    kind: ClassVar[str] = "triple_latent"
+    num_heads: int = 4
+    state_dim: int = 16
+    num_slots: int | None = None
+    backend: Backend = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MLPConfig:
     """The position-wise feed-forward layer."""
 
@@ -62,6 +77,28 @@ class DeepEmbedConfig:
 
     kind: ClassVar[str] = "deep_embed"
     rank: int = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvolutionConfig:
+    """A causal convolution over the last kernel_size tokens, one for all layers."""
+
+    kind: ClassVar[str] = "convolution"
+    kernel_size: int = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassHeadConfig:
+    """A head of its own instead of the embedding: class c is the token first_token + c, all others have no chance."""
+
+    kind: ClassVar[str] = "classes"
+    num_classes: int
+    first_token: int
+
+    def __post_init__(self) -> None:
+        _require_positive("num_classes", self.num_classes)
+        if not isinstance(self.first_token, int) or self.first_token < 0:
+            raise UserError(f"first_token: expected a token id, got {self.first_token!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,11 +145,14 @@ class SlotMemoryConfig:
 KINDS: dict[str, type] = {
     "attention": AttentionConfig,
     "matrix_state": MatrixStateConfig,
+    "triple_latent": TripleLatentConfig,
     "mlp": MLPConfig,
     "previous_token": PreviousTokenRoutingConfig,
     "deep_embed": DeepEmbedConfig,
     "associative": AssociativeMemoryConfig,
     "slots": SlotMemoryConfig,
+    "convolution": ConvolutionConfig,
+    "classes": ClassHeadConfig,
 }
 
 
@@ -132,12 +172,14 @@ class ModelConfig:
     shared_depth: bool = False
     dropout: float = 0.0
     init_std: float = 0.02
-    mixer: AttentionConfig | MatrixStateConfig = AttentionConfig()
+    mixer: AttentionConfig | MatrixStateConfig | TripleLatentConfig = AttentionConfig()
     feed_forward: MLPConfig = MLPConfig()
     routing: PreviousTokenRoutingConfig | None = None
     memory: AssociativeMemoryConfig | SlotMemoryConfig | None = None
     deep_embed: DeepEmbedConfig | None = None
     step_embeddings: bool = False
+    convolution: ConvolutionConfig | None = None
+    head: ClassHeadConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "depth"):
@@ -148,17 +190,24 @@ class ModelConfig:
             raise UserError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
         if not self.init_std > 0.0:
             raise UserError(f"init_std: expected a positive number, got {self.init_std}")
-        for part in (self.mixer, self.feed_forward, self.deep_embed):
+        for part in (self.mixer, self.feed_forward, self.deep_embed, self.convolution):
             for field in () if part is None else fields(part):
                 value = getattr(part, field.name)
-                if not isinstance(value, bool | str):
+                if value is not None and not isinstance(value, bool | str):
                     _require_positive(field.name, value)
         for part in (self.mixer, self.memory):
             backend = getattr(part, "backend", "auto")
             if backend not in BACKENDS:
                 raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
         if isinstance(self.memory, AssociativeMemoryConfig) and not isinstance(self.mixer, MatrixStateConfig):
-            raise UserError("memory: the associative memory stands beside a matrix state, got attention")
+            raise UserError(
+                f"memory: the associative memory stands beside a matrix state, got {self.mixer.kind}"
+            )
+        if self.head is not None and self.head.first_token + self.head.num_classes > self.vocab_size:
+            raise UserError(
+                f"head: expected classes among the {self.vocab_size} tokens, got "
+                f"{self.head.num_classes} from token {self.head.first_token}"
+            )
         if isinstance(self.mixer, AttentionConfig) and self.d_model % self.mixer.num_heads:
             raise UserError(
                 f"num_heads: expected a divisor of d_model = {self.d_model}, got {self.mixer.num_heads}"

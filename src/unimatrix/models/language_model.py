@@ -95,7 +95,7 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """Token ids in, logits and a state out; decoding is the same call on what comes next.
 
-    The head is the embedding matrix itself. Weights of Linear and Embedding are drawn from
+    The head is the embedding matrix itself, unless the config names classes. Weights of Linear and Embedding are drawn from
     N(0, init_std), biases are 0, LayerNorms start as the identity; exceptions are the configs' qkv_init and
     write_gate_bias.
     """
@@ -117,6 +117,7 @@ class LanguageModel(nn.Module):
         self.steps = nn.Embedding(config.depth, config.d_model) if config.step_embeddings else None
         self.memory = _build_slot_memory(config)
         self.norm = nn.LayerNorm(config.d_model)
+        self.class_head = None if config.head is None else nn.Linear(config.d_model, config.head.num_classes)
         self.dropout = nn.Dropout(config.dropout)
         self.init_weights()
 
@@ -248,6 +249,10 @@ class LanguageModel(nn.Module):
     def _head(self, x: Stream) -> Tensor:
         """Logits [B, T, V]; without gradients in pieces of rows, since one large product misses the cache."""
         weight = self.embedding.weight
+        if self.class_head is not None and self.config.head is not None:
+            first, classes = self.config.head.first_token, self.class_head(x)
+            after = self.config.vocab_size - first - classes.shape[-1]
+            return F.pad(classes, (first, after), value=-torch.inf)
         rows = x.flatten(0, 1)
         if torch.is_grad_enabled() or len(rows) <= PIECE_TOKENS:
             return F.linear(x, weight)
