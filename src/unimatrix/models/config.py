@@ -89,7 +89,7 @@ class ConvolutionConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassHeadConfig:
-    """A head of its own instead of the embedding: class c is the token first_token + c, all others have no chance."""
+    """A head of its own instead of the embedding: class c is token first_token + c, no other has a chance."""
 
     kind: ClassVar[str] = "classes"
     num_classes: int

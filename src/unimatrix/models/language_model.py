@@ -95,9 +95,9 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """Token ids in, logits and a state out; decoding is the same call on what comes next.
 
-    The head is the embedding matrix itself, unless the config names classes. Weights of Linear and Embedding are drawn from
-    N(0, init_std), biases are 0, LayerNorms start as the identity; exceptions are the configs' qkv_init and
-    write_gate_bias.
+    The head is the embedding matrix itself, unless the config names classes. Weights of Linear and Embedding
+    are drawn from N(0, init_std), biases are 0, LayerNorms start as the identity; exceptions are the configs'
+    qkv_init and write_gate_bias.
     """
 
     def __init__(self, config: ModelConfig) -> None:
