@@ -60,7 +60,7 @@ def test_json_round_trip(steps, seed, lr, clip, schedule, width):
         model=ModelChoice(preset="transformer", d_model=width, max_positions=None),
         data="some/folder",
         optim=OptimConfig(lr=lr, clip=clip, schedule=schedule, betas=(0.8, 0.95)),
-        loop=LoopConfig(steps=steps, seed=seed, eval_every=3, compile=True),
+        loop=LoopConfig(steps=steps, seed=seed, eval_every=3, eval_at=(2, 5), compile=True),
     )
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
 
@@ -104,6 +104,10 @@ def test_option_names_are_unique_so_that_a_command_line_can_be_flat():
         ({"loop": {"steps": True}}, "steps: expected a whole number, got True"),
         ({"loop": {"compile": 1}}, "compile: expected true or false, got 1"),
         ({"loop": {"eval_every": "no"}}, "eval_every: expected a whole number or None, got 'no'"),
+        ({"loop": {"eval_at": [80, "200"]}}, "eval_at: expected whole numbers or None, got"),
+        ({"loop": {"eval_at": [200, 80]}}, r"eval_at: expected ascending steps above 0, got \(200, 80\)"),
+        ({"loop": {"eval_at": [80, 80]}}, "eval_at: expected ascending steps above 0"),
+        ({"loop": {"eval_at": [0, 80]}}, "eval_at: expected ascending steps above 0"),
         ({"loop": {"device": "gpu"}}, "device: expected one of auto, cpu, cuda, mps, got 'gpu'"),
         ({"optim": {"betas": [0.9]}}, "betas: expected 2 numbers"),
         ({"optim": {"lr": float("nan")}}, "lr: expected a number, got nan"),
@@ -171,13 +175,15 @@ def test_settings_that_do_not_fit_together_are_named():
         ("batch_size", 8),
         ("dropout", 0.0),
         ("precision", "bf16"),
+        ("eval_at", (80,)),
     ],
 )
 def test_a_resumed_run_must_keep_what_its_numbers_depend_on(field, value):
     saved = Experiment()
     difference = first_difference(saved, replaced(saved, **{field: value}))
     assert difference is not None
-    assert (difference[0], difference[2]) == (field, value)
+    # as JSON has it
+    assert (difference[0], difference[2]) == (field, list(value) if isinstance(value, tuple) else value)
 
 
 def test_a_resumed_run_may_change_the_rest():

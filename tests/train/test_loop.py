@@ -1,6 +1,7 @@
 """The loop: it learns, it goes on bit for bit, and it counts, shows and logs what happened."""
 
 import io
+import json
 import math
 import re
 
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from unimatrix.data import Corpus, random_windows
 from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte
+from unimatrix.hf.checksums import write_checksums
 from unimatrix.models import build, parameter_count
 from unimatrix.train import load_checkpoint, train
 from unimatrix.train.run import LossModule
@@ -111,8 +113,49 @@ def test_a_resumed_run_ends_with_the_same_bytes(fit, tiny, preset):
 
 def test_evaluating_and_saving_on_the_way_change_nothing(fit, tiny):
     plain = fit(tiny(), name="plain")
-    busy = fit(tiny(eval_every=1, save_every=1, log_every=1, eval_bytes=100), name="busy")
+    often = {"eval_every": 1, "save_every": 1, "log_every": 1, "eval_bytes": 100, "eval_at": (2, 3)}
+    busy = fit(tiny(**often), name="busy")
     assert weights(busy) == weights(plain)
+
+
+def test_asked_steps_are_evaluated_whole_and_stay_in_the_metrics(fit, tiny, text):
+    settings = {"eval_every": 2, "eval_bytes": 100}
+    result = fit(tiny(steps=6, eval_at=(1, 4, 6, 9), **settings))
+    assert [step for step, _ in result.curve] == [1, 2, 4, 6]
+    names = {f"{name}_{step}_steps" for name in ("bpb", "seconds") for step in (1, 4, 6)}
+    assert result.metrics.keys() == {"bpb", "ppl"} | names
+    # the same numbers as of runs that end there: the whole text, not its first 100 bytes
+    for step in (1, 4):
+        shorter = fit(tiny(steps=step), name=f"short-{step}")
+        assert result.metrics[f"bpb_{step}_steps"] == shorter.bpb == dict(result.curve)[step]
+    assert dict(result.curve)[2] != fit(tiny(steps=2), name="short-2").bpb
+    assert result.metrics["bpb_6_steps"] == result.bpb
+    seconds = [result.metrics[f"seconds_{step}_steps"] for step in (1, 4, 6)]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] == result.seconds
+
+
+def test_asked_steps_survive_a_resume(fit, tiny):
+    asked = {"eval_at": (2, 3, 5)}
+    whole = fit(tiny(steps=6, **asked), name="whole")
+    first = fit(tiny(steps=3, **asked), name="parts")
+    assert "bpb_5_steps" not in first.metrics
+    # step 3 was the last one, evaluated after its checkpoint; going on it is one on the way
+    parts = fit(tiny(steps=6, **asked), name="parts", resume=True)
+    assert parts.metrics.keys() == whole.metrics.keys()
+    for name in ("bpb_2_steps", "bpb_3_steps", "bpb_5_steps", "bpb"):
+        assert parts.metrics[name] == whole.metrics[name]
+    assert parts.metrics["seconds_2_steps"] == first.metrics["seconds_2_steps"]
+
+
+def test_a_checkpoint_from_before_there_were_asked_steps_goes_on(fit, tiny, tmp_path):
+    fit(tiny(steps=2))
+    for path in (tmp_path / "run" / "checkpoint-000002" / "trainer.json", tmp_path / "run" / "run.json"):
+        values = json.loads(path.read_text())
+        values.pop("at_steps", None)
+        del values["experiment"]["loop"]["eval_at"]
+        path.write_text(json.dumps(values))
+    write_checksums(tmp_path / "run" / "checkpoint-000002")
+    assert fit(tiny(steps=3), resume=True).metrics.keys() == {"bpb", "ppl"}
 
 
 def test_runs_differ_by_seed_and_agree_without(fit, tiny):

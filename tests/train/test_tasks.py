@@ -88,6 +88,15 @@ def test_what_is_reported_is_what_was_measured(fit, tiny_recall):
     assert result.tokens_per_second == pytest.approx(4 * 4 * 16 / result.seconds)
 
 
+def test_asked_steps_are_measured_without_the_variants(fit, tiny_recall):
+    task = dataclasses.replace(TASK, eval_num_pairs=(1,))
+    result = fit(tiny_recall(task=task, steps=3, eval_at=(2, 3)))
+    variants = {"loss_1_pairs", "accuracy_1_pairs"}
+    asked = {f"{name}_{step}_steps" for name in ("accuracy", "seconds") for step in (2, 3)}
+    assert result.metrics.keys() == {"loss", "accuracy"} | variants | asked
+    assert result.metrics["accuracy_3_steps"] == result.metrics["accuracy"]
+
+
 def test_the_record_of_its_data_is_the_fingerprint_of_both_streams(fit, tiny_recall):
     result = fit(tiny_recall(steps=1))
     assert result.data == describe(TASK)

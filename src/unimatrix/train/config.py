@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, ClassVar, Literal, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.tasks import TASKS, TaskConfig
@@ -125,6 +125,8 @@ class LoopConfig:
         eval_every: steps between evaluations; None evaluates at the end only.
         eval_bytes: how much of the validation text those in between look at (None: all; the last one always
             all).
+        eval_at: steps, ascending, after which the whole validation text is evaluated besides; what it gives
+            stays in the run's metrics ("bpb_80_steps", "seconds_80_steps").
         save_every: steps between checkpoints; None saves at the end only.
         keep_checkpoints: how many of the last ones stay.
         log_every: steps between lines of the log, points of the curves and, on an accelerator, checks for
@@ -140,6 +142,7 @@ class LoopConfig:
     seed: int = 7
     eval_every: int | None = None
     eval_bytes: int | None = None
+    eval_at: tuple[int, ...] | None = None
     save_every: int | None = None
     keep_checkpoints: int = 2
     log_every: int = 10
@@ -152,6 +155,9 @@ class LoopConfig:
         check_positive(self, "steps", "batch_size", "seq_len", "eval_every", "eval_bytes", "save_every")
         check_positive(self, "keep_checkpoints", "log_every")
         check_range(self, "seed", low=0, below=2**63)
+        asked = self.eval_at or ()
+        if list(asked) != sorted({step for step in asked if step > 0}):
+            raise UserError(f"eval_at: expected ascending steps above 0, got {asked}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,10 +271,14 @@ def _from_dict(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
             value = _from_dict(hints[name], value, where=f"{where}.{name}")  # pyright: ignore[reportArgumentType]
         elif hints[name] == TaskConfig | None and value is not None:
             value = _task_from_dict(value, where=f"{where}.{name}")
-        elif get_origin(hints[name]) is tuple and isinstance(value, list):
+        elif isinstance(value, list) and _takes_tuple(hints[name]):
             value = tuple(value)
         arguments[name] = value
     return cls(**arguments)
+
+
+def _takes_tuple(hint: Any) -> bool:
+    return tuple in {get_origin(option) for option in (hint, *get_args(hint))}
 
 
 def _task_from_dict(values: Any, *, where: str) -> TaskConfig:

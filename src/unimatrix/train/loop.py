@@ -35,7 +35,8 @@ class TrainResult:
     seconds: in training steps alone, without evaluation and checkpoints.
     metrics: of the whole validation text "bpb" and "ppl", bits and perplexity per byte; of a task "loss",
         nats per answer, and "accuracy", in percent, and so on for its variants ("accuracy_6_pairs", ...);
-        None after an interruption.
+        with eval_at also what was found at those steps ("bpb_80_steps", and "seconds_80_steps" spent in
+        training until then); None after an interruption.
     final_loss: nats per byte, or answer, of the last step's batch; None if no step was made.
     curve: (step, bits per byte; or a task's accuracy in percent) of each evaluation; only the last one is
         sure to have seen the whole text.
@@ -169,27 +170,37 @@ def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, cons
                 if unsaved:
                     run.save(out)
                 return True
+            if run.is_asked_at:
+                # only after a resume with more steps: what was the last step's is now on the way
+                _evaluate(run, reporter, tracker)
             run.train_step()
             unsaved = True
             reporter.advance(run.step)
             if run.step % loop.log_every == 0 or run.step == loop.steps:
                 before = _report(run, reporter, tracker, before)
-            if loop.eval_every and run.step % loop.eval_every == 0 and run.step < loop.steps:
-                run.look()
-                metrics = run.evaluate(final=False)
-                reporter.say(f"step {run.step}/{loop.steps}  valid {run.source.headline_text(metrics)}")
-                _log_metrics(tracker, metrics, step=run.step)
+            due = loop.eval_every and run.step % loop.eval_every == 0
+            if run.step < loop.steps and (due or run.is_asked_at):
+                _evaluate(run, reporter, tracker)
             if run.step == loop.steps or (loop.save_every and run.step % loop.save_every == 0):
                 run.save(out)
                 unsaved = False
     return False
 
 
-def _finish(run: Run, tracker: Tracker) -> dict[str, float]:
-    """The metrics of the whole validation text, or of the task and its variants."""
-    metrics = run.evaluate(final=True)
+def _evaluate(run: Run, reporter: Reporter, tracker: Tracker) -> None:
+    """Evaluate on the way: all of the text where eval_at asks for it, else the part that curves show."""
+    run.look()
+    metrics = run.evaluate("whole" if run.is_asked_at else "part")
+    steps = run.experiment.loop.steps
+    reporter.say(f"step {run.step}/{steps}  valid {run.source.headline_text(metrics)}")
     _log_metrics(tracker, metrics, step=run.step)
-    return metrics
+
+
+def _finish(run: Run, tracker: Tracker) -> dict[str, float]:
+    """The metrics of the whole validation text, or of the task and its variants; and those of eval_at."""
+    metrics = run.evaluate("final")
+    _log_metrics(tracker, metrics, step=run.step)
+    return metrics | run.at_steps
 
 
 def _log_metrics(tracker: Tracker, metrics: dict[str, float], *, step: int) -> None:

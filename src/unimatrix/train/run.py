@@ -19,7 +19,7 @@ from unimatrix.models import LanguageModel, ModelConfig, build
 from unimatrix.train.checkpoint import Checkpoint, save_checkpoint
 from unimatrix.train.config import Experiment
 from unimatrix.train.schedule import learning_rate
-from unimatrix.train.sources import Source
+from unimatrix.train.sources import Extent, Source
 from unimatrix.train.state import (
     load_optimizer_tensors,
     load_rng_tensors,
@@ -46,7 +46,8 @@ class Run:
     """The live objects of a training run and what has been counted so far.
 
     step: optimiser steps done. seconds: spent in them. curve: (step, the source's headline metric) of each
-    evaluation. last_loss: of the last step looked at. saved: the last checkpoint written or resumed from.
+    evaluation. at_steps: what was found at the steps of eval_at, by its name among the run's metrics.
+    last_loss: of the last step looked at. saved: the last checkpoint written or resumed from.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Run:
         self.seconds = 0.0
         self.last_loss: float | None = None
         self.curve: list[tuple[int, float]] = []
+        self.at_steps: dict[str, float] = {}
         self.saved: Path | None = None
         # losses still on the device: reading one waits for all the work queued before it
         self._unseen: list[Tensor] = []
@@ -111,6 +113,8 @@ class Run:
         self.seconds = checkpoint.trainer["seconds"]
         self.last_loss = checkpoint.trainer["loss"]
         self.curve = [(step, value) for step, value in checkpoint.trainer["curve"]]
+        # none in a checkpoint from before there was eval_at
+        self.at_steps = dict(checkpoint.trainer.get("at_steps", {}))
         self.saved = folder
         index = self.accelerator.process_index
         states = {name: rows[index] for name, rows in checkpoint.rng.items() if index < len(rows)}
@@ -157,7 +161,13 @@ class Run:
         self._read_losses()
         self.seconds += time.perf_counter() - began
 
-    def evaluate(self, *, final: bool) -> dict[str, float]:
+    @property
+    def is_asked_at(self) -> bool:
+        """Whether eval_at names the present step, and nothing was found at it yet."""
+        asked = self.experiment.loop.eval_at or ()
+        return self.step in asked and f"seconds_{self.step}_steps" not in self.at_steps
+
+    def evaluate(self, extent: Extent) -> dict[str, float]:
         """The source's metrics, the work shared among the processes; see `Source.evaluate`."""
         accelerator = self.accelerator
 
@@ -169,11 +179,15 @@ class Run:
         metrics = self.source.evaluate(
             self.model,
             seed=self.experiment.loop.seed,
-            final=final,
+            extent=extent,
             share=(accelerator.process_index, accelerator.num_processes),
             add_up=add_up,
         )
-        self.curve.append((self.step, metrics[self.source.headline]))
+        headline = metrics[self.source.headline]
+        self.curve.append((self.step, headline))
+        if self.is_asked_at:
+            found = {self.source.headline: headline, "seconds": self.seconds}
+            self.at_steps |= {f"{name}_{self.step}_steps": value for name, value in found.items()}
         return metrics
 
     def save(self, out: Path) -> None:
@@ -204,6 +218,7 @@ class Run:
                     "seconds": self.seconds,
                     "loss": self.last_loss,
                     "curve": self.curve,
+                    "at_steps": self.at_steps,
                     "scaler": None if scaler is None else scaler.state_dict(),
                 },
                 keep=self.experiment.loop.keep_checkpoints,

@@ -4,7 +4,7 @@ B batch rows, T = seq_len.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -16,6 +16,9 @@ from unimatrix.models import LanguageModel
 from unimatrix.train.config import Experiment
 
 _EVAL_BATCH_SIZE = 32
+
+# a part of the text to draw a curve with; all of it, or the task; that and the task's variants
+Extent = Literal["part", "whole", "final"]
 
 # a process's own sums in, those of all processes out
 AddUp = Callable[[Tensor], Tensor]
@@ -35,9 +38,9 @@ class Source(Protocol):
         ...
 
     def evaluate(
-        self, model: LanguageModel, *, seed: int, final: bool, share: tuple[int, int], add_up: AddUp
+        self, model: LanguageModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
     ) -> dict[str, float]:
-        """The metrics by name: all of them, of everything, if `final`; else a quick look.
+        """The metrics by name.
 
         Args:
             share: (r, n): this process looks at the r-th of n shares.
@@ -79,10 +82,10 @@ class TextSource:
         return Batch(windows[:, :-1], windows[:, 1:])
 
     def evaluate(
-        self, model: LanguageModel, *, seed: int, final: bool, share: tuple[int, int], add_up: AddUp
+        self, model: LanguageModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
     ) -> dict[str, float]:
         # there is one validation text, whatever the seed
-        text = self._corpus.valid if final else self._corpus.valid[: self._eval_bytes]
+        text = self._corpus.valid[: self._eval_bytes] if extent == "part" else self._corpus.valid
         nats = nats_of_share(model, text, window=self._seq_len, batch_size=_EVAL_BATCH_SIZE, share=share)
         result = BitsPerByte.from_nats(float(add_up(nats)), len(text))
         return {"bpb": result.bpb, "ppl": result.perplexity}
@@ -111,10 +114,10 @@ class TaskSource:
         return task_of(self._task).make(self._task, seed=seed, step=step, batch_size=batch_size)
 
     def evaluate(
-        self, model: LanguageModel, *, seed: int, final: bool, share: tuple[int, int], add_up: AddUp
+        self, model: LanguageModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
     ) -> dict[str, float]:
         measured = {"": self._task}
-        if final:
+        if extent == "final":
             variants = task_of(self._task).variants(self._task)
             measured |= {f"_{name}": variant for name, variant in variants.items()}
         metrics: dict[str, float] = {}
