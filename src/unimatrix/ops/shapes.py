@@ -17,7 +17,7 @@ from unimatrix.errors import UserError
 HeadVectors = Tensor  # [B, T, H, S]
 HeadScalars = Tensor  # [B, T, H]
 RuleWeights = Tensor  # [B, T, H, 3]
-MatrixState = Tensor  # [B, H, S, S]
+MatrixState = Tensor  # [B, H, S, S], or [B, H, S, R] where it binds vectors of two widths
 TokenMask = Tensor  # [B, T] bool, True = a real token
 TokenIds = Tensor  # [B, T] int64
 Stream = Tensor  # [B, T, D]

@@ -42,20 +42,20 @@ def matrix_state(
         y_t = S_t q_t
 
     Args:
-        q, k, v: [B, T, H, S], any float dtype, any strides.
+        q, k, v: [B, T, H, S], any float dtype, any strides. q and v may have another width R than k: the
+            state is then S x R, and y is as wide as k. Rule mixing needs R = S.
         log_retention: [B, T, H], natural log of rho, <= 0; -inf forgets everything, 0 writes nothing.
             float32 or wider keeps retentions near 1 exact.
         rule_weights: [B, T, H, 3] weights pi over (outer, diag, sym); None is the outer product alone.
         diag: [B, T, H, S], the d of the diagonal rule; given exactly when rule_weights is.
-        state: [B, H, S, S], S_0; None is zeros. Never modified.
+        state: [B, H, S, R], S_0; None is zeros. Never modified.
         mask: [B, T] bool; a False position neither writes nor decays, and its output is zero.
         chunk_len: tokens per chunk of the chunked form; None is the measured best. No effect on the result.
-        backend: "auto" takes the compiled form on a CPU (S a power of two up to 32) and the chunked form
-            elsewhere. A form
-            asked for by name that cannot run here raises.
+        backend: "auto" takes the compiled form on a CPU (the larger of S and R a power of two up to 32) and
+            the chunked form elsewhere. A form asked for by name that cannot run here raises.
 
     Returns:
-        y: [B, T, H, S] in v's dtype; the final state: [B, H, S, S] in the accumulation dtype.
+        y: [B, T, H, S] in v's dtype; the final state: [B, H, S, R] in the accumulation dtype.
 
     Raises:
         UserError: shapes disagree, rule_weights without diag or the reverse, chunk_len < 1, a backend that
@@ -65,7 +65,7 @@ def matrix_state(
     is taken. Differentiable in every floating argument, the state included.
     """
     _check(q, k, v, log_retention, rule_weights, diag, state, mask, chunk_len)
-    problem = compiled_problem(q)
+    problem = compiled_problem(k, v)
     form = choose_backend(
         "matrix_state",
         backend,
@@ -102,8 +102,9 @@ def _check(
 ) -> None:
     if q.dim() != 4:
         raise UserError(f"q: expected [batch, time, heads, state_dim], got {list(q.shape)}")
-    batch, length, heads, dim = q.shape
-    check_shape("k", k, q.shape)
+    batch, length, heads, width = q.shape
+    dim = k.shape[-1] if k.dim() == 4 and rule_weights is None else width
+    check_shape("k", k, (batch, length, heads, dim))
     check_shape("v", v, q.shape)
     check_shape("log_retention", log_retention, (batch, length, heads))
     if (rule_weights is None) != (diag is None):
@@ -112,7 +113,7 @@ def _check(
         check_shape("rule_weights", rule_weights, (batch, length, heads, 3))
         check_shape("diag", diag, q.shape)
     if state is not None:
-        check_shape("state", state, (batch, heads, dim, dim))
+        check_shape("state", state, (batch, heads, dim, width))
     if mask is not None:
         check_shape("mask", mask, (batch, length))
         if mask.dtype != torch.bool:

@@ -31,12 +31,13 @@ def matrix_state_chunked(
     chunk_len: int,
 ) -> tuple[HeadVectors, MatrixState]:
     """Arguments as in `matrix_state`, already checked; the mask is already in log_retention."""
-    batch, length, heads, dim = q.shape
+    batch, length, heads, dim = k.shape
+    width = v.shape[-1]
     dtype = accumulation_dtype(q.dtype)
     if state is None:
-        state = q.new_zeros(batch, heads, dim, dim, dtype=dtype)
+        state = q.new_zeros(batch, heads, dim, width, dtype=dtype)
     if length == 0:
-        return v, state.to(dtype)
+        return k.to(v.dtype), state.to(dtype)
     chunk_len = min(chunk_len, length)
     q_c, k_c, v_c = (_into_chunks(x.to(dtype), chunk_len) for x in (q, k, v))  # [B, H, N, C, S]
     log_rho = _into_chunks(log_retention.to(dtype)[..., None], chunk_len)[..., 0]  # [B, H, N, C]
@@ -54,8 +55,8 @@ def matrix_state_chunked(
 
     # 1. and 2.: what the chunk's own tokens add to its outputs and to its end state
     to_end = decay[..., -1, :]  # [B, H, N, C]
-    y = torch.zeros_like(q_c)
-    ends = q_c.new_zeros(*q_c.shape[:3], dim, dim)  # [B, H, N, S, S]
+    y = torch.zeros_like(k_c)
+    ends = q_c.new_zeros(*q_c.shape[:3], dim, width)  # [B, H, N, S, R]
     for left, right, weight in writes:  # each adds left_s right_s^T, weighted
         scores = (q_c @ right.mT) * decay * weight[..., None, :]  # [B, H, N, C, C]
         y = y + scores @ left
@@ -66,8 +67,8 @@ def matrix_state_chunked(
 
     # 3. and 4.: the states that the chunks start from, and what they add
     from_start = log_rho.cumsum(-1)  # [B, H, N, C]
-    carried = carry(from_start[..., -1], ends.flatten(-2), state.to(dtype).flatten(-2))  # [B, H, N + 1, S*S]
-    carried = carried.unflatten(-1, (dim, dim))
+    carried = carry(from_start[..., -1], ends.flatten(-2), state.to(dtype).flatten(-2))  # [B, H, N + 1, S*R]
+    carried = carried.unflatten(-1, (dim, width))
     y = y + from_start.exp()[..., None] * (q_c @ carried[..., :-1, :, :].mT)
     y = y.flatten(2, 3)[:, :, :length].transpose(1, 2)  # [B, T, H, S]
     return y.to(v.dtype), carried[:, :, -1]

@@ -13,6 +13,7 @@ import importlib.util
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -22,11 +23,11 @@ NUMBA_INSTALLED = importlib.util.find_spec("numba") is not None
 MAX_COMPILED_DIM = 32  # beyond it a step is 4096 numbers of straight-line code, slow to compile; chunks serve
 
 
-def compiled_problem(q: Tensor) -> str | None:
-    """Why the compiled form cannot run on tensors like q; None if it can."""
-    if q.device.type != "cpu":
-        return f"it runs on the CPU, the tensors are on {q.device}"
-    dim = q.shape[-1]
+def compiled_problem(k: Tensor, v: Tensor) -> str | None:
+    """Why the compiled form cannot run on tensors like k and v; None if it can."""
+    if v.device.type != "cpu":
+        return f"it runs on the CPU, the tensors are on {v.device}"
+    dim = max(k.shape[-1], v.shape[-1])
     if dim & (dim - 1) or not 2 <= dim <= MAX_COMPILED_DIM:
         return f"it takes a state_dim that is a power of two from 2 to {MAX_COMPILED_DIM}, got {dim}"
     if not NUMBA_INSTALLED:
@@ -46,6 +47,13 @@ def matrix_state_compiled(
     """Arguments as in `matrix_state`, already checked; the mask is already in log_retention."""
     dtype = accumulation_dtype(q.dtype)
     out_dtype = v.dtype
+    batch, _, heads, dim = k.shape
+    width = v.shape[-1]
+    if width != dim:
+        # the loops know square states alone: the narrower side gets columns of zeros, which stay zero
+        q, k, v = (F.pad(x, (0, max(dim, width) - x.shape[-1])) for x in (q, k, v))
+        if state is not None:
+            state = F.pad(state, (0, max(0, dim - width), 0, max(0, width - dim)))
     log_rho = log_retention.to(dtype)
     write = -torch.expm1(log_rho)
     if rule_weights is None or diag is None:
@@ -55,14 +63,15 @@ def matrix_state_compiled(
         weights = torch.stack([pi_outer + 0.5 * pi_sym, 0.5 * pi_sym, pi_diag], dim=-1)  # a, b, c
         diag = diag.to(dtype)
     if state is None:
-        batch, _, heads, dim = q.shape
-        state = q.new_zeros(batch, heads, dim, dim, dtype=dtype)
+        state = q.new_zeros(batch, heads, q.shape[-1], q.shape[-1], dtype=dtype)
     arguments = (q.to(dtype), k.to(dtype), v.to(dtype), log_rho.exp(), weights, diag, state.to(dtype))
     if torch.compiler.is_compiling():
         keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
         y, last, _ = torch.ops.unimatrix.matrix_state_forward(*arguments, keep)
     else:
         y, last = _Scan.apply(*arguments)  # type: ignore[misc]
+    if width != dim:
+        y, last = y[..., :dim], last[..., :dim, :width]
     return y.to(out_dtype), last
 
 

@@ -32,9 +32,9 @@ def matrix_state_reference(
     mask: TokenMask | None,
 ) -> tuple[HeadVectors, MatrixState]:
     """One step of the recurrence per token; arguments as in `matrix_state`, already checked."""
-    batch, length, heads, dim = q.shape
+    batch, length, heads, dim = k.shape
     dtype = accumulation_dtype(q.dtype)
-    s = q.new_zeros(batch, heads, dim, dim, dtype=dtype) if state is None else state.to(dtype)
+    s = q.new_zeros(batch, heads, dim, v.shape[-1], dtype=dtype) if state is None else state.to(dtype)
     outputs = []
     for t in range(length):
         rho = log_retention[:, t].to(dtype).exp()[..., None, None]  # [B, H, 1, 1]
@@ -48,7 +48,7 @@ def matrix_state_reference(
             y_t = torch.where(real, y_t, torch.zeros_like(y_t))
         s = s_t
         outputs.append(y_t)
-    y = torch.stack(outputs, dim=1) if outputs else q.new_zeros(q.shape, dtype=dtype)
+    y = torch.stack(outputs, dim=1) if outputs else k.new_zeros(k.shape, dtype=dtype)
     return y.to(v.dtype), s
 
 
