@@ -2,14 +2,19 @@
 
 from unimatrix.ops.backend import BACKENDS, Backend, chosen_backends
 from unimatrix.ops.matrix_state import matrix_state
+from unimatrix.ops.signed_scan import signed_scan
 from unimatrix.ops.slot_memory import SlotMemoryState, SlotReads, slot_memory
+from unimatrix.ops.triple_latent import TripleLatentState, triple_latent
 
 __all__ = [
     "BACKENDS",
     "Backend",
     "SlotMemoryState",
     "SlotReads",
+    "TripleLatentState",
     "chosen_backends",
     "matrix_state",
+    "signed_scan",
     "slot_memory",
+    "triple_latent",
 ]

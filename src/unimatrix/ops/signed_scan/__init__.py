@@ -1,0 +1,85 @@
+"""A linear recurrence over time with decays of either sign: one public function, several forms of it.
+
+`reference` is the equation, `chunked` runs many chunks of time at once on any device, `compiled` is a CPU
+kernel. All agree in the states, the last state and every gradient (tests/ops/test_signed_scan.py).
+"""
+
+import torch
+from torch import Tensor
+
+from unimatrix.errors import UserError
+from unimatrix.ops.backend import Backend, choose_backend
+from unimatrix.ops.shapes import Stream, TokenMask, check_shape
+from unimatrix.ops.signed_scan.chunked import signed_scan_chunked
+from unimatrix.ops.signed_scan.compiled import compiled_problem, signed_scan_compiled
+from unimatrix.ops.signed_scan.reference import signed_scan_reference
+
+__all__ = ["signed_scan"]
+
+
+def signed_scan(
+    decay: Tensor,
+    write: Stream,
+    state: Tensor | None = None,
+    *,
+    mask: TokenMask | None = None,
+    backend: Backend = "auto",
+) -> tuple[Stream, Tensor]:
+    """Carry a vector over time, every channel with its own decay: a scan of multiply-adds.
+
+        s_t = a_t * s_{t-1} + w_t        elementwise, a = decay, w = write
+
+    Args:
+        decay: [B, T, G], any float dtype; meant for [-1, 1], both signs, exact 0 and exact +-1 included.
+            G divides D: channels g D/G to (g + 1) D/G - 1 share decay g. G = D gives each its own.
+            float32 or wider keeps decays near 1 exact.
+        write: [B, T, D], any float dtype.
+        state: [B, D], s_0; None is zeros. Never modified.
+        mask: [B, T] bool; a False position neither writes nor decays: its state is the one before it.
+        backend: "auto" takes the compiled form on a CPU and the chunked form elsewhere. A form asked for by
+            name that cannot run here raises.
+
+    Returns:
+        states: [B, T, D] in write's dtype, s_1 to s_T; the last state: [B, D] in the accumulation dtype.
+
+    Raises:
+        UserError: shapes disagree, D not divisible by G, a mask that is not bool, a backend that is unknown
+            or cannot run here.
+
+    Numerics: states and sums are float32, or float64 for a float64 write. No form takes a logarithm or
+    divides, so that a sign or a zero is a number like any other. Differentiable in decay, write and state.
+    """
+    _check(decay, write, state, mask)
+    problem = compiled_problem(write)
+    form = choose_backend(
+        "signed_scan",
+        backend,
+        preferred="compiled" if problem is None else "chunked",
+        problems={"compiled": problem, "triton": "there is no triton form of this op"},
+    )
+    if form == "reference":
+        return signed_scan_reference(decay, write, state, mask=mask)
+    if mask is not None:
+        hidden = ~mask[..., None]
+        decay, write = decay.masked_fill(hidden, 1.0), write.masked_fill(hidden, 0.0)
+    if form == "compiled":
+        return signed_scan_compiled(decay, write, state)
+    return signed_scan_chunked(decay, write, state)
+
+
+def _check(decay: Tensor, write: Stream, state: Tensor | None, mask: TokenMask | None) -> None:
+    if write.dim() != 3:
+        raise UserError(f"write: expected [batch, time, channels], got {list(write.shape)}")
+    batch, length, width = write.shape
+    if decay.dim() != 3:
+        raise UserError(f"decay: expected [batch, time, groups], got {list(decay.shape)}")
+    groups = decay.shape[2]
+    check_shape("decay", decay, (batch, length, groups))
+    if groups == 0 or width % groups:
+        raise UserError(f"decay: expected groups that divide the {width} channels of write, got {groups}")
+    if state is not None:
+        check_shape("state", state, (batch, width))
+    if mask is not None:
+        check_shape("mask", mask, (batch, length))
+        if mask.dtype != torch.bool:
+            raise UserError(f"mask: expected dtype bool, got {mask.dtype}")
