@@ -227,7 +227,7 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
         """The inverse of to_dict; raises a UserError for an unknown key, naming the near ones."""
         known = [field.name for field in fields(cls)]
-        _require_known("model config", values, known)
+        check_known_settings("model config", values, known)
         return cls(**{key: _part_from_dict(value) for key, value in values.items()})
 
 
@@ -245,11 +245,12 @@ def _part_from_dict(value: Any) -> Any:
     if kind not in KINDS:
         raise UserError(f"model config: expected a kind among {', '.join(KINDS)}, got {kind!r}")
     part = KINDS[kind]
-    _require_known(f"{kind} config", rest, [field.name for field in fields(part)])
+    check_known_settings(f"{kind} config", rest, [field.name for field in fields(part)])
     return part(**rest)
 
 
-def _require_known(what: str, values: Mapping[str, Any], known: list[str]) -> None:
+def check_known_settings(what: str, values: Mapping[str, Any], known: list[str]) -> None:
+    """Raise a UserError unless `values` maps names among `known`; `what` is what they are settings of."""
     if not isinstance(values, Mapping):
         raise UserError(f"{what}: expected an object with settings, got {values!r}")
     for key in values:

@@ -15,12 +15,15 @@ from unimatrix.mixers import (
     AssociativeMemory,
     AssociativeState,
     CausalAttention,
+    ConvolutionState,
     DeepEmbed,
+    LocalConvolution,
     MatrixStateMixer,
     PreviousTokenRouting,
     Recalled,
     SlotMemory,
     SlotMemoryMixerState,
+    TripleLatentMixer,
 )
 from unimatrix.mixers.routing import RoutingState
 from unimatrix.models.config import (
@@ -29,7 +32,9 @@ from unimatrix.models.config import (
     MatrixStateConfig,
     ModelConfig,
     SlotMemoryConfig,
+    TripleLatentConfig,
 )
+from unimatrix.models.input_checks import check_ids, check_positions, check_shapes
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
@@ -45,6 +50,7 @@ class LanguageModelState(NamedTuple):
     layers: tuple[Any, ...]  # one mixer state per depth step
     routing: RoutingState | None
     memory: SlotMemoryMixerState | tuple[AssociativeState, ...] | None = None  # the model's, or one per step
+    convolution: tuple[ConvolutionState, ...] | None = None  # one per depth step
 
 
 class Trace(NamedTuple):
@@ -116,6 +122,9 @@ class LanguageModel(nn.Module):
             self.deep_embed = DeepEmbed(config.vocab_size, config.deep_embed.rank, config.d_model)
         self.steps = nn.Embedding(config.depth, config.d_model) if config.step_embeddings else None
         self.memory = _build_slot_memory(config)
+        self.convolution = None
+        if config.convolution is not None:
+            self.convolution = LocalConvolution(config.d_model, config.convolution.kernel_size)
         self.norm = nn.LayerNorm(config.d_model)
         self.class_head = None if config.head is None else nn.Linear(config.d_model, config.head.num_classes)
         self.dropout = nn.Dropout(config.dropout)
@@ -167,11 +176,8 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: a token id outside the vocabulary, more tokens than max_positions, a wrong shape.
         """
-        if input_ids.dim() != 2:
-            raise UserError(f"input_ids: expected shape [batch, time], got {list(input_ids.shape)}")
-        if mask is not None and mask.shape != input_ids.shape:
-            raise UserError(f"mask: expected shape {list(input_ids.shape)}, got {list(mask.shape)}")
-        self._check_ids(input_ids)
+        check_shapes(input_ids, mask)
+        check_ids(input_ids, self.config.vocab_size, training=self.training)
         if mask is not None and _all_real(mask):
             mask = None  # nothing is padding: the faster paths apply
         batch, length = input_ids.shape
@@ -198,7 +204,7 @@ class LanguageModel(nn.Module):
         """
         if self.memory is None:
             raise UserError("trace: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
-        self._check_ids(input_ids)
+        check_ids(input_ids, self.config.vocab_size, training=self.training)
         x, recalled, state = self._hidden(input_ids, state, None)
         assert recalled is not None
         words, votes = self._head(x), None
@@ -226,6 +232,11 @@ class LanguageModel(nn.Module):
             before = None if state is None else state.routing
             context, routing_state = self.routing(input_ids, before, mask=mask)
         memory: Any = None if state is None else state.memory
+        import os
+
+        MODE = os.environ.get("CONV", "each")
+        if self.convolution is not None and MODE == "once":
+            x = x + self.dropout(self.convolution(x)[0])
         if self.memory is not None:
             recalled, memory = self.memory(tokens, input_ids, memory, mask=mask)
             x = x + self.dropout(recalled.context)
@@ -237,6 +248,10 @@ class LanguageModel(nn.Module):
             block = self.blocks[0 if self.config.shared_depth else step]
             before = None if state is None else state.layers[step]
             beside = memory[step] if block.associations is not None and memory is not None else None
+            if self.convolution is not None and MODE == "each":
+                x = x + self.dropout(self.convolution(x)[0])
+            elif self.convolution is not None and MODE == "norm":
+                x = x + self.dropout(self.convolution(block.mixer_norm(x))[0])
             x, layer, beside = block(x, before, beside, mask=mask, context=context)
             if modulation is not None:
                 x = x * modulation
@@ -274,7 +289,8 @@ class LanguageModel(nn.Module):
         start = torch.zeros(batch, dtype=torch.int64, device=x.device) if state is None else state.position
         end = start + (length if mask is None else mask.sum(1))
         if self.positions is not None and length > 0:
-            self._check_positions(length, end, fresh=state is None and mask is None)
+            fresh = state is None and mask is None
+            check_positions(self.config.max_positions, length, end, fresh=fresh)
             if state is None and mask is None:
                 x = x + self.positions.weight[:length]
             elif mask is None:
@@ -283,30 +299,6 @@ class LanguageModel(nn.Module):
                 # padding before the first token would be position -1; its embedding is never used
                 x = x + self.positions((start[:, None] + mask.cumsum(1) - 1).clamp_min(0))
         return self.dropout(x), end
-
-    def _check_ids(self, input_ids: TokenIds) -> None:
-        # in a compiled graph, and in training off the CPU, a look at the values would cost a synchronisation
-        if torch.compiler.is_compiling() or (self.training and input_ids.device.type != "cpu"):
-            return
-        if input_ids.numel() == 0:
-            return
-        low, high = (int(bound) for bound in torch.aminmax(input_ids))
-        if low < 0 or high >= self.config.vocab_size:
-            bad = low if low < 0 else high
-            raise UserError(
-                f"input_ids: expected token ids from 0 to {self.config.vocab_size - 1}, got {bad}"
-            )
-
-    def _check_positions(self, length: int, end: Tensor, *, fresh: bool) -> None:
-        limit = self.config.max_positions
-        if limit is None or (torch.compiler.is_compiling() and not fresh):
-            return
-        longest = length if fresh else int(end.max())
-        if longest > limit:
-            raise UserError(
-                f"input_ids: expected at most max_positions = {limit} tokens, got {longest}; "
-                "build with max_positions=None for streams of any length"
-            )
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -323,6 +315,14 @@ def _build_mixer(config: ModelConfig) -> nn.Module:
     mixer = config.mixer
     if isinstance(mixer, AttentionConfig):
         return CausalAttention(config.d_model, mixer.num_heads)
+    if isinstance(mixer, TripleLatentConfig):
+        return TripleLatentMixer(
+            config.d_model,
+            mixer.num_heads,
+            mixer.state_dim,
+            num_slots=mixer.num_slots,
+            backend=mixer.backend,
+        )
     assert isinstance(mixer, MatrixStateConfig)
     return MatrixStateMixer(
         config.d_model,
