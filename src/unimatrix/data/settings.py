@@ -61,7 +61,9 @@ def _described(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(arguments)
     if origin is tuple:
-        return "whole numbers" if arguments[-1] is Ellipsis else f"{len(arguments)} numbers"
+        if arguments[-1] is not Ellipsis:
+            return f"{len(arguments)} numbers"
+        return "texts" if arguments[0] is str else "whole numbers"
     names = {
         int: "a whole number",
         float: "a number",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from unimatrix.data.tasks import RecallConfig, recall
+from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.data.tokenizer import BOS, encode, token_name
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import SlotHistory, inspect_slots
@@ -27,7 +27,7 @@ def trace_checkpoint(
 
     Args:
         checkpoint: a checkpoint's or a run's folder, or a hub name.
-        prompt: bytes for a model of texts, names of symbols for one of recall. sample: without a prompt,
+        prompt: bytes for a model of texts, names of symbols for one of a task. sample: without a prompt,
             which evaluation sequence of the task, from 0 on (None: the first).
     Returns:
         history (SlotHistory.to_dict()), names (token id to name), expected (the right answer's name or None).
@@ -47,9 +47,9 @@ def trace_checkpoint(
         name = token_name
     else:
         assert experiment is not None
-        name = partial(recall.symbol, task)
+        name = partial(task_of(task).symbol, task)
         if prompt is not None:
-            ids = recall.read_symbols(task, prompt)
+            ids = task_of(task).read_symbols(task, prompt)
         else:
             ids, answer = _task_sequence(task, seed=experiment.loop.seed, sample=sample or 0)
             expected = name(answer)
@@ -70,11 +70,11 @@ def _open(checkpoint: str | Path) -> tuple[LanguageModel, Experiment | None]:
     return load(str(checkpoint))[0].language_model, None
 
 
-def _task_sequence(task: RecallConfig, *, seed: int, sample: int) -> tuple[list[int], int]:
+def _task_sequence(task: TaskConfig, *, seed: int, sample: int) -> tuple[list[int], int]:
     """Token ids and the answer of an evaluation sequence of the run's own stream."""
     if not 0 <= sample < task.eval_sequences:
         raise UserError(f"sample: expected 0 to {task.eval_sequences - 1}, got {sample}")
-    batch = recall.make(task, seed=seed, step=0, batch_size=sample + 1, stream="eval")
+    batch = task_of(task).make(task, seed=seed, step=0, batch_size=sample + 1, stream="eval")
     return batch.input_ids[sample].tolist(), int(batch.labels[sample, -1])
 
 

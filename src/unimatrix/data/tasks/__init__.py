@@ -3,5 +3,16 @@
 from unimatrix.data.tasks.batch import IGNORE, Batch, Stream
 from unimatrix.data.tasks.catalogue import TASKS, Task, TaskConfig, task_of
 from unimatrix.data.tasks.recall import RecallConfig
+from unimatrix.data.tasks.triple_interaction import TripleInteractionConfig
 
-__all__ = ["IGNORE", "TASKS", "Batch", "RecallConfig", "Stream", "Task", "TaskConfig", "task_of"]
+__all__ = [
+    "IGNORE",
+    "TASKS",
+    "Batch",
+    "RecallConfig",
+    "Stream",
+    "Task",
+    "TaskConfig",
+    "TripleInteractionConfig",
+    "task_of",
+]

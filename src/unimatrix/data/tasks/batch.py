@@ -3,10 +3,14 @@
 B sequences, T their length.
 """
 
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
+
+from unimatrix.errors import UserError
 
 # the label of a position where nothing is asked: what torch's cross entropy leaves out by default
 IGNORE = -100
@@ -40,3 +44,45 @@ def first_of_shuffled(draws: np.ndarray, count: int) -> np.ndarray:
         draws: [rows, columns] uint64, uniform: each row is sorted, and its order is the permutation.
     """
     return np.argsort(draws, axis=1, kind="stable")[:, :count]
+
+
+def remainders(draws: np.ndarray, count: int) -> np.ndarray:
+    """Numbers 0..count-1, int64, uniform, from uniform uint64 draws of any shape."""
+    return (draws % np.uint64(count)).astype(np.int64)
+
+
+def scattered(draws: np.ndarray, count: int, *, width: int) -> np.ndarray:
+    """[rows, count] int64: where each of `count` pieces of `width` positions starts, increasing, from 0 on.
+
+    Pieces and single positions between them stand in any order, each order equally often.
+
+    Args:
+        draws: [rows, pieces + single positions] uint64, uniform.
+    """
+    items = np.sort(first_of_shuffled(draws, count), axis=1)
+    # each piece before this one took width - 1 positions more than a single one does
+    return items + (width - 1) * np.arange(count)
+
+
+def read_names(text: str, names: Sequence[str], *, known: str) -> list[int]:
+    """The token ids of names between spaces.
+
+    Args:
+        names: every token's name, by its id. known: what the complaint says of them.
+    Raises:
+        UserError: a word that is no token's name.
+    """
+    ids = {name: token for token, name in enumerate(names)}
+    words = text.split()
+    for word in words:
+        if word not in ids:
+            raise UserError(f"prompt: expected symbols among {known}, got {word!r}")
+    return [ids[word] for word in words]
+
+
+def sha256_of(batches: Iterable[Batch]) -> str:
+    """sha256, in hex, of sequences and labels."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update(np.stack([batch.input_ids.numpy(), batch.labels.numpy()]).astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -2,38 +2,54 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-from unimatrix.data.tasks import recall
+from unimatrix.data.tasks import recall, triple_interaction
 from unimatrix.data.tasks.batch import Batch
 from unimatrix.data.tasks.recall import RecallConfig
+from unimatrix.data.tasks.triple_interaction import TripleInteractionConfig
 
-# the settings of any task: a union, as soon as there is a second one. Each has kind, length, vocab_size and
-# eval_sequences
-TaskConfig = RecallConfig
+# the settings of any task. Each has kind, length, vocab_size and eval_sequences
+TaskConfig = RecallConfig | TripleInteractionConfig
+
+Config = TypeVar("Config", RecallConfig, TripleInteractionConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class Task(Generic[Config]):
     """A kind of task: its settings, and functions of them (see unimatrix.data.tasks.recall for each)."""
 
-    config: type[TaskConfig]
+    config: type[Config]
     make: Callable[..., Batch]
-    chance: Callable[[TaskConfig], float]
-    variants: Callable[[TaskConfig], Mapping[str, TaskConfig]]
+    chance: Callable[[Config], float]
+    variants: Callable[[Config], Mapping[str, Config]]
     fingerprint: Callable[..., str]
+    symbol: Callable[[Config, int], str]
+    read_symbols: Callable[[Config, str], list[int]]
 
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, Task[Any]] = {
     RecallConfig.kind: Task(
         config=RecallConfig,
         make=recall.make,
         chance=recall.chance,
         variants=recall.variants,
         fingerprint=recall.fingerprint,
+        symbol=recall.symbol,
+        read_symbols=recall.read_symbols,
+    ),
+    TripleInteractionConfig.kind: Task(
+        config=TripleInteractionConfig,
+        make=triple_interaction.make,
+        chance=triple_interaction.chance,
+        variants=triple_interaction.variants,
+        fingerprint=triple_interaction.fingerprint,
+        symbol=triple_interaction.symbol,
+        read_symbols=triple_interaction.read_symbols,
     ),
 }
 
 
-def task_of(config: TaskConfig) -> Task:
+def task_of(config: TaskConfig) -> Task[Any]:
     """The task that these settings are of."""
     return TASKS[config.kind]

@@ -7,7 +7,6 @@ The queried key stands at the last position, and the answer is asked for there a
 B sequences, T = length, P pairs, F filler positions: T = 1 + 2 P + F + 2.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -16,7 +15,17 @@ import torch
 from torch import Tensor
 
 from unimatrix.data.settings import check_positive, check_types
-from unimatrix.data.tasks.batch import IGNORE, Batch, Stream, first_of_shuffled, raw_draws
+from unimatrix.data.tasks.batch import (
+    IGNORE,
+    Batch,
+    Stream,
+    first_of_shuffled,
+    raw_draws,
+    read_names,
+    remainders,
+    scattered,
+    sha256_of,
+)
 from unimatrix.errors import UserError
 
 MARKS = ("PAD", "BOS", "QUERY")
@@ -129,8 +138,8 @@ def make(config: RecallConfig, *, seed: int, step: int, batch_size: int, stream:
     keys = config.first_key + first_of_shuffled(for_keys, config.num_pairs)  # [B, P]
     values = config.first_value + first_of_shuffled(for_values, config.num_pairs)  # [B, P]
     symbols = config.first_filler + first_of_shuffled(for_symbols, config.num_fillers)
-    filler = np.take_along_axis(symbols, _remainder(for_filler, config.num_fillers), axis=1)  # [B, F]
-    asked = _remainder(for_query, config.num_pairs)  # [B, 1]
+    filler = np.take_along_axis(symbols, remainders(for_filler, config.num_fillers), axis=1)  # [B, F]
+    asked = remainders(for_query, config.num_pairs)  # [B, 1]
 
     key_at = _key_positions(config, for_places)  # [B, P]
     rows = np.arange(batch_size)[:, None]
@@ -189,16 +198,9 @@ def read_symbols(config: RecallConfig, text: str) -> list[int]:
     Raises:
         UserError: a word that is no symbol's name.
     """
-    ids = {symbol(config, token): token for token in range(config.vocab_size)}
-    found = []
-    for word in text.split():
-        if word not in ids:
-            known = (
-                f"BOS, QUERY, k1 to k{config.num_keys}, v1 to v{config.num_values}, f1 to f{config.num_free}"
-            )
-            raise UserError(f"prompt: expected symbols among {known}, got {word!r}")
-        found.append(ids[word])
-    return found
+    names = [symbol(config, token) for token in range(config.vocab_size)]
+    known = f"BOS, QUERY, k1 to k{config.num_keys}, v1 to v{config.num_values}, f1 to f{config.num_free}"
+    return read_names(text, names, known=known)
 
 
 def chance(config: RecallConfig) -> float:
@@ -219,12 +221,7 @@ def variants(config: RecallConfig) -> dict[str, RecallConfig]:
 def fingerprint(config: RecallConfig, *, stream: Stream = "train") -> str:
     """sha256, in hex, of a stream's first 32 sequences and labels at seed 0: what a result records."""
     batch = make(config, seed=0, step=0, batch_size=_FINGERPRINT_ROWS, stream=stream)
-    both = np.stack([batch.input_ids.numpy(), batch.labels.numpy()])
-    return hashlib.sha256(both.astype("<i8").tobytes()).hexdigest()
-
-
-def _remainder(draws: np.ndarray, count: int) -> np.ndarray:
-    return (draws % np.uint64(count)).astype(np.int64)
+    return sha256_of([batch])
 
 
 def _key_positions(config: RecallConfig, draws: np.ndarray) -> np.ndarray:
@@ -233,9 +230,6 @@ def _key_positions(config: RecallConfig, draws: np.ndarray) -> np.ndarray:
     Args:
         draws: [B, P + F] uint64, one per item, an item being a pair or a filler token.
     """
-    order = np.arange(config.num_pairs)
     if config.placement == "start":
-        return np.broadcast_to(1 + 2 * order, (len(draws), config.num_pairs))
-    items = np.sort(first_of_shuffled(draws, config.num_pairs), axis=1)
-    # each pair before this one took a position more than a filler token does
-    return 1 + items + order
+        return np.broadcast_to(1 + 2 * np.arange(config.num_pairs), (len(draws), config.num_pairs))
+    return 1 + scattered(draws, config.num_pairs, width=2)

@@ -2,12 +2,13 @@
 
     BOS  AFFINE  f  A t3 v7  f f  v2 B t3  t5 v0 C  f  ...  C v9 t3  f  t3     -> v13
 
-Token ids: PAD 0, BOS 1, the task tokens (one per rule, in the order of RULES), the roles A, B, C, the values, the
-tag symbols, and the filler symbols. Each of G tags has a value in each of the three roles. A binding is three
-tokens side by side, a tag, a role and a value, in any order; the bindings stand in any order, and filler between
-them, never inside one. Without the filler, what stands between the task token and the last one is a list of
-threes: there is one way to read it. The queried tag stands at the last position, and the answer is asked for
-there and nowhere else. With a, b, c the queried tag's values in A, B, C, as numbers 0..n-1, the rules are
+Token ids: PAD 0, BOS 1, the task tokens (one per rule, in the order of RULES), the roles A, B, C, the
+values, the tag symbols, and the filler symbols. Each of G tags has a value in each of the three roles. A
+binding is three tokens side by side, a tag, a role and a value, in any order; the bindings stand in any
+order, and filler between them, never inside one. Without filler, what stands between the task token and the
+last one is a list of threes: there is one way to read it. The queried tag stands at the last position, and
+the answer is asked for there and nowhere else. With a, b, c the queried tag's values in A, B, C, as numbers
+0..n-1, the rules are
 
     copy     a
     affine   (3 a + 5 b + 7 c + 1) mod n
@@ -19,7 +20,6 @@ A random table cannot be generalised, only met entry by entry: lookup's sequence
 B sequences, T = length, G tags, F filler positions: T = 2 + 9 G + F + 1; n values.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -28,7 +28,17 @@ import torch
 from torch import Tensor
 
 from unimatrix.data.settings import check_positive, check_range, check_types
-from unimatrix.data.tasks.batch import IGNORE, Batch, Stream, first_of_shuffled, raw_draws
+from unimatrix.data.tasks.batch import (
+    IGNORE,
+    Batch,
+    Stream,
+    first_of_shuffled,
+    raw_draws,
+    read_names,
+    remainders,
+    scattered,
+    sha256_of,
+)
 from unimatrix.errors import UserError
 
 RULES = ("copy", "affine", "gate", "lookup")
@@ -40,7 +50,7 @@ _FRAME = 3
 _BINDING = 3
 _FINGERPRINT_ROWS = 32
 # sets the table's draws apart from those of the sequences
-_TABLE = 1
+_TABLE_STREAM = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +91,7 @@ class Symbols:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TripleInteractionConfig:
-    """The triple-interaction task; the defaults are the paper's, and where it is silent those of docs/fidelity.md.
+    """The triple-interaction task; the defaults are the paper's, and where it is silent docs/fidelity.md's.
 
     Attributes:
         rules: which rules are asked for, in the order of RULES.
@@ -151,6 +161,11 @@ class TripleInteractionConfig:
         """Bindings in each sequence: every tag has one per role."""
         return self.num_tags * _NUM_ROLES
 
+    @property
+    def num_filler(self) -> int:
+        """F, positions that filler stands at."""
+        return self.length - _FRAME - self.num_bindings * _BINDING
+
     def values_of(self, rule: str) -> int:
         """How many of the values, from the first on, stand in this rule's sequences."""
         return self.lookup_values if rule == "lookup" and self.task_token else self.num_values
@@ -169,3 +184,212 @@ def symbolic_answer(rule: str, a: Any, b: Any, c: Any, num_values: int) -> Any:
     if rule == "gate":
         return c + (2 * a < num_values) * (b - c)
     raise AssertionError(f"{rule} is no formula")
+
+
+def lookup_table(config: TripleInteractionConfig) -> np.ndarray:
+    """[n, n, n] int64: the answer 0..n-1 of lookup, by the values in roles A, B, C; from table_seed alone."""
+    shape = (config.num_values,) * _NUM_ROLES
+    generator = np.random.PCG64(np.random.SeedSequence(config.table_seed, spawn_key=(_TABLE_STREAM,)))
+    return remainders(generator.random_raw(config.num_values**_NUM_ROLES), config.num_values).reshape(shape)
+
+
+def make(
+    config: TripleInteractionConfig, *, seed: int, step: int, batch_size: int, stream: Stream = "train"
+) -> Batch:
+    """Sequences as a pure function of (config, seed, step, stream): no global generator is read or moved.
+
+    A sequence's row does not depend on how many rows follow it. The same draws make the sequences of every
+    rule: without a task token those of one rule are, token for token, those of any other.
+
+    Args:
+        seed, step: non-negative; every pair is its own stream. A training step also sets the phase.
+        stream: eval's sequences are drawn apart from train's, and have no phases.
+    Returns:
+        input_ids and labels, [B, T] int64 on the CPU; a label at the last position alone, the answer's value.
+    Raises:
+        UserError: batch_size is not positive.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    bindings, fillers, symbols = config.num_bindings, config.num_filler, config.symbols
+    # the rule, the query, tags, values, the bindings' order and the order inside each, filler (one symbol
+    # more, for the task token's place) and the bindings' places
+    widths = (1, 1, config.num_tag_symbols, bindings, bindings, bindings * _BINDING, fillers + 1)
+    columns = sum(widths) + bindings + fillers
+    draws = raw_draws(seed=seed, step=step, stream=stream, rows=batch_size, columns=columns)
+    for_rule, for_query, for_tags, for_values, for_order, for_inside, for_filler, for_places = np.split(
+        draws, np.cumsum(widths), axis=1
+    )
+    available = _rules_at(config, step=step, stream=stream)
+    rule = remainders(for_rule, len(available))[:, 0]  # [B], among the available
+    domains = np.array([config.values_of(name) for name in available], dtype=np.uint64)
+    values = (for_values % domains[rule][:, None]).astype(np.int64)  # [B, 3 G], by tag, then role
+    tags = symbols.first_tag + first_of_shuffled(for_tags, config.num_tags)  # [B, G]
+    asked = remainders(for_query, config.num_tags)  # [B, 1]
+    filler = symbols.first_filler + remainders(for_filler, config.vocab_size - symbols.first_filler)
+
+    rows = np.arange(batch_size)[:, None]
+    tokens = np.empty((batch_size, config.length), dtype=np.int64)
+    free = np.ones(tokens.shape, dtype=bool)
+    free[:, [0, 1, -1]] = False
+    starts = 2 + scattered(for_places, bindings, width=_BINDING)
+    places = rows[..., None], starts[..., None] + np.arange(_BINDING)  # [B, 3 G, 3]
+    free[places] = False
+    tokens[free] = filler[:, :fillers].ravel()
+    tokens[:, 0] = Symbols.BOS
+    named = symbols.first_task + np.array([RULES.index(name) for name in available])
+    tokens[:, 1] = named[rule] if config.task_token else filler[:, -1]
+    tokens[places] = _shuffled(_bindings(config, tags, values), for_order, for_inside)
+    tokens[:, -1:] = np.take_along_axis(tags, asked, axis=1)
+
+    a, b, c = values.reshape(batch_size, config.num_tags, _NUM_ROLES)[rows[:, 0], asked[:, 0]].T  # [B] each
+    answers = np.stack([_answer(config, name, a, b, c) for name in available])[rule, rows[:, 0]]
+    labels = np.full(tokens.shape, IGNORE, dtype=np.int64)
+    labels[:, -1] = symbols.first_value + answers
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(labels))
+
+
+def oracle(config: TripleInteractionConfig, input_ids: Tensor) -> Tensor:
+    """The right answers, read from the tokens: [B] int64.
+
+    Args:
+        config: with a task token; without it no answer is the right one.
+        input_ids: [B, T] int64.
+    """
+    assert config.task_token, "nothing says which rule is asked for"
+    ids, symbols = input_ids.numpy(), config.symbols
+    body = ids[:, 2:-1]
+    threes = body[body < symbols.first_filler].reshape(len(ids), config.num_bindings, _BINDING)
+    # roles come before values, and values before tags
+    role, value, tag = np.moveaxis(np.sort(threes, axis=2), 2, 0)  # [B, 3 G] each
+    of_query = tag == ids[:, -1:]
+    a, b, c = (
+        ((value - symbols.first_value) * (of_query & (role == symbols.first_role + place))).sum(1)
+        for place in range(_NUM_ROLES)
+    )
+    answers = np.stack([_answer(config, rule, a, b, c) for rule in RULES])  # [4, B]
+    found = answers[ids[:, 1] - symbols.first_task, np.arange(len(ids))]
+    return torch.from_numpy(symbols.first_value + found)
+
+
+def symbol(config: TripleInteractionConfig, token: int) -> str:
+    """A token's name: PAD, BOS, COPY to LOOKUP, A to C, v0 to the last value, t1 and f1 to the last ones."""
+    return _names(config)[token]
+
+
+def read_symbols(config: TripleInteractionConfig, text: str) -> list[int]:
+    """The token ids of names as `symbol` gives them, between spaces.
+
+    Raises:
+        UserError: a word that is no symbol's name.
+    """
+    *words, last_filler = _names(config)
+    known = ", ".join(words[1 : config.symbols.first_value])
+    known += f", v0 to v{config.num_values - 1}, t1 to t{config.num_tag_symbols}, f1 to {last_filler}"
+    return read_names(text, [*words, last_filler], known=known)
+
+
+def chance(config: TripleInteractionConfig) -> float:
+    """How often the best answer of one who never looks is right, in [0, 1]: counted, not sampled."""
+    shares = [np.bincount(_domain(config, rule), minlength=config.num_values) for rule in config.rules]
+    return float(np.mean([counts / counts.sum() for counts in shares], axis=0).max())
+
+
+def chance_by_rule(config: TripleInteractionConfig) -> dict[str, float]:
+    """`chance` of each rule by itself."""
+    return {rule: chance(replace(config, rules=(rule,))) for rule in config.rules}
+
+
+def variants(config: TripleInteractionConfig) -> dict[str, TripleInteractionConfig]:
+    """What a trained model is evaluated on besides all rules together: each by itself, under its name."""
+    if len(config.rules) == 1:
+        return {}
+    return {rule: replace(config, rules=(rule,)) for rule in config.rules}
+
+
+def fingerprint(config: TripleInteractionConfig, *, stream: Stream = "train") -> str:
+    """sha256, in hex, of a stream's first 32 sequences and labels at seed 0, of each phase in training."""
+    phases = 1 if stream == "eval" or config.phase_steps is None else len(config.rules)
+    steps = (phase * (config.phase_steps or 0) for phase in range(phases))
+    return sha256_of(
+        make(config, seed=0, step=step, batch_size=_FINGERPRINT_ROWS, stream=stream) for step in steps
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """What can be known of the answers when nothing says which rule is meant.
+
+    num_triples: values in A, B, C that there are. num_ambiguous: those for which the rules disagree.
+    accuracy: in [0, 1], the best that any predictor reaches when each rule is asked equally often.
+    by_rule: that predictor's accuracy on each rule; where several answers are the best it takes each equally
+    often.
+    """
+
+    num_triples: int
+    num_ambiguous: int
+    accuracy: float
+    by_rule: dict[str, float]
+
+
+def audit(config: TripleInteractionConfig) -> Audit:
+    """The ceiling of the task without its task token, counted over all n^3 triples; nothing is trained.
+
+    The predictor knows the table of lookup and reads the queried tag's values without error.
+    """
+    malformed = replace(config, task_token=False)
+    answers = np.stack([_domain(malformed, rule) for rule in config.rules])  # [rules, n^3]
+    agreeing = (answers[:, None] == answers).sum(1)  # [rules, n^3]: how many rules give this rule's answer
+    most = agreeing.max(0)
+    best = agreeing == most
+    # an answer that so many rules share stands among the best ones so many times
+    right = best / (best / most).sum(0)
+    by_rule = {rule: float(share) for rule, share in zip(config.rules, right.mean(1), strict=True)}
+    return Audit(
+        num_triples=answers.shape[1],
+        num_ambiguous=int((most < len(config.rules)).sum()),
+        accuracy=float(most.mean() / len(config.rules)),
+        by_rule=by_rule,
+    )
+
+
+def _rules_at(config: TripleInteractionConfig, *, step: int, stream: Stream) -> tuple[str, ...]:
+    """The rules that a step draws from."""
+    if stream == "eval" or config.phase_steps is None:
+        return config.rules
+    return config.rules[: 1 + step // config.phase_steps]
+
+
+def _answer(config: TripleInteractionConfig, rule: str, a: Any, b: Any, c: Any) -> np.ndarray:
+    """The answer 0..n-1 of any rule, elementwise."""
+    if rule == "lookup":
+        return lookup_table(config)[a, b, c]
+    return symbolic_answer(rule, a, b, c, config.num_values)
+
+
+def _domain(config: TripleInteractionConfig, rule: str) -> np.ndarray:
+    """[values^3] int64: the rule's answers to all the triples that its sequences may hold."""
+    a, b, c = np.indices((config.values_of(rule),) * _NUM_ROLES).reshape(_NUM_ROLES, -1)
+    return _answer(config, rule, a, b, c)
+
+
+def _bindings(config: TripleInteractionConfig, tags: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """[B, 3 G, 3] token ids: tag, role and value of every binding, by tag, then role."""
+    tag = np.repeat(tags, _NUM_ROLES, axis=1)
+    role = config.symbols.first_role + np.tile(np.arange(_NUM_ROLES), tags.shape)
+    return np.stack([tag, role, config.symbols.first_value + values], axis=2)
+
+
+def _shuffled(bindings: np.ndarray, for_order: np.ndarray, for_inside: np.ndarray) -> np.ndarray:
+    """The bindings in another order, and each one's three tokens; by draws [B, 3 G] and [B, 9 G]."""
+    order = first_of_shuffled(for_order, bindings.shape[1])
+    inside = np.argsort(for_inside.reshape(bindings.shape), axis=2, kind="stable")
+    return np.take_along_axis(np.take_along_axis(bindings, order[..., None], axis=1), inside, axis=2)
+
+
+def _names(config: TripleInteractionConfig) -> list[str]:
+    """Every token's name, by its id."""
+    names = ["PAD", "BOS", *map(str.upper, RULES), *ROLES]
+    names += [f"v{number}" for number in range(config.num_values)]
+    names += [f"t{number + 1}" for number in range(config.num_tag_symbols)]
+    return names + [f"f{number + 1}" for number in range(config.vocab_size - len(names))]
