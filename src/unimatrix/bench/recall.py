@@ -21,7 +21,7 @@ from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.data.tasks import RecallConfig
 from unimatrix.data.tasks.recall import make
 from unimatrix.evals.provenance import provenance
-from unimatrix.models import LanguageModel, build
+from unimatrix.models import LanguageModel, build_language_model
 from unimatrix.ops import chosen_backends
 
 DEFAULT_MODELS = ("unimatrix-core", "unimatrix-assoc", "unimatrix-sparse-pointer")
@@ -114,7 +114,7 @@ def _measure(
     candidates: dict[str, Callable[[], object]] = {}
     for name in names:
         torch.manual_seed(0)
-        model = build(name, vocab_size=task.vocab_size, max_positions=length).to(device)
+        model = build_language_model(name, vocab_size=task.vocab_size, max_positions=length).to(device)
         for mode in modes:
             call = torch.compile(model, dynamic=False) if mode == "compile" else model
             if mode == "compile":
@@ -135,7 +135,7 @@ def _follow(lengths: Sequence[int], *, seconds: float, device: str) -> list[Row]
     for length in lengths:
         task = RecallConfig(length=length)
         torch.manual_seed(0)
-        model = build(GROWING, vocab_size=task.vocab_size, max_positions=length).to(device)
+        model = build_language_model(GROWING, vocab_size=task.vocab_size, max_positions=length).to(device)
         candidates[str(length)] = _training_step(model, model, task, LONG_BATCH, device)
     if not candidates:
         return []

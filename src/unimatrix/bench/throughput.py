@@ -20,7 +20,7 @@ from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
 from unimatrix.mixers import MatrixStateMixer
-from unimatrix.models import LanguageModel, build
+from unimatrix.models import LanguageModel, build_language_model
 from unimatrix.ops import chosen_backends
 
 BASELINE = "transformer"
@@ -98,12 +98,12 @@ def run(
 def check_equality(name: str, *, device: str = "cpu") -> float:
     """Largest difference between a preset's logits in its fast form and in float64; raises if too large."""
     torch.manual_seed(0)
-    model = build(name, max_positions=None).to(device).eval()
+    model = build_language_model(name, max_positions=None).to(device).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4.0)  # weights of trained size: every part of the model has its say
-    exact = build(name, max_positions=None)
+    exact = build_language_model(name, max_positions=None)
     exact.load_state_dict(model.state_dict())
     exact = exact.double().eval()
     ids = torch.randint(0, 256, (2, 300), generator=torch.Generator().manual_seed(1))
@@ -156,7 +156,7 @@ def _measure(
     ceilings = {}
     for name in names:
         torch.manual_seed(0)
-        model = build(name, max_positions=length).to(device)
+        model = build_language_model(name, max_positions=length).to(device)
         ceilings[name] = measure_ceiling(model, batch, length, device=device)
         for mode in modes:
             call = torch.compile(model, dynamic=False) if mode == "compile" else model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
-from unimatrix.models import LanguageModel, LanguageModelState
+from unimatrix.models import AnyModel, LanguageModel, LanguageModelState
 from unimatrix.models.language_model import Trace
 from unimatrix.ops.slot_memory import EMPTY
 
@@ -78,7 +78,7 @@ class SlotHistory:
 
 
 @torch.inference_mode()
-def inspect_slots(model: LanguageModel, input_ids: Tensor) -> SlotHistory:
+def inspect_slots(model: AnyModel, input_ids: Tensor) -> SlotHistory:
     """Feed a sequence token by token, as in decoding, and note what the slot memory does.
 
     Args:
@@ -87,7 +87,7 @@ def inspect_slots(model: LanguageModel, input_ids: Tensor) -> SlotHistory:
     Raises:
         UserError: the model has no slot memory, or there is no token.
     """
-    if model.memory is None:
+    if not isinstance(model, LanguageModel) or model.memory is None:
         raise UserError("inspect: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
     if input_ids.numel() == 0:
         raise UserError("inspect: expected at least one token, got none")

@@ -1,5 +1,7 @@
 """The models of the paper by name. A preset is a function that returns a config; PRESETS lists them.
 
+Those made for one task alone are in unimatrix.models.task_presets.
+
 The counts in the docstrings are those the paper prints (V = 259 bytes; V = 64 for recall, both with 128
 positions); tests count the built models against them.
 """
@@ -13,14 +15,18 @@ from unimatrix.errors import UserError
 from unimatrix.models.config import (
     AssociativeMemoryConfig,
     AttentionConfig,
+    ConvolutionConfig,
     DeepEmbedConfig,
     MatrixStateConfig,
     MLPConfig,
     ModelConfig,
     PreviousTokenRoutingConfig,
     SlotMemoryConfig,
+    TripleLatentConfig,
 )
+from unimatrix.models.kinds import AnyModel, AnyModelConfig, model_from_config
 from unimatrix.models.language_model import LanguageModel
+from unimatrix.models.task_presets import TASK_PRESETS
 from unimatrix.ops import Backend
 
 
@@ -203,6 +209,81 @@ def unimatrix_sparse_pointer(
     )
 
 
+def triple_latent(
+    *,
+    vocab_size: int = 259,
+    max_positions: int | None = 128,
+    d_model: int = 64,
+    num_heads: int = 4,
+    depth: int = 3,
+    state_dim: int = 16,
+    dropout: float = 0.0,
+    mlp_expansion: int = 4,
+    backend: Backend = "auto",
+) -> ModelConfig:
+    """A retained sum and a pair memory in each of depth separate blocks. 187,928 (d_model 60: 170,424)."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        d_model=d_model,
+        depth=depth,
+        dropout=dropout,
+        mixer=TripleLatentConfig(num_heads=num_heads, state_dim=state_dim, backend=backend),
+        feed_forward=MLPConfig(expansion=mlp_expansion),
+    )
+
+
+def triple_slot(
+    *,
+    vocab_size: int = 259,
+    max_positions: int | None = 128,
+    d_model: int = 64,
+    num_heads: int = 4,
+    depth: int = 3,
+    state_dim: int = 16,
+    dropout: float = 0.0,
+    mlp_expansion: int = 4,
+    slots: int = 2,
+    backend: Backend = "auto",
+) -> ModelConfig:
+    """Triple-Latent with learned slots for the pair memory. 188,024 (d_model 60: 170,520)."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        d_model=d_model,
+        depth=depth,
+        dropout=dropout,
+        mixer=TripleLatentConfig(num_heads=num_heads, state_dim=state_dim, num_slots=slots, backend=backend),
+        feed_forward=MLPConfig(expansion=mlp_expansion),
+    )
+
+
+def triple_hybrid(
+    *,
+    vocab_size: int = 259,
+    max_positions: int | None = 128,
+    d_model: int = 64,
+    num_heads: int = 4,
+    depth: int = 3,
+    state_dim: int = 16,
+    dropout: float = 0.0,
+    mlp_expansion: int = 4,
+    kernel_size: int = 5,
+    backend: Backend = "auto",
+) -> ModelConfig:
+    """Triple-Latent and one local convolution for all layers. 208,472 (d_model 56: 169,424)."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        d_model=d_model,
+        depth=depth,
+        dropout=dropout,
+        mixer=TripleLatentConfig(num_heads=num_heads, state_dim=state_dim, backend=backend),
+        feed_forward=MLPConfig(expansion=mlp_expansion),
+        convolution=ConvolutionConfig(kernel_size=kernel_size),
+    )
+
+
 PRESETS: dict[str, Callable[..., ModelConfig]] = {
     "transformer": transformer,
     "unimatrix-core": unimatrix_core,
@@ -210,6 +291,9 @@ PRESETS: dict[str, Callable[..., ModelConfig]] = {
     "unimatrix-discovery": unimatrix_discovery,
     "unimatrix-assoc": unimatrix_assoc,
     "unimatrix-sparse-pointer": unimatrix_sparse_pointer,
+    "triple-latent": triple_latent,
+    "triple-slot": triple_slot,
+    "triple-hybrid": triple_hybrid,
 }
 
 
@@ -218,34 +302,47 @@ def presets() -> dict[str, Callable[..., ModelConfig]]:
     return dict(PRESETS)
 
 
-def preset_config(name: str, **overrides: Any) -> ModelConfig:
-    """The config of a preset; raises a UserError for an unknown preset or override, naming the near ones."""
-    if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, n=3, cutoff=0.4) or list(PRESETS)
+def preset_config(name: str, **overrides: Any) -> AnyModelConfig:
+    """The config of a preset, one of presets() or of task_presets().
+
+    Raises:
+        UserError: an unknown preset or override (the near ones are named), or a value that does not fit.
+    """
+    known = PRESETS | TASK_PRESETS
+    if name not in known:
+        near = get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
         raise UserError(f"preset: unknown name {name!r}; near ones: {', '.join(near)}")
-    allowed = list(inspect.signature(PRESETS[name]).parameters)
+    allowed = list(inspect.signature(known[name]).parameters)
     for key in overrides:
         if key not in allowed:
             near = get_close_matches(key, allowed, n=3, cutoff=0.5) or allowed
             raise UserError(f"preset {name}: unknown setting {key!r}; near ones: {', '.join(near)}")
-    return PRESETS[name](**overrides)
+    return known[name](**overrides)
 
 
-def build(
-    name: str, *, vocab_size: int = 259, max_positions: int | None = 128, **overrides: Any
-) -> LanguageModel:
+def build(name: str, **overrides: Any) -> AnyModel:
     """Build a preset with fresh weights, drawn from torch's global generator (seed it before).
 
     Args:
-        name: a key of presets().
-        vocab_size: 259 for bytes (0..255, BOS, EOS, PAD), 64 for the recall task.
-        max_positions: learned positions; None builds a model without positions, for streams of any length.
-        overrides: d_model, num_heads, depth, dropout, mlp_expansion; qkv_init for the transformer; state_dim
-            and backend for the matrix-state models; deep_embed_rank and spectral_norm for
-            unimatrix-discovery; temperature for unimatrix-assoc; slots, top_k, pointer, write_gate,
-            write_gate_bias, memory_width and match_threshold for unimatrix-sparse-pointer.
+        name: a key of presets() or of task_presets().
+        overrides: what differs from the preset's own settings, the arguments of its function. Of all:
+            vocab_size, 259 for bytes (0..255, BOS, EOS, PAD), 64 for the recall task, 53 for
+            triple-interaction; max_positions, learned positions, None for streams of any length; dropout. Of
+            all but typed-latent: d_model, num_heads, depth, mlp_expansion. Then qkv_init for the
+            transformers; state_dim and backend for the recurrent models; deep_embed_rank and spectral_norm
+            for unimatrix-discovery; temperature for unimatrix-assoc; slots, top_k, pointer, write_gate,
+            write_gate_bias, memory_width and match_threshold for unimatrix-sparse-pointer; slots for
+            triple-slot; kernel_size for triple-hybrid; rank for typed-latent.
 
     Raises:
         UserError: an unknown name or override (the near ones are named), or a value that does not fit.
     """
-    return LanguageModel(preset_config(name, vocab_size=vocab_size, max_positions=max_positions, **overrides))
+    return model_from_config(preset_config(name, **overrides))
+
+
+def build_language_model(name: str, **overrides: Any) -> LanguageModel:
+    """`build`, for what needs the general language model; a UserError for a preset of another kind."""
+    config = preset_config(name, **overrides)
+    if not isinstance(config, ModelConfig):
+        raise UserError(f"preset {name}: knows one task's tokens alone, expected a language model")
+    return LanguageModel(config)

@@ -12,7 +12,7 @@ from unimatrix.data.tokenizer import BOS, encode, token_name
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import SlotHistory, inspect_slots
 from unimatrix.hf import load
-from unimatrix.models import LanguageModel
+from unimatrix.models import AnyModel
 from unimatrix.paper.figures import LIGHT, PNG_DOTS_PER_INCH
 from unimatrix.paper.results import naming
 from unimatrix.paper.slots_figure import draw_slots
@@ -61,7 +61,7 @@ def trace_checkpoint(
     }
 
 
-def _open(checkpoint: str | Path) -> tuple[LanguageModel, Experiment | None]:
+def _open(checkpoint: str | Path) -> tuple[AnyModel, Experiment | None]:
     """The model, and the experiment that trained it if the checkpoint is one of ours."""
     folder = Path(checkpoint).expanduser()
     if folder.is_dir() and (latest_checkpoint(folder) is not None or (folder / "trainer.json").is_file()):

@@ -2,7 +2,8 @@
 
     checkpoint-000080/
         config.json, model.safetensors, tokenizer files    what Hugging Face's from_pretrained takes; a model
-                                                           of a task's tokens has no tokenizer
+                                                           of a task's tokens has no tokenizer, and one that
+                                                           is no language model is unknown there
         optimizer.safetensors, rng.safetensors             named tensors (see unimatrix.train.state)
         trainer.json                                       step, settings, data, counters
         checksums.json                                     sha256 and size of every file above
@@ -28,9 +29,10 @@ from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
-from unimatrix.models import LanguageModel, ModelConfig
+from unimatrix.models import AnyModel, LanguageModel, config_from_dict, model_from_config
 
 TRAINER = "trainer.json"
+CONFIG = "config.json"
 _FORMAT = 1
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 # hidden leftovers of a kill: a checkpoint not finished, replaced, or half deleted
@@ -42,8 +44,8 @@ _WEIGHTS_PREFIX = "language_model."
 class Checkpoint:
     """A checkpoint read back and verified.
 
-    weights: the language model's state dict. optimizer, rng: as unimatrix.train.state names them.
-    model_config: ModelConfig.to_dict(). trainer: the contents of trainer.json.
+    weights: the model's state dict. optimizer, rng: as unimatrix.train.state names them.
+    model_config: to_dict() of its config, of either kind. trainer: the contents of trainer.json.
     """
 
     folder: Path
@@ -54,14 +56,14 @@ class Checkpoint:
     model_config: dict[str, Any]
     trainer: dict[str, Any]
 
-    def build_model(self) -> LanguageModel:
+    def build_model(self) -> AnyModel:
         """The model with its weights, in evaluation mode, on the CPU.
 
         Raises:
             UserError: config.json is no model's, or the weights are another's.
         """
         with torch.random.fork_rng(devices=[]):
-            model = LanguageModel(ModelConfig.from_dict(self.model_config))
+            model = model_from_config(config_from_dict(self.model_config))
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
@@ -73,7 +75,7 @@ def save_checkpoint(
     out: Path,
     *,
     step: int,
-    model: LanguageModel,
+    model: AnyModel,
     optimizer: dict[str, Tensor],
     rng: dict[str, Tensor],
     trainer: dict[str, Any],
@@ -134,7 +136,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     verify_checksums(folder, advice=_before(folder))
     try:
         trainer = json.loads((folder / TRAINER).read_text(encoding="utf-8"))
-        model_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]
+        model_config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model"]
         weights, optimizer, rng = (
             _load_tensors(folder / f"{name}.safetensors") for name in ("model", "optimizer", "rng")
         )
@@ -183,15 +185,12 @@ def _write_files(
     folder: Path,
     *,
     step: int,
-    model: LanguageModel,
+    model: AnyModel,
     optimizer: dict[str, Tensor],
     rng: dict[str, Tensor],
     trainer: dict[str, Any],
 ) -> None:
-    UniMatrixForCausalLM.from_language_model(model).save_pretrained(folder)
-    if model.config.vocab_size >= VOCAB_SIZE:
-        # a task's tokens are no bytes
-        ByteTokenizer().save_pretrained(folder)
+    _write_model(folder, model)
     safetensors.torch.save_file(optimizer, folder / "optimizer.safetensors")
     safetensors.torch.save_file(rng, folder / "rng.safetensors")
     values = {"format": _FORMAT, "step": step} | trainer
@@ -203,6 +202,18 @@ def _write_files(
     for path in folder.iterdir():
         _flush(path)
     _flush(folder)
+
+
+def _write_model(folder: Path, model: AnyModel) -> None:
+    if not isinstance(model, LanguageModel):
+        values = {"model": model.config.to_dict()}
+        (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+        return
+    UniMatrixForCausalLM.from_language_model(model).save_pretrained(folder)
+    if model.config.vocab_size >= VOCAB_SIZE:
+        # a task's tokens are no bytes
+        ByteTokenizer().save_pretrained(folder)
 
 
 def _move_into_place(partial: Path, final: Path) -> None:

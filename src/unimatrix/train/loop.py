@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from unimatrix.data import Corpus
-from unimatrix.models import LanguageModel, parameter_count
+from unimatrix.models import AnyModel, LanguageModel, parameter_count
 from unimatrix.ops import chosen_backends
 from unimatrix.train.checkpoint import latest_checkpoint
 from unimatrix.train.config import Experiment
@@ -64,7 +64,7 @@ class TrainResult:
     interrupted: bool
     stop_signal: int | None
     checkpoint: Path | None
-    model: LanguageModel
+    model: AnyModel
 
     @property
     def bpb(self) -> float | None:
@@ -153,7 +153,9 @@ def train(
     )
 
 
-def _backend(model: LanguageModel) -> str:
+def _backend(model: AnyModel) -> str:
+    if not isinstance(model, LanguageModel):
+        return "torch"
     chosen = chosen_backends()
     mixer = chosen.get(model.config.mixer.kind, "torch")
     return mixer if model.memory is None else f"{mixer}, slots {chosen['slot_memory']}"

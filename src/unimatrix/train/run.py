@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
-from unimatrix.models import LanguageModel, ModelConfig, build
+from unimatrix.models import AnyModel, build, config_from_dict
 from unimatrix.train.checkpoint import Checkpoint, save_checkpoint
 from unimatrix.train.config import Experiment
 from unimatrix.train.schedule import learning_rate
@@ -30,9 +30,9 @@ from unimatrix.train.state import (
 
 
 class LossModule(nn.Module):
-    """What accelerate wraps (autocast, DDP, compile), so that the language model itself stays as it is."""
+    """What accelerate wraps (autocast, DDP, compile), so that the model itself stays as it is."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: AnyModel) -> None:
         super().__init__()
         self.model = model
 
@@ -100,7 +100,7 @@ class Run:
         if checkpoint.step > steps:
             raise UserError(f"steps: the run has made {checkpoint.step} already, got {steps}")
         # as configs, not as dicts: one saved before a part of the model existed does not mention it
-        if ModelConfig.from_dict(checkpoint.model_config) != self.model.config:
+        if config_from_dict(checkpoint.model_config) != self.model.config:
             raise UserError(f"{folder / 'config.json'}: belongs to another model than these settings build")
         try:
             self.model.load_state_dict(checkpoint.weights)

@@ -12,7 +12,7 @@ from unimatrix.data import VOCAB_SIZE, Corpus, check_one_window, load_corpus, ra
 from unimatrix.data.tasks import Batch, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import BitsPerByte, TaskScore, nats_of_share, task_sums
-from unimatrix.models import LanguageModel
+from unimatrix.models import AnyModel
 from unimatrix.train.config import Experiment
 
 _EVAL_BATCH_SIZE = 32
@@ -38,7 +38,7 @@ class Source(Protocol):
         ...
 
     def evaluate(
-        self, model: LanguageModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
+        self, model: AnyModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
     ) -> dict[str, float]:
         """The metrics by name.
 
@@ -82,7 +82,7 @@ class TextSource:
         return Batch(windows[:, :-1], windows[:, 1:])
 
     def evaluate(
-        self, model: LanguageModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
+        self, model: AnyModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
     ) -> dict[str, float]:
         # there is one validation text, whatever the seed
         text = self._corpus.valid[: self._eval_bytes] if extent == "part" else self._corpus.valid
@@ -114,7 +114,7 @@ class TaskSource:
         return task_of(self._task).make(self._task, seed=seed, step=step, batch_size=batch_size)
 
     def evaluate(
-        self, model: LanguageModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
+        self, model: AnyModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
     ) -> dict[str, float]:
         measured = {"": self._task}
         if extent == "final":
