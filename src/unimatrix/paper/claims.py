@@ -199,18 +199,50 @@ class FewerParameters:
 
     def judge(self, samples: Samples) -> Verdict:
         """Reproduced if the count is smaller and its saving, rounded to one digit, is the printed one."""
-        counts = [
-            next((result.parameters for result in samples.get(experiment, {}).values()), None)
-            for experiment in (self.model, self.baseline)
-        ]
+        counts = _parameters(samples, self.model, self.baseline)
+        if counts is None:
+            return _NOT_RUN
         ours, theirs = counts
-        if ours is None or theirs is None:
-            return Verdict(outcome="undecided", seeds=0, details=("a model has not run yet",))
         saved = 100.0 * (theirs - ours) / theirs
-        # half up, as in print: 52.45 % becomes 52.5 %
-        as_printed = self.percent is None or math.floor(saved * 10 + 0.5) / 10 == self.percent
+        as_printed = self.percent is None or _as_in_print(saved) == self.percent
         detail = f"{ours:,} against {theirs:,}: {abs(saved):.2f} % {'fewer' if saved >= 0 else 'more'}"
         if self.percent is not None:
             detail += f" (the paper prints {self.percent} %)"
         outcome: Outcome = "reproduced" if ours < theirs and as_printed else "not reproduced"
         return Verdict(outcome=outcome, seeds=None, details=(detail,))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShareOfParameters:
+    """A model has the printed percentage of another's parameters; exact, as `FewerParameters`."""
+
+    statement: str
+    source: str
+    model: str
+    baseline: str
+    percent: float
+
+    def judge(self, samples: Samples) -> Verdict:
+        """Reproduced if the share, rounded to one digit, is the printed one."""
+        counts = _parameters(samples, self.model, self.baseline)
+        if counts is None:
+            return _NOT_RUN
+        ours, theirs = counts
+        share = 100.0 * ours / theirs
+        outcome: Outcome = "reproduced" if _as_in_print(share) == self.percent else "not reproduced"
+        detail = f"{ours:,} of {theirs:,}: {share:.2f} % (the paper prints {self.percent} %)"
+        return Verdict(outcome=outcome, seeds=None, details=(detail,))
+
+
+_NOT_RUN = Verdict(outcome="undecided", seeds=0, details=("a model has not run yet",))
+
+
+def _parameters(samples: Samples, model: str, baseline: str) -> tuple[int, int] | None:
+    """The two counts; None if one of the models has not run."""
+    ours, theirs = (next(iter(samples.get(name, {}).values()), None) for name in (model, baseline))
+    return None if ours is None or theirs is None else (ours.parameters, theirs.parameters)
+
+
+def _as_in_print(percent: float) -> float:
+    """One digit, half up: 52.45 becomes 52.5."""
+    return math.floor(percent * 10 + 0.5) / 10

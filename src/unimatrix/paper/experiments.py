@@ -1,7 +1,8 @@
 """The paper's experiments by name: each a function that returns everything a run needs.
 
 Written out where their recipes are: on text in `text_experiments`, on associative recall in
-`recall_experiments`, of the latent models in `latent_experiments`.
+`recall_experiments`, of the latent models in `latent_experiments`, on triple interaction in
+`triple_experiments`.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from unimatrix.errors import UserError
 from unimatrix.paper.latent_experiments import LATENT_EXPERIMENTS
 from unimatrix.paper.recall_experiments import RECALL_EXPERIMENTS
 from unimatrix.paper.text_experiments import TEXT_EXPERIMENTS
+from unimatrix.paper.triple_experiments import TRIPLE_EXPERIMENTS
 from unimatrix.train.config import Experiment
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     **TEXT_EXPERIMENTS,
     **RECALL_EXPERIMENTS,
     **LATENT_EXPERIMENTS,
+    **TRIPLE_EXPERIMENTS,
 }
 
 

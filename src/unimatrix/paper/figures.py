@@ -64,13 +64,18 @@ _MARKERS = ("o", "s", "^", "v")
 
 def _bare_axes(style: Style, *, width: float, height: float) -> tuple[Drawing, Axes]:
     drawing = Drawing(figsize=(width, height), layout="constrained", facecolor=style.page)
-    axes = drawing.add_subplot(facecolor=style.page)
+    axes = drawing.add_subplot()
+    _bare(axes, style)
+    return drawing, axes
+
+
+def _bare(axes: Axes, style: Style) -> None:
+    axes.set_facecolor(style.page)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(style.faint)
     axes.tick_params(colors=style.ink, length=3, color=style.faint)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(style.ink)
-    return drawing, axes
 
 
 def _legend(drawing: Drawing, axes: Axes, style: Style, *, columns: int) -> None:
@@ -93,12 +98,12 @@ def _points(axes: Axes, points: Sequence[tuple[float, float]], *, marker: str, *
         axes.plot(x, y, linestyle="none", marker=marker, **looks)
 
 
-def _places(table: Table) -> tuple[list[float], dict[float, str]]:
+def _places(rows: Sequence[Row | Baseline]) -> tuple[list[float], dict[float, str]]:
     """Where each row stands, from the top down, and the headings of the groups between them."""
     places: list[float] = []
     headings: dict[float, str] = {}
     place, group = 0.0, ""
-    for row in table.rows:
+    for row in rows:
         if row.group and row.group != group:
             headings[place] = row.group
             place += 0.8
@@ -119,18 +124,75 @@ def _name_places(axes: Axes, labels: Mapping[float, str], headings: Mapping[floa
 
 
 def draw_metric(table: Table, samples: Samples, style: Style, *, key: str) -> Drawing | None:
-    """One column of a table, a row per model: mean, 95 % interval, single seeds, the paper's value."""
-    places, headings = _places(table)
+    """One column of a table, a row per model: mean, 95 % interval, single seeds, the paper's value.
+
+    Rows that have nothing in this column, neither ours nor the paper's, are left out.
+    """
+    if not _is_measured(table, samples, key):
+        return None
+    shown = [row for row in table.rows if _has(row, samples, key)]
+    places, headings = _places(shown)
+    rows = list(zip(shown, places, strict=True))
+    height = 1.3 + 0.62 * len(rows) + 0.5 * len(headings)
+    drawing, axes = _bare_axes(style, width=7.2, height=height)
+    _draw_rows(axes, rows, samples, style, key=key)
+    _name_places(axes, {place: row.label for row, place in rows}, headings)
+    axes.margins(x=0.06)
+    axes.set_xlabel(table.column(key).axis)
+    _legend(drawing, axes, style, columns=4 if any(isinstance(row, Baseline) for row in shown) else 3)
+    return drawing
+
+
+def draw_panels(
+    table: Table, samples: Samples, style: Style, *, keys: Sequence[str], label: str
+) -> Drawing | None:
+    """Several columns side by side, each as in `draw_metric`, from 0 to 100 percent.
+
+    Args:
+        label: of the common axis of all.
+    """
+    if not any(_is_measured(table, samples, key) for key in keys):
+        return None
+    places, headings = _places(table.rows)
     rows = list(zip(table.rows, places, strict=True))
+    drawing = Drawing(
+        figsize=(9.0, 1.3 + 0.5 * len(rows) + 0.4 * len(headings)),
+        layout="constrained",
+        facecolor=style.page,
+    )
+    panels = drawing.subplots(1, len(keys), sharex=True, sharey=True)
+    for axes, key in zip(panels, keys, strict=True):
+        _bare(axes, style)
+        _draw_rows(axes, rows, samples, style, key=key)
+        axes.set_title(table.column(key).title, color=style.ink, fontsize=10.5)
+        axes.tick_params(axis="y", length=0)
+    _name_places(panels[0], {place: row.label for row, place in rows}, headings)
+    panels[0].set_xlim(-4.0, 104.0)
+    panels[0].set_xticks([0, 50, 100])
+    drawing.supxlabel(label, color=style.ink, fontsize=10.5)
+    _legend(drawing, panels[0], style, columns=4)
+    return drawing
+
+
+def _is_measured(table: Table, samples: Samples, key: str) -> bool:
+    return any(metric_by_seed(samples, row.measured_in(key), key) for row in table.trained)
+
+
+def _has(row: Row | Baseline, samples: Samples, key: str) -> bool:
+    if isinstance(row, Baseline):
+        return key in row.values
+    return key in row.paper or bool(metric_by_seed(samples, row.measured_in(key), key))
+
+
+def _draw_rows(
+    axes: Axes, rows: Sequence[tuple[Row | Baseline, float]], samples: Samples, style: Style, *, key: str
+) -> None:
+    """A column's points, the rows at their places from the top down."""
     measured = [
-        (place, tuple(metric_by_seed(samples, row.experiment, key).values()))
+        (place, tuple(metric_by_seed(samples, row.measured_in(key), key).values()))
         for row, place in rows
         if isinstance(row, Row)
     ]
-    if not any(values for _, values in measured):
-        return None
-    height = 1.3 + 0.62 * len(rows) + 0.5 * len(headings)
-    drawing, axes = _bare_axes(style, width=7.2, height=height)
     means = [(mean_interval(values), place) for place, values in measured if values]
     for interval, place in means:
         if interval.n > 1:
@@ -141,19 +203,16 @@ def draw_metric(table: Table, samples: Samples, style: Style, *, key: str) -> Dr
     paper = [
         (row.paper[key], place - 0.22) for row, place in rows if isinstance(row, Row) and key in row.paper
     ]
-    known = [(row.values[key], place) for row, place in rows if isinstance(row, Baseline)]
+    known = [
+        (row.values[key], place) for row, place in rows if isinstance(row, Baseline) and key in row.values
+    ]
     looks = {"markersize": 8, "color": style.ours, "zorder": 3, "label": "ours: mean, 95 % interval"}
     _points(axes, ours, marker="o", **looks)
     _points(axes, seeds, marker="o", markersize=3.2, color=style.ours, alpha=0.75, label="single seeds")
     _points(axes, paper, marker="D", markersize=6, color=style.paper, label="paper")
     _points(axes, known, marker="|", markersize=14, markeredgewidth=2.2, color=style.ink, label="exact")
-    _name_places(axes, {place: row.label for row, place in rows}, headings)
     axes.grid(axis="x", color=style.faint, linewidth=0.6, alpha=0.6)
     axes.set_axisbelow(True)
-    axes.margins(x=0.06)
-    axes.set_xlabel(table.column(key).axis)
-    _legend(drawing, axes, style, columns=4 if known else 3)
-    return drawing
 
 
 def draw_over(

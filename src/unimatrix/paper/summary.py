@@ -13,6 +13,7 @@ from unimatrix.paper.statistics import Interval, mean_interval
 from unimatrix.paper.table import Baseline, Row, Table
 
 NOTHING = "\N{EN DASH}"
+_MOST_COLUMNS_SIDE_BY_SIDE = 3
 RULE = (
     "For each claim: the difference of the two models seed by seed (both trained with the same seed), or of "
     "a model and a fixed number, and the 95 % Student-t interval of its mean. Reproduced: the whole interval "
@@ -39,7 +40,7 @@ class Cell:
 class Line:
     """One row: counts (ours None before its first run), cells in the order of the table's columns.
 
-    num_seeds: None for a baseline, whose values are exact.
+    num_seeds: that all of its experiments have; None for a baseline, whose values are exact.
     """
 
     label: str
@@ -88,6 +89,11 @@ class Summary:
         return any(row.paper_parameters is not None for row in self.table.trained)
 
     @property
+    def stacked(self) -> bool:
+        """Whether the paper's values stand below ours: beside them so many columns would be too wide."""
+        return sum(self.printed) > _MOST_COLUMNS_SIDE_BY_SIDE
+
+    @property
     def counts(self) -> tuple[tuple[Outcome, int], ...]:
         """How many claims have which outcome, without the outcomes that none has."""
         outcomes = [verdict.outcome for _, verdict in self.verdicts]
@@ -105,7 +111,7 @@ def interval_text(interval: Interval | None, *, digits: int) -> str:
 
 def summarise(table: Table, samples: Samples, *, traced: Mapping[str, Any] | None = None) -> Summary:
     """Judge a table on its samples and put it into words; runs that are missing are said to be."""
-    runs = [run for row in table.trained for run in _runs(samples, row)]
+    runs = [run for name in table.experiments for run in _runs(samples, name)]
     return Summary(
         table=table,
         samples=samples,
@@ -121,15 +127,24 @@ def summarise(table: Table, samples: Samples, *, traced: Mapping[str, Any] | Non
     )
 
 
-def _runs(samples: Samples, row: Row) -> list[Result]:
-    return list(samples.get(row.experiment, {}).values())
+def _runs(samples: Samples, experiment: str) -> list[Result]:
+    return list(samples.get(experiment, {}).values())
+
+
+def _named_experiments(table: Table) -> dict[str, str]:
+    """Experiment -> its row's name, with the column that it is for if it is not the row's own."""
+    names = {row.experiment: row.name for row in table.trained}
+    for row in table.trained:
+        for key, name in row.elsewhere.items():
+            names.setdefault(name, f"{row.name}, {table.column(key).title}")
+    return names
 
 
 def _line(table: Table, row: Row, samples: Samples) -> Line:
-    runs = _runs(samples, row)
+    runs = _runs(samples, row.experiment)
     cells = []
     for column in table.columns:
-        values = tuple(metric_by_seed(samples, row.experiment, column.key).values())
+        values = tuple(metric_by_seed(samples, row.measured_in(column.key), column.key).values())
         interval = mean_interval(values) if values else None
         printed = row.paper.get(column.key)
         cells.append(
@@ -144,12 +159,15 @@ def _line(table: Table, row: Row, samples: Samples) -> Line:
         parameters=runs[-1].parameters if runs else None,
         paper_parameters=row.paper_parameters,
         cells=tuple(cells),
-        num_seeds=len(runs),
+        num_seeds=min(len(_runs(samples, name)) for name in row.experiments),
     )
 
 
 def _baseline_line(table: Table, row: Baseline) -> Line:
-    values = [f"{row.values[column.key]:.{column.digits}f}" for column in table.columns]
+    values = [
+        f"{row.values[column.key]:.{column.digits}f}" if column.key in row.values else NOTHING
+        for column in table.columns
+    ]
     return Line(
         label=row.label,
         group=row.group,
@@ -188,11 +206,12 @@ def _cautions(table: Table, samples: Samples, runs: list[Result]) -> Iterable[st
         yield "No run has finished yet."
         return
     yield from dict.fromkeys(caution for run in runs for caution in data_cautions(run.data))
-    for row in table.trained:
-        differences = _recipe_differences(next(iter(_runs(samples, row)), None))
+    names = _named_experiments(table)
+    for experiment, name in names.items():
+        differences = _recipe_differences(next(iter(_runs(samples, experiment)), None))
         if differences:
-            yield f"{row.name} did not run with the paper's recipe: {', '.join(differences)}."
-    counts = {row.name: len(_runs(samples, row)) for row in table.trained}
+            yield f"{name} did not run with the paper's recipe: {', '.join(differences)}."
+    counts = {name: len(_runs(samples, experiment)) for experiment, name in names.items()}
     if len(set(counts.values())) > 1:
         pairs = ", ".join(f"{label} {count}" for label, count in counts.items())
         yield f"Not every model has run with every seed (finished: {pairs})."
@@ -241,8 +260,12 @@ def _facts(table: Table, samples: Samples, runs: list[Result]) -> Iterable[tuple
         yield "Task", _task_fact(tasks)
         yield "First batch, sha256", _distinct(tasks, lambda run: run.data["train"]["sha256"])
     yield "Machine", _distinct(runs, lambda run: run.machine)
-    counts = {row.name: found[-1].parameters for row in table.trained if (found := _runs(samples, row))}
-    yield "Parameters", ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    finished = {
+        name: found
+        for experiment, name in _named_experiments(table).items()
+        if (found := _runs(samples, experiment))
+    }
+    yield "Parameters", ", ".join(f"{name} {found[-1].parameters:,}" for name, found in finished.items())
     yield "Device, threads", _distinct(runs, lambda run: f"{run.device}, {run.threads} threads")
     yield "Backend", _distinct(runs, lambda run: run.backend)
     yield "Versions", _distinct(runs, lambda run: ", ".join(f"{k} {v}" for k, v in run.versions.items()))
@@ -250,9 +273,8 @@ def _facts(table: Table, samples: Samples, runs: list[Result]) -> Iterable[tuple
     yield "Date (UTC)", dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     yield "Training time", f"{math.fsum(run.seconds for run in runs):.0f} s over {len(runs)} runs"
     speeds = (
-        f"{row.name} {math.fsum(run.tokens_per_second for run in finished) / len(finished):,.0f}"
-        for row in table.trained
-        if (finished := _runs(samples, row))
+        f"{name} {math.fsum(run.tokens_per_second for run in found) / len(found):,.0f}"
+        for name, found in finished.items()
     )
     yield "Tokens/s in training", ", ".join(speeds)
 

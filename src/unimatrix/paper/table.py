@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Row:
     """One model of a table: the experiment that trains it, and what the paper prints for it, if anything.
 
+    elsewhere: column key -> another experiment, for columns that a second training of the model measures.
     group: the heading that it stands under with its neighbours, such as the recipe they share; "" for none.
     """
 
@@ -28,7 +29,17 @@ class Row:
     label: str
     paper: Mapping[str, float] = field(default_factory=dict)
     paper_parameters: int | None = None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
     group: str = ""
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """All experiments behind the row, its own first."""
+        return tuple(dict.fromkeys((self.experiment, *self.elsewhere.values())))
+
+    def measured_in(self, key: str) -> str:
+        """The experiment that measures a column."""
+        return self.elsewhere.get(key, self.experiment)
 
     @property
     def name(self) -> str:
@@ -38,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """A row that nothing is trained for: its values are known exactly, by the columns' keys.
+    """A row that nothing is trained for: its values are known exactly, by the keys of some columns.
 
     short: what it is called in a figure's legend.
     """
@@ -118,8 +129,8 @@ class Table:
 
     @property
     def experiments(self) -> tuple[str, ...]:
-        """The names of the experiments, in the table's order."""
-        return tuple(row.experiment for row in self.trained)
+        """The names of the experiments, each once, in the table's order."""
+        return tuple(dict.fromkeys(name for row in self.trained for name in row.experiments))
 
     def column(self, key: str) -> Column:
         """The column of that key, which must be there."""

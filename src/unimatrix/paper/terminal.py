@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from unimatrix.paper.claims import Outcome
-from unimatrix.paper.summary import Summary
+from unimatrix.paper.summary import NOTHING, Cell, Summary
 
 _OURS = "ours: mean ± half of the 95 % t-interval over n seeds"
 _RULE_IN_SHORT = (
@@ -38,9 +38,10 @@ def _numbers(summary: Summary) -> Grid:
     if summary.counted:
         grid.add_column("parameters", justify="right", no_wrap=True)
     for column, printed in zip(summary.table.columns, summary.printed, strict=True):
-        if printed:
+        if printed and not summary.stacked:
             grid.add_column("\npaper", justify="right", no_wrap=True)
-        grid.add_column(f"{column.title}\nours", justify="right", no_wrap=True)
+        ours = "ours\npaper" if printed and summary.stacked else "ours"
+        grid.add_column(f"{column.title}\n{ours}", justify="right", no_wrap=True)
     grid.add_column("n", justify="right", no_wrap=True, min_width=2)
     group = ""
     for line in summary.lines:
@@ -50,13 +51,22 @@ def _numbers(summary: Summary) -> Grid:
         cells = [
             text
             for cell, printed in zip(line.cells, summary.printed, strict=True)
-            for text in ((cell.paper, cell.ours) if printed else (cell.ours,))
+            for text in _texts(cell, printed=printed, stacked=summary.stacked)
         ]
         label = Padding(line.label, (0, 0, 0, indent)) if group else line.label
         # a second count goes below the first: "70,660 (paper 78,916)" is too wide
         count = [line.parameters_text.replace(" (", "\n").rstrip(")")] if summary.counted else []
         grid.add_row(label, *count, *cells, line.seeds_text)
     return grid
+
+
+def _texts(cell: Cell, *, printed: bool, stacked: bool) -> tuple[str, ...]:
+    """What stands in a column's place, from left to right."""
+    if not printed:
+        return (cell.ours,)
+    if not stacked:
+        return cell.paper, cell.ours
+    return (cell.ours if cell.paper == NOTHING else f"{cell.ours}\n{cell.paper}",)
 
 
 def _verdicts(summary: Summary) -> Grid:
