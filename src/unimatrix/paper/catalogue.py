@@ -5,16 +5,22 @@ from difflib import get_close_matches
 from unimatrix.errors import UserError
 from unimatrix.paper.table import Table
 from unimatrix.paper.table1 import TABLE1
+from unimatrix.paper.table2 import TABLE2
 from unimatrix.paper.table3 import TABLE3
 from unimatrix.paper.table4 import TABLE4
 from unimatrix.paper.table5 import TABLE5, TABLE5_ALL_FILLERS
+from unimatrix.paper.table6 import TABLE6
+from unimatrix.paper.training_length import TRAINING_LENGTH
 
 TABLES: dict[str, Table] = {
     "table1": TABLE1,
+    "table2": TABLE2,
     "table3": TABLE3,
     "table4": TABLE4,
     "table5": TABLE5,
     "table5-all-fillers": TABLE5_ALL_FILLERS,
+    "table6": TABLE6,
+    "training-length": TRAINING_LENGTH,
 }
 
 

@@ -58,11 +58,12 @@ DARK = Style(
     paper="#f0a04b",
     series=("#aeb4bd", "#56b4e9", "#2fc79a", "#f0803c", "#e29cc4", "#e0c24a", "#8fb8ff"),
 )
-_LINES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-_MARKERS = ("o", "s", "^", "v")
+LINES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+MARKERS = ("o", "s", "^", "v")
 
 
-def _bare_axes(style: Style, *, width: float, height: float) -> tuple[Drawing, Axes]:
+def bare_axes(style: Style, *, width: float, height: float) -> tuple[Drawing, Axes]:
+    """A drawing of that size in inches, with one pair of axes."""
     drawing = Drawing(figsize=(width, height), layout="constrained", facecolor=style.page)
     axes = drawing.add_subplot()
     _bare(axes, style)
@@ -78,7 +79,8 @@ def _bare(axes: Axes, style: Style) -> None:
         label.set_color(style.ink)
 
 
-def _legend(drawing: Drawing, axes: Axes, style: Style, *, columns: int) -> None:
+def legend(drawing: Drawing, axes: Axes, style: Style, *, columns: int) -> None:
+    """Name what the axes show, above them, in so many columns."""
     handles, labels = axes.get_legend_handles_labels()
     drawing.legend(
         handles,
@@ -134,12 +136,12 @@ def draw_metric(table: Table, samples: Samples, style: Style, *, key: str) -> Dr
     places, headings = _places(shown)
     rows = list(zip(shown, places, strict=True))
     height = 1.3 + 0.62 * len(rows) + 0.5 * len(headings)
-    drawing, axes = _bare_axes(style, width=7.2, height=height)
+    drawing, axes = bare_axes(style, width=7.2, height=height)
     _draw_rows(axes, rows, samples, style, key=key)
     _name_places(axes, {place: row.label for row, place in rows}, headings)
     axes.margins(x=0.06)
     axes.set_xlabel(table.column(key).axis)
-    _legend(drawing, axes, style, columns=4 if any(isinstance(row, Baseline) for row in shown) else 3)
+    legend(drawing, axes, style, columns=4 if any(isinstance(row, Baseline) for row in shown) else 3)
     return drawing
 
 
@@ -170,7 +172,7 @@ def draw_panels(
     panels[0].set_xlim(-4.0, 104.0)
     panels[0].set_xticks([0, 50, 100])
     drawing.supxlabel(label, color=style.ink, fontsize=10.5)
-    _legend(drawing, panels[0], style, columns=4)
+    legend(drawing, panels[0], style, columns=4)
     return drawing
 
 
@@ -236,7 +238,7 @@ def draw_over(
     rows = [row for row in table.trained if row.experiment in positions]
     if not any(samples.get(row.experiment) for row in rows):
         return None
-    drawing, axes = _bare_axes(style, width=7.2, height=4.6)
+    drawing, axes = bare_axes(style, width=7.2, height=4.6)
     for index, key in enumerate(keys):
         color = style.series[1 + index % (len(style.series) - 1)]
         title = table.column(key).title
@@ -251,7 +253,7 @@ def draw_over(
                 axes.vlines(place, interval.low, interval.high, color=color, linewidth=2.2)
         x, means = [place for place, _ in ours], [interval.mean for _, interval in ours]
         looks: dict[str, Any] = {"color": color, "linewidth": 1.3, "markersize": 5.5}
-        axes.plot(x, means, marker=_MARKERS[index % len(_MARKERS)], label=f"{title}: ours", **looks)
+        axes.plot(x, means, marker=MARKERS[index % len(MARKERS)], label=f"{title}: ours", **looks)
         paper = [(places[row.experiment], row.paper[key]) for row in rows if key in row.paper]
         looks = {"color": color, "markerfacecolor": "none", "markersize": 8}
         _points(axes, paper, marker="D", label=f"{title}: paper", **looks)
@@ -264,7 +266,7 @@ def draw_over(
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.grid(axis="y", color=style.faint, linewidth=0.6, alpha=0.6)
-    _legend(drawing, axes, style, columns=len(keys))
+    legend(drawing, axes, style, columns=len(keys))
     return drawing
 
 
@@ -276,7 +278,7 @@ def draw_curves(table: Table, samples: Samples, style: Style, *, key: str) -> Dr
     }
     if not any(curves.values()):
         return None
-    drawing, axes = _bare_axes(style, width=7.2, height=4.0)
+    drawing, axes = bare_axes(style, width=7.2, height=4.0)
     for position, row in enumerate(table.trained):
         for number, curve in enumerate(curves[row.experiment]):
             steps, values = zip(*curve, strict=True)
@@ -284,14 +286,14 @@ def draw_curves(table: Table, samples: Samples, style: Style, *, key: str) -> Dr
                 steps,
                 values,
                 color=style.series[position % len(style.series)],
-                linestyle=_LINES[position % len(_LINES)],
+                linestyle=LINES[position % len(LINES)],
                 linewidth=1.2,
                 label=row.name if number == 0 else None,
             )
     axes.set_xlabel("training step")
     axes.set_ylabel(table.column(key).axis)
     axes.grid(axis="y", color=style.faint, linewidth=0.6, alpha=0.6)
-    _legend(drawing, axes, style, columns=2)
+    legend(drawing, axes, style, columns=2)
     return drawing
 
 
