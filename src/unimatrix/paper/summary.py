@@ -35,6 +35,11 @@ class Cell:
     paper: str
     ours: str
 
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Ours, and below it the paper's, if it prints one."""
+        return (self.ours,) if self.paper == NOTHING else (self.ours, self.paper)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:

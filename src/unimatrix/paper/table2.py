@@ -23,7 +23,7 @@ from unimatrix.paper.recall_table import (
 )
 from unimatrix.paper.table import Column, Figure, Row, Table
 
-MATCHED_WIDTH, MATCHED_PARAMETERS = "Matched width", "Matched parameters, text alone"
+MATCHED_WIDTH, MATCHED_PARAMETERS = "Matched width", "Matched parameters"
 UNTRAINED = "Without training"
 TRANSFORMER = "table1.transformer"
 LATENT, SLOT, HYBRID = "table2.triple-latent", "table2.triple-slot", "table2.triple-hybrid"
@@ -110,9 +110,9 @@ TABLE2 = Table(
     rows=(
         _row(TRANSFORMER, "Transformer", "recall.transformer"),
         *(_row(name, label, RECALL_OF[name]) for name, label in LABELS.items()),
-        _narrower_row(LATENT_D60, "Triple-Latent, d = 60"),
-        _narrower_row(SLOT_D60, "Triple-Slot, d = 60"),
-        _narrower_row(HYBRID_D56, "Triple-Hybrid, d = 56"),
+        _narrower_row(LATENT_D60, "Triple-Latent, d60"),
+        _narrower_row(SLOT_D60, "Triple-Slot, d60"),
+        _narrower_row(HYBRID_D56, "Triple-Hybrid, d56"),
         replace(BY_GUESSING, group=UNTRAINED),
         replace(BY_CHANCE, group=UNTRAINED),
     ),
@@ -141,9 +141,9 @@ TABLE2 = Table(
         "Text: Table 1's recipe. 80 steps of AdamW at a constant learning rate of 3e-4, batches of 16 "
         "windows of 128 bytes; bits per byte over the whole validation text. The Transformer's runs are "
         "Table 1's.",
-        "Recall: Table 3's recipe, a second training of each model. 200 steps of AdamW at a constant learning "
-        f"rate of {RECALL_LR:g}, batches of 32 sequences. The Transformer's runs are Table 3's, in which its "
-        "q, k, v start as torch.nn.MultiheadAttention's do. The parameters shown are those of the models of "
+        "Recall: Table 3's recipe, a second training of each model. 200 steps of AdamW at a constant "
+        f"learning rate of {RECALL_LR:g}, batches of 32 sequences. The Transformer's runs are Table 3's, in "
+        "which its q, k, v start as torch.nn.MultiheadAttention's do. The parameters shown are those of the models of "
         f"text; with recall's {RECALL.vocab_size} tokens there are fewer.",
         task_sentence(RECALL),
         EVALUATION,

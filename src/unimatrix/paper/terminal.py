@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from unimatrix.paper.claims import Outcome
-from unimatrix.paper.summary import NOTHING, Cell, Summary
+from unimatrix.paper.summary import Cell, Summary
 
 _OURS = "ours: mean ± half of the 95 % t-interval over n seeds"
 _RULE_IN_SHORT = (
@@ -29,14 +29,16 @@ def _numbers(summary: Summary) -> Grid:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        # eighty columns hold four measured ones, with nothing to spare
+        padding=(0, 0 if summary.stacked else 1, 0, 0),
     )
     # labels are wrapped where the numbers leave little room, but never within a word
     longest = max(len(word) for line in summary.lines for word in line.label.split())
     indent = 2 if any(line.group for line in summary.lines) else 0
     grid.add_column("model", min_width=longest + indent)
     if summary.counted:
-        grid.add_column("parameters", justify="right", no_wrap=True)
+        title = "params" if summary.stacked else "parameters"
+        grid.add_column(title, justify="right", no_wrap=True)
     for column, printed in zip(summary.table.columns, summary.printed, strict=True):
         if printed and not summary.stacked:
             grid.add_column("\npaper", justify="right", no_wrap=True)
@@ -64,9 +66,7 @@ def _texts(cell: Cell, *, printed: bool, stacked: bool) -> tuple[str, ...]:
     """What stands in a column's place, from left to right."""
     if not printed:
         return (cell.ours,)
-    if not stacked:
-        return cell.paper, cell.ours
-    return (cell.ours if cell.paper == NOTHING else f"{cell.ours}\n{cell.paper}",)
+    return ("\n".join(cell.stacked),) if stacked else (cell.paper, cell.ours)
 
 
 def _verdicts(summary: Summary) -> Grid:

@@ -56,8 +56,8 @@ TRAINING_LENGTH = Table(
     protocol=(
         "Each model: Table 1's recipe in everything but the number of steps, one run of "
         f"{LENGTH_STEPS[-1]:,} steps for each seed, the learning rate constant, so that its first 80 steps "
-        "are Table 1's own. d = 64, 3 layers or shared depth steps, 4 heads, state dimension 16, dropout 0.1; "
-        "parameters as in Tables 1 and 2, not matched.",
+        "are Table 1's own. d = 64, 3 layers or shared depth steps, 4 heads, state dimension 16, dropout "
+        "0.1; parameters as in Tables 1 and 2, not matched.",
         "Bits per byte over the whole validation text after "
         f"{', '.join(f'{step:,}' for step in LENGTH_STEPS[:-1])} and {LENGTH_STEPS[-1]:,} steps.",
         f"Seconds: after {LENGTH_STEPS[-1]:,} steps, spent in training steps alone, without evaluation and "
