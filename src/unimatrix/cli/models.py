@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -11,12 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from unimatrix.cli.arguments import parse
-from unimatrix.models import build, parameter_count, presets, state_bytes
+from unimatrix.data.tasks import TripleInteractionConfig
+from unimatrix.models import build, parameter_count, presets, state_bytes, task_presets
 
 ABOUT = """List the presets: what each is, its parameters, and the size of its state.
 
 Everything is counted on built models. The state is what one sequence carries
-after so many tokens, in float32, in the model without positions.
+after so many tokens, in float32, in the model without positions. Presets made
+for one task alone are in a table of their own, with that task's vocabulary and
+length.
 
 examples:
   unimatrix models
@@ -44,28 +47,63 @@ class Preset:
     state_bytes: dict[int, int]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskPreset:
+    """One line of those made for one task: parameters, and bytes of state after one of its sequences."""
+
+    name: str
+    does: str
+    task: str
+    vocab_size: int
+    parameters: int
+    state_bytes: dict[int, int]
+
+
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="models", about=ABOUT)
     rows = [describe(name) for name in presets()]
+    task_rows = [describe_task_preset(name) for name in task_presets()]
     if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print(json.dumps([asdict(row) for row in (*rows, *task_rows)], indent=2))
     else:
-        Console().print(_table(rows))
+        console = Console()
+        console.print(_table(rows))
+        console.print(_task_table(task_rows))
     return 0
 
 
 def describe(name: str) -> Preset:
     """Build the preset and count."""
-    summary = (inspect.getdoc(presets()[name]) or "").split("\n")[0]
     return Preset(
         name=name,
-        # the counts at the end of the line are in their own columns
-        does=summary.split(". ")[0].rstrip("."),
+        does=_does(presets()[name]),
         parameters_bytes=parameter_count(build(name, vocab_size=BYTE_VOCABULARY)),
         parameters_recall=parameter_count(build(name, vocab_size=RECALL_VOCABULARY)),
         state_bytes=_measured_state(name),
     )
+
+
+@torch.no_grad()
+def describe_task_preset(name: str) -> TaskPreset:
+    """Build the preset for its task and count."""
+    task = TripleInteractionConfig()
+    model = build(name, vocab_size=task.vocab_size, max_positions=task.length).eval()
+    _, state = model(torch.zeros(1, task.length, dtype=torch.int64))
+    return TaskPreset(
+        name=name,
+        does=_does(task_presets()[name]),
+        task=task.kind,
+        vocab_size=task.vocab_size,
+        parameters=parameter_count(model),
+        state_bytes={task.length: state_bytes(state)},
+    )
+
+
+def _does(preset: Callable[..., object]) -> str:
+    """The first line of a preset's docstring, without the counts at its end, which have their own columns."""
+    summary = (inspect.getdoc(preset) or "").split("\n")[0]
+    return summary.split(". ")[0].rstrip(".")
 
 
 @torch.no_grad()
@@ -93,4 +131,16 @@ def _table(rows: Sequence[Preset]) -> Table:
     for row in rows:
         sizes = [f"{row.state_bytes[tokens]:,} B" for tokens in STATE_TOKENS]
         table.add_row(row.name, f"{row.parameters_bytes:,}", f"{row.parameters_recall:,}", *sizes)
+    return table
+
+
+def _task_table(rows: Sequence[TaskPreset]) -> Table:
+    """Presets of one and the same task."""
+    ((tokens, _),) = rows[0].state_bytes.items()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(f"preset for\n{rows[0].task}", no_wrap=True, min_width=24)
+    table.add_column(f"parameters\n({rows[0].vocab_size})", justify="right", no_wrap=True)
+    table.add_column(f"state after\n{tokens:,} tokens", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.name, f"{row.parameters:,}", f"{row.state_bytes[tokens]:,} B")
     return table

@@ -234,7 +234,7 @@ class TypedLatent(nn.Module):
         a, b, c = queries.values.unbind(-1)
         for place, rule in enumerate(RULES):
             if rule == LEARNED_RULE:
-                answer = self._table(a, b, c)
+                answer = self.lookup(a, b, c)
             else:
                 right = symbolic_answer(rule, a, b, c, num_values)
                 answer = EXACT_LOGIT * F.one_hot(right, num_values).to(logits.dtype)
@@ -242,8 +242,8 @@ class TypedLatent(nn.Module):
             logits = logits + torch.where(here[..., None], answer, 0.0)
         return logits
 
-    def _table(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        """The learned table's logits [B, T, n] at the values a, b, c [B, T]."""
+    def lookup(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        """The learned table's logits [..., n] of the rule lookup at the values a, b, c [...], without the bias."""
         rows = [F.embedding(values, table) for values, table in zip((a, b, c), self.factors, strict=True)]
         return self.dropout(rows[0] * rows[1] * rows[2]) @ self.readout
 
