@@ -103,11 +103,15 @@ def test_eval_of_a_task_says_what_training_said(call, recall_run) -> None:
     out, printed = recall_run
     code, measured, err = call("eval", out, "--device", "cpu")
     assert (code, err) == (0, "")
-    score, about = measured.splitlines()
+    score, about, variant = measured.splitlines()
     assert f"recall: {score}" in printed.splitlines()
     assert about == "recall, 40 sequences of length 16 from seed 7"
+    assert variant == printed.splitlines()[-1]
+    assert variant.startswith("recall, 5 pairs: accuracy")
+    # asked with five pairs it is asked with nothing else
     _, five, _ = call("eval", out / "checkpoint-000003", "--num-pairs", "5")
-    assert f"recall, 5 pairs: {five.splitlines()[0]}" in printed.splitlines()
+    assert variant == f"recall, 5 pairs: {five.splitlines()[0]}"
+    assert len(five.splitlines()) == 2
 
 
 def test_eval_of_a_task_as_json_on_other_sequences(call, recall_run) -> None:
@@ -117,6 +121,7 @@ def test_eval_of_a_task_as_json_on_other_sequences(call, recall_run) -> None:
     same, other = json.loads(same), json.loads(other)
     assert (same["num_sequences"], same["seed"], same["chance"]) == (40, 7, 12.5)
     assert (same["task"]["kind"], same["task"]["num_pairs"]) == ("recall", 3)
+    assert {name: part["num_sequences"] for name, part in same["variants"].items()} == {"5_pairs": 40}
     assert (other["num_sequences"], other["seed"]) == (100, 8)
     assert other["loss"] != same["loss"]
 

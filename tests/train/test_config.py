@@ -1,13 +1,14 @@
 """Settings: JSON and back, and one clear line for everything that is no setting."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimatrix.data.tasks import TASKS, RecallConfig
+from unimatrix.data.tasks import TASKS, RecallConfig, TripleInteractionConfig
 from unimatrix.errors import UserError
 from unimatrix.train.config import (
     FREE_AT_RESUME,
@@ -73,6 +74,18 @@ def test_a_task_goes_to_json_with_its_kind_and_back():
     assert Experiment.from_dict({"task": {"kind": "recall"}}).task == RecallConfig()
 
 
+def test_tasks_of_every_kind_go_to_json_and_back():
+    task = TripleInteractionConfig(rules=("copy", "lookup"), task_token=False, phase_steps=None)
+    experiment = Experiment(task=task, loop=LoopConfig(seq_len=49))
+    values = json.loads(json.dumps(experiment.to_dict()))
+    assert (values["task"]["kind"], values["task"]["rules"]) == ("triple-interaction", ["copy", "lookup"])
+    assert Experiment.from_dict(values) == experiment
+    bare = {"task": {"kind": "triple-interaction"}, "loop": {"seq_len": 49}}
+    assert Experiment.from_dict(bare).task == TripleInteractionConfig()
+    with pytest.raises(UserError, match=r"experiment\.task: unknown field 'num_pairs'"):
+        Experiment.from_dict({"task": {"kind": "triple-interaction", "num_pairs": 4}})
+
+
 def test_without_a_task_there_is_none_to_read():
     # so that what was written before there were tasks is equal to what is written now
     assert "task" not in Experiment().to_dict()
@@ -87,9 +100,11 @@ def test_option_names_are_unique_so_that_a_command_line_can_be_flat():
     names = ["name", "data"]
     parts = (ModelChoice, OptimConfig, LoopConfig)
     names += [field.name for part in parts for field in dataclasses.fields(part)]
-    names += [field.name for task in TASKS.values() for field in dataclasses.fields(task.config)]
-    assert len(names) == len(set(names))
-    assert set(names) >= FREE_AT_RESUME
+    # an experiment has one task, whose kinds may share names
+    tasks = [[field.name for field in dataclasses.fields(task.config)] for task in TASKS.values()]
+    for of_task in tasks:
+        assert len(names + of_task) == len({*names, *of_task})
+    assert {*names, *itertools.chain(*tasks)} >= FREE_AT_RESUME
 
 
 @pytest.mark.parametrize(
@@ -112,8 +127,14 @@ def test_option_names_are_unique_so_that_a_command_line_can_be_flat():
         ({"optim": {"betas": [0.9]}}, "betas: expected 2 numbers"),
         ({"optim": {"lr": float("nan")}}, "lr: expected a number, got nan"),
         ({"name": 7}, "name: expected a text, got 7"),
-        ({"task": 3}, "experiment.task: expected an object with a kind among recall, got 3"),
-        ({"task": {"num_pairs": 3}}, "experiment.task: expected an object with a kind among recall, got {"),
+        (
+            {"task": 3},
+            "experiment.task: expected an object with a kind among recall, triple-interaction, got 3",
+        ),
+        (
+            {"task": {"num_pairs": 3}},
+            "experiment.task: expected an object with a kind among recall, triple-interaction, got {",
+        ),
         ({"task": {"kind": "sorting"}}, "with a kind among recall"),
         ({"task": {"kind": "recall", "pairs": 3}}, "experiment.task: unknown field 'pairs'; did you mean"),
         ({"task": {"kind": "recall", "num_pairs": 9}}, "num_pairs: expected at most num_keys 8, got 9"),
@@ -162,7 +183,9 @@ def test_settings_that_do_not_fit_together_are_named():
         Experiment(task=RecallConfig(length=64))
     with pytest.raises(UserError, match="eval_bytes: a task has no text; expected None, got 10"):
         Experiment(task=RecallConfig(), loop=LoopConfig(eval_bytes=10))
-    with pytest.raises(UserError, match="task: expected RecallConfig or None, got 'recall'"):
+    with pytest.raises(
+        UserError, match="task: expected RecallConfig or TripleInteractionConfig or None, got 'recall'"
+    ):
         Experiment(task="recall")
 
 
@@ -197,6 +220,8 @@ def test_a_resumed_run_must_keep_its_task_but_may_be_measured_with_another():
     recall = Experiment(task=RecallConfig())
     assert first_difference(recall, Experiment()) == ("task", "recall", None)
     assert first_difference(Experiment(), recall) == ("task", None, "recall")
+    triple = Experiment(task=TripleInteractionConfig(), loop=LoopConfig(seq_len=49))
+    assert first_difference(recall, triple) == ("task", "recall", "triple-interaction")
     six = dataclasses.replace(recall, task=RecallConfig(num_pairs=6))
     assert first_difference(recall, six) == ("num_pairs", 4, 6)
     measured = RecallConfig(eval_num_pairs=(4, 6), eval_sequences=64)

@@ -11,9 +11,9 @@ import tyro
 
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse, usable_device
 from unimatrix.data import Split
-from unimatrix.data.tasks import TaskConfig, task_of
+from unimatrix.data.tasks import RecallConfig, TaskConfig, task_of
 from unimatrix.errors import UserError
-from unimatrix.evals import bits_per_byte, task_score
+from unimatrix.evals import TaskScore, bits_per_byte, task_score
 from unimatrix.hf import load
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
@@ -21,7 +21,9 @@ from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
 from unimatrix.train.config import Device
 
 ABOUT = """Bits per byte and perplexity of a trained model on a whole text; or loss and
-accuracy of a model that was trained on a task, on fresh sequences of it.
+accuracy of a model that was trained on a task, on fresh sequences of it and of
+whatever else it was measured on after training (other numbers of pairs, or each
+rule by itself).
 
 Every byte is predicted exactly once. The text is cut into windows side by
 side, and each window starts afresh, so that a byte sees at most WINDOW bytes
@@ -31,7 +33,8 @@ examples:
   unimatrix eval runs/mytext-unimatrix-core
   unimatrix eval runs/mytext-unimatrix-core/checkpoint-001000 --split test --carry-state
   unimatrix eval someone/their-model --data another.txt --json
-  unimatrix eval runs/recall.unimatrix-core --num-pairs 6 --sequences 10000"""
+  unimatrix eval runs/recall.unimatrix-core --num-pairs 6 --sequences 10000
+  unimatrix eval runs/triple.typed-latent --json"""
 
 _WINDOW = 128
 _TEXT_OPTIONS = ("--data", "--data-dir", "--split", "--window", "--carry-state")
@@ -79,28 +82,45 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> int:
-    """Print how well the task is answered."""
+    """Print how well the task is answered, and its variants."""
     if options.num_pairs is not None:
-        task = dataclasses.replace(task, num_pairs=options.num_pairs)
+        if not isinstance(task, RecallConfig):
+            raise UserError(
+                f"--num-pairs: {options.checkpoint} was trained on the task {task.kind}, which has no pairs"
+            )
+        task = dataclasses.replace(task, num_pairs=options.num_pairs, eval_num_pairs=())
     model = load_checkpoint(find_checkpoint(options.checkpoint)).build_model()
+    model = model.to(usable_device(options.device))
     seed = trained_with.loop.seed if options.seed is None else options.seed
     if seed < 0:
         raise UserError(f"seed: expected at least 0, got {seed}")
-    score = task_score(
-        model.to(usable_device(options.device)),
-        task,
-        num_sequences=task.eval_sequences if options.sequences is None else options.sequences,
-        seed=seed,
-        batch_size=options.batch_size,
-    )
+    number = task.eval_sequences if options.sequences is None else options.sequences
+
+    def measured(config: TaskConfig) -> TaskScore:
+        return task_score(model, config, num_sequences=number, seed=seed, batch_size=options.batch_size)
+
+    score = measured(task)
+    variants = {name: (config, measured(config)) for name, config in task_of(task).variants(task).items()}
     if options.json:
-        chance = 100.0 * task_of(task).chance(task)
-        about = {"chance": chance, "seed": seed, "task": {"kind": task.kind} | dataclasses.asdict(task)}
-        print(json.dumps(dataclasses.asdict(score) | about))
+        about = {"seed": seed, "task": {"kind": task.kind} | dataclasses.asdict(task)}
+        parts = {name: _score_values(config, part) for name, (config, part) in variants.items()}
+        print(json.dumps(_score_values(task, score) | about | {"variants": parts}))
         return 0
     print(score_text(task, loss=score.loss, accuracy=score.accuracy))
     print(f"{task.kind}, {score.num_sequences:,} sequences of length {task.length} from seed {seed}")
+    for name, (config, part) in variants.items():
+        text = score_text(config, loss=part.loss, accuracy=part.accuracy)
+        print(f"{variant_title(task, name)}: {text}")
     return 0
+
+
+def _score_values(task: TaskConfig, score: TaskScore) -> dict[str, float]:
+    return dataclasses.asdict(score) | {"chance": 100.0 * task_of(task).chance(task)}
+
+
+def variant_title(task: TaskConfig, name: str) -> str:
+    """What a variant of a task is called where its score is printed: "recall, 6 pairs"."""
+    return f"{task.kind}, {name.replace('_', ' ')}"
 
 
 def score_text(task: TaskConfig, *, loss: float, accuracy: float) -> str:

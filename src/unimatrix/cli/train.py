@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, is_given, option_value, parse
-from unimatrix.cli.evaluate import score_text
+from unimatrix.cli.evaluate import score_text, variant_title
 from unimatrix.data import Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
 from unimatrix.data.tasks import TaskConfig, task_of
@@ -32,6 +32,7 @@ examples:
   unimatrix train mytext.txt --preset unimatrix-discovery --steps 2000 --d-model 128
   unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4
   unimatrix train --experiment recall.unimatrix-core --num-pairs 6
+  unimatrix train --experiment triple.typed-latent --table-seed 3
   unimatrix train --resume --out runs/mytext-unimatrix-core"""
 
 # what `unimatrix train mytext.txt` runs: minutes on a laptop, without positions so that text of any length
@@ -106,11 +107,10 @@ def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
         return
     yield f"Saved: {result.checkpoint}"
     yield f"To measure it again: {shlex.join(['unimatrix', 'eval', str(result.out)])}"
-    measured = {"": task} | {f"_{name}": variant for name, variant in task_of(task).variants(task).items()}
-    for suffix, config in measured.items():
-        name = task.kind + suffix.replace("_", ", ", 1).replace("_", " ")
-        yield f"{name}: " + score_text(
-            config, loss=metrics[f"loss{suffix}"], accuracy=metrics[f"accuracy{suffix}"]
+    yield f"{task.kind}: " + score_text(task, loss=metrics["loss"], accuracy=metrics["accuracy"])
+    for name, variant in task_of(task).variants(task).items():
+        yield f"{variant_title(task, name)}: " + score_text(
+            variant, loss=metrics[f"loss_{name}"], accuracy=metrics[f"accuracy_{name}"]
         )
 
 
