@@ -3,10 +3,9 @@
 Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. cache=True keeps the
 machine code on disk: only the first run on a machine compiles.
 
-Letters: a decay, w write, s state, g dLoss/ds; G groups of D / G channels that share a decay. Tensors that
-may be views come as flat arrays and the strides of batch and time (inner stride 1), the others as flat
-arrays alone; an empty array stands for a first state, or a gradient, of zeros. Rows are cut out as slices:
-numba then knows that an index is not negative, and the inner loops become vector instructions.
+Letters: a decay, w write, s state, g dLoss/ds; G groups of D / G channels that share a decay. Tensors come as
+addresses (making numpy arrays of them would cost a small scan as much as the loop does), with the strides of
+batch and time where they may be views; the inner stride is 1. Address 0 stands for zeros.
 """
 
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba.core import types
+from numba.extending import intrinsic
 from torch import Tensor
 
 from unimatrix.ops.threads import match_threads
@@ -22,11 +23,13 @@ from unimatrix.ops.threads import match_threads
 FAST = {"reassoc", "contract", "nsz"}
 MIN_BLOCK = 64  # channels: a block reads whole cache lines
 TASKS_PER_THREAD = 4
+ZEROS = {torch.float32: np.float32(0), torch.float64: np.float64(0)}  # tells a kernel its type
 
 
 def run_forward(decay: Tensor, write: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """All states [B, T, D] and the last one [B, D]; all tensors of one dtype, float32 or float64."""
     decay, write = _unit(decay), _unit(write)
+    state = None if state is None else state.contiguous()
     batch, length, width = write.shape
     states = torch.empty(write.shape, dtype=write.dtype)
     last = torch.empty((batch, width), dtype=write.dtype)
@@ -36,10 +39,11 @@ def run_forward(decay: Tensor, write: Tensor, state: Tensor | None) -> tuple[Ten
     forward(
         *_place(decay),
         *_place(write),
-        _flat(state, write),
-        states.view(-1).numpy(),
-        last.view(-1).numpy(),
+        _address(state),
+        states.data_ptr(),
+        last.data_ptr(),
         (batch, length, width, decay.shape[2], _blocks(batch, width, decay.shape[2])),
+        ZEROS[write.dtype],
     )
     return states, last
 
@@ -52,8 +56,10 @@ def run_backward(
     grad_last: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of decay [B, T, G], write [B, T, D] and the first state [B, D]; None is zeros."""
-    decay = _unit(decay)
+    decay, states = _unit(decay), states.contiguous()
     grad_states = states.new_zeros(states.shape) if grad_states is None else _unit(grad_states)
+    state = None if state is None else state.contiguous()
+    grad_last = None if grad_last is None else grad_last.contiguous()
     batch, length, width = states.shape
     grad_decay = torch.empty(decay.shape, dtype=states.dtype)
     grad_write = torch.empty(states.shape, dtype=states.dtype)
@@ -68,14 +74,15 @@ def run_backward(
     match_threads(2 * states.numel())
     backward(
         *_place(decay),
-        states.view(-1).numpy(),
-        _flat(state, states),
+        states.data_ptr(),
+        _address(state),
         *_place(grad_states),
-        _flat(grad_last, states),
-        grad_decay.view(-1).numpy(),
-        grad_write.view(-1).numpy(),
-        grad_state.view(-1).numpy(),
+        _address(grad_last),
+        grad_decay.data_ptr(),
+        grad_write.data_ptr(),
+        grad_state.data_ptr(),
         (batch, length, width, decay.shape[2], _blocks(batch, width, decay.shape[2])),
+        ZEROS[states.dtype],
     )
     return grad_decay, grad_write, grad_state
 
@@ -85,16 +92,13 @@ def _unit(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _place(x: Tensor) -> tuple[Any, tuple[int, ...]]:
-    """The memory of x, from its first number on, as a flat array, and the strides of batch and time."""
-    if x.is_contiguous():
-        return x.view(-1).numpy(), x.stride()[:2]
-    span = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) + 1
-    return x.as_strided((span,), (1,)).numpy(), x.stride()[:2]
+def _place(x: Tensor) -> tuple[int, tuple[int, ...]]:
+    """Address and the strides of batch and time."""
+    return x.data_ptr(), x.stride()[:2]
 
 
-def _flat(x: Tensor | None, like: Tensor) -> Any:
-    return (like.new_empty(0) if x is None else x.contiguous().view(-1)).numpy()
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
 
 
 def _blocks(batch: int, width: int, groups: int) -> int:
@@ -106,8 +110,25 @@ def _blocks(batch: int, width: int, groups: int) -> int:
     return max(1, min(wanted, groups, width // MIN_BLOCK))
 
 
+@intrinsic
+def _pointer(typing: Any, address: Any, at: Any, zero: Any) -> Any:
+    """The number at place `at` behind `address`, as a pointer; numbers are of zero's type."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = context.get_value_type(types.CPointer(zero))
+        return builder.gep(builder.inttoptr(args[0], pointer), [args[1]])
+
+    return types.CPointer(zero)(types.int64, types.int64, zero), emit
+
+
+@numba.njit
+def _row(address, at, count, zero):
+    """`count` numbers from place `at` behind `address` on, as an array."""
+    return numba.carray(_pointer(address, at, zero), (count,))
+
+
 @numba.njit(parallel=True, cache=True, fastmath=FAST)
-def forward(decay, decay_at, write, write_at, state, states, last, sizes):
+def forward(decay, decay_at, write, write_at, state, states, last, sizes, zero):
     """s = a s + w along time, for every batch row and block of whole groups."""
     batch, length, width, groups, blocks = sizes
     share = width // groups
@@ -117,16 +138,13 @@ def forward(decay, decay_at, write, write_at, state, states, last, sizes):
         first = min(groups, np.int64(task) % blocks * per_block)
         count = min(groups, first + per_block) - first
         channel, n = first * share, count * share
-        s = np.zeros(n, write.dtype)
-        if state.size > 0:
-            s[:] = state[b * width + channel : b * width + channel + n]
+        s = np.full(n, zero)
+        if state != 0:
+            s[:] = _row(state, b * width + channel, n, zero)
         for t in range(length):
-            at = b * decay_at[0] + t * decay_at[1] + first
-            a = decay[at : at + count]
-            at = b * write_at[0] + t * write_at[1] + channel
-            w = write[at : at + n]
-            at = (b * length + t) * width + channel
-            out = states[at : at + n]
+            a = _row(decay, b * decay_at[0] + t * decay_at[1] + first, count, zero)
+            w = _row(write, b * write_at[0] + t * write_at[1] + channel, n, zero)
+            out = _row(states, (b * length + t) * width + channel, n, zero)
             if share == 1:
                 for c in range(n):
                     s[c] = a[c] * s[c] + w[c]
@@ -140,15 +158,17 @@ def forward(decay, decay_at, write, write_at, state, states, last, sizes):
                     for c in range(share):
                         s_r[c] = a_r * s_r[c] + w_r[c]
                         out_r[c] = s_r[c]
-        last[b * width + channel : b * width + channel + n] = s
+        _row(last, b * width + channel, n, zero)[:] = s
 
 
 @numba.njit(parallel=True, cache=True, fastmath=FAST)
-def backward(decay, decay_at, states, state, d_states, d_states_at, d_last, d_decay, d_write, d_state, sizes):
+def backward(
+    decay, decay_at, states, state, d_states, d_states_at, d_last, d_decay, d_write, d_state, sizes, zero
+):
     """The scan from the last position to the first: g = a_{t+1} g + ds_t, dw_t = g, da_t = sum g s_{t-1}.
 
-    As in `forward`, the product and the sum are one rounding: with decays next to 1 over ten thousand positions
-    two roundings are an error twenty times as large.
+    As in `forward`, product and sum are one rounding: with decays next to 1 over ten thousand positions two
+    roundings are an error twenty times as large.
     """
     batch, length, width, groups, blocks = sizes
     share = width // groups
@@ -158,40 +178,38 @@ def backward(decay, decay_at, states, state, d_states, d_states_at, d_last, d_de
         first = min(groups, np.int64(task) % blocks * per_block)
         count = min(groups, first + per_block) - first
         channel, n = first * share, count * share
-        g = np.zeros(n, states.dtype)
-        if d_last.size > 0:
-            g[:] = d_last[b * width + channel : b * width + channel + n]
-        start = np.zeros(n, states.dtype)
-        if state.size > 0:
-            start[:] = state[b * width + channel : b * width + channel + n]
-        a = np.ones(count, states.dtype)
+        g = np.full(n, zero)
+        if d_last != 0:
+            g[:] = _row(d_last, b * width + channel, n, zero)
+        start = np.full(n, zero)
+        if state != 0:
+            start[:] = _row(state, b * width + channel, n, zero)
+        after = np.ones_like(g)  # the decays of the position behind: there is none behind the last one
         for t in range(length - 1, -1, -1):
-            at = b * d_states_at[0] + t * d_states_at[1] + channel
-            ds = d_states[at : at + n]
-            at = (b * length + t) * groups + first
-            da = d_decay[at : at + count]
+            ds = _row(d_states, b * d_states_at[0] + t * d_states_at[1] + channel, n, zero)
+            da = _row(d_decay, (b * length + t) * groups + first, count, zero)
             at = (b * length + t) * width + channel
-            dw = d_write[at : at + n]
-            before = states[at - width : at - width + n] if t > 0 else start
+            dw = _row(d_write, at, n, zero)
+            before = _row(states, at - width, n, zero) if t > 0 else start
             if share == 1:
                 for c in range(n):
-                    g[c] = a[c] * g[c] + ds[c]
+                    g[c] = after[c] * g[c] + ds[c]
                     dw[c] = g[c]
                     da[c] = g[c] * before[c]
             else:
                 for r in range(count):
-                    a_r = a[r]
+                    a_r = after[r]
                     g_r = g[r * share : (r + 1) * share]
                     ds_r = ds[r * share : (r + 1) * share]
                     dw_r = dw[r * share : (r + 1) * share]
                     before_r = before[r * share : (r + 1) * share]
-                    total = states.dtype.type(0)
+                    total = zero
                     for c in range(share):
                         g_r[c] = a_r * g_r[c] + ds_r[c]
                         dw_r[c] = g_r[c]
                         total += g_r[c] * before_r[c]
                     da[r] = total
-            at = b * decay_at[0] + t * decay_at[1] + first
-            a = decay[at : at + count]
+            after = _row(decay, b * decay_at[0] + t * decay_at[1] + first, count, zero)
+        dx = _row(d_state, b * width + channel, n, zero)
         for c in range(n):
-            d_state[b * width + channel + c] = a[c // share] * g[c]
+            dx[c] = after[c // share] * g[c]
