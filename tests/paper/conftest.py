@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
+from unimatrix.data.tasks import RecallConfig
 from unimatrix.paper.experiments import experiment
 from unimatrix.paper.results import Result
 from unimatrix.train import describe
@@ -23,6 +24,9 @@ PARAMETERS = {
         "unimatrix-core": 83_140,
         "unimatrix-rosa": 103_876,
         "unimatrix-discovery": 115_184,
+        "triple-latent": 187_928,
+        "triple-slot": 188_024,
+        "triple-hybrid": 208_472,
     },
     "task": {
         "transformer": 162_368,
@@ -31,7 +35,20 @@ PARAMETERS = {
         "unimatrix-discovery": 83_984,
         "unimatrix-assoc": 87_108,
         "unimatrix-sparse-pointer": 75_014,
+        "triple-latent": 175_448,
+        "triple-slot": 175_544,
+        "triple-hybrid": 195_992,
+        "transformer-triple": 107_664,
+        "typed-latent": 18_496,
     },
+}
+# where one preset has several sizes
+OTHER_SIZES = {
+    "table2.triple-latent-d60": 170_424,
+    "table2.triple-slot-d60": 170_520,
+    "table2.triple-hybrid-d56": 169_424,
+    "triple.sparse-pointer": 69_254,
+    "triple.sparse-pointer-10x": 69_254,
 }
 
 
@@ -44,25 +61,31 @@ def task_metrics(accuracy: Mapping[str, float]) -> dict[str, float]:
 def make_result(name: str, seed: int, value: float | Sequence[float], **changes: object) -> Result:
     """A finished run of one of the paper's experiments; `changes` replaces fields.
 
-    value: bits per byte; or accuracy in percent; or those with 4, 6 and 8 pairs, the first of which is the
-        task's own.
+    value: bits per byte, or those at the asked steps; or accuracy in percent; or those with 4, 6 and 8 pairs,
+        the first of which is the task's own; or those of the four rules.
     """
     recipe = experiment(name)
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, seed=seed))
-    if recipe.task is None:
-        assert isinstance(value, int | float)
-        metrics, data = {"bpb": value, "ppl": 2.0**value}, TEXT
-    else:
-        several = [value] * 3 if isinstance(value, int | float) else value
-        variants = zip(recipe.task.eval_num_pairs, several, strict=False)
+    several = [value] * 4 if isinstance(value, int | float) else value
+    task = recipe.task
+    if task is None:
+        asked = recipe.loop.eval_at or ()
+        metrics, data = {"bpb": several[-1], "ppl": 2.0 ** several[-1]}, TEXT
+        metrics |= {f"bpb_{step}_steps": bpb for step, bpb in zip(asked, several, strict=False)}
+        metrics |= {f"seconds_{step}_steps": 0.05 * step for step in asked}
+    elif isinstance(task, RecallConfig):
+        variants = zip(task.eval_num_pairs, several, strict=False)
         suffixes = {"": several[0]} | {f"_{number}_pairs": accuracy for number, accuracy in variants}
-        metrics, data = task_metrics(suffixes), describe(recipe.task)
+        metrics, data = task_metrics(suffixes), describe(task)
+    else:
+        by_rule = {f"_{rule}": accuracy for rule, accuracy in zip(task.rules, several, strict=True)}
+        metrics, data = task_metrics({"": sum(several) / 4} | by_rule), describe(task)
     row = Result(
         experiment=name,
         model=recipe.model.preset,
         seed=seed,
         steps=recipe.loop.steps,
-        parameters=PARAMETERS[data["kind"]][recipe.model.preset],
+        parameters=OTHER_SIZES.get(name) or PARAMETERS[data["kind"]][recipe.model.preset],
         metrics=metrics,
         seconds=40.0,
         tokens_per_second=4096.0,

@@ -41,9 +41,8 @@ def test_other_settings_are_found_and_unknown_ones_are_not() -> None:
 def test_every_row_of_every_table_has_its_experiment_with_its_own_name() -> None:
     for name, value in TABLES.items():
         assert value.name == name
-        for row in value.trained:
-            recipe = EXPERIMENTS[row.experiment]()
-            assert recipe.name == row.experiment
+        for experiment_name in value.experiments:
+            assert EXPERIMENTS[experiment_name]().name == experiment_name
 
 
 def test_every_experiment_stands_in_a_table() -> None:

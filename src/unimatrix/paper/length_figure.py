@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from unimatrix.paper.figures import LINES, MARKERS, Style, bare_axes, legend
 from unimatrix.paper.results import Samples, metric_by_seed
@@ -24,6 +24,8 @@ def draw_training_length(
         return None
     drawing, axes = bare_axes(style, width=7.2, height=4.6)
     for index, (label, points) in enumerate(lines.items()):
+        if not points:
+            continue
         color = style.series[index % len(style.series)]
         x = [step if over == "steps" else seconds.mean for step, seconds, _ in points]
         for place, (_, seconds, bpb) in zip(x, points, strict=True):
@@ -43,8 +45,11 @@ def draw_training_length(
         )
     axes.set_xscale("log")
     if over == "steps":
-        axes.set_xticks(list(steps), [f"{step:,}" for step in steps])
-        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(list(steps))
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("training steps" if over == "steps" else "seconds of training on this machine")
     axes.set_ylabel("validation bits per byte")
     axes.grid(color=style.faint, linewidth=0.6, alpha=0.6)

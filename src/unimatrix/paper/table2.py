@@ -143,8 +143,8 @@ TABLE2 = Table(
         "Table 1's.",
         "Recall: Table 3's recipe, a second training of each model. 200 steps of AdamW at a constant "
         f"learning rate of {RECALL_LR:g}, batches of 32 sequences. The Transformer's runs are Table 3's, in "
-        "which its q, k, v start as torch.nn.MultiheadAttention's do. The parameters shown are those of the models of "
-        f"text; with recall's {RECALL.vocab_size} tokens there are fewer.",
+        "which its q, k, v start as torch.nn.MultiheadAttention's do. The parameters shown are those "
+        f"of the models of text; with recall's {RECALL.vocab_size} tokens there are fewer.",
         task_sentence(RECALL),
         EVALUATION,
     ),

@@ -130,9 +130,9 @@ TABLE6 = Table(
         f"entry at A, B, C. A random table cannot be generalised, only covered: for lookup all values of a "
         f"sequence are among the first {TRIPLE.lookup_values}, {TRIPLE.lookup_values**3} triples. The paper "
         "leaves the formulas, the table and its domain open.",
-        "The malformed original has no task token, so that one sequence is asked with every rule: of all "
-        f"{AUDIT.num_triples:,} triples the four rules disagree on {AUDIT.num_ambiguous:,}, and no "
-        f"predictor, however good, gets more than {100.0 * AUDIT.accuracy:.1f} % of the answers right. "
+        "The malformed original has no task token, so that one sequence is asked with every rule. The four "
+        f"rules disagree on {AUDIT.num_ambiguous:,} of the {AUDIT.num_triples:,} triples, and no predictor, "
+        f"however good, gets more than {100.0 * AUDIT.accuracy:.1f} % of the answers right. "
         "Counted over all triples, not trained.",
         f"Training: 4 phases of {TRIPLE.phase_steps} steps; phase n draws the rule among the first n. AdamW "
         f"at a constant learning rate of {TRIPLE_LR:g} (the paper does not say which), weight decay 0.01, "
