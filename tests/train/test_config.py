@@ -189,6 +189,22 @@ def test_settings_that_do_not_fit_together_are_named():
         Experiment(task="recall")
 
 
+@pytest.mark.parametrize("preset", ["typed-latent", "transformer-triple"])
+def test_a_model_made_for_one_task_is_trained_on_nothing_else(preset):
+    model, loop = ModelChoice(preset=preset, max_positions=49), LoopConfig(seq_len=49)
+    task = TripleInteractionConfig(num_tags=2, vocab_size=60)
+    assert Experiment(model=model, loop=loop, task=task).task == task
+    message = (
+        f"preset: {preset} is made for the task triple-interaction with num_values 16 and .* 8, got {{}}$"
+    )
+    with pytest.raises(UserError, match=message.format("a text")):
+        Experiment(model=model, loop=loop)
+    with pytest.raises(UserError, match=message.format("recall")):
+        Experiment(model=model, loop=loop, task=RecallConfig(length=49))
+    with pytest.raises(UserError, match=message.format("num_values 8, num_tag_symbols 8")):
+        Experiment(model=model, loop=loop, task=TripleInteractionConfig(num_values=8))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

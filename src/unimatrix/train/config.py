@@ -13,8 +13,10 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from unimatrix.data.settings import check_positive, check_range, check_types
-from unimatrix.data.tasks import TASKS, TaskConfig
+from unimatrix.data.tasks import TASKS, TaskConfig, TripleInteractionConfig
+from unimatrix.data.tasks.triple_interaction import Symbols
 from unimatrix.errors import UserError
+from unimatrix.models.task_presets import TASK_PRESETS
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -192,6 +194,8 @@ class Experiment:
             )
         if self.task is not None:
             self._check_task(self.task)
+        if self.model.preset in TASK_PRESETS:
+            self._check_task_preset()
 
     def _check_task(self, task: TaskConfig) -> None:
         if self.loop.seq_len != task.length:
@@ -201,6 +205,18 @@ class Experiment:
             )
         if self.loop.eval_bytes is not None:
             raise UserError(f"eval_bytes: a task has no text; expected None, got {self.loop.eval_bytes}")
+
+    def _check_task_preset(self) -> None:
+        """A model that is made for one task's symbols can answer nothing else."""
+        needed, got = Symbols(), "a text" if self.task is None else self.task.kind
+        if isinstance(self.task, TripleInteractionConfig):
+            if self.task.symbols == needed:
+                return
+            got = f"num_values {self.task.num_values}, num_tag_symbols {self.task.num_tag_symbols}"
+        raise UserError(
+            f"preset: {self.model.preset} is made for the task {TripleInteractionConfig.kind} with "
+            f"num_values {needed.num_values} and num_tag_symbols {needed.num_tag_symbols}, got {got}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of JSON values; `from_dict` gives back an equal experiment.
