@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from unimatrix.cli.arguments import option_value
-from unimatrix.models import presets
+from unimatrix.models import presets, task_presets
 from unimatrix.paper.published import published_parameters
 from unimatrix.train import Experiment
 
@@ -243,22 +243,32 @@ def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
     code, out, _ = call("models", "--json")
     assert code == 0
     rows = {row["name"]: row for row in json.loads(out)}
-    assert rows.keys() == presets().keys()
-    for name, row in rows.items():
-        # of the models with a memory the paper prints the recall counts alone
+    assert rows.keys() == presets().keys() | task_presets().keys()
+    for name in presets():
+        row = rows[name]
+        # the paper prints the recall counts alone of models with a memory, and never those of triple-latents
         if name not in ("unimatrix-assoc", "unimatrix-sparse-pointer"):
             assert row["parameters_bytes"] == published_parameters(name)
-        assert row["parameters_recall"] == published_parameters(name, setting="recall_vocab64_positions128")
+        if not name.startswith("triple-"):
+            printed = published_parameters(name, setting="recall_vocab64_positions128")
+            assert row["parameters_recall"] == printed
         grows = row["state_bytes"]["4096"] > row["state_bytes"]["128"]
         assert grows == (name in ("transformer", "unimatrix-assoc"))
+    for name in task_presets():
+        row = rows[name]
+        printed = published_parameters(name, setting="triple_interaction_vocab53_positions49")
+        assert (row["task"], row["vocab_size"], row["parameters"]) == ("triple-interaction", 53, printed)
+    # position, task, two tokens of a binding, and 8 tags with 3 roles, 8 bytes each
+    assert rows["typed-latent"]["state_bytes"] == {"49": 8 * (1 + 1 + 2 + 8 * 3)}
 
 
 def test_models_as_a_table_fits_a_terminal(call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = call("models")
-    for name in presets():
-        assert name in out
+    for name in presets() | task_presets():
+        assert f" {name} " in out
     assert "83,140" in out
+    assert "18,496" in out
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -243,7 +243,7 @@ class TypedLatent(nn.Module):
         return logits
 
     def lookup(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        """The learned table's logits [..., n] of the rule lookup at the values a, b, c [...], without the bias."""
+        """The learned table's logits [..., n] of lookup at the values a, b, c [...], without its bias."""
         rows = [F.embedding(values, table) for values, table in zip((a, b, c), self.factors, strict=True)]
         return self.dropout(rows[0] * rows[1] * rows[2]) @ self.readout
 

@@ -206,7 +206,8 @@ def _write_files(
 
 def _write_model(folder: Path, model: AnyModel) -> None:
     if not isinstance(model, LanguageModel):
-        values = {"model": model.config.to_dict()}
+        # transformers and hf.load tell by the type that this is none of theirs
+        values = {"model_type": model.config.kind, "model": model.config.to_dict()}
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
         return
