@@ -1,4 +1,4 @@
-"""Tables 2 and 6, training length: the recipes, the paper's numbers, claims in their outcomes, what is shown."""
+"""Tables 2 and 6, training length: recipes, the paper's numbers, claims in their outcomes, what is shown."""
 
 import dataclasses
 import io
