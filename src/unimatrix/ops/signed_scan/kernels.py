@@ -123,7 +123,10 @@ def _pointer(typing: Any, address: Any, at: Any, zero: Any) -> Any:
 
 @numba.njit
 def _row(address, at, count, zero):
-    """`count` numbers from place `at` behind `address` on, as an array."""
+    """`count` numbers from place `at` behind `address` on, as an array.
+
+    Fill it number by number: numba takes `row[:] = x` for work on an array that nobody sees, and drops it.
+    """
     return numba.carray(_pointer(address, at, zero), (count,))
 
 
@@ -158,7 +161,9 @@ def forward(decay, decay_at, write, write_at, state, states, last, sizes, zero):
                     for c in range(share):
                         s_r[c] = a_r * s_r[c] + w_r[c]
                         out_r[c] = s_r[c]
-        _row(last, b * width + channel, n, zero)[:] = s
+        end = _row(last, b * width + channel, n, zero)
+        for c in range(n):
+            end[c] = s[c]
 
 
 @numba.njit(parallel=True, cache=True, fastmath=FAST)
