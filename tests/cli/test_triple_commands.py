@@ -87,6 +87,19 @@ def test_eval_as_json_on_other_sequences(call, triple_run) -> None:
     assert values["chance"] < values["variants"]["lookup"]["chance"] == 100 * 7 / 64
 
 
+def test_inspect_reads_a_sequence_of_the_task_or_symbols(call, refused, triple_run) -> None:
+    out, _ = triple_run
+    code, printed, _ = call("inspect", out, "--json", "--sample", "2")
+    traced = json.loads(printed)
+    assert code == 0
+    assert re.fullmatch(r"v\d+", traced["expected"])
+    assert len(traced["history"]["steps"]) == 49
+    code, printed, _ = call("inspect", out, "--json", "--prompt", "BOS GATE t1 A v3 v4 t1 B f1 C v5 t1 t1")
+    assert code == 0
+    assert {"BOS", "GATE", "A", "t1", "v4", "f1"} <= set(json.loads(printed)["names"].values())
+    assert "expected symbols among BOS, COPY" in refused("inspect", out, "--prompt", "BOS QUERY")
+
+
 def test_eval_refuses_pairs(refused, triple_run) -> None:
     out, _ = triple_run
     complaint = f"--num-pairs: {out} was trained on the task triple-interaction, which has no pairs"

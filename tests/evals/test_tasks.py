@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unimatrix.data.tasks import RecallConfig, recall
+from unimatrix.data.tasks import RecallConfig, TripleInteractionConfig, recall, triple_interaction
 from unimatrix.errors import UserError
 from unimatrix.evals import TaskScore, task_score, task_sums
 from unimatrix.models import build
@@ -57,6 +57,33 @@ def test_guessing_among_the_values_costs_ln_4():
     assert score.loss == pytest.approx(math.log(4), rel=1e-6)
     # of equal ones the lowest is taken, right a quarter of the time: five standard deviations
     assert abs(score.accuracy - 25.0) < 500 * math.sqrt(0.25 * 0.75 / 4096)
+
+
+class ReadsTriples(nn.Module):
+    """Knows the rules of the triple interaction, but takes every task token for the one of copy."""
+
+    def forward(self, input_ids, state=None, *, mask=None):
+        config, as_copy = TripleInteractionConfig(), input_ids.clone()
+        as_copy[:, 1] = config.symbols.first_task
+        answers = triple_interaction.oracle(config, as_copy)
+        logits = torch.zeros(*input_ids.shape, config.vocab_size)
+        logits[:, -1] = 50.0 * F.one_hot(answers, config.vocab_size)
+        return logits, state
+
+
+def test_each_rule_of_a_triple_interaction_has_a_score_of_its_own():
+    config, number = TripleInteractionConfig(), 1024
+    accuracy = {
+        rule: task_score(ReadsTriples(), variant, num_sequences=number, seed=3).accuracy
+        for rule, variant in triple_interaction.variants(config).items()
+    }
+    assert accuracy["copy"] == 100.0
+    # a sixteenth of all triples: gate where b, or c, is a; affine where 2 a + 5 b + 7 c + 1 is 0 mod 16
+    for rule in ("affine", "gate"):
+        assert abs(accuracy[rule] - 100 / 16) < 500 * math.sqrt(1 / 16 * 15 / 16 / number)
+    whole = task_score(ReadsTriples(), config, num_sequences=4096, seed=3).accuracy
+    mean = sum(accuracy.values()) / 4
+    assert abs(whole - mean) < 500 * math.sqrt(0.25 / 4096 + 0.25 / number / 4)
 
 
 @pytest.mark.parametrize("num_sequences", [1, 255, 256, 300])

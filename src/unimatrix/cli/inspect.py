@@ -22,9 +22,9 @@ ABOUT = """Show what a slot memory holds while a model reads: which slot each to
 which one it read with what weight, and what the pointer voted for against the
 vocabulary's own logits. For models with slots (unimatrix-sparse-pointer).
 
-A model trained on a text takes any prompt. One trained on the recall task takes
-symbols between spaces (BOS k1 v3 ... QUERY k1), or without a prompt a fresh
-sequence of the task.
+A model trained on a text takes any prompt. One trained on a task takes symbols
+between spaces (recall: BOS k1 v3 ... QUERY k1; triple-interaction: BOS AFFINE
+A t3 v7 ... t3), or without a prompt a fresh sequence of the task.
 
 examples:
   unimatrix inspect runs/recall-no-dropout.unimatrix-sparse-pointer
