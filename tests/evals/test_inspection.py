@@ -68,7 +68,8 @@ def test_the_model_stays_in_its_mode():
 
 
 def test_bad_input_is_one_line():
-    with pytest.raises(UserError, match="expected a model with a slot memory"):
-        inspect_slots(unimatrix.build("unimatrix-core"), IDS)
+    for without in ("unimatrix-core", "typed-latent"):
+        with pytest.raises(UserError, match="expected a model with a slot memory"):
+            inspect_slots(unimatrix.build(without), IDS)
     with pytest.raises(UserError, match="expected at least one token, got none"):
         inspect_slots(pointer_model(), IDS[:0])
