@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numba.core import types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 from torch import Tensor
 
 from unimatrix.ops.threads import match_threads
@@ -127,7 +128,7 @@ def _row(address, at, count, zero):
 
     Fill it number by number: numba takes `row[:] = x` for work on an array that nobody sees, and drops it.
     """
-    return numba.carray(_pointer(address, at, zero), (count,))
+    return carray(_pointer(address, at, zero), (count,))  # pyright: ignore[reportCallIssue]  # an intrinsic
 
 
 @numba.njit(parallel=True, cache=True, fastmath=FAST)
@@ -189,7 +190,7 @@ def backward(
         start = np.full(n, zero)
         if state != 0:
             start[:] = _row(state, b * width + channel, n, zero)
-        after = np.ones_like(g)  # the decays of the position behind: there is none behind the last one
+        after = np.ones_like(g[:count])  # decays of the position behind; behind the last there is none
         for t in range(length - 1, -1, -1):
             ds = _row(d_states, b * d_states_at[0] + t * d_states_at[1] + channel, n, zero)
             da = _row(d_decay, (b * length + t) * groups + first, count, zero)
@@ -197,9 +198,13 @@ def backward(
             dw = _row(d_write, at, n, zero)
             before = _row(states, at - width, n, zero) if t > 0 else start
             if share == 1:
+                # one array written a loop: with three, there are too many pairs to check for overlap, and no
+                # vector instructions
                 for c in range(n):
                     g[c] = after[c] * g[c] + ds[c]
+                for c in range(n):
                     dw[c] = g[c]
+                for c in range(n):
                     da[c] = g[c] * before[c]
             else:
                 for r in range(count):
