@@ -2,11 +2,13 @@
 
 from unimatrix.mixers.associative import AssociativeMemory, AssociativeState
 from unimatrix.mixers.attention import AttentionState, CausalAttention
+from unimatrix.mixers.convolution import ConvolutionState, LocalConvolution
 from unimatrix.mixers.feed_forward import MLP
 from unimatrix.mixers.matrix_state import MatrixStateMixer, MatrixStateMixerState
 from unimatrix.mixers.modulation import DeepEmbed
 from unimatrix.mixers.routing import PreviousTokenRouting, RoutingState
 from unimatrix.mixers.slot_memory import Recalled, SlotMemory, SlotMemoryMixerState
+from unimatrix.mixers.triple_latent import TripleLatentMixer
 
 __all__ = [
     "MLP",
@@ -14,7 +16,9 @@ __all__ = [
     "AssociativeState",
     "AttentionState",
     "CausalAttention",
+    "ConvolutionState",
     "DeepEmbed",
+    "LocalConvolution",
     "MatrixStateMixer",
     "MatrixStateMixerState",
     "PreviousTokenRouting",
@@ -22,4 +26,5 @@ __all__ = [
     "RoutingState",
     "SlotMemory",
     "SlotMemoryMixerState",
+    "TripleLatentMixer",
 ]

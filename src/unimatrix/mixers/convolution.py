@@ -1,0 +1,56 @@
+"""A causal convolution over the last few tokens, with the tokens it still needs as its state.
+
+Letters: B batch, T new tokens, D width, K kernel size.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unimatrix.ops.shapes import Stream, TokenMask
+
+
+class ConvolutionState(NamedTuple):
+    """The last K - 1 real tokens' vectors, oldest first; zeros before the first token."""
+
+    recent: Tensor  # [B, K - 1, D]
+
+
+class LocalConvolution(nn.Module):
+    """y_t = bias + sum over j < K of W_j x_{t-j}: every channel from every channel, K D^2 + D weights.
+
+    A masked position is no token: the kernel reaches over it. Its own output means nothing.
+    """
+
+    def __init__(self, d_model: int, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.mix = nn.Linear(kernel_size * d_model, d_model)  # the oldest token's weights first
+
+    def forward(
+        self, x: Stream, state: ConvolutionState | None = None, *, mask: TokenMask | None = None
+    ) -> tuple[Stream, ConvolutionState]:
+        """[B, T, D] to [B, T, D]."""
+        batch, length, width = x.shape
+        past = self.kernel_size - 1
+        recent = x.new_zeros(batch, past, width) if state is None else state.recent
+        tokens = torch.cat([recent, x], dim=1)  # [B, K - 1 + T, D]
+        order = None if mask is None else _real_last(mask, past)
+        if order is not None and mask is not None:
+            real = torch.cat([mask.new_ones(batch, past), mask], dim=1)[..., None]
+            tokens = (tokens * real).gather(1, order[..., None].expand_as(tokens))
+        # [B, T, D, K] without a copy, then one with the kernel's positions before the channels
+        windows = tokens.unfold(1, self.kernel_size, 1).transpose(2, 3).flatten(2)  # [B, T, K D]
+        y = self.mix(windows)
+        if order is not None:
+            # token n of the packed row is token order[n] of the given one
+            back = order.argsort(dim=1)[:, past:] - past
+            y = y.gather(1, back.clamp_min(0)[..., None].expand_as(y))
+        return y, ConvolutionState(tokens[:, length:])
+
+
+def _real_last(mask: TokenMask, past: int) -> Tensor:
+    """The order [B, past + T] that puts padding first, then the carried tokens, then the real ones as they came."""
+    real = torch.cat([mask.new_ones(mask.shape[0], past), mask], dim=1)
+    return real.to(torch.uint8).argsort(dim=1, stable=True)

@@ -1,0 +1,82 @@
+"""The triple latent as a mixer: five projections, the op, a readout.
+
+Letters: D model width, H heads, S state dimension, M slots; HS = H * S.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from unimatrix.ops import Backend, TripleLatentState, triple_latent
+from unimatrix.ops.shapes import Stream, TokenMask
+
+
+class TripleLatentMixer(nn.Module):
+    """y = W_o vec((P_t^T q_l) * q_r), with s_t and P_t of section 3.5 of the paper.
+
+    The projections of a, b, q_l, q_r and of the two retentions per head lie in one matrix, so that one product
+    makes them all; the retentions alone have a bias. num_slots slots, whose addresses the heads share, or None
+    for the dense pair memory.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        state_dim: int,
+        *,
+        num_slots: int | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.state_dim = state_dim
+        self.backend: Backend = backend
+        inner = num_heads * state_dim
+        self.write_and_query = nn.Linear(d_model, 4 * inner + 2 * num_heads, bias=False)
+        self.retention_bias = nn.Parameter(torch.zeros(2 * num_heads))
+        self.addresses = None if num_slots is None else nn.Parameter(torch.empty(num_slots, state_dim))
+        self.readout = nn.Linear(inner, d_model, bias=False)
+        self.init_addresses()
+
+    @torch.no_grad()
+    def init_addresses(self) -> None:
+        """Draw the slots' addresses from N(0, 1): apart from each other from the first step on."""
+        if self.addresses is not None:
+            nn.init.normal_(self.addresses)
+
+    def init_state(self, batch_size: int, *, device: torch.device | None = None) -> TripleLatentState:
+        """The empty state: zeros [B, H, S] and [B, H, S or M, S]."""
+        weight = self.readout.weight
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        rows = self.state_dim if self.addresses is None else len(self.addresses)
+        shape = (batch_size, self.num_heads, rows, self.state_dim)
+        pairs = torch.zeros(shape, dtype=dtype, device=device or weight.device)
+        return TripleLatentState(torch.zeros_like(pairs[:, :, 0]), pairs)
+
+    def forward(
+        self, u: Stream, state: TripleLatentState | None = None, *, mask: TokenMask | None = None
+    ) -> tuple[Stream, TripleLatentState]:
+        """[B, T, D] to [B, T, D]."""
+        inner = self.num_heads * self.state_dim
+        projected, retention = self.write_and_query(u).split([4 * inner, 2 * self.num_heads], dim=-1)
+        a, b, q_l, q_r = projected.unflatten(-1, (4, self.num_heads, self.state_dim)).unbind(
+            2
+        )  # [B, T, H, S]
+        # float32 keeps retentions next to 1 apart from 1 whatever the model's dtype
+        retention = retention if retention.dtype == torch.float64 else retention.float()
+        log_retention = F.logsigmoid(retention + self.retention_bias.to(retention.dtype))
+        log_sum, log_pairs = log_retention.split(self.num_heads, dim=-1)  # [B, T, H]
+        y, state = triple_latent(
+            a,
+            b,
+            q_l,
+            q_r,
+            log_sum,
+            log_pairs,
+            addresses=self.addresses,
+            state=state,
+            mask=mask,
+            backend=self.backend,
+        )
+        return self.readout(y.flatten(2)), state

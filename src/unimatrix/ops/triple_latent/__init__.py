@@ -1,0 +1,141 @@
+"""The triple latent: a retained sum, and a memory that binds each token to what the sum was before it.
+
+Letters: lambda the sum's retention, mu the pair memory's, M slots, E their addresses, R = S for the dense pair
+memory and M for slots; the others as in unimatrix.ops.shapes.
+
+Both recurrences are linear in their state, so both are parallel over time: the sum is a signed_scan with one
+decay per head, and the pair memory is a matrix_state that binds b_t to s_{t-1}. `chunked` and `compiled` are
+those ops in these forms; `reference` is the equation, on its own.
+"""
+
+import torch
+from torch import Tensor
+
+from unimatrix.errors import UserError
+from unimatrix.ops.backend import Backend, choose_backend
+from unimatrix.ops.matrix_state import matrix_state
+from unimatrix.ops.matrix_state.compiled import compiled_problem
+from unimatrix.ops.shapes import HeadScalars, HeadVectors, TokenMask, accumulation_dtype, check_shape
+from unimatrix.ops.signed_scan import signed_scan
+from unimatrix.ops.triple_latent.reference import triple_latent_reference
+from unimatrix.ops.triple_latent.state import TripleLatentState, address
+
+__all__ = ["TripleLatentState", "triple_latent"]
+
+
+def triple_latent(
+    a: HeadVectors,
+    b: HeadVectors,
+    q_l: HeadVectors,
+    q_r: HeadVectors,
+    log_retention: HeadScalars,
+    log_pair_retention: HeadScalars,
+    *,
+    addresses: Tensor | None = None,
+    state: TripleLatentState | None = None,
+    mask: TokenMask | None = None,
+    backend: Backend = "auto",
+) -> tuple[HeadVectors, TripleLatentState]:
+    """Write every token into a sum and, bound to the sum before it, into a memory; probe it with two queries.
+
+    Source: the UniMatrix paper, section 3.5.
+        s_t = lambda_t s_{t-1} + (1 - lambda_t) a_t
+        P_t = mu_t P_{t-1} + (1 - mu_t) s_{t-1} b_t^T
+        y_t = (P_t^T q_l) * q_r                             elementwise
+    With addresses E the memory has M rows in place of S, and softmax(E s_{t-1}) writes, softmax(E q_l) reads.
+
+    Args:
+        a, b, q_l, q_r: [B, T, H, S], any float dtype, any strides.
+        log_retention, log_pair_retention: [B, T, H], natural logs of lambda and mu, <= 0; -inf forgets
+            everything, 0 writes nothing. float32 or wider keeps retentions near 1 exact.
+        addresses: [M, S], the learned addresses of the slots, shared by the heads; None is the dense memory.
+        state: s_0 and P_0; None is zeros. Never modified.
+        mask: [B, T] bool; a False position neither writes nor decays, and its output is zero.
+        backend: "auto" takes the compiled form on a CPU (S and M up to 32, the larger a power of two) and the
+            chunked form elsewhere. A form asked for by name that cannot run here raises.
+
+    Returns:
+        y: [B, T, H, S] in b's dtype; the final state in the accumulation dtype.
+
+    Raises:
+        UserError: shapes disagree, or a backend that is unknown or cannot run here.
+
+    Numerics: states and sums are float32, or float64 for float64 inputs. No exponential of a positive number
+    is taken but in the softmax over slots. Differentiable in every floating argument, the state included.
+    """
+    _check(a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state, mask)
+    problem = compiled_problem(b, b if addresses is None else addresses.mT)
+    form = choose_backend(
+        "triple_latent",
+        backend,
+        preferred="compiled" if problem is None else "chunked",
+        problems={"compiled": problem, "triton": "there is no triton form of this op"},
+    )
+    dtype = accumulation_dtype(a.dtype)
+    batch, _, heads, dim = a.shape
+    if state is None:
+        rows = dim if addresses is None else len(addresses)
+        state = TripleLatentState(
+            a.new_zeros(batch, heads, dim, dtype=dtype), a.new_zeros(batch, heads, rows, dim, dtype=dtype)
+        )
+    if form == "reference":
+        return triple_latent_reference(
+            a, b, q_l, q_r, log_retention, log_pair_retention, addresses=addresses, state=state, mask=mask
+        )
+    form: Backend = "compiled" if form == "compiled" else "chunked"
+    before, last = _retained_sum(a, log_retention, state.sum, mask, form)
+    probe = q_l if addresses is None else q_l.to(dtype)
+    read, pairs = matrix_state(
+        address(probe, addresses),
+        b,
+        address(before, addresses),
+        log_pair_retention,
+        state=state.pairs.mT,
+        mask=mask,
+        backend=form,
+    )
+    return (read * q_r).to(b.dtype), TripleLatentState(last, pairs.mT)
+
+
+def _retained_sum(
+    a: HeadVectors, log_retention: HeadScalars, start: Tensor, mask: TokenMask | None, form: Backend
+) -> tuple[HeadVectors, Tensor]:
+    """The sum before each token [B, T, H, S] and after the last one [B, H, S], in the accumulation dtype."""
+    log_keep = log_retention.to(start.dtype)
+    write = -torch.expm1(log_keep)[..., None] * a
+    start = start.flatten(1)
+    sums, last = signed_scan(log_keep.exp(), write.flatten(2), start, mask=mask, backend=form)
+    before = torch.cat([start[:, None], sums[:, :-1]], dim=1) if a.shape[1] else sums
+    return before.view(a.shape), last.view(a.shape[0], *a.shape[2:])
+
+
+def _check(
+    a: HeadVectors,
+    b: HeadVectors,
+    q_l: HeadVectors,
+    q_r: HeadVectors,
+    log_retention: HeadScalars,
+    log_pair_retention: HeadScalars,
+    addresses: Tensor | None,
+    state: TripleLatentState | None,
+    mask: TokenMask | None,
+) -> None:
+    if a.dim() != 4:
+        raise UserError(f"a: expected [batch, time, heads, state_dim], got {list(a.shape)}")
+    batch, length, heads, dim = a.shape
+    for name, vectors in (("b", b), ("q_l", q_l), ("q_r", q_r)):
+        check_shape(name, vectors, a.shape)
+    check_shape("log_retention", log_retention, (batch, length, heads))
+    check_shape("log_pair_retention", log_pair_retention, (batch, length, heads))
+    rows = dim
+    if addresses is not None:
+        if addresses.dim() != 2 or addresses.shape[-1] != dim or not len(addresses):
+            raise UserError(f"addresses: expected [slots, {dim}], got {list(addresses.shape)}")
+        rows = len(addresses)
+    if state is not None:
+        check_shape("state.sum", state.sum, (batch, heads, dim))
+        check_shape("state.pairs", state.pairs, (batch, heads, rows, dim))
+    if mask is not None:
+        check_shape("mask", mask, (batch, length))
+        if mask.dtype != torch.bool:
+            raise UserError(f"mask: expected dtype bool, got {mask.dtype}")
