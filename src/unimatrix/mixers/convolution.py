@@ -6,6 +6,7 @@ Letters: B batch, T new tokens, D width, K kernel size.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimatrix.ops.shapes import Stream, TokenMask
@@ -18,7 +19,7 @@ class ConvolutionState(NamedTuple):
 
 
 class LocalConvolution(nn.Module):
-    """y_t = bias + sum over j < K of W_j x_{t-j}: every channel from every channel, K D^2 + D weights.
+    """y_t = GELU(bias + sum over j < K of W_j x_{t-j}): a full W_j per place, K D^2 + D weights.
 
     A masked position is no token: the kernel reaches over it. Its own output means nothing.
     """
@@ -42,7 +43,7 @@ class LocalConvolution(nn.Module):
             tokens = (tokens * real).gather(1, order[..., None].expand_as(tokens))
         # [B, T, D, K] without a copy, then one with the kernel's positions before the channels
         windows = tokens.unfold(1, self.kernel_size, 1).transpose(2, 3).flatten(2)  # [B, T, K D]
-        y = self.mix(windows)
+        y = F.gelu(self.mix(windows))
         if order is not None:
             # token n of the packed row is token order[n] of the given one
             back = order.argsort(dim=1)[:, past:] - past
@@ -51,6 +52,6 @@ class LocalConvolution(nn.Module):
 
 
 def _real_last(mask: TokenMask, past: int) -> Tensor:
-    """The order [B, past + T] that puts padding first, then the carried tokens, then the real ones as they came."""
+    """The order [B, past + T]: padding first, then the carried tokens, then the real ones as they came."""
     real = torch.cat([mask.new_ones(mask.shape[0], past), mask], dim=1)
     return real.to(torch.uint8).argsort(dim=1, stable=True)

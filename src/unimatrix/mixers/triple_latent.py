@@ -14,9 +14,9 @@ from unimatrix.ops.shapes import Stream, TokenMask
 class TripleLatentMixer(nn.Module):
     """y = W_o vec((P_t^T q_l) * q_r), with s_t and P_t of section 3.5 of the paper.
 
-    The projections of a, b, q_l, q_r and of the two retentions per head lie in one matrix, so that one product
-    makes them all; the retentions alone have a bias. num_slots slots, whose addresses the heads share, or None
-    for the dense pair memory.
+    The projections of a, b, q_l, q_r and of the two retentions per head lie in one matrix, so that one
+    product makes them all; the retentions alone have a bias. num_slots: slots, whose addresses the heads
+    share; None is the dense pair memory.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class DeepEmbedConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvolutionConfig:
-    """A causal convolution over the last kernel_size tokens, one for all layers."""
+    """A causal convolution over the last kernel_size tokens' embeddings, past all blocks to the head."""
 
     kind: ClassVar[str] = "convolution"
     kernel_size: int = 5

@@ -50,7 +50,7 @@ class LanguageModelState(NamedTuple):
     layers: tuple[Any, ...]  # one mixer state per depth step
     routing: RoutingState | None
     memory: SlotMemoryMixerState | tuple[AssociativeState, ...] | None = None  # the model's, or one per step
-    convolution: tuple[ConvolutionState, ...] | None = None  # one per depth step
+    convolution: ConvolutionState | None = None
 
 
 class Trace(NamedTuple):
@@ -223,8 +223,7 @@ class LanguageModel(nn.Module):
     def _hidden(
         self, input_ids: TokenIds, state: LanguageModelState | None, mask: TokenMask | None
     ) -> tuple[Stream, Recalled | None, LanguageModelState]:
-        """Everything but the head: the stream [B, T, D] after the last LayerNorm, what the slot memory
-        recalled, and the next state."""
+        """Everything but the head: what it reads [B, T, D], what the slot memory recalled, the next state."""
         tokens = self.embedding(input_ids)
         x, position = self._embed(tokens, state, mask)
         context = routing_state = recalled = None
@@ -232,11 +231,10 @@ class LanguageModel(nn.Module):
             before = None if state is None else state.routing
             context, routing_state = self.routing(input_ids, before, mask=mask)
         memory: Any = None if state is None else state.memory
-        import os
-
-        MODE = os.environ.get("CONV", "each")
-        if self.convolution is not None and MODE == "once":
-            x = x + self.dropout(self.convolution(x)[0])
+        local = local_state = None
+        if self.convolution is not None:
+            before = None if state is None else state.convolution
+            local, local_state = self.convolution(x, before, mask=mask)
         if self.memory is not None:
             recalled, memory = self.memory(tokens, input_ids, memory, mask=mask)
             x = x + self.dropout(recalled.context)
@@ -248,10 +246,6 @@ class LanguageModel(nn.Module):
             block = self.blocks[0 if self.config.shared_depth else step]
             before = None if state is None else state.layers[step]
             beside = memory[step] if block.associations is not None and memory is not None else None
-            if self.convolution is not None and MODE == "each":
-                x = x + self.dropout(self.convolution(x)[0])
-            elif self.convolution is not None and MODE == "norm":
-                x = x + self.dropout(self.convolution(block.mixer_norm(x))[0])
             x, layer, beside = block(x, before, beside, mask=mask, context=context)
             if modulation is not None:
                 x = x * modulation
@@ -259,7 +253,12 @@ class LanguageModel(nn.Module):
             memories.append(beside)
         if isinstance(self.config.memory, AssociativeMemoryConfig):
             memory = tuple(memories)
-        return self.norm(x), recalled, LanguageModelState(position, tuple(layers), routing_state, memory)
+        x = self.norm(x)
+        if local is not None:
+            # behind the last LayerNorm, which would weigh it down to the stream's scale (docs/fidelity.md)
+            x = x + self.dropout(local)
+        state = LanguageModelState(position, tuple(layers), routing_state, memory, local_state)
+        return x, recalled, state
 
     def _head(self, x: Stream) -> Tensor:
         """Logits [B, T, V]; without gradients in pieces of rows, since one large product misses the cache."""

@@ -271,7 +271,7 @@ def triple_hybrid(
     kernel_size: int = 5,
     backend: Backend = "auto",
 ) -> ModelConfig:
-    """Triple-Latent and one local convolution for all layers. 208,472 (d_model 56: 169,424)."""
+    """Triple-Latent and a local convolution past its blocks to the head. 208,472 (d_model 56: 169,424)."""
     return ModelConfig(
         vocab_size=vocab_size,
         max_positions=max_positions,

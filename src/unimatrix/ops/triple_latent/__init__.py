@@ -1,7 +1,7 @@
 """The triple latent: a retained sum, and a memory that binds each token to what the sum was before it.
 
-Letters: lambda the sum's retention, mu the pair memory's, M slots, E their addresses, R = S for the dense pair
-memory and M for slots; the others as in unimatrix.ops.shapes.
+Letters: lambda the sum's retention, mu the pair memory's, M slots, E their addresses; the others as in
+unimatrix.ops.shapes.
 
 Both recurrences are linear in their state, so both are parallel over time: the sum is a signed_scan with one
 decay per head, and the pair memory is a matrix_state that binds b_t to s_{t-1}. `chunked` and `compiled` are
@@ -82,8 +82,8 @@ def triple_latent(
         return triple_latent_reference(
             a, b, q_l, q_r, log_retention, log_pair_retention, addresses=addresses, state=state, mask=mask
         )
-    form: Backend = "compiled" if form == "compiled" else "chunked"
-    before, last = _retained_sum(a, log_retention, state.sum, mask, form)
+    below: Backend = "compiled" if form == "compiled" else "chunked"
+    before, last = _retained_sum(a, log_retention, state.sum, mask, below)
     probe = q_l if addresses is None else q_l.to(dtype)
     read, pairs = matrix_state(
         address(probe, addresses),
@@ -92,7 +92,7 @@ def triple_latent(
         log_pair_retention,
         state=state.pairs.mT,
         mask=mask,
-        backend=form,
+        backend=below,
     )
     return (read * q_r).to(b.dtype), TripleLatentState(last, pairs.mT)
 

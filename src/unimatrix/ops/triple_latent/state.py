@@ -1,4 +1,4 @@
-"""What the triple latent carries from token to token, and how learned addresses spread a vector over slots."""
+"""What the triple latent carries from token to token, and how addresses spread a vector over slots."""
 
 from typing import NamedTuple
 
