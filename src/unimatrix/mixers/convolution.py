@@ -36,6 +36,8 @@ class LocalConvolution(nn.Module):
         batch, length, width = x.shape
         past = self.kernel_size - 1
         recent = x.new_zeros(batch, past, width) if state is None else state.recent
+        if length == 0:
+            return x, ConvolutionState(recent)  # too few tokens for one window
         tokens = torch.cat([recent, x], dim=1)  # [B, K - 1 + T, D]
         order = None if mask is None else _real_last(mask, past)
         if order is not None and mask is not None:

@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 vector_step: Any = intrinsic(prefer_literal=True)
 
 
-class _Emitter:
+class Emitter:
     """Vector arithmetic on rows of `lanes` numbers; thin names over llvmlite's builder."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any, lanes: int) -> None:
@@ -128,7 +128,7 @@ class _Emitter:
         return 8 if isinstance(self.scalar, ir.DoubleType) else 4
 
 
-def _signature(arguments: tuple[Any, ...]) -> Any:
+def step_signature(arguments: tuple[Any, ...]) -> Any:
     return types.void(*arguments)
 
 
@@ -140,7 +140,7 @@ def write_and_read(typing, dim, st, from_at, to_at, k, k_at, v, v_at, q, q_at, y
     """
 
     def emit(context, builder, signature, args):
-        e = _Emitter(context, builder, signature, args, dim.literal_value)
+        e = Emitter(context, builder, signature, args, dim.literal_value)
         state, after = e.pointer(1), e.pointer(1, offset=3)
         key, val, query, out = (e.pointer(n) for n in (4, 6, 8, 10))
         decay = e.splat(args[12])
@@ -154,7 +154,7 @@ def write_and_read(typing, dim, st, from_at, to_at, k, k_at, v, v_at, q, q_at, y
         e.store(e.sum(y_t), out)
         return context.get_dummy_value()
 
-    return _signature((dim, st, from_at, to_at, k, k_at, v, v_at, q, q_at, y, y_at, rho, a)), emit
+    return step_signature((dim, st, from_at, to_at, k, k_at, v, v_at, q, q_at, y, y_at, rho, a)), emit
 
 
 @vector_step
@@ -164,7 +164,7 @@ def write_mixed_and_read(
     """S = rho S + a k v^T + b v k^T + c Diag(d), y = S q; the state lies as in write_and_read."""
 
     def emit(context, builder, signature, args):
-        e = _Emitter(context, builder, signature, args, dim.literal_value)
+        e = Emitter(context, builder, signature, args, dim.literal_value)
         state, after = e.pointer(1), e.pointer(1, offset=3)
         key, val, query, out, diag = (e.pointer(n) for n in (4, 6, 8, 10, 12))
         decay = e.splat(args[14])
@@ -183,7 +183,7 @@ def write_mixed_and_read(
         return context.get_dummy_value()
 
     arguments = (dim, st, from_at, to_at, k, k_at, v, v_at, q, q_at, y, y_at, d, d_at, rho, a, b, c)
-    return _signature(arguments), emit
+    return step_signature(arguments), emit
 
 
 @vector_step
@@ -198,7 +198,7 @@ def reverse(
     """
 
     def emit(context, builder, signature, args):
-        e = _Emitter(context, builder, signature, args, dim.literal_value)
+        e = Emitter(context, builder, signature, args, dim.literal_value)
         grad, before, key, val, query, dout = (e.pointer(n) for n in (1, 3, 5, 7, 9, 11))
         out_k, out_v, out_rho, out_a = (e.pointer(n) for n in (13, 15, 17, 19))
         rho, weight = e.splat(args[21]), e.splat(args[22])
@@ -222,7 +222,7 @@ def reverse(
         dim, g, g_at, s, s_at, k, k_at, v, v_at, q, q_at, dy, dy_at,
         dk, dk_at, dv, dv_at, d_rho, d_rho_at, d_a, d_a_at, decay, a,
     )  # fmt: skip
-    return _signature(arguments), emit
+    return step_signature(arguments), emit
 
 
 @vector_step
@@ -236,7 +236,7 @@ def reverse_mixed(
     """
 
     def emit(context, builder, signature, args):
-        e = _Emitter(context, builder, signature, args, dim.literal_value)
+        e = Emitter(context, builder, signature, args, dim.literal_value)
         grad, before, key, val, query, dout, diag = (e.pointer(n) for n in (1, 3, 5, 7, 9, 11, 13))
         out_k, out_v, out_d, out_rho, out_abc = (e.pointer(n) for n in (15, 17, 19, 21, 23))
         rho, w_a, w_b, w_c = (e.splat(args[n]) for n in (25, 26, 27, 28))
@@ -266,4 +266,4 @@ def reverse_mixed(
         dim, g, g_at, s, s_at, k, k_at, v, v_at, q, q_at, dy, dy_at, d, d_at,
         dk, dk_at, dv, dv_at, dd, dd_at, d_rho, d_rho_at, d_abc, d_abc_at, decay, a, b, c,
     )  # fmt: skip
-    return _signature(arguments), emit
+    return step_signature(arguments), emit

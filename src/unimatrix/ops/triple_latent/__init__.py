@@ -4,8 +4,9 @@ Letters: lambda the sum's retention, mu the pair memory's, M slots, E their addr
 unimatrix.ops.shapes.
 
 Both recurrences are linear in their state, so both are parallel over time: the sum is a signed_scan with one
-decay per head, and the pair memory is a matrix_state that binds b_t to s_{t-1}. `chunked` and `compiled` are
-those ops in these forms; `reference` is the equation, on its own.
+decay per head, and the pair memory is a matrix_state that binds b_t to s_{t-1}. `chunked` is those two ops in
+that form, and so is `compiled` with slots; `compiled` with the dense memory is one loop over both.
+`reference` is the equation, on its own.
 """
 
 import torch
@@ -17,6 +18,7 @@ from unimatrix.ops.matrix_state import matrix_state
 from unimatrix.ops.matrix_state.compiled import compiled_problem
 from unimatrix.ops.shapes import HeadScalars, HeadVectors, TokenMask, accumulation_dtype, check_shape
 from unimatrix.ops.signed_scan import signed_scan
+from unimatrix.ops.triple_latent.compiled import triple_latent_compiled
 from unimatrix.ops.triple_latent.reference import triple_latent_reference
 from unimatrix.ops.triple_latent.state import TripleLatentState, address
 
@@ -82,11 +84,18 @@ def triple_latent(
         return triple_latent_reference(
             a, b, q_l, q_r, log_retention, log_pair_retention, addresses=addresses, state=state, mask=mask
         )
+    if form == "compiled" and addresses is None:
+        if mask is not None:
+            # a retention of 1 neither decays nor writes, since the write strength is 1 minus it
+            log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
+            log_pair_retention = log_pair_retention.masked_fill(~mask[..., None], 0.0)
+        y, state = triple_latent_compiled(a, b, q_l, q_r, log_retention, log_pair_retention, state)
+        return (y if mask is None else y.masked_fill(~mask[..., None, None], 0.0)), state
+    # slots, or another device: the two ops that it is made of
     below: Backend = "compiled" if form == "compiled" else "chunked"
     before, last = _retained_sum(a, log_retention, state.sum, mask, below)
-    probe = q_l if addresses is None else q_l.to(dtype)
     read, pairs = matrix_state(
-        address(probe, addresses),
+        address(q_l if addresses is None else q_l.to(dtype), addresses),
         b,
         address(before, addresses),
         log_pair_retention,

@@ -1,0 +1,149 @@
+"""The dense triple latent as one compiled CPU loop: a head's sum and pairs stay in the first-level cache.
+
+A composition of signed_scan and matrix_state costs the same arithmetic and a dozen calls more, which is what
+counts at a few hundred tokens (docs/performance.md). The loops are numba's
+(unimatrix.ops.triple_latent.kernels); this module gives autograd its backward pass and torch.compile an
+opaque operator.
+
+Letters: keep = exp(log retention), write = 1 - keep, both [B, T, H, 2], the sum's gate first; z = P_t^T q_l.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from unimatrix.ops.shapes import HeadScalars, HeadVectors, accumulation_dtype
+from unimatrix.ops.triple_latent.state import TripleLatentState
+
+
+def triple_latent_compiled(
+    a: HeadVectors,
+    b: HeadVectors,
+    q_l: HeadVectors,
+    q_r: HeadVectors,
+    log_retention: HeadScalars,
+    log_pair_retention: HeadScalars,
+    state: TripleLatentState,
+) -> tuple[HeadVectors, TripleLatentState]:
+    """Arguments as in `triple_latent`, already checked; the mask is already in the retentions."""
+    dtype = accumulation_dtype(a.dtype)
+    vectors = (x.to(dtype) for x in (a, b, q_l, q_r))
+    log_keep = torch.stack([log_retention.to(dtype), log_pair_retention.to(dtype)], dim=-1)
+    arguments = (*vectors, log_keep, state.sum.to(dtype), state.pairs.to(dtype))
+    if torch.compiler.is_compiling():
+        *rest, log_keep, start, pairs = arguments
+        keep, write = log_keep.exp(), -torch.expm1(log_keep)
+        for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in arguments)
+        y, last_sum, last_pairs, *_ = torch.ops.unimatrix.triple_latent_forward(
+            *rest, keep, write, start, pairs, for_backward
+        )
+    else:
+        y, last_sum, last_pairs = _Scan.apply(*arguments)  # type: ignore[misc]
+    return y.to(b.dtype), TripleLatentState(last_sum, last_pairs)
+
+
+class _Scan(torch.autograd.Function):
+    """The kernels in eager mode, where dispatching the operator below would cost as much as a short text."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *vectors, log_keep, start, pairs = arguments
+        keep, write = log_keep.exp(), torch.expm1(log_keep).neg_()
+        needed = any(ctx.needs_input_grad)
+        y, last_sum, last_pairs, *kept = _forward(*vectors, keep, write, start, pairs, needed)
+        if needed:
+            ctx.save_for_backward(*vectors, keep, write, *kept)
+        return y, last_sum, last_pairs
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides ctx's name
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor, ...]:
+        *grads, grad_keep, grad_write, grad_sum, grad_pairs = _backward(*ctx.saved_tensors, *grad_outputs)
+        keep = ctx.saved_tensors[4]
+        # d keep / d log = keep, d write / d log = -keep
+        return (*grads, keep * grad_keep.sub_(grad_write), grad_sum, grad_pairs)
+
+
+def _forward(*args: Any) -> tuple[Tensor, ...]:
+    from unimatrix.ops.triple_latent import kernels
+
+    return kernels.run_forward(*args)
+
+
+def _backward(*args: Any) -> tuple[Tensor, ...]:
+    from unimatrix.ops.triple_latent import kernels
+
+    return kernels.run_backward(*args)
+
+
+def _forward_shapes(
+    a: Tensor,
+    b: Tensor,
+    q_l: Tensor,
+    q_r: Tensor,
+    keep: Tensor,
+    write: Tensor,
+    start: Tensor,
+    pairs: Tensor,
+    for_backward: bool,
+) -> tuple[Tensor, ...]:
+    from unimatrix.ops.matrix_state.kernels import border_shape
+
+    batch, length, heads, dim = a.shape
+    before = a.new_empty(a.shape if for_backward else (0,))
+    borders = a.new_empty(border_shape(batch, length, heads, dim) if for_backward else (0,))
+    y, z = a.new_empty(a.shape), a.new_empty(a.shape)
+    return y, start.new_empty(start.shape), pairs.new_empty(pairs.shape), z, before, borders
+
+
+def _backward_shapes(
+    a: Tensor,
+    b: Tensor,
+    q_l: Tensor,
+    q_r: Tensor,
+    keep: Tensor,
+    write: Tensor,
+    z: Tensor,
+    before: Tensor,
+    borders: Tensor,
+    grad_y: Tensor,
+    grad_sum: Tensor,
+    grad_pairs: Tensor,
+) -> tuple[Tensor, ...]:
+    shapes = [a.shape] * 4 + [keep.shape] * 2 + [grad_sum.shape, grad_pairs.shape]
+    return tuple(a.new_empty(shape) for shape in shapes)
+
+
+_library = torch.library.Library("unimatrix", "FRAGMENT")
+_library.define(
+    "triple_latent_forward(Tensor a, Tensor b, Tensor q_l, Tensor q_r, Tensor keep, Tensor write, "
+    "Tensor start, Tensor pairs, bool for_backward) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "triple_latent_backward(Tensor a, Tensor b, Tensor q_l, Tensor q_r, Tensor keep, Tensor write, Tensor z, "
+    "Tensor before, Tensor borders, Tensor grad_y, Tensor grad_sum, Tensor grad_pairs) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.impl("triple_latent_forward", _forward, "CPU")
+_library.impl("triple_latent_backward", _backward, "CPU")
+torch.library.register_fake("unimatrix::triple_latent_forward", _forward_shapes, lib=_library)
+torch.library.register_fake("unimatrix::triple_latent_backward", _backward_shapes, lib=_library)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, _start, _pairs, _for_backward = inputs
+    ctx.save_for_backward(*tensors, *output[3:])
+
+
+def _differentiate(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    run = torch.ops.unimatrix.triple_latent_backward
+    return (*run(*ctx.saved_tensors, *grad_outputs[:3]), None)
+
+
+torch.library.register_autograd(
+    "unimatrix::triple_latent_forward", _differentiate, setup_context=_remember, lib=_library
+)

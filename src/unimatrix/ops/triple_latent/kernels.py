@@ -1,0 +1,253 @@
+"""The compiled loops of the dense triple latent: sum, pair memory and readout in one pass over the tokens.
+
+Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. cache=True keeps the
+machine code on disk: only the first run on a machine compiles.
+
+Letters: as in unimatrix.ops.triple_latent.compiled. The pair memory is a matrix state that binds b to the sum
+before it, and lies as P does: row j belongs to number j of the sum. Tensors that may be views come as an
+address and the strides of batch, time and head (the inner stride is 1), the others as flat arrays; gates and
+their gradients are [B, T, H, 2], the sum's first.
+"""
+
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimatrix.ops.matrix_state import steps as matrix_steps
+from unimatrix.ops.matrix_state.kernels import BLOCK, border_shape
+from unimatrix.ops.matrix_state.steps import reverse, write_and_read
+from unimatrix.ops.threads import match_threads
+from unimatrix.ops.triple_latent import steps
+from unimatrix.ops.triple_latent.steps import gate_and_retain, reverse_gate, reverse_retain
+
+# numba renews cached code when this file changes; the instructions of a step stand in other ones
+STEPS_STAMP = zlib.crc32(Path(steps.__file__).read_bytes() + Path(matrix_steps.__file__).read_bytes())
+
+
+def run_forward(
+    a: Tensor,
+    b: Tensor,
+    q_l: Tensor,
+    q_r: Tensor,
+    keep: Tensor,
+    write: Tensor,
+    start: Tensor,
+    pairs: Tensor,
+    for_backward: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y, the last sum and pairs; and for the backward z, the sums before each token, the pairs at borders."""
+    a, b, q_l, q_r = (_unit(x) for x in (a, b, q_l, q_r))
+    keep, write, start, pairs = (x.contiguous() for x in (keep, write, start, pairs))
+    batch, length, heads, dim = a.shape
+    y, z = torch.empty(a.shape, dtype=a.dtype), torch.empty(a.shape, dtype=a.dtype)
+    last_sum, last_pairs = torch.empty_like(start), torch.empty_like(pairs)
+    blocks = -(-length // BLOCK) if for_backward else 0
+    before = torch.empty(a.shape if for_backward else (0,), dtype=a.dtype)
+    borders = torch.empty(border_shape(batch, length, heads, dim) if for_backward else (0,), dtype=a.dtype)
+    match_threads(a.numel() * dim)  # the numbers of all pair memories over all tokens
+    _forward_kernel(dim)(
+        *_place(a),
+        *_place(b),
+        *_place(q_l),
+        *_place(q_r),
+        keep.view(-1).numpy(),
+        write.view(-1).numpy(),
+        start.view(-1).numpy(),
+        pairs.view(-1).numpy(),
+        y.data_ptr(),
+        z.data_ptr(),
+        last_sum.view(-1).numpy(),
+        last_pairs.view(-1).numpy(),
+        before.view(-1).numpy(),
+        borders.view(-1).numpy(),
+        (batch, length, heads, blocks),
+    )
+    return y, last_sum, last_pairs, z, before, borders
+
+
+def run_backward(
+    a: Tensor,
+    b: Tensor,
+    q_l: Tensor,
+    q_r: Tensor,
+    keep: Tensor,
+    write: Tensor,
+    z: Tensor,
+    before: Tensor,
+    borders: Tensor,
+    grad_y: Tensor,
+    grad_sum: Tensor,
+    grad_pairs: Tensor,
+) -> tuple[Tensor, ...]:
+    """The gradients of a, b, q_l, q_r, keep, write, and of the first sum and pairs."""
+    a, b, q_l, q_r, grad_y = (_unit(x) for x in (a, b, q_l, q_r, grad_y))
+    keep, write = keep.contiguous(), write.contiguous()
+    grad_sum, grad_pairs = grad_sum.contiguous(), grad_pairs.contiguous()
+    batch, length, heads, dim = a.shape
+    grads = [torch.empty(a.shape, dtype=a.dtype) for _ in range(4)]
+    grad_keep, grad_write = torch.empty_like(keep), torch.empty_like(keep)
+    grad_start, grad_first = torch.empty_like(grad_sum), torch.empty_like(grad_pairs)
+    match_threads(a.numel() * dim)  # the numbers of all pair memories over all tokens
+    _backward_kernel(dim)(
+        *_place(a),
+        *_place(b),
+        *_place(q_l),
+        *_place(q_r),
+        keep.view(-1).numpy(),
+        write.view(-1).numpy(),
+        z.data_ptr(),
+        before.data_ptr(),
+        borders.view(-1).numpy(),
+        *_place(grad_y),
+        grad_sum.view(-1).numpy(),
+        grad_pairs.view(-1).numpy(),
+        *(grad.data_ptr() for grad in grads),
+        grad_keep.data_ptr(),
+        grad_write.data_ptr(),
+        grad_start.view(-1).numpy(),
+        grad_first.view(-1).numpy(),
+        (batch, length, heads, borders.shape[2]),
+    )
+    return (*grads, grad_keep, grad_write, grad_start, grad_first)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """x itself if its last stride is 1 (other strides are free), else a copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _place(x: Tensor) -> tuple[int, tuple[int, ...]]:
+    """Address and the strides of batch, time and head."""
+    return x.data_ptr(), x.stride()[:3]
+
+
+@cache
+def _forward_kernel(dim: int) -> Callable[..., Any]:
+    """The forward loop for one state dimension, a constant of the compiled code."""
+    stamp = STEPS_STAMP
+
+    @numba.njit(parallel=True, cache=True)
+    def forward(
+        a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, start, pairs,
+        y, z, last_sum, last_pairs, before, borders, sizes,
+    ):  # fmt: skip
+        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
+            return
+        batch, length, heads, blocks = sizes
+        square = dim * dim
+        for bh in numba.prange(batch * heads):
+            n = np.int64(bh) // heads
+            h = np.int64(bh) % heads
+            s = np.empty(dim, keep.dtype)
+            p = np.empty(square, keep.dtype)
+            for i in range(dim):
+                s[i] = start[np.int64(bh) * dim + i]
+            for i in range(square):
+                p[i] = pairs[np.int64(bh) * square + i]
+            for t in range(length):
+                row = (n * length + t) * heads + h
+                if blocks > 0:
+                    for i in range(dim):
+                        before[row * dim + i] = s[i]
+                    if t % BLOCK == 0:
+                        at = (np.int64(bh) * blocks + t // BLOCK) * square
+                        for i in range(square):
+                            borders[at + i] = p[i]
+                ao = n * a_at[0] + t * a_at[1] + h * a_at[2]
+                bo = n * b_at[0] + t * b_at[1] + h * b_at[2]
+                lo = n * ql_at[0] + t * ql_at[1] + h * ql_at[2]
+                ro = n * qr_at[0] + t * qr_at[1] + h * qr_at[2]
+                write_and_read(
+                    dim, p, 0, 0, b, bo, s, 0, ql, lo, z, row * dim, keep[2 * row + 1], write[2 * row + 1]
+                )
+                gate_and_retain(
+                    dim, s, 0, z, row * dim, qr, ro, y, row * dim, a, ao, keep[2 * row], write[2 * row]
+                )
+            for i in range(dim):
+                last_sum[np.int64(bh) * dim + i] = s[i]
+            for i in range(square):
+                last_pairs[np.int64(bh) * square + i] = p[i]
+
+    return forward
+
+
+@cache
+def _backward_kernel(dim: int) -> Callable[..., Any]:
+    """The reverse loop: the pairs of a block are recomputed from its border, then walked backwards.
+
+    They lie transposed there, so that writing s b^T (b and s change places) and reading with dz gives
+    dq_l = P dz on the way.
+    """
+    stamp = STEPS_STAMP
+
+    @numba.njit(parallel=True, cache=True)
+    def backward(
+        a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, z, before, borders, dy, dy_at, d_sum, d_pairs,
+        da, db, dql, dqr, d_keep, d_write, d_start, d_first, sizes,
+    ):  # fmt: skip
+        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
+            return
+        batch, length, heads, blocks = sizes
+        square = dim * dim
+        for bh in numba.prange(batch * heads):
+            n = np.int64(bh) // heads
+            h = np.int64(bh) % heads
+            states = np.empty((BLOCK + 1) * square, keep.dtype)
+            dz = np.empty(BLOCK * dim, keep.dtype)
+            ds = np.empty(dim, keep.dtype)
+            g = np.empty(square, keep.dtype)
+            gs = np.empty(dim, keep.dtype)
+            for j in range(dim):
+                gs[j] = d_sum[np.int64(bh) * dim + j]
+                for i in range(dim):
+                    g[i * dim + j] = d_pairs[np.int64(bh) * square + j * dim + i]
+            decay = keep.dtype.type(1)
+            for block in range(blocks - 1, -1, -1):
+                first = block * BLOCK
+                count = min(BLOCK, length - first)
+                at = (np.int64(bh) * blocks + block) * square
+                for i in range(dim):
+                    for j in range(dim):
+                        states[i * dim + j] = borders[at + j * dim + i]
+                for u in range(count):
+                    t = first + u
+                    row = (n * length + t) * heads + h
+                    out = row * dim
+                    bo = n * b_at[0] + t * b_at[1] + h * b_at[2]
+                    ro = n * qr_at[0] + t * qr_at[1] + h * qr_at[2]
+                    yo = n * dy_at[0] + t * dy_at[1] + h * dy_at[2]
+                    reverse_gate(dim, dz, u * dim, dy, yo, qr, ro, z, out, dqr, out)
+                    write_and_read(
+                        dim, states, u * square, (u + 1) * square, before, out, b, bo, dz, u * dim, dql, out,
+                        keep[2 * row + 1], write[2 * row + 1],
+                    )  # fmt: skip
+                for u in range(count - 1, -1, -1):
+                    t = first + u
+                    row = (n * length + t) * heads + h
+                    out = row * dim
+                    ao = n * a_at[0] + t * a_at[1] + h * a_at[2]
+                    bo = n * b_at[0] + t * b_at[1] + h * b_at[2]
+                    lo = n * ql_at[0] + t * ql_at[1] + h * ql_at[2]
+                    reverse(
+                        dim, g, 0, states, u * square, b, bo, before, out, ql, lo, dz, u * dim,
+                        db, out, ds, 0, d_keep, 2 * row + 1, d_write, 2 * row + 1,
+                        decay, write[2 * row + 1],
+                    )  # fmt: skip
+                    decay = keep[2 * row + 1]
+                    reverse_retain(
+                        dim, gs, 0, before, out, a, ao, ds, 0, da, out,
+                        d_keep, 2 * row, d_write, 2 * row, keep[2 * row], write[2 * row],
+                    )  # fmt: skip
+            for j in range(dim):
+                d_start[np.int64(bh) * dim + j] = gs[j]
+                for i in range(dim):
+                    d_first[np.int64(bh) * square + j * dim + i] = decay * g[i * dim + j]
+
+    return backward
