@@ -10,6 +10,7 @@ from unimatrix.models import LanguageModel, language_model, select_batch, state_
 PRESETS = tuple(unimatrix.presets())
 GROWING = ("transformer", "unimatrix-assoc")
 RECURRENT = tuple(name for name in PRESETS if name not in GROWING)
+TOKEN_BY_TOKEN = (*range(1, 13), *range(88, 100))  # of 100, from the first one on, and after a longer piece
 
 
 def trained_size(name: str, **overrides) -> LanguageModel:
@@ -30,7 +31,7 @@ def random_ids(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("max_positions", [128, None])
-@pytest.mark.parametrize("cuts", [(1,), (60,), (1, 2, 3, 64, 64, 99), tuple(range(1, 100))], ids=len)
+@pytest.mark.parametrize("cuts", [(1,), (60,), (1, 2, 3, 64, 64, 99), TOKEN_BY_TOKEN], ids=len)
 def test_pieces_equal_the_whole(name, max_positions, cuts):
     model = trained_size(name, max_positions=max_positions)
     ids = random_ids(3, 100)
@@ -110,12 +111,18 @@ def test_recurrent_states_have_one_size(name):
     model = trained_size(name, max_positions=None)
     sizes = {length: state_bytes(model(random_ids(1, length))[1]) for length in (1, 100, 3000)}
     assert len(set(sizes.values())) == 1
-    # three depth steps of four 16 x 16 float32 matrices, and the position
-    core = 3 * 4 * 16 * 16 * 4 + 8
+    # rows of 16 float32 numbers in each of four heads: a matrix, or a sum and the pair memory or two slots
+    rows = {"triple-latent": 1 + 16, "triple-slot": 1 + 2, "triple-hybrid": 1 + 16}.get(name, 16)
     # 32 slots of key, value, strength (float32), id and age (int64), and the last key, or none yet (1 byte)
     slots = 32 * ((16 + 16 + 1) * 4 + 2 * 8) + 16 * 4 + 1
-    beside = {"unimatrix-core": 0, "unimatrix-sparse-pointer": slots}
-    assert sizes[1] == core + beside.get(name, 8)  # 8: the last token of the routing
+    routing = 8  # the last token
+    beside = {
+        "unimatrix-rosa": routing,
+        "unimatrix-discovery": routing,
+        "unimatrix-sparse-pointer": slots,
+        "triple-hybrid": 4 * 64 * 4,  # the last four tokens' embeddings
+    }
+    assert sizes[1] == 3 * 4 * rows * 16 * 4 + 8 + beside.get(name, 0)  # 8: the position
 
 
 def test_the_transformers_cache_grows():
@@ -130,6 +137,16 @@ def test_assocs_memory_grows():
     # a key and a value of 64 float32 numbers for each further token and depth step
     assert sizes[1] - sizes[0] == 3 * 2 * 100 * 64 * 4
     assert not model.config.recurrent
+
+
+def test_the_local_convolution_goes_past_the_blocks_to_the_head():
+    hybrid = trained_size("triple-hybrid")
+    torch.nn.init.normal_(hybrid.convolution.mix.weight, std=0.3)
+    plain = trained_size("triple-latent")
+    plain.load_state_dict({key: x for key, x in hybrid.state_dict().items() if "convolution" not in key})
+    ids = random_ids(2, 20)
+    local, _ = hybrid.convolution(hybrid.embedding(ids) + hybrid.positions.weight[:20])
+    assert_close(hybrid(ids)[0], plain(ids)[0] + local @ hybrid.embedding.weight.mT, "logits")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -227,11 +244,11 @@ def test_bfloat16_model_keeps_a_float32_state(name):
     exact = model(random_ids(2, 60))[0]
     logits, state = model.bfloat16()(random_ids(2, 60))
     assert logits.dtype == torch.bfloat16
-    assert state.layers[0].matrix.dtype == torch.float32
+    assert {part.dtype for layer in state.layers for part in layer} == {torch.float32}
     assert torch.nn.functional.cosine_similarity(logits.float().flatten(), exact.flatten(), dim=0) > 0.99
 
 
-@pytest.mark.parametrize("name", ["transformer", "unimatrix-core", "unimatrix-rosa"])
+@pytest.mark.parametrize("name", ["transformer", "unimatrix-rosa", "triple-slot", "triple-hybrid"])
 def test_torch_compile_gives_the_same(name):
     model = trained_size(name)
     compiled = torch.compile(model, dynamic=False, backend="aot_eager", fullgraph=True)

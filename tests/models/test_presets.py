@@ -29,6 +29,13 @@ def test_the_paper_prints_a_count_for_every_preset():
     assert {name for name, _, _ in PRINTED} == set(unimatrix.presets())
 
 
+@pytest.mark.parametrize("row", ["triple-latent-d60", "triple-slot-d60", "triple-hybrid-d56"])
+def test_counts_at_matched_parameters_are_the_papers(row):
+    name, width = row.rsplit("-d", 1)
+    model = unimatrix.build(name, d_model=int(width), num_heads=4, state_dim=16)
+    assert parameter_count(model) == published()["parameters"]["language_model_vocab259_positions128"][row]
+
+
 @pytest.mark.parametrize("name", unimatrix.presets())
 def test_every_parameter_learns(name):
     torch.manual_seed(0)
@@ -70,6 +77,8 @@ def test_initial_weights(name):
             assert (parameter == 4).all(), "a write gate starts open"
         elif key.endswith("bias"):
             assert (parameter == 0).all(), key
+        elif key.endswith("addresses"):
+            assert parameter.detach().std().item() == pytest.approx(1.0, rel=0.4), key
         else:
             few = parameter.numel() < 1000
             assert parameter.detach().std().item() == pytest.approx(0.02, rel=0.4 if few else 0.15), key
@@ -94,6 +103,8 @@ def test_the_memory_settings_reach_the_model():
     assert (model.memory.num_slots, model.memory.top_k, model.memory.pointer_gate) == (5, 2, None)
     assert model.memory.write_gate.bias.item() == -1.0
     assert model.memory.out.in_features == 8
+    assert unimatrix.build("triple-slot", slots=7).blocks[2].mixer.addresses.shape == (7, 16)
+    assert unimatrix.build("triple-hybrid", kernel_size=3).convolution.mix.in_features == 3 * 64
     assert unimatrix.build("unimatrix-sparse-pointer", write_gate=False).memory.write_gate is None
     assert unimatrix.build("unimatrix-assoc", temperature=3.0).blocks[0].associations.temperature == 3.0
 
@@ -107,6 +118,9 @@ def test_the_memory_settings_reach_the_model():
         ("unimatrix-assoc", {"temperature": 0.0}, "temperature: expected a positive number, got 0.0"),
         ("transformer", {"qkv_init": "zeros"}, "qkv_init: expected normal or xavier, got 'zeros'"),
         ("unimatrix-core", {"slots": 8}, "unknown setting 'slots'"),
+        ("triple-latent", {"slots": 2}, "unknown setting 'slots'"),
+        ("triple-slot", {"slots": 0}, "num_slots: expected a whole number of at least 1, got 0"),
+        ("triple-hybrid", {"kernel_size": 0}, "kernel_size: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_memory_settings_are_one_line(preset, setting, message):

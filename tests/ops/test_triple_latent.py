@@ -270,9 +270,10 @@ def test_no_state_is_zeros(backend, slots):
 @pytest.mark.parametrize("backend", ["reference", *FAST])
 def test_state_is_not_modified(backend):
     inputs = make_inputs(9)
-    before = {name: inputs[name].clone() for name in ("sum", "pairs")}
+    before = inputs["sum"].clone(), inputs["pairs"].clone()
     call(inputs, backend)
-    assert all(torch.equal(inputs[name], x) for name, x in before.items())
+    assert torch.equal(inputs["sum"], before[0])
+    assert torch.equal(inputs["pairs"], before[1])
 
 
 @pytest.mark.parametrize("backend", ["reference", *FAST])
@@ -281,8 +282,7 @@ def test_empty_input_returns_the_state(backend, slots):
     inputs = make_inputs(0, slots=slots)
     y, last = call(inputs, backend)
     assert y.shape == (2, 0, 3, 8)
-    assert torch.equal(last.sum, inputs["sum"])
-    assert torch.equal(last.pairs, inputs["pairs"])
+    assert_state(last, TripleLatentState(inputs["sum"], inputs["pairs"]))
 
 
 @pytest.mark.parametrize("backend", ["reference", *FAST])
@@ -337,8 +337,7 @@ def test_torch_compile_gives_the_same(slots):
     leaves = {name: x.requires_grad_() for name, x in inputs.items()}
     y, last = compiled(leaves, "auto")
     assert_close(y, expected["y"], "output")
-    assert_close(last.sum, expected["last sum"], "state")
-    assert_close(last.pairs, expected["last pairs"], "state")
+    assert_state(last, TripleLatentState(expected["last sum"], expected["last pairs"]))
     y.sum().backward()
     got = {name: x.grad.clone() for name, x in leaves.items()}
     for x in leaves.values():
@@ -382,7 +381,6 @@ def test_on_a_gpu_equals_the_reference(slots, length):
         ({"log_pair_retention": torch.zeros(2, 6, 3, 1)}, "log_pair_retention: expected"),
         ({"addresses": torch.zeros(5, 4)}, r"addresses: expected \[slots, 8\], got \[5, 4\]"),
         ({"addresses": torch.zeros(0, 8)}, "addresses: expected"),
-        ({"addresses": torch.zeros(8)}, "addresses: expected"),
         ({"sum": torch.zeros(2, 8)}, r"state.sum: expected shape \[2, 3, 8\]"),
         ({"pairs": torch.zeros(2, 3, 5, 8)}, r"state.pairs: expected shape \[2, 3, 8, 8\]"),
         ({"addresses": torch.zeros(5, 8)}, r"state.pairs: expected shape \[2, 3, 5, 8\], got \[2, 3, 8, 8\]"),
