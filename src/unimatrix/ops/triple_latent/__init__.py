@@ -5,8 +5,7 @@ unimatrix.ops.shapes.
 
 Both recurrences are linear in their state, so both are parallel over time: the sum is a signed_scan with one
 decay per head, and the pair memory is a matrix_state that binds b_t to s_{t-1}. `chunked` is those two ops in
-that form, and so is `compiled` with slots; `compiled` with the dense memory is one loop over both.
-`reference` is the equation, on its own.
+that form, `compiled` is one loop over both, and `reference` is the equation, on its own.
 """
 
 import torch
@@ -23,6 +22,8 @@ from unimatrix.ops.triple_latent.reference import triple_latent_reference
 from unimatrix.ops.triple_latent.state import TripleLatentState, address
 
 __all__ = ["TripleLatentState", "triple_latent"]
+
+MAX_COMPILED_SLOTS = 32  # a step is straight-line code over the slots
 
 
 def triple_latent(
@@ -53,7 +54,7 @@ def triple_latent(
         addresses: [M, S], the learned addresses of the slots, shared by the heads; None is the dense memory.
         state: s_0 and P_0; None is zeros. Never modified.
         mask: [B, T] bool; a False position neither writes nor decays, and its output is zero.
-        backend: "auto" takes the compiled form on a CPU (S and M up to 32, the larger a power of two) and the
+        backend: "auto" takes the compiled form on a CPU (S a power of two up to 32, M up to 32) and the
             chunked form elsewhere. A form asked for by name that cannot run here raises.
 
     Returns:
@@ -66,7 +67,9 @@ def triple_latent(
     is taken but in the softmax over slots. Differentiable in every floating argument, the state included.
     """
     _check(a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state, mask)
-    problem = compiled_problem(b, b if addresses is None else addresses.mT)
+    problem = compiled_problem(b, b)
+    if problem is None and addresses is not None and len(addresses) > MAX_COMPILED_SLOTS:
+        problem = f"it takes at most {MAX_COMPILED_SLOTS} slots, got {len(addresses)}"
     form = choose_backend(
         "triple_latent",
         backend,
@@ -84,16 +87,14 @@ def triple_latent(
         return triple_latent_reference(
             a, b, q_l, q_r, log_retention, log_pair_retention, addresses=addresses, state=state, mask=mask
         )
-    if form == "compiled" and addresses is None:
+    if form == "compiled":
         if mask is not None:
             # a retention of 1 neither decays nor writes, since the write strength is 1 minus it
             log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
             log_pair_retention = log_pair_retention.masked_fill(~mask[..., None], 0.0)
-        y, state = triple_latent_compiled(a, b, q_l, q_r, log_retention, log_pair_retention, state)
+        y, state = triple_latent_compiled(a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state)
         return (y if mask is None else y.masked_fill(~mask[..., None, None], 0.0)), state
-    # slots, or another device: the two ops that it is made of
-    below: Backend = "compiled" if form == "compiled" else "chunked"
-    before, last = _retained_sum(a, log_retention, state.sum, mask, below)
+    before, last = _retained_sum(a, log_retention, state.sum, mask)
     read, pairs = matrix_state(
         address(q_l if addresses is None else q_l.to(dtype), addresses),
         b,
@@ -101,19 +102,19 @@ def triple_latent(
         log_pair_retention,
         state=state.pairs.mT,
         mask=mask,
-        backend=below,
+        backend="chunked",
     )
     return (read * q_r).to(b.dtype), TripleLatentState(last, pairs.mT)
 
 
 def _retained_sum(
-    a: HeadVectors, log_retention: HeadScalars, start: Tensor, mask: TokenMask | None, form: Backend
+    a: HeadVectors, log_retention: HeadScalars, start: Tensor, mask: TokenMask | None
 ) -> tuple[HeadVectors, Tensor]:
     """The sum before each token [B, T, H, S] and after the last one [B, H, S], in the accumulation dtype."""
     log_keep = log_retention.to(start.dtype)
     write = -torch.expm1(log_keep)[..., None] * a
     start = start.flatten(1)
-    sums, last = signed_scan(log_keep.exp(), write.flatten(2), start, mask=mask, backend=form)
+    sums, last = signed_scan(log_keep.exp(), write.flatten(2), start, mask=mask, backend="chunked")
     before = torch.cat([start[:, None], sums[:, :-1]], dim=1) if a.shape[1] else sums
     return before.view(a.shape), last.view(a.shape[0], *a.shape[2:])
 

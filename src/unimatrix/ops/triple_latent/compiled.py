@@ -1,9 +1,8 @@
-"""The dense triple latent as one compiled CPU loop: a head's sum and pairs stay in the first-level cache.
+"""The triple latent as one compiled CPU loop: a head's sum and pairs stay in the first-level cache.
 
 A composition of signed_scan and matrix_state costs the same arithmetic and a dozen calls more, which is what
-counts at a few hundred tokens (docs/performance.md). The loops are numba's
-(unimatrix.ops.triple_latent.kernels); this module gives autograd its backward pass and torch.compile an
-opaque operator.
+counts at a few hundred tokens (docs/performance.md). The loops are numba's (kernels.py, with slots
+slot_kernels.py); this module gives autograd its backward pass and torch.compile an opaque operator.
 
 Letters: keep = exp(log retention), write = 1 - keep, both [B, T, H, 2], the sum's gate first; z = P_t^T q_l.
 """
@@ -25,19 +24,21 @@ def triple_latent_compiled(
     q_r: HeadVectors,
     log_retention: HeadScalars,
     log_pair_retention: HeadScalars,
+    addresses: Tensor | None,
     state: TripleLatentState,
 ) -> tuple[HeadVectors, TripleLatentState]:
     """Arguments as in `triple_latent`, already checked; the mask is already in the retentions."""
     dtype = accumulation_dtype(a.dtype)
     vectors = (x.to(dtype) for x in (a, b, q_l, q_r))
     log_keep = torch.stack([log_retention.to(dtype), log_pair_retention.to(dtype)], dim=-1)
-    arguments = (*vectors, log_keep, state.sum.to(dtype), state.pairs.to(dtype))
+    addresses = None if addresses is None else addresses.to(dtype)
+    arguments = (*vectors, log_keep, state.sum.to(dtype), state.pairs.to(dtype), addresses)
     if torch.compiler.is_compiling():
-        *rest, log_keep, start, pairs = arguments
+        *rest, log_keep, start, pairs, addresses = arguments
         keep, write = log_keep.exp(), -torch.expm1(log_keep)
-        for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in arguments)
+        for_backward = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
         y, last_sum, last_pairs, *_ = torch.ops.unimatrix.triple_latent_forward(
-            *rest, keep, write, start, pairs, for_backward
+            *rest, keep, write, start, pairs, addresses, for_backward
         )
     else:
         y, last_sum, last_pairs = _Scan.apply(*arguments)  # type: ignore[misc]
@@ -49,35 +50,73 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        *vectors, log_keep, start, pairs = arguments
+        a, b, q_l, q_r, log_keep, start, pairs, addresses = arguments
         keep, write = log_keep.exp(), torch.expm1(log_keep).neg_()
         needed = any(ctx.needs_input_grad)
-        y, last_sum, last_pairs, *kept = _forward(*vectors, keep, write, start, pairs, needed)
+        y, last_sum, last_pairs, *kept = _forward(
+            a, b, q_l, q_r, keep, write, start, pairs, addresses, needed
+        )
         if needed:
-            ctx.save_for_backward(*vectors, keep, write, *kept)
+            ctx.save_for_backward(a, b, q_l, q_r, keep, write, addresses, *kept)
         return y, last_sum, last_pairs
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides ctx's name
         ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor, ...]:
-        *grads, grad_keep, grad_write, grad_sum, grad_pairs = _backward(*ctx.saved_tensors, *grad_outputs)
+    ) -> tuple[Tensor | None, ...]:
+        *grads, grad_keep, grad_write, grad_sum, grad_pairs, grad_addresses = _backward(
+            *ctx.saved_tensors, *grad_outputs
+        )
         keep = ctx.saved_tensors[4]
         # d keep / d log = keep, d write / d log = -keep
-        return (*grads, keep * grad_keep.sub_(grad_write), grad_sum, grad_pairs)
+        grad_log = keep * grad_keep.sub_(grad_write)
+        return (*grads, grad_log, grad_sum, grad_pairs, grad_addresses if ctx.needs_input_grad[7] else None)
 
 
-def _forward(*args: Any) -> tuple[Tensor, ...]:
-    from unimatrix.ops.triple_latent import kernels
+def _forward(
+    a: Tensor,
+    b: Tensor,
+    q_l: Tensor,
+    q_r: Tensor,
+    keep: Tensor,
+    write: Tensor,
+    start: Tensor,
+    pairs: Tensor,
+    addresses: Tensor | None,
+    for_backward: bool,
+) -> tuple[Tensor, ...]:
+    from unimatrix.ops.triple_latent import kernels, slot_kernels
 
-    return kernels.run_forward(*args)
+    both = (a, b, q_l, q_r, keep, write, start, pairs)
+    if addresses is None:
+        return (*kernels.run_forward(*both, for_backward), a.new_empty(0))
+    return slot_kernels.run_forward(*both, addresses, for_backward)
 
 
-def _backward(*args: Any) -> tuple[Tensor, ...]:
-    from unimatrix.ops.triple_latent import kernels
+def _backward(
+    a: Tensor,
+    b: Tensor,
+    q_l: Tensor,
+    q_r: Tensor,
+    keep: Tensor,
+    write: Tensor,
+    addresses: Tensor | None,
+    z: Tensor,
+    before: Tensor,
+    borders: Tensor,
+    weights: Tensor,
+    grad_y: Tensor,
+    grad_sum: Tensor,
+    grad_pairs: Tensor,
+) -> tuple[Tensor, ...]:
+    from unimatrix.ops.triple_latent import kernels, slot_kernels
 
-    return kernels.run_backward(*args)
+    tensors = (a, b, q_l, q_r, keep, write)
+    grads = (grad_y, grad_sum, grad_pairs)
+    if addresses is None:
+        return (*kernels.run_backward(*tensors, z, before, borders, *grads), a.new_empty(0))
+    return slot_kernels.run_backward(*tensors, addresses, z, before, borders, weights, *grads)
 
 
 def _forward_shapes(
@@ -89,15 +128,19 @@ def _forward_shapes(
     write: Tensor,
     start: Tensor,
     pairs: Tensor,
+    addresses: Tensor | None,
     for_backward: bool,
 ) -> tuple[Tensor, ...]:
-    from unimatrix.ops.matrix_state.kernels import border_shape
+    from unimatrix.ops.triple_latent.kernels import border_count
 
     batch, length, heads, dim = a.shape
+    slots = 0 if addresses is None else len(addresses)
+    blocks = border_count(length) if for_backward else 0
+    borders = a.new_empty(batch, heads, blocks, (slots or dim) * dim)
     before = a.new_empty(a.shape if for_backward else (0,))
-    borders = a.new_empty(border_shape(batch, length, heads, dim) if for_backward else (0,))
+    weights = a.new_empty((batch, length, heads, 2 * slots) if for_backward and slots else (0,))
     y, z = a.new_empty(a.shape), a.new_empty(a.shape)
-    return y, start.new_empty(start.shape), pairs.new_empty(pairs.shape), z, before, borders
+    return y, start.new_empty(start.shape), pairs.new_empty(pairs.shape), z, before, borders, weights
 
 
 def _backward_shapes(
@@ -107,26 +150,31 @@ def _backward_shapes(
     q_r: Tensor,
     keep: Tensor,
     write: Tensor,
+    addresses: Tensor | None,
     z: Tensor,
     before: Tensor,
     borders: Tensor,
+    weights: Tensor,
     grad_y: Tensor,
     grad_sum: Tensor,
     grad_pairs: Tensor,
 ) -> tuple[Tensor, ...]:
     shapes = [a.shape] * 4 + [keep.shape] * 2 + [grad_sum.shape, grad_pairs.shape]
+    shapes.append(torch.Size([0]) if addresses is None else addresses.shape)
     return tuple(a.new_empty(shape) for shape in shapes)
 
 
 _library = torch.library.Library("unimatrix", "FRAGMENT")
 _library.define(
     "triple_latent_forward(Tensor a, Tensor b, Tensor q_l, Tensor q_r, Tensor keep, Tensor write, "
-    "Tensor start, Tensor pairs, bool for_backward) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "Tensor start, Tensor pairs, Tensor? addresses, bool for_backward) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "triple_latent_backward(Tensor a, Tensor b, Tensor q_l, Tensor q_r, Tensor keep, Tensor write, Tensor z, "
-    "Tensor before, Tensor borders, Tensor grad_y, Tensor grad_sum, Tensor grad_pairs) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "triple_latent_backward(Tensor a, Tensor b, Tensor q_l, Tensor q_r, Tensor keep, Tensor write, "
+    "Tensor? addresses, Tensor z, Tensor before, Tensor borders, Tensor weights, Tensor grad_y, "
+    "Tensor grad_sum, Tensor grad_pairs) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.impl("triple_latent_forward", _forward, "CPU")
 _library.impl("triple_latent_backward", _backward, "CPU")
@@ -135,13 +183,14 @@ torch.library.register_fake("unimatrix::triple_latent_backward", _backward_shape
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, _start, _pairs, _for_backward = inputs
-    ctx.save_for_backward(*tensors, *output[3:])
+    *tensors, _start, _pairs, addresses, _for_backward = inputs
+    ctx.save_for_backward(*tensors, addresses, *output[3:])
 
 
 def _differentiate(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
     run = torch.ops.unimatrix.triple_latent_backward
-    return (*run(*ctx.saved_tensors, *grad_outputs[:3]), None)
+    *grads, grad_addresses = run(*ctx.saved_tensors, *grad_outputs[:3])
+    return (*grads, grad_addresses if ctx.needs_input_grad[8] else None, None)
 
 
 torch.library.register_autograd(

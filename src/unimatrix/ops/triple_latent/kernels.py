@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.ops.matrix_state import steps as matrix_steps
-from unimatrix.ops.matrix_state.kernels import BLOCK, border_shape
+from unimatrix.ops.matrix_state.kernels import BLOCK
 from unimatrix.ops.matrix_state.steps import reverse, write_and_read
 from unimatrix.ops.threads import match_threads
 from unimatrix.ops.triple_latent import steps
@@ -43,20 +43,20 @@ def run_forward(
     for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y, the last sum and pairs; and for the backward z, the sums before each token, the pairs at borders."""
-    a, b, q_l, q_r = (_unit(x) for x in (a, b, q_l, q_r))
+    a, b, q_l, q_r = (unit(x) for x in (a, b, q_l, q_r))
     keep, write, start, pairs = (x.contiguous() for x in (keep, write, start, pairs))
     batch, length, heads, dim = a.shape
     y, z = torch.empty(a.shape, dtype=a.dtype), torch.empty(a.shape, dtype=a.dtype)
     last_sum, last_pairs = torch.empty_like(start), torch.empty_like(pairs)
-    blocks = -(-length // BLOCK) if for_backward else 0
+    blocks = border_count(length) if for_backward else 0
     before = torch.empty(a.shape if for_backward else (0,), dtype=a.dtype)
-    borders = torch.empty(border_shape(batch, length, heads, dim) if for_backward else (0,), dtype=a.dtype)
+    borders = torch.empty((batch, heads, blocks, dim * dim), dtype=a.dtype)
     match_threads(a.numel() * dim)  # the numbers of all pair memories over all tokens
     _forward_kernel(dim)(
-        *_place(a),
-        *_place(b),
-        *_place(q_l),
-        *_place(q_r),
+        *place(a),
+        *place(b),
+        *place(q_l),
+        *place(q_r),
         keep.view(-1).numpy(),
         write.view(-1).numpy(),
         start.view(-1).numpy(),
@@ -87,7 +87,7 @@ def run_backward(
     grad_pairs: Tensor,
 ) -> tuple[Tensor, ...]:
     """The gradients of a, b, q_l, q_r, keep, write, and of the first sum and pairs."""
-    a, b, q_l, q_r, grad_y = (_unit(x) for x in (a, b, q_l, q_r, grad_y))
+    a, b, q_l, q_r, grad_y = (unit(x) for x in (a, b, q_l, q_r, grad_y))
     keep, write = keep.contiguous(), write.contiguous()
     grad_sum, grad_pairs = grad_sum.contiguous(), grad_pairs.contiguous()
     batch, length, heads, dim = a.shape
@@ -96,16 +96,16 @@ def run_backward(
     grad_start, grad_first = torch.empty_like(grad_sum), torch.empty_like(grad_pairs)
     match_threads(a.numel() * dim)  # the numbers of all pair memories over all tokens
     _backward_kernel(dim)(
-        *_place(a),
-        *_place(b),
-        *_place(q_l),
-        *_place(q_r),
+        *place(a),
+        *place(b),
+        *place(q_l),
+        *place(q_r),
         keep.view(-1).numpy(),
         write.view(-1).numpy(),
         z.data_ptr(),
         before.data_ptr(),
         borders.view(-1).numpy(),
-        *_place(grad_y),
+        *place(grad_y),
         grad_sum.view(-1).numpy(),
         grad_pairs.view(-1).numpy(),
         *(grad.data_ptr() for grad in grads),
@@ -118,12 +118,17 @@ def run_backward(
     return (*grads, grad_keep, grad_write, grad_start, grad_first)
 
 
-def _unit(x: Tensor) -> Tensor:
+def border_count(length: int) -> int:
+    """How many pair memories are kept: one per block of BLOCK tokens."""
+    return -(-length // BLOCK)
+
+
+def unit(x: Tensor) -> Tensor:
     """x itself if its last stride is 1 (other strides are free), else a copy."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _place(x: Tensor) -> tuple[int, tuple[int, ...]]:
+def place(x: Tensor) -> tuple[int, tuple[int, ...]]:
     """Address and the strides of batch, time and head."""
     return x.data_ptr(), x.stride()[:3]
 
