@@ -12,7 +12,14 @@ from rich.table import Table
 
 from unimatrix.cli.arguments import parse
 from unimatrix.data.tasks import TripleInteractionConfig
-from unimatrix.models import build, parameter_count, presets, state_bytes, task_presets
+from unimatrix.models import (
+    build,
+    build_language_model,
+    parameter_count,
+    presets,
+    state_bytes,
+    task_presets,
+)
 
 ABOUT = """List the presets: what each is, its parameters, and the size of its state.
 
@@ -108,8 +115,14 @@ def _does(preset: Callable[..., object]) -> str:
 
 @torch.no_grad()
 def _measured_state(name: str) -> dict[int, int]:
-    model = build(name, max_positions=None).eval()
+    # every form carries the same state; the chunked one, unlike the compiled one, needs no kernel first
+    has_forms = "backend" in inspect.signature(presets()[name]).parameters
+    form = {"backend": "chunked"} if has_forms else {}
+    model = build_language_model(name, max_positions=None, **form).eval()
     state = None
+    if model.config.recurrent:  # one size however long the text, so that one token tells it
+        _, state = model(torch.zeros(1, 1, dtype=torch.int64))
+        return dict.fromkeys(STATE_TOKENS, state_bytes(state))
     sizes: dict[int, int] = {}
     read = 0
     while read < STATE_TOKENS[-1]:
