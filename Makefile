@@ -31,6 +31,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/unimatrix bench throughput $(ARGS)
+	$(BIN)/unimatrix bench throughput --models triple-latent triple-slot triple-hybrid --lengths 64 128 256 512 2048 --out bench/latent
 	$(BIN)/unimatrix bench recall
 	$(BIN)/unimatrix bench decode
 

@@ -10,6 +10,7 @@ from unimatrix.bench import chunk_length, decode, recall, throughput
 from unimatrix.bench.ceiling import measure_ceiling
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.models import parameter_count
+from unimatrix.ops import chosen_backends
 
 QUICK = {"seconds": 0.01, "say": lambda line: None}
 
@@ -142,6 +143,24 @@ def test_a_memory_adds_to_the_ceiling():
     assert counts["unimatrix-assoc"] - counts["unimatrix-core"] == 3 * (8 * 4 * 64 * 64 + 36 * 2 * 64)
     linear = 8 * (64 * 48 + 16 * 64 + 2 * 64)
     assert counts["unimatrix-sparse-pointer"] - counts["unimatrix-core"] == linear + 8 * 32 * 3 * 16
+
+
+def test_the_latent_models_count_their_convolution_and_their_slots():
+    counts = {
+        name: measure_ceiling(build(name), 1, 8).multiply_adds
+        for name in ("triple-latent", "triple-slot", "triple-hybrid")
+    }
+    per_token = 3 * (64 * 264 + 64 * 64 + 8 * 64 * 64) + 64 * 259
+    assert counts["triple-latent"] == 8 * (per_token + 3 * 4 * 3 * 16 * 16)
+    assert counts["triple-slot"] == 8 * (per_token + 3 * 4 * 5 * 2 * 16)
+    assert counts["triple-hybrid"] - counts["triple-latent"] == 8 * 5 * 64 * 64
+
+
+@pytest.mark.parametrize("name", ["unimatrix-core", "triple-latent", "triple-slot", "triple-hybrid"])
+def test_equality_is_measured_against_the_reference_form(name):
+    assert throughput.check_equality(name) < throughput.EQUALITY_TOLERANCE
+    op = "matrix_state" if name == "unimatrix-core" else "triple_latent"
+    assert chosen_backends()[op] == "reference"  # what ran last
 
 
 def test_decode_compares_positions(tmp_path):

@@ -16,6 +16,7 @@ from unimatrix.models.config import (
     AttentionConfig,
     MatrixStateConfig,
     SlotMemoryConfig,
+    TripleLatentConfig,
 )
 
 
@@ -64,9 +65,10 @@ def _product_shapes(model: LanguageModel, tokens: int) -> list[tuple[int, int, i
                 ):
                     columns = columns * 3 // 4  # the unused d is skipped
                 shapes += [(tokens, module.in_features, columns)] * repeats
-    if model.memory is not None:
-        linear = (module for module in model.memory.modules() if isinstance(module, nn.Linear))
-        shapes += [(tokens, module.in_features, module.out_features) for module in linear]
+    for part in (model.memory, model.convolution):
+        if part is not None:
+            linear = (module for module in part.modules() if isinstance(module, nn.Linear))
+            shapes += [(tokens, module.in_features, module.out_features) for module in linear]
     shapes.append((tokens, config.d_model, config.vocab_size))
     return shapes
 
@@ -78,6 +80,8 @@ def _mixing_multiply_adds(model: LanguageModel, batch: int, length: int) -> int:
     attention = config.depth * tokens * (length + 1) // 2 * 2 * config.d_model
     if isinstance(config.mixer, AttentionConfig):
         return attention
+    if isinstance(config.mixer, TripleLatentConfig):
+        return config.depth * tokens * config.mixer.num_heads * _latent_multiply_adds(config.mixer)
     assert isinstance(config.mixer, MatrixStateConfig)
     # decay, write and read of S x S numbers
     recurrence = config.depth * tokens * config.mixer.num_heads * 3 * config.mixer.state_dim**2
@@ -87,3 +91,11 @@ def _mixing_multiply_adds(model: LanguageModel, batch: int, length: int) -> int:
         # a cosine, a score and a weighted value for every slot, once a model
         return recurrence + tokens * config.memory.num_slots * 3 * config.memory.width
     return recurrence
+
+
+def _latent_multiply_adds(mixer: TripleLatentConfig) -> int:
+    """Of one token and head: decay, write and read of the pair memory; with slots also the scores of both."""
+    dim = mixer.state_dim
+    if mixer.num_slots is None:
+        return 3 * dim**2
+    return 5 * mixer.num_slots * dim

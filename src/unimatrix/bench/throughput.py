@@ -19,7 +19,7 @@ from unimatrix.bench.ceiling import measure_ceiling
 from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
-from unimatrix.mixers import MatrixStateMixer
+from unimatrix.mixers import MatrixStateMixer, TripleLatentMixer
 from unimatrix.models import LanguageModel, build_language_model
 from unimatrix.ops import chosen_backends
 
@@ -139,7 +139,7 @@ def runnable_modes(modes: Sequence[str], say: Callable[[str], None]) -> list[str
 
 def _reference_logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
     for block in model.blocks:
-        if isinstance(block.mixer, MatrixStateMixer):
+        if isinstance(block.mixer, MatrixStateMixer | TripleLatentMixer):
             block.mixer.backend = "reference"
     if model.memory is not None:
         model.memory.backend = "reference"
