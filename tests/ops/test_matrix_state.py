@@ -288,9 +288,16 @@ def test_one_thread_equals_two():
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
 
 
-def test_the_first_kernel_leaves_torchs_threads_alone():
+@pytest.mark.parametrize("asked_by", ["a call", "the environment"])
+def test_the_first_kernel_leaves_torchs_threads_alone(asked_by, monkeypatch):
+    ask = "torch.set_num_threads(1)"
+    if asked_by == "the environment":
+        ask = "pass"
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    else:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     code = (
-        "import torch; from unimatrix.ops import matrix_state; torch.set_num_threads(1); "
+        f"import torch; from unimatrix.ops import matrix_state; {ask}; "
         "x = torch.zeros(1, 2, 1, 8); matrix_state(x, x, x, x[..., 0], backend='compiled'); "
         "print(torch.get_num_threads())"
     )

@@ -6,7 +6,10 @@ Imported only when a kernel runs, so that importing unimatrix.ops does not impor
 import numba
 import torch
 
+_torchs_threads = torch.get_num_threads()
 MAX_THREADS = numba.get_num_threads()  # what numba started with: no more can be asked for
+# asking starts numba's pool, which sets the default of the OpenMP runtime that torch may share
+torch.set_num_threads(_torchs_threads)
 THREADING_PAYS = 2**17  # multiply-adds of a call, roughly, below which waking a second thread costs more
 
 
@@ -15,5 +18,4 @@ def match_threads(work: int) -> None:
     threads = torch.get_num_threads()
     numba.set_num_threads(1 if work < THREADING_PAYS else min(threads, MAX_THREADS))
     if torch.get_num_threads() != threads:
-        # starting numba's pool sets the default of the OpenMP runtime that torch may share
         torch.set_num_threads(threads)
