@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from unimatrix.data.tasks import IGNORE, TripleInteractionConfig
 from unimatrix.data.tasks import triple_interaction as triple
+from unimatrix.data.tasks.triple_audit import audit, guess_by_rule
 from unimatrix.data.tasks.triple_interaction import RULES, Symbols, symbolic_answer
 from unimatrix.errors import UserError
 
@@ -271,7 +272,7 @@ def test_without_a_task_token_one_sequence_has_several_right_answers():
 
 
 def test_the_audit_is_what_counting_triple_by_triple_gives():
-    found = triple.audit(CONFIG)
+    found = audit(CONFIG)
     reached, by_rule, ambiguous = 0.0, dict.fromkeys(RULES, 0.0), 0
     table = triple.lookup_table(CONFIG)
     for a, b, c in itertools.product(range(16), repeat=3):
@@ -290,10 +291,10 @@ def test_the_audit_is_what_counting_triple_by_triple_gives():
     assert found.by_rule == pytest.approx({rule: right / 4096 for rule, right in by_rule.items()}, abs=1e-12)
     assert found.accuracy == pytest.approx(sum(found.by_rule.values()) / 4)
     # it is a property of the rules: whether the settings have a task token does not matter
-    assert triple.audit(MALFORMED) == found
+    assert audit(MALFORMED) == found
     assert 0.25 < found.accuracy < 0.35
     # a rule by itself is never in doubt
-    alone = triple.audit(only("affine"))
+    alone = audit(only("affine"))
     assert (alone.accuracy, alone.num_ambiguous, alone.by_rule) == (1.0, 0, {"affine": 1.0})
 
 
@@ -307,7 +308,19 @@ def test_no_predictor_of_the_malformed_sequences_does_better_than_the_audit_says
         a, b, c = (roles[config.symbols.first_role + place] for place in range(3))
         counts = Counter(answer(config, rule, a, b, c) for rule in RULES)
         right += counts.most_common(1)[0][0] == label - config.symbols.first_value
-    assert within(right / n, triple.audit(config).accuracy, n)
+    assert within(right / n, audit(config).accuracy, n)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_picking_one_of_the_sequences_values_is_right_as_often_as_counted(rule):
+    n, first = 4096, CONFIG.symbols.first_value
+    ids, labels = draw(only(rule), batch_size=n)
+    is_value = (ids >= first) & (ids < first + 16)
+    assert (is_value.sum(1) == 12).all()
+    values = ids[is_value].view(n, 12)
+    # the mean over all twelve picks, whose spread is below that of one
+    right = (values == labels[:, -1:]).double().mean().item()
+    assert within(right, guess_by_rule(CONFIG)[rule], n)
 
 
 def test_the_first_batches_are_pinned():

@@ -289,9 +289,21 @@ def read_symbols(config: TripleInteractionConfig, text: str) -> list[int]:
     return read_names(text, [*words, last_filler], known=known)
 
 
+def domain(config: TripleInteractionConfig, rule: str) -> np.ndarray:
+    """[3, values^3] int64: the values in roles A, B, C of all the triples that its sequences may hold."""
+    return np.indices((config.values_of(rule),) * _NUM_ROLES).reshape(_NUM_ROLES, -1)
+
+
+def answers_over_domain(config: TripleInteractionConfig, rule: str) -> np.ndarray:
+    """[values^3] int64: the rule's answers to the triples of `domain`."""
+    return _answer(config, rule, *domain(config, rule))
+
+
 def chance(config: TripleInteractionConfig) -> float:
     """How often the best answer of one who never looks is right, in [0, 1]: counted, not sampled."""
-    shares = [np.bincount(_domain(config, rule), minlength=config.num_values) for rule in config.rules]
+    shares = [
+        np.bincount(answers_over_domain(config, rule), minlength=config.num_values) for rule in config.rules
+    ]
     return float(np.mean([counts / counts.sum() for counts in shares], axis=0).max())
 
 
@@ -316,43 +328,6 @@ def fingerprint(config: TripleInteractionConfig, *, stream: Stream = "train") ->
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Audit:
-    """What can be known of the answers when nothing says which rule is meant.
-
-    num_triples: values in A, B, C that there are. num_ambiguous: those for which the rules disagree.
-    accuracy: in [0, 1], the best that any predictor reaches when each rule is asked equally often.
-    by_rule: that predictor's accuracy on each rule; where several answers are the best it takes each equally
-    often.
-    """
-
-    num_triples: int
-    num_ambiguous: int
-    accuracy: float
-    by_rule: dict[str, float]
-
-
-def audit(config: TripleInteractionConfig) -> Audit:
-    """The ceiling of the task without its task token, counted over all n^3 triples; nothing is trained.
-
-    The predictor knows the table of lookup and reads the queried tag's values without error.
-    """
-    malformed = replace(config, task_token=False)
-    answers = np.stack([_domain(malformed, rule) for rule in config.rules])  # [rules, n^3]
-    agreeing = (answers[:, None] == answers).sum(1)  # [rules, n^3]: how many rules give this rule's answer
-    most = agreeing.max(0)
-    best = agreeing == most
-    # an answer that so many rules share stands among the best ones so many times
-    right = best / (best / most).sum(0)
-    by_rule = {rule: float(share) for rule, share in zip(config.rules, right.mean(1), strict=True)}
-    return Audit(
-        num_triples=answers.shape[1],
-        num_ambiguous=int((most < len(config.rules)).sum()),
-        accuracy=float(most.mean() / len(config.rules)),
-        by_rule=by_rule,
-    )
-
-
 def _rules_at(config: TripleInteractionConfig, *, step: int, stream: Stream) -> tuple[str, ...]:
     """The rules that a step draws from."""
     if stream == "eval" or config.phase_steps is None:
@@ -365,12 +340,6 @@ def _answer(config: TripleInteractionConfig, rule: str, a: Any, b: Any, c: Any) 
     if rule == "lookup":
         return lookup_table(config)[a, b, c]
     return symbolic_answer(rule, a, b, c, config.num_values)
-
-
-def _domain(config: TripleInteractionConfig, rule: str) -> np.ndarray:
-    """[values^3] int64: the rule's answers to all the triples that its sequences may hold."""
-    a, b, c = np.indices((config.values_of(rule),) * _NUM_ROLES).reshape(_NUM_ROLES, -1)
-    return _answer(config, rule, a, b, c)
 
 
 def _bindings(config: TripleInteractionConfig, tags: np.ndarray, values: np.ndarray) -> np.ndarray:
