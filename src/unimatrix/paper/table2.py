@@ -139,8 +139,8 @@ TABLE2 = Table(
         "initialisation, dropout 0.1; d = 64, and 60 or 56 where the parameters are matched. The Triple "
         "models see token ids alone, no roles and no rules.",
         "Read out of the counts and of single runs with seed 7, held against the printed numbers: "
-        "Triple-Slot's 2 slots a head with addresses that the heads share; Triple-Hybrid's convolution over 5 "
-        "tokens, once a model, from the embedded tokens through GELU past the blocks and behind the last "
+        "Triple-Slot's 2 slots a head with addresses that the heads share; Triple-Hybrid's convolution over "
+        "5 tokens, once a model, from the embedded tokens through GELU past the blocks and behind the last "
         "LayerNorm. Anywhere before that LayerNorm it is worth nothing (docs/fidelity.md).",
         "Text: Table 1's recipe. 80 steps of AdamW at a constant learning rate of 3e-4, batches of 16 "
         "windows of 128 bytes; bits per byte over the whole validation text. The Transformer's runs are "
