@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from unimatrix.paper.results import Samples, metric_by_seed, naming
 from unimatrix.paper.statistics import mean_interval
@@ -159,7 +160,7 @@ def draw_panels(
     rows = list(zip(table.rows, places, strict=True))
     drawing = Drawing(
         figsize=(9.0, 1.3 + 0.5 * len(rows) + 0.4 * len(headings)),
-        layout="constrained",
+        layout=ConstrainedLayoutEngine(wspace=0.06),  # room between one panel's 100 and the next one's 0
         facecolor=style.page,
     )
     panels = drawing.subplots(1, len(keys), sharex=True, sharey=True)
@@ -169,7 +170,7 @@ def draw_panels(
         axes.set_title(table.column(key).title, color=style.ink, fontsize=10.5)
         axes.tick_params(axis="y", length=0)
     _name_places(panels[0], {place: row.label for row, place in rows}, headings)
-    panels[0].set_xlim(-4.0, 104.0)
+    panels[0].set_xlim(-8.0, 108.0)
     panels[0].set_xticks([0, 50, 100])
     drawing.supxlabel(label, color=style.ink, fontsize=10.5)
     legend(drawing, panels[0], style, columns=4)
