@@ -16,7 +16,7 @@ from unimatrix.paper.recall_experiments import RECALL, RECALL_LR
 from unimatrix.paper.report import render_report
 from unimatrix.paper.summary import NOTHING, summarise
 from unimatrix.paper.table2 import HYBRID, HYBRID_D56, LATENT, SLOT, TABLE2, TRANSFORMER
-from unimatrix.paper.table6 import AUDIT, CHANCE, POINTER, POINTER_LONGER, TABLE6, TYPED
+from unimatrix.paper.table6 import AUDIT, CHANCE, PICKING, POINTER, POINTER_LONGER, TABLE6, TYPED
 from unimatrix.paper.table6 import TRANSFORMER as TRANSFORMER_TRIPLE
 from unimatrix.paper.terminal import print_summaries
 from unimatrix.paper.training_length import TRAINING_LENGTH
@@ -220,8 +220,10 @@ def test_the_share_of_parameters_is_decided_exactly(like_the_paper) -> None:
 
 
 def test_the_baselines_of_table6_are_counted(like_the_paper) -> None:
-    chance, ceiling = summarise(TABLE6, like_the_paper()).lines[-2:]
+    chance, picking, ceiling = summarise(TABLE6, like_the_paper()).lines[-3:]
     assert [cell.ours for cell in chance.cells] == ["6.2", "6.2", "6.2", f"{CHANCE['lookup']:.1f}"]
+    # 14.0625 = one in twelve, and of the others one in sixteen
+    assert [cell.ours for cell in picking.cells] == ["14.1", "6.2", "14.1", "7.5"]
     assert [cell.ours for cell in ceiling.cells] == [f"{100 * AUDIT.by_rule[rule]:.1f}" for rule in RULES]
     assert (chance.seeds_text, ceiling.seeds_text) == (NOTHING, NOTHING)
     # the protocol says what was counted, not what somebody typed
@@ -298,7 +300,8 @@ def test_the_figure_of_rules_has_a_panel_for_each(like_the_paper) -> None:
     assert [axes.get_title() for axes in panels] == ["Copy", "Affine", "Gate", "Lookup"]
     last = {str(line.get_label()): line for line in panels[3].lines}
     assert list(last["ours: mean, 95 % interval"].get_xdata()) == pytest.approx([9.5, 100.0, 11.0, 90.0])
-    assert list(last["exact"].get_xdata()) == pytest.approx([CHANCE["lookup"], 100 * AUDIT.by_rule["lookup"]])
+    exact = [CHANCE["lookup"], 100 * PICKING["lookup"], 100 * AUDIT.by_rule["lookup"]]
+    assert list(last["exact"].get_xdata()) == pytest.approx(exact)
 
 
 def test_training_length_is_drawn_over_steps_and_over_seconds(like_the_paper) -> None:

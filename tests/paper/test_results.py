@@ -184,7 +184,8 @@ def test_rows_of_version_0_1_are_read_and_count_as_the_same_run(tmp_path, result
     kept = read_results(Path(__file__).parents[2] / "docs" / "results" / "tables" / "results.jsonl")
     texts = [run for run in kept if run.on_text]
     assert len(texts) >= 20
-    assert {tuple(run.metrics) for run in texts} == {("bpb", "ppl")}
+    assert all({"bpb", "ppl"} <= run.metrics.keys() for run in texts)
+    assert {tuple(run.metrics) for run in texts if run.experiment.startswith("table1.")} == {("bpb", "ppl")}
 
 
 def test_identity_follows_an_optional_setting_once_it_is_set(result) -> None:
