@@ -6,6 +6,7 @@ from unimatrix.mixers.convolution import ConvolutionState, LocalConvolution
 from unimatrix.mixers.feed_forward import MLP
 from unimatrix.mixers.matrix_state import MatrixStateMixer, MatrixStateMixerState
 from unimatrix.mixers.modulation import DeepEmbed
+from unimatrix.mixers.recurrent_ffn import RecurrentFFN, RecurrentFFNState
 from unimatrix.mixers.routing import PreviousTokenRouting, RoutingState
 from unimatrix.mixers.slot_memory import Recalled, SlotMemory, SlotMemoryMixerState
 from unimatrix.mixers.triple_latent import TripleLatentMixer
@@ -23,6 +24,8 @@ __all__ = [
     "MatrixStateMixerState",
     "PreviousTokenRouting",
     "Recalled",
+    "RecurrentFFN",
+    "RecurrentFFNState",
     "RoutingState",
     "SlotMemory",
     "SlotMemoryMixerState",

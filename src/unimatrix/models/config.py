@@ -65,6 +65,21 @@ class MLPConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecurrentFFNConfig:
+    """A small recurrent memory in the feed-forward layer's place.
+
+    width: channels of its state. query: whether a projection of the token chooses what is read. local_width:
+    of a gated branch without memory beside it, None for none.
+    """
+
+    kind: ClassVar[str] = "recurrent_ffn"
+    width: int = 128
+    query: bool = False
+    local_width: int | None = None
+    backend: Backend = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PreviousTokenRoutingConfig:
     """The paper's ROSA stub: the routed token is the previous one."""
 
@@ -147,6 +162,7 @@ KINDS: dict[str, type] = {
     "matrix_state": MatrixStateConfig,
     "triple_latent": TripleLatentConfig,
     "mlp": MLPConfig,
+    "recurrent_ffn": RecurrentFFNConfig,
     "previous_token": PreviousTokenRoutingConfig,
     "deep_embed": DeepEmbedConfig,
     "associative": AssociativeMemoryConfig,
@@ -173,7 +189,7 @@ class ModelConfig:
     dropout: float = 0.0
     init_std: float = 0.02
     mixer: AttentionConfig | MatrixStateConfig | TripleLatentConfig = AttentionConfig()
-    feed_forward: MLPConfig = MLPConfig()
+    feed_forward: MLPConfig | RecurrentFFNConfig = MLPConfig()
     routing: PreviousTokenRoutingConfig | None = None
     memory: AssociativeMemoryConfig | SlotMemoryConfig | None = None
     deep_embed: DeepEmbedConfig | None = None
@@ -195,7 +211,7 @@ class ModelConfig:
                 value = getattr(part, field.name)
                 if value is not None and not isinstance(value, bool | str):
                     _require_positive(field.name, value)
-        for part in (self.mixer, self.memory):
+        for part in (self.mixer, self.feed_forward, self.memory):
             backend = getattr(part, "backend", "auto")
             if backend not in BACKENDS:
                 raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")

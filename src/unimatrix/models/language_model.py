@@ -21,6 +21,8 @@ from unimatrix.mixers import (
     MatrixStateMixer,
     PreviousTokenRouting,
     Recalled,
+    RecurrentFFN,
+    RecurrentFFNState,
     SlotMemory,
     SlotMemoryMixerState,
     TripleLatentMixer,
@@ -31,6 +33,7 @@ from unimatrix.models.config import (
     AttentionConfig,
     MatrixStateConfig,
     ModelConfig,
+    RecurrentFFNConfig,
     SlotMemoryConfig,
     TripleLatentConfig,
 )
@@ -51,6 +54,15 @@ class LanguageModelState(NamedTuple):
     routing: RoutingState | None
     memory: SlotMemoryMixerState | tuple[AssociativeState, ...] | None = None  # the model's, or one per step
     convolution: ConvolutionState | None = None
+    feed_forward: tuple[RecurrentFFNState, ...] | None = None  # one per depth step, if it is recurrent
+
+
+class BlockState(NamedTuple):
+    """What one depth step carries; None starts afresh, or there is nothing to carry."""
+
+    mixer: Any = None
+    associations: AssociativeState | None = None
+    feed_forward: RecurrentFFNState | None = None
 
 
 class Trace(NamedTuple):
@@ -63,39 +75,40 @@ class Trace(NamedTuple):
 
 
 class Block(nn.Module):
-    """x += mixer(LayerNorm(x)), then x += MLP(LayerNorm(x)); dropout on what is added."""
+    """x += mixer(LayerNorm(x)), then x += feed_forward(LayerNorm(x)); dropout on what is added."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.mixer_norm = nn.LayerNorm(config.d_model)
         self.mixer = _build_mixer(config)
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward = MLP(config.d_model, config.feed_forward.expansion)
+        self.feed_forward = _build_feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
         self.associations = None
         if isinstance(config.memory, AssociativeMemoryConfig):
             self.associations = AssociativeMemory(config.d_model, temperature=config.memory.temperature)
 
     def forward(
-        self,
-        x: Stream,
-        state: Any,
-        beside: AssociativeState | None,
-        *,
-        mask: TokenMask | None,
-        context: Stream | None,
-    ) -> tuple[Stream, Any, AssociativeState | None]:
-        """[B, T, D] to [B, T, D] and the next states of the mixer and of the memory beside it."""
+        self, x: Stream, state: BlockState, *, mask: TokenMask | None, context: Stream | None
+    ) -> tuple[Stream, BlockState]:
+        """[B, T, D] to [B, T, D] and the next state."""
         u = self.mixer_norm(x)
         if context is None:
-            y, state = self.mixer(u, state, mask=mask)
+            y, mixed = self.mixer(u, state.mixer, mask=mask)
         else:
-            y, state = self.mixer(u, state, mask=mask, context=context)
+            y, mixed = self.mixer(u, state.mixer, mask=mask, context=context)
+        associations = None
         if self.associations is not None:
-            retrieved, beside = self.associations(u, beside, mask=mask)
+            retrieved, associations = self.associations(u, state.associations, mask=mask)
             y = y + retrieved
         x = x + self.dropout(y)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state, beside
+        u = self.feed_forward_norm(x)
+        fed = None
+        if isinstance(self.feed_forward, RecurrentFFN):
+            y, fed = self.feed_forward(u, state.feed_forward, mask=mask)
+        else:
+            y = self.feed_forward(u)
+        return x + self.dropout(y), BlockState(mixed, associations, fed)
 
 
 class LanguageModel(nn.Module):
@@ -239,26 +252,36 @@ class LanguageModel(nn.Module):
             recalled, memory = self.memory(tokens, input_ids, memory, mask=mask)
             x = x + self.dropout(recalled.context)
         modulation = None if self.deep_embed is None else self.deep_embed(input_ids)
-        layers, memories = [], []
+        steps: list[BlockState] = []
         for step in range(self.config.depth):
             if self.steps is not None:
                 x = x + self.steps.weight[step]
             block = self.blocks[0 if self.config.shared_depth else step]
-            before = None if state is None else state.layers[step]
-            beside = memory[step] if block.associations is not None and memory is not None else None
-            x, layer, beside = block(x, before, beside, mask=mask, context=context)
+            x, after = block(x, self._block_state(state, step), mask=mask, context=context)
             if modulation is not None:
                 x = x * modulation
-            layers.append(layer)
-            memories.append(beside)
+            steps.append(after)
         if isinstance(self.config.memory, AssociativeMemoryConfig):
-            memory = tuple(memories)
+            memory = tuple(after.associations for after in steps)
         x = self.norm(x)
         if local is not None:
             # behind the last LayerNorm, which would weigh it down to the stream's scale (docs/fidelity.md)
             x = x + self.dropout(local)
-        state = LanguageModelState(position, tuple(layers), routing_state, memory, local_state)
+        fed = tuple(after.feed_forward for after in steps if after.feed_forward is not None) or None
+        layers = tuple(after.mixer for after in steps)
+        state = LanguageModelState(position, layers, routing_state, memory, local_state, fed)
         return x, recalled, state
+
+    def _block_state(self, state: LanguageModelState | None, step: int) -> BlockState:
+        """What the model's state holds for one depth step."""
+        if state is None:
+            return BlockState()
+        beside: Any = state.memory if isinstance(self.config.memory, AssociativeMemoryConfig) else None
+        return BlockState(
+            state.layers[step],
+            None if beside is None else beside[step],
+            None if state.feed_forward is None else state.feed_forward[step],
+        )
 
     def _head(self, x: Stream) -> Tensor:
         """Logits [B, T, V]; without gradients in pieces of rows, since one large product misses the cache."""
@@ -330,6 +353,15 @@ def _build_mixer(config: ModelConfig) -> nn.Module:
         rule_mixing=mixer.rule_mixing,
         spectral_norm=mixer.spectral_norm,
         backend=mixer.backend,
+    )
+
+
+def _build_feed_forward(config: ModelConfig) -> MLP | RecurrentFFN:
+    part = config.feed_forward
+    if not isinstance(part, RecurrentFFNConfig):
+        return MLP(config.d_model, part.expansion)
+    return RecurrentFFN(
+        config.d_model, part.width, query=part.query, local_width=part.local_width, backend=part.backend
     )
 
 

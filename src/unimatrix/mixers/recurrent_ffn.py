@@ -1,0 +1,69 @@
+"""A small recurrent memory in the place of the feed-forward layer: section 5.6 of the paper.
+
+Letters: B batch, T time, D model width, W width of the memory.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimatrix.ops import Backend, signed_scan
+from unimatrix.ops.shapes import Stream, TokenMask
+
+
+class RecurrentFFNState(NamedTuple):
+    """What the memory holds: one size however long the text."""
+
+    s: Tensor  # [B, W], float32 or wider
+
+
+class RecurrentFFN(nn.Module):
+    """y_t = W_y (o_t * s_t) with s_t = tanh(f_t) * s_{t-1} + w_t; f, w, o are projections of x_t.
+
+    The forget gate is signed. No projection has a bias; those of f, w, o (and q) lie in one matrix, so that
+    one product makes them all.
+
+    query: reads q_t * s_t instead of s_t, q a projection too. local_width: adds a branch without memory,
+    mix * W_d (silu(g_t) * u_t), where g and u are projections to that width and mix is a vector [D] that
+    starts at 1; None for no branch.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        width: int,
+        *,
+        query: bool = False,
+        local_width: int | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.query = query
+        self.local_width = local_width
+        self.backend: Backend = backend
+        self.gates = nn.Linear(d_model, (4 if query else 3) * width, bias=False)
+        self.out = nn.Linear(width, d_model, bias=False)
+        if local_width is not None:
+            self.gate_up = nn.Linear(d_model, 2 * local_width, bias=False)
+            self.down = nn.Linear(local_width, d_model, bias=False)
+            self.mix = nn.Parameter(torch.ones(d_model))
+
+    def forward(
+        self, x: Stream, state: RecurrentFFNState | None = None, *, mask: TokenMask | None = None
+    ) -> tuple[Stream, RecurrentFFNState]:
+        """[B, T, D] to [B, T, D]; a masked (False) position leaves the state as it is."""
+        forget, write, output, *query = self.gates(x).split(self.width, dim=-1)  # [B, T, W]
+        # float32 keeps decays next to 1 apart from 1 whatever the model's dtype
+        forget = forget if forget.dtype == torch.float64 else forget.float()
+        before = None if state is None else state.s
+        s, last = signed_scan(torch.tanh(forget), write, before, mask=mask, backend=self.backend)
+        if query:
+            s = query[0] * s
+        y = self.out(output * s)
+        if self.local_width is not None:
+            gate, up = self.gate_up(x).chunk(2, dim=-1)
+            y = y + self.mix * self.down(F.silu(gate) * up)
+        return y, RecurrentFFNState(last)
