@@ -129,11 +129,11 @@ def test_option_names_are_unique_so_that_a_command_line_can_be_flat():
         ({"name": 7}, "name: expected a text, got 7"),
         (
             {"task": 3},
-            "experiment.task: expected an object with a kind among recall, triple-interaction, got 3",
+            "an object with a kind among recall, triple-interaction, signal-noise, got 3",
         ),
         (
             {"task": {"num_pairs": 3}},
-            "experiment.task: expected an object with a kind among recall, triple-interaction, got {",
+            "an object with a kind among recall, triple-interaction, signal-noise, got {",
         ),
         ({"task": {"kind": "sorting"}}, "with a kind among recall"),
         ({"task": {"kind": "recall", "pairs": 3}}, "experiment.task: unknown field 'pairs'; did you mean"),
@@ -184,7 +184,7 @@ def test_settings_that_do_not_fit_together_are_named():
     with pytest.raises(UserError, match="eval_bytes: a task has no text; expected None, got 10"):
         Experiment(task=RecallConfig(), loop=LoopConfig(eval_bytes=10))
     with pytest.raises(
-        UserError, match="task: expected RecallConfig or TripleInteractionConfig or None, got 'recall'"
+        UserError, match=r"task: expected RecallConfig or .* or SignalNoiseConfig or None, got 'recall'"
     ):
         Experiment(task="recall")
 

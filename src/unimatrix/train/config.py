@@ -244,7 +244,7 @@ class Experiment:
 # fingerprint instead of its path
 FREE_AT_RESUME = frozenset(
     {"name", "data", "steps", "eval_every", "eval_bytes", "save_every", "keep_checkpoints", "log_every"}
-    | {"device", "tracker", "eval_num_pairs", "eval_sequences"}
+    | {"device", "tracker", "eval_num_pairs", "eval_num_distractors", "eval_sequences"}
 )
 
 

@@ -3,6 +3,7 @@
 from unimatrix.data.tasks.batch import IGNORE, Batch, Stream
 from unimatrix.data.tasks.catalogue import TASKS, Task, TaskConfig, task_of
 from unimatrix.data.tasks.recall import RecallConfig
+from unimatrix.data.tasks.signal_noise import SignalNoiseConfig
 from unimatrix.data.tasks.triple_interaction import TripleInteractionConfig
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "TASKS",
     "Batch",
     "RecallConfig",
+    "SignalNoiseConfig",
     "Stream",
     "Task",
     "TaskConfig",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
@@ -62,6 +63,21 @@ def scattered(draws: np.ndarray, count: int, *, width: int) -> np.ndarray:
     items = np.sort(first_of_shuffled(draws, count), axis=1)
     # each piece before this one took width - 1 positions more than a single one does
     return items + (width - 1) * np.arange(count)
+
+
+def one_of(input_ids: Tensor, eligible: Tensor, *, seed: int) -> Tensor:
+    """One eligible token per row, each equally often: [B] int64; what a blind guess answers.
+
+    Args:
+        input_ids: [B, T] int64.
+        eligible: [B, T] bool, at least one in each row.
+        seed: of the choice.
+    """
+    counts = eligible.sum(1, keepdim=True).numpy()
+    draws = raw_draws(seed=seed, step=0, stream="eval", rows=len(input_ids), columns=1)
+    chosen = torch.from_numpy((draws % counts.astype(np.uint64)).astype(np.int64))  # [B, 1]
+    place = (eligible & (eligible.cumsum(1) == chosen + 1)).int().argmax(1, keepdim=True)
+    return input_ids.gather(1, place)[:, 0]
 
 
 def read_names(text: str, names: Sequence[str], *, known: str) -> list[int]:

@@ -4,15 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from unimatrix.data.tasks import recall, triple_interaction
+from unimatrix.data.tasks import recall, signal_noise, triple_interaction
 from unimatrix.data.tasks.batch import Batch
 from unimatrix.data.tasks.recall import RecallConfig
+from unimatrix.data.tasks.signal_noise import SignalNoiseConfig
 from unimatrix.data.tasks.triple_interaction import TripleInteractionConfig
 
 # the settings of any task. Each has kind, length, vocab_size and eval_sequences
-TaskConfig = RecallConfig | TripleInteractionConfig
+TaskConfig = RecallConfig | TripleInteractionConfig | SignalNoiseConfig
 
-Config = TypeVar("Config", RecallConfig, TripleInteractionConfig)
+Config = TypeVar("Config", RecallConfig, TripleInteractionConfig, SignalNoiseConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +47,15 @@ TASKS: dict[str, Task[Any]] = {
         fingerprint=triple_interaction.fingerprint,
         symbol=triple_interaction.symbol,
         read_symbols=triple_interaction.read_symbols,
+    ),
+    SignalNoiseConfig.kind: Task(
+        config=SignalNoiseConfig,
+        make=signal_noise.make,
+        chance=signal_noise.chance,
+        variants=signal_noise.variants,
+        fingerprint=signal_noise.fingerprint,
+        symbol=signal_noise.symbol,
+        read_symbols=signal_noise.read_symbols,
     ),
 }
 

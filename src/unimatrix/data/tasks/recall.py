@@ -20,6 +20,7 @@ from unimatrix.data.tasks.batch import (
     Batch,
     Stream,
     first_of_shuffled,
+    one_of,
     raw_draws,
     read_names,
     remainders,
@@ -175,11 +176,7 @@ def guess(config: RecallConfig, input_ids: Tensor, *, seed: int) -> Tensor:
         seed: of the guesses.
     """
     is_value = (input_ids >= config.first_value) & (input_ids < config.first_filler)  # [B, T]
-    counts = is_value.sum(1, keepdim=True).numpy()
-    draws = raw_draws(seed=seed, step=0, stream="eval", rows=len(input_ids), columns=1)
-    chosen = torch.from_numpy((draws % counts.astype(np.uint64)).astype(np.int64))  # [B, 1]
-    place = (is_value & (is_value.cumsum(1) == chosen + 1)).int().argmax(1, keepdim=True)
-    return input_ids.gather(1, place)[:, 0]
+    return one_of(input_ids, is_value, seed=seed)
 
 
 def symbol(config: RecallConfig, token: int) -> str:
