@@ -100,10 +100,11 @@ def test_inspect_reads_a_sequence_of_the_task_or_symbols(call, refused, triple_r
     assert "expected symbols among BOS, COPY" in refused("inspect", out, "--prompt", "BOS QUERY")
 
 
-def test_eval_refuses_pairs(refused, triple_run) -> None:
+@pytest.mark.parametrize("things", ["pairs", "distractors"])
+def test_eval_refuses_pairs_and_distractors(refused, triple_run, things) -> None:
     out, _ = triple_run
-    complaint = f"--num-pairs: {out} was trained on the task triple-interaction, which has no pairs"
-    assert complaint in refused("eval", out, "--num-pairs", "3")
+    complaint = f"--num-{things}: {out} was trained on the task triple-interaction, which has no {things}"
+    assert complaint in refused("eval", out, f"--num-{things}", "3")
     assert "--window: " in refused("eval", out, "--window", "3")
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimatrix.data.tasks import TASKS, RecallConfig, TripleInteractionConfig
+from unimatrix.data.tasks import TASKS, RecallConfig, SignalNoiseConfig, TripleInteractionConfig
 from unimatrix.errors import UserError
 from unimatrix.train.config import (
     FREE_AT_RESUME,
@@ -84,6 +84,8 @@ def test_tasks_of_every_kind_go_to_json_and_back():
     assert Experiment.from_dict(bare).task == TripleInteractionConfig()
     with pytest.raises(UserError, match=r"experiment\.task: unknown field 'num_pairs'"):
         Experiment.from_dict({"task": {"kind": "triple-interaction", "num_pairs": 4}})
+    signal = Experiment(task=SignalNoiseConfig(eval_num_distractors=(0, 15)), loop=LoopConfig(seq_len=64))
+    assert Experiment.from_dict(json.loads(json.dumps(signal.to_dict()))) == signal
 
 
 def test_without_a_task_there_is_none_to_read():

@@ -11,7 +11,7 @@ import tyro
 
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse, usable_device
 from unimatrix.data import Split
-from unimatrix.data.tasks import RecallConfig, TaskConfig, task_of
+from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import TaskScore, bits_per_byte, task_score
 from unimatrix.hf import load
@@ -22,8 +22,8 @@ from unimatrix.train.config import Device
 
 ABOUT = """Bits per byte and perplexity of a trained model on a whole text; or loss and
 accuracy of a model that was trained on a task, on fresh sequences of it and of
-whatever else it was measured on after training (other numbers of pairs, or each
-rule by itself).
+whatever else it was measured on after training (other numbers of pairs or
+distractors, or each rule by itself).
 
 Every byte is predicted exactly once. The text is cut into windows side by
 side, and each window starts afresh, so that a byte sees at most WINDOW bytes
@@ -34,11 +34,12 @@ examples:
   unimatrix eval runs/mytext-unimatrix-core/checkpoint-001000 --split test --carry-state
   unimatrix eval someone/their-model --data another.txt --json
   unimatrix eval runs/recall.unimatrix-core --num-pairs 6 --sequences 10000
+  unimatrix eval runs/signal-noise.recurrent-ffn --num-distractors 15
   unimatrix eval runs/triple.typed-latent --json"""
 
 _WINDOW = 128
 _TEXT_OPTIONS = ("--data", "--data-dir", "--split", "--window", "--carry-state")
-_TASK_OPTIONS = ("--sequences", "--num-pairs", "--seed")
+_TASK_OPTIONS = ("--sequences", "--num-pairs", "--num-distractors", "--seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +58,8 @@ class Options:
     """Of a task: how many fresh sequences; without it as after training."""
     num_pairs: int | None = None
     """Of the recall task: pairs in each sequence; without it as in training."""
+    num_distractors: int | None = None
+    """Of the signal-noise task: unmarked values in each sequence; without it as in training."""
     seed: int | None = None
     """Of a task: another seed's sequences; without it those that were looked at after training."""
     batch_size: int = 64
@@ -83,12 +86,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> int:
     """Print how well the task is answered, and its variants."""
-    if options.num_pairs is not None:
-        if not isinstance(task, RecallConfig):
-            raise UserError(
-                f"--num-pairs: {options.checkpoint} was trained on the task {task.kind}, which has no pairs"
-            )
-        task = dataclasses.replace(task, num_pairs=options.num_pairs, eval_num_pairs=())
+    task = _asked(options, task)
     model = load_checkpoint(find_checkpoint(options.checkpoint)).build_model()
     model = model.to(usable_device(options.device))
     seed = trained_with.loop.seed if options.seed is None else options.seed
@@ -112,6 +110,21 @@ def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> in
         text = score_text(config, loss=part.loss, accuracy=part.accuracy)
         print(f"{variant_title(task, name)}: {text}")
     return 0
+
+
+def _asked(options: Options, task: TaskConfig) -> TaskConfig:
+    """The task with the number that an option gives it, and then no variants; else as in training."""
+    for things, kind in (("pairs", RecallConfig), ("distractors", SignalNoiseConfig)):
+        number = getattr(options, f"num_{things}")
+        if number is None:
+            continue
+        if not isinstance(task, kind):
+            raise UserError(
+                f"--num-{things}: {options.checkpoint} was trained on the task {task.kind}, "
+                f"which has no {things}"
+            )
+        task = dataclasses.replace(task, **{f"num_{things}": number, f"eval_num_{things}": ()})
+    return task
 
 
 def _score_values(task: TaskConfig, score: TaskScore) -> dict[str, float]:

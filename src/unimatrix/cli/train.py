@@ -32,6 +32,7 @@ examples:
   unimatrix train mytext.txt --preset unimatrix-discovery --steps 2000 --d-model 128
   unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4
   unimatrix train --experiment recall.unimatrix-core --num-pairs 6
+  unimatrix train --experiment signal-noise.recurrent-ffn --num-distractors 15
   unimatrix train --experiment triple.typed-latent --table-seed 3
   unimatrix train --resume --out runs/mytext-unimatrix-core"""
 
