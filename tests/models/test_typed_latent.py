@@ -314,7 +314,7 @@ def test_configs_of_both_kinds_survive_json(name):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "mamba"}, "expected no kind or typed_latent, got 'mamba'"),
+        ({"kind": "mamba"}, "expected no kind or typed_latent or mamba2, got 'mamba'"),
         (
             {"kind": "typed_latent", "ranks": 3},
             "typed_latent config: unknown setting 'ranks'",

@@ -1,8 +1,19 @@
 """The models, their configurations, and the paper's models by name."""
 
 from unimatrix.models.config import ClassHeadConfig, ModelConfig
-from unimatrix.models.kinds import AnyModel, AnyModelConfig, config_from_dict, model_from_config
+from unimatrix.models.kinds import (
+    AnyModel,
+    AnyModelConfig,
+    TextModel,
+    TextModelConfig,
+    config_from_dict,
+    model_from_config,
+    text_config_from_dict,
+    text_model_from_config,
+)
 from unimatrix.models.language_model import LanguageModel, LanguageModelState, parameter_count
+from unimatrix.models.mamba2 import Mamba2, Mamba2Config, Mamba2State
+from unimatrix.models.peer_presets import peer_presets
 from unimatrix.models.presets import build, build_language_model, preset_config, presets
 from unimatrix.models.state import select_batch, state_bytes
 from unimatrix.models.task_presets import task_presets
@@ -14,7 +25,12 @@ __all__ = [
     "ClassHeadConfig",
     "LanguageModel",
     "LanguageModelState",
+    "Mamba2",
+    "Mamba2Config",
+    "Mamba2State",
     "ModelConfig",
+    "TextModel",
+    "TextModelConfig",
     "TypedLatent",
     "TypedLatentConfig",
     "TypedLatentState",
@@ -23,9 +39,12 @@ __all__ = [
     "config_from_dict",
     "model_from_config",
     "parameter_count",
+    "peer_presets",
     "preset_config",
     "presets",
     "select_batch",
     "state_bytes",
     "task_presets",
+    "text_config_from_dict",
+    "text_model_from_config",
 ]

@@ -1,6 +1,6 @@
 """The models of the paper by name. A preset is a function that returns a config; PRESETS lists them.
 
-Those made for one task alone are in unimatrix.models.task_presets.
+Those made for one task alone are in unimatrix.models.task_presets, other people's models in peer_presets.
 
 The counts in the docstrings are those the paper prints (V = 259 bytes; V = 64 for recall, both with 128
 positions); tests count the built models against them.
@@ -27,6 +27,7 @@ from unimatrix.models.config import (
 )
 from unimatrix.models.kinds import AnyModel, AnyModelConfig, model_from_config
 from unimatrix.models.language_model import LanguageModel
+from unimatrix.models.peer_presets import PEER_PRESETS
 from unimatrix.models.task_presets import TASK_PRESETS
 from unimatrix.ops import Backend
 
@@ -380,12 +381,12 @@ def presets() -> dict[str, Callable[..., ModelConfig]]:
 
 
 def preset_config(name: str, **overrides: Any) -> AnyModelConfig:
-    """The config of a preset, one of presets() or of task_presets().
+    """The config of a preset, one of presets(), peer_presets() or task_presets().
 
     Raises:
         UserError: an unknown preset or override (the near ones are named), or a value that does not fit.
     """
-    known = PRESETS | TASK_PRESETS
+    known = PRESETS | PEER_PRESETS | TASK_PRESETS
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
         raise UserError(f"preset: unknown name {name!r}; near ones: {', '.join(near)}")
@@ -401,7 +402,7 @@ def build(name: str, **overrides: Any) -> AnyModel:
     """Build a preset with fresh weights, drawn from torch's global generator (seed it before).
 
     Args:
-        name: a key of presets() or of task_presets().
+        name: a key of presets(), peer_presets() or task_presets().
         overrides: what differs from the preset's own settings, the arguments of its function. Of all:
             vocab_size, 259 for bytes (0..255, BOS, EOS, PAD), 64 for the recall task, 53 for
             triple-interaction; max_positions, learned positions, None for streams of any length; dropout. Of
@@ -409,7 +410,8 @@ def build(name: str, **overrides: Any) -> AnyModel:
             transformers; state_dim and backend for the recurrent models; deep_embed_rank and spectral_norm
             for unimatrix-discovery; temperature for unimatrix-assoc; slots, top_k, pointer, write_gate,
             write_gate_bias, memory_width and match_threshold for unimatrix-sparse-pointer; slots for
-            triple-slot; kernel_size for triple-hybrid; rank for typed-latent.
+            triple-slot; kernel_size for triple-hybrid; rank for typed-latent. mamba2 has d_model, num_heads,
+            depth, state_dim and chunk_length, no positions (max_positions is a limit alone) and no MLP.
 
     Raises:
         UserError: an unknown name or override (the near ones are named), or a value that does not fit.
@@ -421,5 +423,6 @@ def build_language_model(name: str, **overrides: Any) -> LanguageModel:
     """`build`, for what needs the general language model; a UserError for a preset of another kind."""
     config = preset_config(name, **overrides)
     if not isinstance(config, ModelConfig):
-        raise UserError(f"preset {name}: knows one task's tokens alone, expected a language model")
+        why = "is a peer's" if name in PEER_PRESETS else "knows one task's tokens alone"
+        raise UserError(f"preset {name}: {why}, expected a language model of this library's own")
     return LanguageModel(config)

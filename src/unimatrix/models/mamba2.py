@@ -1,0 +1,250 @@
+"""Mamba-2 as transformers ships it, behind this library's interface: a peer to compare with, not a rewrite.
+
+Letters: B batch, T time, D model width, V vocabulary, H heads, N state dimension, P = expand * D / H, C
+channels of the convolution.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unimatrix.data.settings import check_positive, check_range, check_types
+from unimatrix.errors import UserError
+from unimatrix.models.config import check_known_settings
+from unimatrix.models.input_checks import check_ids, check_positions, check_shapes
+from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
+
+_FALLBACK = "falling back to its reference PyTorch implementation"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mamba2Config:
+    """Everything that decides a Mamba2's weights and function.
+
+    num_heads: of the recurrence, each expand * d_model / num_heads wide. state_dim: N, numbers that each of
+    these channels keeps. max_positions: the longest sequence that it takes, None for any; there are no
+    position embeddings. chunk_length: what transformers pads a text's length to a multiple of, and scans
+    at a time; its own default of 256 makes short texts slow, and the choice changes nothing but rounding.
+    dropout: on the embeddings and on what each block adds to the stream, as in the other models.
+
+    The rest is transformers' default: a convolution over 4 tokens with bias, no other biases, SiLU, the
+    stream in float32, initial time steps from 0.001 to 0.1, embeddings and projections drawn from N(0, 0.1).
+    """
+
+    kind: ClassVar[str] = "mamba2"
+    vocab_size: int = 259
+    max_positions: int | None = 128
+    d_model: int = 64
+    depth: int = 4
+    num_heads: int = 8
+    state_dim: int = 96
+    expand: int = 2
+    chunk_length: int = 64
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive(self, "vocab_size", "max_positions", "d_model", "depth", "num_heads")
+        check_positive(self, "state_dim", "expand", "chunk_length")
+        check_range(self, "dropout", low=0.0, below=1.0)
+        if self.inner_width % self.num_heads:
+            raise UserError(
+                f"num_heads: expected a divisor of expand * d_model = {self.inner_width}, "
+                f"got {self.num_heads}"
+            )
+
+    @property
+    def inner_width(self) -> int:
+        """Channels of the recurrence, all heads together."""
+        return self.expand * self.d_model
+
+    @property
+    def convolution_width(self) -> int:
+        """C: the recurrence's channels and the two vectors of N that write and read it."""
+        return self.inner_width + 2 * self.state_dim
+
+    @property
+    def recurrent(self) -> bool:
+        """The state has one size however long the text."""
+        return True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values with the kind."""
+        return {"kind": self.kind, **{field.name: getattr(self, field.name) for field in fields(self)}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Mamba2Config":
+        """The inverse of to_dict; raises a UserError for an unknown key, naming the near ones."""
+        rest = {name: value for name, value in values.items() if name != "kind"}
+        check_known_settings(f"{cls.kind} config", rest, [field.name for field in fields(cls)])
+        return cls(**rest)
+
+
+class Mamba2LayerState(NamedTuple):
+    """One block's memory."""
+
+    convolution: Tensor  # [B, C, 4], the last inputs of the convolution
+    recurrence: Tensor  # [B, H, P, N] float32
+
+
+class Mamba2State(NamedTuple):
+    """Everything that a continuation needs; batch first in every tensor."""
+
+    position: Tensor  # [B] int64, real tokens so far
+    layers: tuple[Mamba2LayerState, ...]
+
+
+class Mamba2(nn.Module):
+    """Token ids in, logits and a state out; decoding is the same call on what comes next.
+
+    The weights are those of `transformers.Mamba2ForCausalLM` with tied embeddings and one group, drawn by
+    transformers itself from torch's global generator; `backbone` is its Mamba2Model, and the head is the
+    embedding. On a GPU transformers takes the kernels of the packages mamba-ssm and causal-conv1d where they
+    are installed. The scan computes in float32 whatever the weights are.
+    """
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        import transformers  # here alone: the core needs it for this one model
+
+        self.config = config
+        # the names that transformers' own logging knows it by; without an accelerator there is no faster way
+        logging.getLogger("transformers.integrations.hub_kernels").addFilter(_worth_saying)
+        made = transformers.Mamba2ForCausalLM(
+            transformers.Mamba2Config(
+                vocab_size=config.vocab_size,
+                hidden_size=config.d_model,
+                num_hidden_layers=config.depth,
+                num_heads=config.num_heads,
+                head_dim=config.inner_width // config.num_heads,
+                state_size=config.state_dim,
+                expand=config.expand,
+                chunk_size=config.chunk_length,
+                n_groups=1,
+                tie_word_embeddings=True,
+                pad_token_id=None,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        )
+        self.backbone: Any = made.backbone
+        self.dropout = nn.Dropout(config.dropout)
+        self._make_cache: Any = transformers.DynamicCache
+        if config.dropout > 0.0:
+            for block in self.backbone.layers:
+                block.mixer.register_forward_hook(self._drop)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embeddings, which are the head too."""
+        return self.backbone.embeddings
+
+    def init_state(self, batch_size: int) -> Mamba2State:
+        """The state before the first token, the same as passing None."""
+        config, weight = self.config, self.embedding.weight
+        kernel_size = self.backbone.config.conv_kernel
+        heads = (config.num_heads, config.inner_width // config.num_heads, config.state_dim)
+        layer = Mamba2LayerState(
+            weight.new_zeros(batch_size, config.convolution_width, kernel_size),
+            weight.new_zeros(batch_size, *heads, dtype=torch.float32),
+        )
+        position = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
+        return Mamba2State(position, (layer,) * config.depth)
+
+    def forward(
+        self,
+        input_ids: TokenIds,
+        state: Mamba2State | None = None,
+        *,
+        mask: TokenMask | None = None,
+    ) -> tuple[Tensor, Mamba2State | None]:
+        """Logits for the token after each position.
+
+        Args:
+            input_ids: [B, T] int64, any T >= 0.
+            state: what an earlier call returned for the text before; None starts afresh. Not modified.
+                Gradients go through it in pieces of two tokens or more; a single token with a state is
+                decoding, where transformers writes over what a gradient would need.
+            mask: [B, T] bool; False positions are no tokens, and their logits mean nothing. They must lie
+                before a row's first token, in a call without a state.
+
+        Returns:
+            logits [B, T, V] float32; the state after the last position, or None in training mode without a
+            state: there transformers keeps none, and its fused kernels take none.
+
+        Raises:
+            UserError: a token id outside the vocabulary, more tokens than max_positions, a wrong shape,
+                padding elsewhere.
+        """
+        check_shapes(input_ids, mask)
+        check_ids(input_ids, self.config.vocab_size, training=self.training)
+        if mask is not None:
+            mask = _padding(mask, fresh=state is None)
+        batch, length = input_ids.shape
+        start = input_ids.new_zeros(batch) if state is None else state.position
+        end = start + (length if mask is None else mask.sum(1))
+        if length == 0:
+            nothing = torch.zeros(batch, 0, self.config.vocab_size, device=input_ids.device)
+            return nothing, self.init_state(batch) if state is None else state
+        check_positions(self.config.max_positions, length, end, fresh=state is None and mask is None)
+        if mask is not None and length == 1:
+            # transformers does not look at the mask of a single position
+            input_ids, mask = F.pad(input_ids, (1, 0)), F.pad(mask, (1, 0))
+        keep = state is not None or not self.training
+        out = self.backbone(
+            inputs_embeds=self.dropout(self.embedding(input_ids)),
+            cache_params=None if state is None else self._cache_of(state),
+            use_cache=keep,
+            attention_mask=mask,
+        )
+        x: Stream = out.last_hidden_state[:, -length:]
+        logits = F.linear(x.to(self.embedding.weight.dtype), self.embedding.weight).float()
+        return logits, self._state_of(out.cache_params, end) if keep else None
+
+    def _drop(self, mixer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Dropout on what a block adds to the stream; transformers' own has none."""
+        return self.dropout(output)
+
+    def _cache_of(self, state: Mamba2State) -> Any:
+        """transformers' cache with copies of the state's tensors, since it writes into them."""
+        cache = self._make_cache(config=self.backbone.config)
+        for place, layer in enumerate(state.layers):
+            cache.update_conv_state(layer.convolution, place)
+            cache.update_recurrent_state(layer.recurrence, place)
+        return cache
+
+    def _state_of(self, cache: Any, position: Tensor) -> Mamba2State:
+        """What transformers' cache holds; nothing writes into it any more."""
+        layers = []
+        for place in range(self.config.depth):
+            parts = cache.get_conv_state(place), cache.get_recurrent_state(place)
+            # views: the tensors themselves are marked as staying in place, and torch.compile would hold
+            # every later state to this one's address
+            layers.append(Mamba2LayerState(*(part.view_as(part) for part in parts)))
+        return Mamba2State(position, tuple(layers))
+
+
+def _padding(mask: TokenMask, *, fresh: bool) -> TokenMask | None:
+    """The mask if there is padding where transformers can leave it out, None if there is none.
+
+    Raises:
+        UserError: there is padding elsewhere.
+    """
+    if bool(mask.all()):
+        return None
+    if not fresh or bool((mask[:, 1:] < mask[:, :-1]).any()):
+        raise UserError(
+            "mask: expected padding before a row's first token alone, in a call without a state "
+            "(transformers' Mamba-2 can leave out no other), got padding elsewhere"
+        )
+    return mask
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Without an accelerator there is nothing to install that would be faster."""
+    return torch.accelerator.is_available() or _FALLBACK not in record.getMessage()
