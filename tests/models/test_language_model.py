@@ -8,7 +8,8 @@ import unimatrix
 from unimatrix.models import LanguageModel, language_model, select_batch, state_bytes
 
 PRESETS = tuple(unimatrix.presets())
-GROWING = ("transformer", "unimatrix-assoc")
+RECURRENT_FFN = ("recurrent-ffn", "recurrent-ffn-readout", "recurrent-ffn-hybrid")
+GROWING = ("transformer", "unimatrix-assoc", *RECURRENT_FFN)
 RECURRENT = tuple(name for name in PRESETS if name not in GROWING)
 TOKEN_BY_TOKEN = (*range(1, 13), *range(88, 100))  # of 100, from the first one on, and after a longer piece
 
@@ -139,6 +140,29 @@ def test_assocs_memory_grows():
     assert not model.config.recurrent
 
 
+@pytest.mark.parametrize(
+    ("name", "width"), [("recurrent-ffn", 128), ("recurrent-ffn-readout", 128), ("recurrent-ffn-hybrid", 64)]
+)
+def test_recurrent_ffns_carry_the_cache_and_their_own_state(name, width):
+    """The key-value cache grows with the text; beside it one float32 vector a layer, of one size."""
+    model = trained_size(name, max_positions=None)
+    for length in (1, 100):
+        _, state = model(random_ids(2, length))
+        assert [layer.k.shape for layer in state.layers] == [(2, 4, length, 16)] * 3
+        assert [(part.s.shape, part.s.dtype) for part in state.feed_forward] == [
+            ((2, width), torch.float32)
+        ] * 3
+    assert not model.config.recurrent
+    # neither alone continues the text
+    whole, _ = model(random_ids(2, 100))
+    _, state = model(random_ids(2, 100)[:, :99])
+    last = random_ids(2, 100)[:, 99:]
+    assert_close(model(last, state)[0], whole[:, 99:], "logits")
+    empty = model.init_state(2)
+    for broken in (state._replace(feed_forward=empty.feed_forward), state._replace(layers=empty.layers)):
+        assert not torch.allclose(model(last, broken)[0], whole[:, 99:], atol=1e-3)
+
+
 def test_the_local_convolution_goes_past_the_blocks_to_the_head():
     hybrid = trained_size("triple-hybrid")
     torch.nn.init.normal_(hybrid.convolution.mix.weight, std=0.3)
@@ -165,7 +189,7 @@ def test_select_batch_gathers_rows(name):
         assert_close(got, expected[row : row + 1], "logits")
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", [*RECURRENT, "unimatrix-assoc", *RECURRENT_FFN])
 @pytest.mark.parametrize("backend", ["chunked", "compiled"])
 def test_backends_agree(name, backend):
     reference, fast = trained_size(name, backend="reference"), trained_size(name, backend=backend)
@@ -238,18 +262,23 @@ def test_dropout_works_in_training_alone(name):
     assert torch.equal(model(ids)[0], model(ids)[0])
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", [*RECURRENT, *RECURRENT_FFN])
 def test_bfloat16_model_keeps_a_float32_state(name):
     model = trained_size(name)
     exact = model(random_ids(2, 60))[0]
     logits, state = model.bfloat16()(random_ids(2, 60))
     assert logits.dtype == torch.bfloat16
-    assert {part.dtype for layer in state.layers for part in layer} == {torch.float32}
+    # a key-value cache has the model's own dtype
+    kept = state.feed_forward if name in RECURRENT_FFN else state.layers
+    assert {part.dtype for layer in kept for part in layer} == {torch.float32}
     assert torch.nn.functional.cosine_similarity(logits.float().flatten(), exact.flatten(), dim=0) > 0.99
 
 
-@pytest.mark.parametrize("name", ["transformer", "unimatrix-rosa", "triple-slot", "triple-hybrid"])
+@pytest.mark.parametrize(
+    "name", ["transformer", "unimatrix-rosa", "triple-slot", "triple-hybrid", "recurrent-ffn-hybrid"]
+)
 def test_torch_compile_gives_the_same(name):
+    torch.compiler.reset()  # one process compiles the same code for so many models only
     model = trained_size(name)
     compiled = torch.compile(model, dynamic=False, backend="aot_eager", fullgraph=True)
     expected, got = model(random_ids(2, 40))[0], compiled(random_ids(2, 40))[0]

@@ -25,8 +25,17 @@ def test_counts_are_the_papers(name, vocab_size, count):
     assert parameter_count(unimatrix.build(name, vocab_size=vocab_size)) == count
 
 
-def test_the_paper_prints_a_count_for_every_preset():
-    assert {name for name, _, _ in PRINTED} == set(unimatrix.presets())
+# the paper describes it and prints no count of it
+NOT_PRINTED = "recurrent-ffn-readout"
+
+
+def test_the_paper_prints_a_count_for_every_preset_but_one():
+    assert {name for name, _, _ in PRINTED} | {NOT_PRINTED} == set(unimatrix.presets())
+
+
+def test_readout_has_one_projection_more_than_the_plain_recurrent_ffn():
+    more = parameter_count(unimatrix.build(NOT_PRINTED)) - parameter_count(unimatrix.build("recurrent-ffn"))
+    assert more == 3 * 64 * 128
 
 
 @pytest.mark.parametrize("row", ["triple-latent-d60", "triple-slot-d60", "triple-hybrid-d56"])
