@@ -15,6 +15,8 @@ from unimatrix.models.config import (
     AssociativeMemoryConfig,
     AttentionConfig,
     MatrixStateConfig,
+    ModelConfig,
+    RecurrentFFNConfig,
     SlotMemoryConfig,
     TripleLatentConfig,
 )
@@ -79,7 +81,7 @@ def _mixing_multiply_adds(model: LanguageModel, batch: int, length: int) -> int:
     tokens = batch * length
     attention = config.depth * tokens * (length + 1) // 2 * 2 * config.d_model
     if isinstance(config.mixer, AttentionConfig):
-        return attention
+        return attention + config.depth * tokens * _ffn_multiply_adds(config)
     if isinstance(config.mixer, TripleLatentConfig):
         return config.depth * tokens * config.mixer.num_heads * _latent_multiply_adds(config.mixer)
     assert isinstance(config.mixer, MatrixStateConfig)
@@ -91,6 +93,15 @@ def _mixing_multiply_adds(model: LanguageModel, batch: int, length: int) -> int:
         # a cosine, a score and a weighted value for every slot, once a model
         return recurrence + tokens * config.memory.num_slots * 3 * config.memory.width
     return recurrence
+
+
+def _ffn_multiply_adds(config: ModelConfig) -> int:
+    """Of one token, between the projections of a recurrent FFN: decay and write, what is read, the output."""
+    part = config.feed_forward
+    if not isinstance(part, RecurrentFFNConfig):
+        return 0
+    local = 0 if part.local_width is None else part.local_width + config.d_model
+    return (3 if part.query else 2) * part.width + local
 
 
 def _latent_multiply_adds(mixer: TripleLatentConfig) -> int:
