@@ -3,6 +3,8 @@
 from difflib import get_close_matches
 
 from unimatrix.errors import UserError
+from unimatrix.paper.section56_memory import SECTION56_MEMORY
+from unimatrix.paper.section56_text import SECTION56_FIRST, SECTION56_TUNED
 from unimatrix.paper.table import Table
 from unimatrix.paper.table1 import TABLE1
 from unimatrix.paper.table2 import TABLE2
@@ -21,6 +23,9 @@ TABLES: dict[str, Table] = {
     "table5-all-fillers": TABLE5_ALL_FILLERS,
     "table6": TABLE6,
     "training-length": TRAINING_LENGTH,
+    "section5.6-first": SECTION56_FIRST,
+    "section5.6-tuned": SECTION56_TUNED,
+    "section5.6-memory": SECTION56_MEMORY,
 }
 
 

@@ -6,8 +6,9 @@ counted), and the 95 % Student-t interval of its mean. The verdict is "reproduce
 on the claim's side, "not reproduced" if the whole interval lies on the other side, and "undecided" otherwise;
 with fewer than two seeds it is always undecided. So "at least 75.6 %" asks for more than a mean of 75.6: its
 whole interval. A claim with several comparisons is reproduced if all of them are, not reproduced if any is
-not, else undecided. Claims about parameter counts have nothing random in them and are decided exactly. The
-interval speaks of the seeds, not of the data; the intervals are not corrected for the number of claims.
+not, else undecided. Claims about parameter counts have nothing random in them and are decided exactly. A
+claim that the paper makes of named seeds is decided as it was made, seed by seed and without an interval. The
+intervals speak of the seeds, not of the data; they are not corrected for the number of claims.
 """
 
 import math
@@ -114,25 +115,36 @@ class Comparison:
     unit: Unit
     bound: float = 0.0
 
-    def difference(self, samples: Samples) -> Interval | None:
-        """The paired difference over the seeds that both sides have; None if there is no such seed."""
+    def by_seed(self, samples: Samples) -> dict[int, float]:
+        """The difference of every seed that both sides have, in the order of the seeds."""
         left = self.left.by_seed(samples)
         if isinstance(self.right, int | float):
             right: Mapping[int, float] = dict.fromkeys(left, self.right)
         else:
             right = self.right.by_seed(samples)
-        values = paired_differences(left, right)
+        return dict(zip(sorted(left.keys() & right.keys()), paired_differences(left, right), strict=True))
+
+    def difference(self, samples: Samples) -> Interval | None:
+        """The paired difference over the seeds that both sides have; None if there is no such seed."""
+        values = tuple(self.by_seed(samples).values())
         return mean_interval(values) if values else None
+
+    def holds(self, difference: float) -> bool:
+        """Whether one seed's difference lies on the claim's side, whatever other seeds do."""
+        return self._judged(difference, difference) == "reproduced"
 
     def outcome(self, interval: Interval | None) -> Outcome:
         """The rule of this module's docstring."""
         if interval is None or interval.n < 2:
             return "undecided"
+        return self._judged(interval.low, interval.high)
+
+    def _judged(self, low: float, high: float) -> Outcome:
         if self.side == "within":
-            inside = interval.low > -self.bound and interval.high < self.bound
-            outside = interval.low >= self.bound or interval.high <= -self.bound
+            inside = low > -self.bound and high < self.bound
+            outside = low >= self.bound or high <= -self.bound
         else:
-            low, high = interval.low - self.bound, interval.high - self.bound
+            low, high = low - self.bound, high - self.bound
             if self.side in ("above", "at or above"):
                 low, high = -high, -low
             strict = self.side in ("above", "below")
@@ -176,6 +188,50 @@ class ComparedClaim:
             seeds=min(0 if interval is None else interval.n for interval in intervals),
             details=tuple(comparison.detail(interval) for comparison, interval in judged),
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedBySeedClaim:
+    """A claim about single runs with named seeds, judged as the paper made it: one difference in each seed.
+
+    Reproduced if the comparison holds in each of `seeds`, not reproduced if it fails in one, undecided while
+    one has not run. The details name every seed that has run; the others decide nothing.
+    """
+
+    statement: str
+    source: str
+    seeds: tuple[int, ...]
+    comparison: Comparison
+
+    def judge(self, samples: Samples) -> Verdict:
+        """The verdict over the named seeds that are there."""
+        differences = self.comparison.by_seed(samples)
+        named = [self.comparison.holds(differences[seed]) for seed in self.seeds if seed in differences]
+        outcome: Outcome = "reproduced" if len(named) == len(self.seeds) else "undecided"
+        if not all(named):
+            outcome = "not reproduced"
+        return Verdict(outcome=outcome, seeds=len(named), details=self._details(differences))
+
+    def _details(self, differences: Mapping[int, float]) -> tuple[str, ...]:
+        """Each seed's difference; in how many of them the comparison holds, and in which it must."""
+        comparison, unit = self.comparison, self.comparison.unit
+        if not differences:
+            return (f"{comparison.label}: no seed has both runs",)
+        each = ", ".join(f"{value:+.{unit.digits}f} (seed {seed})" for seed, value in differences.items())
+        count = sum(comparison.holds(value) for value in differences.values())
+        seeds = f"{len(differences)} {'seed' if len(differences) == 1 else 'seeds'}"
+        claimed = f"claimed: in seeds {_listed(self.seeds)}"
+        missing = [seed for seed in self.seeds if seed not in differences]
+        if missing:
+            claimed += f", of which {_listed(missing)} {'has' if len(missing) == 1 else 'have'} not run"
+        return (
+            f"{comparison.label} = {each}, {unit.difference}",
+            f"{comparison.side} {comparison.bound:g} in {count} of {seeds}; {claimed}",
+        )
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return " and ".join(str(seed) for seed in seeds)
 
 
 def _conjunction(outcomes: Sequence[Outcome]) -> Outcome:

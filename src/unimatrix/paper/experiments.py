@@ -2,7 +2,7 @@
 
 Written out where their recipes are: on text in `text_experiments`, on associative recall in
 `recall_experiments`, of the latent models in `latent_experiments`, on triple interaction in
-`triple_experiments`.
+`triple_experiments`, of the recurrent FFNs in `recurrent_experiments`.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from unimatrix.errors import UserError
 from unimatrix.paper.latent_experiments import LATENT_EXPERIMENTS
 from unimatrix.paper.recall_experiments import RECALL_EXPERIMENTS
+from unimatrix.paper.recurrent_experiments import RECURRENT_EXPERIMENTS
 from unimatrix.paper.text_experiments import TEXT_EXPERIMENTS
 from unimatrix.paper.triple_experiments import TRIPLE_EXPERIMENTS
 from unimatrix.train.config import Experiment
@@ -20,6 +21,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     **RECALL_EXPERIMENTS,
     **LATENT_EXPERIMENTS,
     **TRIPLE_EXPERIMENTS,
+    **RECURRENT_EXPERIMENTS,
 }
 
 

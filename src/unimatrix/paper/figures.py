@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from unimatrix.paper.results import Samples, metric_by_seed, naming
+from unimatrix.paper.results import Samples, naming
 from unimatrix.paper.statistics import mean_interval
-from unimatrix.paper.table import Baseline, Row, Table
+from unimatrix.paper.table import Baseline, Column, Row, Table
 
 FORMATS = ("png", "svg")
 PNG_DOTS_PER_INCH = 200
@@ -133,12 +133,12 @@ def draw_metric(table: Table, samples: Samples, style: Style, *, key: str) -> Dr
     """
     if not _is_measured(table, samples, key):
         return None
-    shown = [row for row in table.rows if _has(row, samples, key)]
+    shown = [row for row in table.rows if _has(row, samples, table.column(key))]
     places, headings = _places(shown)
     rows = list(zip(shown, places, strict=True))
     height = 1.3 + 0.62 * len(rows) + 0.5 * len(headings)
     drawing, axes = bare_axes(style, width=7.2, height=height)
-    _draw_rows(axes, rows, samples, style, key=key)
+    _draw_rows(axes, rows, samples, style, column=table.column(key))
     _name_places(axes, {place: row.label for row, place in rows}, headings)
     axes.margins(x=0.06)
     axes.set_xlabel(table.column(key).axis)
@@ -166,7 +166,7 @@ def draw_panels(
     panels = drawing.subplots(1, len(keys), sharex=True, sharey=True)
     for axes, key in zip(panels, keys, strict=True):
         _bare(axes, style)
-        _draw_rows(axes, rows, samples, style, key=key)
+        _draw_rows(axes, rows, samples, style, column=table.column(key))
         axes.set_title(table.column(key).title, color=style.ink, fontsize=10.5)
         axes.tick_params(axis="y", length=0)
     _name_places(panels[0], {place: row.label for row, place in rows}, headings)
@@ -178,24 +178,26 @@ def draw_panels(
 
 
 def _is_measured(table: Table, samples: Samples, key: str) -> bool:
-    return any(metric_by_seed(samples, row.measured_in(key), key) for row in table.trained)
+    return any(table.column(key).values(row, samples) for row in table.trained)
 
 
-def _has(row: Row | Baseline, samples: Samples, key: str) -> bool:
+def _has(row: Row | Baseline, samples: Samples, column: Column) -> bool:
     if isinstance(row, Baseline):
-        return key in row.values
-    return key in row.paper or bool(metric_by_seed(samples, row.measured_in(key), key))
+        return column.key in row.values
+    return column.key in row.paper or bool(column.values(row, samples))
 
 
 def _draw_rows(
-    axes: Axes, rows: Sequence[tuple[Row | Baseline, float]], samples: Samples, style: Style, *, key: str
+    axes: Axes,
+    rows: Sequence[tuple[Row | Baseline, float]],
+    samples: Samples,
+    style: Style,
+    *,
+    column: Column,
 ) -> None:
     """A column's points, the rows at their places from the top down."""
-    measured = [
-        (place, tuple(metric_by_seed(samples, row.measured_in(key), key).values()))
-        for row, place in rows
-        if isinstance(row, Row)
-    ]
+    key = column.key
+    measured = [(place, column.values(row, samples)) for row, place in rows if isinstance(row, Row)]
     means = [(mean_interval(values), place) for place, values in measured if values]
     for interval, place in means:
         if interval.n > 1:
@@ -242,12 +244,11 @@ def draw_over(
     drawing, axes = bare_axes(style, width=7.2, height=4.6)
     for index, key in enumerate(keys):
         color = style.series[1 + index % (len(style.series) - 1)]
-        title = table.column(key).title
+        column = table.column(key)
+        title = column.title
         # side by side, so that no interval hides another
         places = {name: x * 2.0 ** (0.08 * (index - (len(keys) - 1) / 2)) for name, x in positions.items()}
-        values = {
-            row.experiment: tuple(metric_by_seed(samples, row.experiment, key).values()) for row in rows
-        }
+        values = {row.experiment: column.values(row, samples) for row in rows}
         ours = [(places[name], mean_interval(found)) for name, found in values.items() if found]
         for place, interval in ours:
             if interval.n > 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimatrix.paper.claims import Claim
-from unimatrix.paper.results import Samples
+from unimatrix.paper.results import Samples, metric_by_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -62,15 +62,29 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """One measured column: the metric it shows (and the paper's value of that key).
+    """One measured column.
 
+    key: its name, under which rows hold the paper's value, another experiment, or what is known exactly.
     axis: what an axis of this column is called in a figure, with its unit.
+    metric: the metric it shows; "" where that has the column's own name.
+    seed: the one seed whose value it shows; None shows all seeds together.
     """
 
     key: str
     title: str
     digits: int
     axis: str
+    metric: str = ""
+    seed: int | None = None
+
+    def by_seed(self, row: Row, samples: Samples) -> dict[int, float]:
+        """What the column shows of that row: seed -> number, of the seeds that have run."""
+        found = metric_by_seed(samples, row.measured_in(self.key), self.metric or self.key)
+        return {seed: value for seed, value in found.items() if self.seed in (None, seed)}
+
+    def values(self, row: Row, samples: Samples) -> tuple[float, ...]:
+        """The numbers of `by_seed` alone."""
+        return tuple(self.by_seed(row, samples).values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

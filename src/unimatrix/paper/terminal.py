@@ -14,7 +14,8 @@ from unimatrix.paper.summary import Cell, Summary
 _OURS = "ours: mean ± half of the 95 % t-interval over n seeds"
 _RULE_IN_SHORT = (
     "A verdict follows from the 95 % t-interval of the difference seed by seed: the whole of it on one side, "
-    "or undecided. It speaks of the seeds only, not of other texts."
+    "or undecided; where a claim names its seeds, from the side in each of them. It speaks of the seeds "
+    "only, not of other texts."
 )
 _OUTCOME_STYLE: dict[Outcome, str] = {
     "reproduced": "bold green",
