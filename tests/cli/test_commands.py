@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from unimatrix.cli.arguments import option_value
-from unimatrix.models import presets, task_presets
+from unimatrix.models import peer_presets, presets, task_presets
 from unimatrix.paper.published import published_parameters
 from unimatrix.train import Experiment
 
@@ -243,17 +243,21 @@ def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
     code, out, _ = call("models", "--json")
     assert code == 0
     rows = {row["name"]: row for row in json.loads(out)}
-    assert rows.keys() == presets().keys() | task_presets().keys()
+    assert rows.keys() == presets().keys() | peer_presets().keys() | task_presets().keys()
     for name in presets():
         row = rows[name]
         # the paper prints the recall counts alone of models with a memory, and never those of triple-latents
-        if name not in ("unimatrix-assoc", "unimatrix-sparse-pointer"):
+        # and recurrent FFNs, of which the one with a readout has none at all
+        if name not in ("unimatrix-assoc", "unimatrix-sparse-pointer", "recurrent-ffn-readout"):
             assert row["parameters_bytes"] == published_parameters(name)
-        if not name.startswith("triple-"):
+        if not name.startswith(("triple-", "recurrent-ffn")):
             printed = published_parameters(name, setting="recall_vocab64_positions128")
             assert row["parameters_recall"] == printed
         grows = row["state_bytes"]["4096"] > row["state_bytes"]["128"]
-        assert grows == (name in ("transformer", "unimatrix-assoc"))
+        assert grows == (name in ("transformer", "unimatrix-assoc") or name.startswith("recurrent-ffn"))
+    # 4 blocks: a convolution over 4 tokens of 2 * 64 + 2 * 96 channels, and 2 * 64 channels of 96 numbers
+    sizes = dict.fromkeys(("128", "4096"), 8 + 4 * 4 * (4 * (2 * 64 + 2 * 96) + 2 * 64 * 96))
+    assert rows["mamba2"]["state_bytes"] == sizes
     for name in task_presets():
         row = rows[name]
         printed = published_parameters(name, setting="triple_interaction_vocab53_positions49")
@@ -265,7 +269,7 @@ def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
 def test_models_as_a_table_fits_a_terminal(call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = call("models")
-    for name in presets() | task_presets():
+    for name in presets() | peer_presets() | task_presets():
         assert f" {name} " in out
     assert "83,140" in out
     assert "18,496" in out

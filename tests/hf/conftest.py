@@ -1,5 +1,6 @@
 """Small models whose next token is clear-cut, and the plain loops that everything is compared with."""
 
+import inspect
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,7 +31,7 @@ def make_model() -> Callable[..., UniMatrixForCausalLM]:
     def make(preset: str, *, seed: int = 0, **overrides) -> UniMatrixForCausalLM:
         torch.manual_seed(seed)
         settings = {"d_model": 16, "num_heads": 2, "depth": 2}
-        if preset != "transformer":
+        if "state_dim" in inspect.signature(presets()[preset]).parameters:
             settings["state_dim"] = 8
         language_model = build(preset, **settings | overrides)
         # fresh weights leave the next token to rounding; wide ones make it clear, and unlike any fresh draw

@@ -13,9 +13,11 @@ from rich.table import Table
 from unimatrix.cli.arguments import parse
 from unimatrix.data.tasks import TripleInteractionConfig
 from unimatrix.models import (
+    LanguageModel,
+    Mamba2,
     build,
-    build_language_model,
     parameter_count,
+    peer_presets,
     presets,
     state_bytes,
     task_presets,
@@ -24,9 +26,9 @@ from unimatrix.models import (
 ABOUT = """List the presets: what each is, its parameters, and the size of its state.
 
 Everything is counted on built models. The state is what one sequence carries
-after so many tokens, in float32, in the model without positions. Presets made
-for one task alone are in a table of their own, with that task's vocabulary and
-length.
+after so many tokens, in float32, in the model without positions. The last one,
+mamba2, is transformers' own, to compare with. Presets made for one task alone
+are in a table of their own, with that task's vocabulary and length.
 
 examples:
   unimatrix models
@@ -69,7 +71,7 @@ class TaskPreset:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="models", about=ABOUT)
-    rows = [describe(name) for name in presets()]
+    rows = [describe(name) for name in presets() | peer_presets()]
     task_rows = [describe_task_preset(name) for name in task_presets()]
     if options.json:
         print(json.dumps([asdict(row) for row in (*rows, *task_rows)], indent=2))
@@ -84,7 +86,7 @@ def describe(name: str) -> Preset:
     """Build the preset and count."""
     return Preset(
         name=name,
-        does=_does(presets()[name]),
+        does=_does(_function(name)),
         parameters_bytes=parameter_count(build(name, vocab_size=BYTE_VOCABULARY)),
         parameters_recall=parameter_count(build(name, vocab_size=RECALL_VOCABULARY)),
         state_bytes=_measured_state(name),
@@ -107,6 +109,10 @@ def describe_task_preset(name: str) -> TaskPreset:
     )
 
 
+def _function(name: str) -> Callable[..., object]:
+    return (presets() | peer_presets())[name]
+
+
 def _does(preset: Callable[..., object]) -> str:
     """The first line of a preset's docstring, without the counts at its end, which have their own columns."""
     summary = (inspect.getdoc(preset) or "").split("\n")[0]
@@ -116,9 +122,10 @@ def _does(preset: Callable[..., object]) -> str:
 @torch.no_grad()
 def _measured_state(name: str) -> dict[int, int]:
     # every form carries the same state; the chunked one, unlike the compiled one, needs no kernel first
-    has_forms = "backend" in inspect.signature(presets()[name]).parameters
+    has_forms = "backend" in inspect.signature(_function(name)).parameters
     form = {"backend": "chunked"} if has_forms else {}
-    model = build_language_model(name, max_positions=None, **form).eval()
+    model = build(name, max_positions=None, **form).eval()
+    assert isinstance(model, LanguageModel | Mamba2)
     state = None
     if model.config.recurrent:  # one size however long the text, so that one token tells it
         _, state = model(torch.zeros(1, 1, dtype=torch.int64))

@@ -1,8 +1,8 @@
 """The model's configuration in the form that transformers saves, loads and registers.
 
-`UniMatrixConfig.model` is `ModelConfig.to_dict()`, whole, and the only thing that a model is built from.
-The names that transformers and its tools look for (vocab_size, hidden_size, ...) are read off it, so the
-two can never disagree.
+`UniMatrixConfig.model` is the model config's `to_dict()`, whole, and all that a model is built from. The
+names that transformers and its tools look for (vocab_size, hidden_size, ...) are read off it, so the two can
+never disagree.
 """
 
 from typing import Any
@@ -10,16 +10,16 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from unimatrix.data.tokenizer import BOS, EOS, PAD
-from unimatrix.models import ModelConfig, preset_config
+from unimatrix.models import ModelConfig, TextModelConfig, preset_config, text_config_from_dict
 
 DEFAULT_PRESET = "unimatrix-core"
 
 
 class UniMatrixConfig(PreTrainedConfig):
-    """A `ModelConfig`, dressed for transformers.
+    """A `ModelConfig` (or a peer's), dressed for transformers.
 
     Args:
-        model: `ModelConfig.to_dict()`; None means the preset `unimatrix-core` at the paper's size.
+        model: its `to_dict()`; None means the preset `unimatrix-core` at the paper's size.
         use_cache: whether a forward pass outside training returns the model's state (as `past_key_values`).
         bos_token_id, eos_token_id, pad_token_id: the byte vocabulary's; ids that the model's vocabulary
             does not reach become None.
@@ -38,7 +38,7 @@ class UniMatrixConfig(PreTrainedConfig):
     pad_token_id: int | None = PAD
 
     def __post_init__(self, **kwargs: Any) -> None:
-        config = preset_config(DEFAULT_PRESET) if self.model is None else ModelConfig.from_dict(self.model)
+        config = preset_config(DEFAULT_PRESET) if self.model is None else text_config_from_dict(self.model)
         self.model = config.to_dict()
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             token_id = getattr(self, name)
@@ -47,14 +47,14 @@ class UniMatrixConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_model_config(cls, config: ModelConfig) -> "UniMatrixConfig":
+    def from_model_config(cls, config: TextModelConfig) -> "UniMatrixConfig":
         """Wrap a model configuration."""
         return cls(model=config.to_dict())
 
-    def to_model_config(self) -> ModelConfig:
+    def to_model_config(self) -> TextModelConfig:
         """The model configuration to build from."""
         assert self.model is not None, "filled in when the configuration was made"
-        return ModelConfig.from_dict(self.model)
+        return text_config_from_dict(self.model)
 
     @property
     def vocab_size(self) -> int:
@@ -70,7 +70,8 @@ class UniMatrixConfig(PreTrainedConfig):
 
     @property
     def num_attention_heads(self) -> int:
-        return self.to_model_config().mixer.num_heads
+        config = self.to_model_config()
+        return config.mixer.num_heads if isinstance(config, ModelConfig) else config.num_heads
 
     @property
     def max_position_embeddings(self) -> int:

@@ -1,8 +1,8 @@
 """The language model as transformers sees it: `generate`, Trainer, `save_pretrained`, `from_pretrained`.
 
-A thin adapter. The mathematics is `unimatrix.models.LanguageModel`, reachable as `.language_model`; what
-is added here is the shape of transformers' interfaces. The model's state travels through `generate` as
-`past_key_values`, so the prompt is read once and each further step feeds one token.
+A thin adapter. The mathematics is `unimatrix.models.LanguageModel` (or a peer, `Mamba2`), reachable as
+`.language_model`; what is added here is the shape of transformers' interfaces. The model's state travels
+through `generate` as `past_key_values`, so the prompt is read once and each further step feeds one token.
 
 Letters: B batch, T time, V vocabulary, P tokens already in the state.
 """
@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple
 
 from unimatrix.errors import UserError
 from unimatrix.hf.config import UniMatrixConfig
-from unimatrix.models import LanguageModel, select_batch
+from unimatrix.models import LanguageModel, TextModel, select_batch, text_model_from_config
 
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
 
@@ -113,10 +113,10 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
     _is_stateful = True
     _supports_context_parallel = False  # the state is not exchanged between ranks
 
-    def __init__(self, config: UniMatrixConfig, language_model: LanguageModel | None = None) -> None:
+    def __init__(self, config: UniMatrixConfig, language_model: TextModel | None = None) -> None:
         super().__init__(config)
         self.language_model = (
-            LanguageModel(config.to_model_config()) if language_model is None else language_model
+            text_model_from_config(config.to_model_config()) if language_model is None else language_model
         )
         # the language model has drawn its weights; on the meta device they are still to come, from a file
         if not any(parameter.is_meta for parameter in self.parameters()):
@@ -125,7 +125,7 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     @classmethod
-    def from_language_model(cls, language_model: LanguageModel) -> "UniMatrixForCausalLM":
+    def from_language_model(cls, language_model: TextModel) -> "UniMatrixForCausalLM":
         """Wrap a built model. The weights are shared, not copied; no random number is drawn."""
         model = cls(UniMatrixConfig.from_model_config(language_model.config), language_model)
         return model.train(language_model.training)
@@ -171,7 +171,8 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         Returns:
             loss (scalar float32 or None), logits [B, T, V], past_key_values (`UniMatrixCache` or None).
         Raises:
-            UserError: the mask does not fit the tokens, or an argument that this model does not know.
+            UserError: the mask does not fit the tokens, an argument that this model does not know, or a state
+                that it does not keep (Mamba-2 in training mode).
         """
         for name, value in kwargs.items():
             if name not in LOSS_KWARGS and value is not None and value is not False:
@@ -190,6 +191,8 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
             mask=_new_columns(attention_mask, input_ids, 0 if cache is None else cache.seq_length),
         )
         if cache is not None and use_cache:
+            if state is None:
+                raise UserError("use_cache: Mamba-2 keeps no state in training mode, got use_cache=True")
             cache.state, cache.seq_length = state, cache.seq_length + input_ids.shape[1]
 
         loss = None
@@ -211,7 +214,10 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         assert isinstance(value, nn.Embedding)
-        self.language_model.embedding = value
+        if isinstance(self.language_model, LanguageModel):
+            self.language_model.embedding = value
+        else:
+            self.language_model.backbone.set_input_embeddings(value)
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any

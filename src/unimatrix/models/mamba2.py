@@ -149,12 +149,14 @@ class Mamba2(nn.Module):
         config, weight = self.config, self.embedding.weight
         kernel_size = self.backbone.config.conv_kernel
         heads = (config.num_heads, config.inner_width // config.num_heads, config.state_dim)
-        layer = Mamba2LayerState(
-            weight.new_zeros(batch_size, config.convolution_width, kernel_size),
-            weight.new_zeros(batch_size, *heads, dtype=torch.float32),
+        layers = tuple(
+            Mamba2LayerState(
+                weight.new_zeros(batch_size, config.convolution_width, kernel_size),
+                weight.new_zeros(batch_size, *heads, dtype=torch.float32),
+            )
+            for _ in range(config.depth)
         )
-        position = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
-        return Mamba2State(position, (layer,) * config.depth)
+        return Mamba2State(weight.new_zeros(batch_size, dtype=torch.int64), layers)
 
     def forward(
         self,

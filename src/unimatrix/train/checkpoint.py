@@ -29,7 +29,7 @@ from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
-from unimatrix.models import AnyModel, LanguageModel, config_from_dict, model_from_config
+from unimatrix.models import AnyModel, TypedLatent, config_from_dict, model_from_config
 
 TRAINER = "trainer.json"
 CONFIG = "config.json"
@@ -45,7 +45,7 @@ class Checkpoint:
     """A checkpoint read back and verified.
 
     weights: the model's state dict. optimizer, rng: as unimatrix.train.state names them.
-    model_config: to_dict() of its config, of either kind. trainer: the contents of trainer.json.
+    model_config: to_dict() of its config, of whatever kind. trainer: the contents of trainer.json.
     """
 
     folder: Path
@@ -205,7 +205,7 @@ def _write_files(
 
 
 def _write_model(folder: Path, model: AnyModel) -> None:
-    if not isinstance(model, LanguageModel):
+    if isinstance(model, TypedLatent):
         # transformers and hf.load tell by the type that this is none of theirs
         values = {"model_type": model.config.kind, "model": model.config.to_dict()}
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

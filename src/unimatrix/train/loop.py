@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from unimatrix.data import Corpus
-from unimatrix.models import AnyModel, LanguageModel, parameter_count
+from unimatrix.models import AnyModel, LanguageModel, Mamba2, parameter_count
 from unimatrix.ops import chosen_backends
 from unimatrix.train.checkpoint import latest_checkpoint
 from unimatrix.train.config import Experiment
@@ -41,8 +41,9 @@ class TrainResult:
     curve: (step, bits per byte; or a task's accuracy in percent) of each evaluation; only the last one is
         sure to have seen the whole text.
     data: see `unimatrix.train.sources.describe`.
-    backend: the form of the model's own op that ran ("chunked", ...); "torch" where it has none of its own;
-        with slots the form of their op too ("compiled, slots compiled").
+    backend: the form of the model's own op that ran ("chunked", ...); "torch" where it has none of its own,
+        "transformers" for Mamba-2, which is theirs; with slots the form of their op too ("compiled, slots
+        compiled").
     interrupted: stopped before its last step. stop_signal: the Ctrl-C or SIGTERM that came, if one did, even
         too late to interrupt this run.
     checkpoint: the last one written.
@@ -154,6 +155,8 @@ def train(
 
 
 def _backend(model: AnyModel) -> str:
+    if isinstance(model, Mamba2):
+        return "transformers"
     if not isinstance(model, LanguageModel):
         return "torch"
     chosen = chosen_backends()
