@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from unimatrix.data.tasks import RecallConfig
+from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig
 from unimatrix.paper.experiments import experiment
 from unimatrix.paper.results import Result
 from unimatrix.train import describe
@@ -27,6 +27,10 @@ PARAMETERS = {
         "triple-latent": 187_928,
         "triple-slot": 188_024,
         "triple-hybrid": 208_472,
+        "recurrent-ffn": 173_888,
+        "recurrent-ffn-readout": 198_464,
+        "recurrent-ffn-hybrid": 174_080,
+        "mamba2": 173_408,
     },
     "task": {
         "transformer": 162_368,
@@ -40,6 +44,10 @@ PARAMETERS = {
         "triple-hybrid": 195_992,
         "transformer-triple": 107_664,
         "typed-latent": 18_496,
+        "recurrent-ffn": 157_312,
+        "recurrent-ffn-readout": 181_888,
+        "recurrent-ffn-hybrid": 157_504,
+        "mamba2": 160_928,
     },
 }
 # where one preset has several sizes
@@ -49,6 +57,9 @@ OTHER_SIZES = {
     "table2.triple-hybrid-d56": 169_424,
     "triple.sparse-pointer": 69_254,
     "triple.sparse-pointer-10x": 69_254,
+    # half as many positions
+    "recall64.transformer": 158_272,
+    "signal-noise.transformer": 158_272,
 }
 
 
@@ -77,6 +88,8 @@ def make_result(name: str, seed: int, value: float | Sequence[float], **changes:
         variants = zip(task.eval_num_pairs, several, strict=False)
         suffixes = {"": several[0]} | {f"_{number}_pairs": accuracy for number, accuracy in variants}
         metrics, data = task_metrics(suffixes), describe(task)
+    elif isinstance(task, SignalNoiseConfig):
+        metrics, data = task_metrics({"": several[0]}), describe(task)
     else:
         by_rule = {f"_{rule}": accuracy for rule, accuracy in zip(task.rules, several, strict=True)}
         metrics, data = task_metrics({"": sum(several) / 4} | by_rule), describe(task)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from unimatrix.paper.claims import BPB, POINTS, ComparedClaim, Comparison, Gain, Measured
+from unimatrix.paper.claims import BPB, POINTS, ComparedClaim, Comparison, Gain, Measured, SeedBySeedClaim
 from unimatrix.paper.statistics import Interval
 from unimatrix.paper.table1 import CORE, DISCOVERY, NEARLY_IDENTICAL_BPB, ROSA, TABLE1, TRANSFORMER
 
@@ -199,3 +199,74 @@ def test_a_gain_is_compared_with_a_gain_seed_by_seed(samples) -> None:
     interval = more.difference(values)
     assert interval is not None
     assert (interval.mean, interval.n) == (6.5, 2)
+
+
+def in_seeds_7_and_11(side="below", bound=0.0) -> SeedBySeedClaim:
+    comparison = Comparison(
+        label="Core - Transformer",
+        left=Measured(CORE, "bpb"),
+        right=Measured(TRANSFORMER, "bpb"),
+        side=side,
+        bound=bound,
+        unit=BPB,
+    )
+    return SeedBySeedClaim(
+        statement="Core is below in seeds 7 and 11", source="nowhere", seeds=(7, 11), comparison=comparison
+    )
+
+
+@pytest.mark.parametrize(
+    ("core", "expected", "seeds"),
+    [
+        ({7: 4.5, 11: 4.9}, "reproduced", 2),
+        # the other seeds decide nothing
+        ({7: 4.5, 11: 4.9, 13: 6.0, 17: 6.0}, "reproduced", 2),
+        ({7: 4.5, 11: 5.1, 13: 4.0}, "not reproduced", 2),
+        # neither is below
+        ({7: 4.5, 11: 5.0}, "not reproduced", 2),
+        ({7: 4.5, 13: 4.5}, "undecided", 1),
+        # whatever the other one will be
+        ({11: 5.5}, "not reproduced", 1),
+        ({13: 4.5}, "undecided", 0),
+        ({}, "undecided", 0),
+    ],
+)
+def test_a_claim_about_named_seeds_is_decided_in_each_of_them(samples, core, expected, seeds) -> None:
+    runs = samples({CORE: core, TRANSFORMER: dict.fromkeys((7, 11, 13, 17, 19), 5.0)})
+    verdict = in_seeds_7_and_11().judge(runs)
+    assert (verdict.outcome, verdict.seeds) == (expected, seeds)
+
+
+def test_a_claim_about_named_seeds_shows_every_seed(samples) -> None:
+    transformer = dict.fromkeys(SEEDS, 5.0)
+    runs = samples({CORE: {7: 4.5, 13: 5.25}, TRANSFORMER: transformer})
+    verdict = in_seeds_7_and_11().judge(runs)
+    assert verdict.text == "undecided at n = 1 seed"
+    assert verdict.details == (
+        "Core - Transformer = -0.5000 (seed 7), +0.2500 (seed 13), BPB",
+        "below 0 in 1 of 2 seeds; claimed: in seeds 7 and 11, of which 11 has not run",
+    )
+    verdict = in_seeds_7_and_11().judge(samples({CORE: {13: 4.5}, TRANSFORMER: transformer}))
+    assert verdict.text == "undecided at n = 0 seeds"
+    assert (
+        verdict.details[1]
+        == "below 0 in 1 of 1 seed; claimed: in seeds 7 and 11, of which 7 and 11 have not run"
+    )
+    assert in_seeds_7_and_11().judge({}).details == ("Core - Transformer: no seed has both runs",)
+
+
+@pytest.mark.parametrize(
+    ("side", "bound", "value", "expected"),
+    [
+        ("below", 0.0, -0.1, True),
+        ("below", 0.0, 0.0, False),
+        ("at or below", 0.0, 0.0, True),
+        ("above", 0.5, 0.6, True),
+        ("above", 0.5, 0.5, False),
+        ("at or above", 0.5, 0.5, True),
+        ("within", 0.5, -0.4, True),
+        ("within", 0.5, -0.5, False),
+    ],
+)
+def test_one_difference_lies_on_the_claims_side_or_not(side, bound, value, expected) -> None:
+    assert in_seeds_7_and_11(side, bound).comparison.holds(value) is expected

@@ -43,7 +43,9 @@ def _numbers(summary: Summary) -> Grid:
     for column, printed in zip(summary.table.columns, summary.printed, strict=True):
         if printed and not summary.stacked:
             grid.add_column("\npaper", justify="right", no_wrap=True)
-        ours = "ours\npaper" if printed and summary.stacked else "ours"
+        # the title of every column stands on the first line
+        below = "paper" if printed else ""
+        ours = f"ours\n{below}" if summary.stacked else "ours"
         grid.add_column(f"{column.title}\n{ours}", justify="right", no_wrap=True)
     grid.add_column("n", justify="right", no_wrap=True, min_width=2)
     group = ""
