@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unimatrix import UserError, build
-from unimatrix.bench import chunk_length, decode, recall, throughput
+from unimatrix.bench import chunk_length, decode, equality, recall, throughput
 from unimatrix.bench.ceiling import measure_ceiling
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.models import parameter_count
@@ -83,9 +83,16 @@ def test_the_better_mode_counts():
         row("transformer", "compile", 20.0),
         row("unimatrix-core", "eager", 60.0),
         row("unimatrix-core", "compile", 30.0),
+        row("mamba2", "eager", 5.0),
     ]
-    (ratio,) = throughput.ratios(rows, ["transformer", "unimatrix-core"])
+    ours = ["transformer", "unimatrix-core"]
+    (ratio,) = throughput.ratios(rows, ours)
     assert (ratio["ratio"], ratio["mode"], ratio["baseline_mode"]) == (3.0, "eager", "compile")
+    over_peer = throughput.peer_ratios(rows, ours, ["mamba2"])
+    assert [(r["model"], r["peer"], r["ratio"], r["mode"], r["peer_mode"]) for r in over_peer] == [
+        ("transformer", "mamba2", 4.0, "compile", "eager"),
+        ("unimatrix-core", "mamba2", 12.0, "eager", "eager"),
+    ]
 
 
 def test_nothing_is_timed_when_the_fast_form_is_wrong(tmp_path, monkeypatch):
@@ -105,7 +112,7 @@ def test_a_wrong_compiled_model_is_refused():
     model = build("unimatrix-core")
     ids = torch.zeros(1, 5, dtype=torch.int64)
     with pytest.raises(UserError, match=r"under torch\.compile differs from eager mode"):
-        throughput.check_compiled(lambda x: (model(x)[0] + 1.0, None), model, ids, "unimatrix-core")
+        equality.check_compiled(lambda x: (model(x)[0] + 1.0, None), model, ids, "unimatrix-core")
 
 
 def test_without_a_compiler_eager_mode_is_measured_and_it_is_said(monkeypatch):
@@ -156,11 +163,13 @@ def test_the_latent_models_count_their_convolution_and_their_slots():
     assert counts["triple-hybrid"] - counts["triple-latent"] == 8 * 5 * 64 * 64
 
 
-@pytest.mark.parametrize("name", ["unimatrix-core", "triple-latent", "triple-slot", "triple-hybrid"])
+@pytest.mark.parametrize(
+    "name", ["unimatrix-core", "triple-latent", "triple-slot", "triple-hybrid", "recurrent-ffn"]
+)
 def test_equality_is_measured_against_the_reference_form(name):
-    assert throughput.check_equality(name) < throughput.EQUALITY_TOLERANCE
-    op = "matrix_state" if name == "unimatrix-core" else "triple_latent"
-    assert chosen_backends()[op] == "reference"  # what ran last
+    assert equality.check_equality(name) < equality.EQUALITY_TOLERANCE
+    ops = {"unimatrix-core": "matrix_state", "recurrent-ffn": "signed_scan"}
+    assert chosen_backends()[ops.get(name, "triple_latent")] == "reference"  # what ran last
 
 
 def test_decode_compares_positions(tmp_path):

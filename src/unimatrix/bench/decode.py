@@ -61,7 +61,7 @@ def run(
             }
         )
         say(
-            f"{name:<16} position {int(position):>7,}: {rows[-1]['us_per_token']:8.0f} us/token, "
+            f"{name:<24} position {int(position):>7,}: {rows[-1]['us_per_token']:8.0f} us/token, "
             f"{rows[-1]['over_nearest']:.2f} of that at {min(positions)}, state {sizes[key]:,} bytes"
         )
     path = out / "decode.json"

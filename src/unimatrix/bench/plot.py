@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart with any colour vision; markers differ as well
-COLOURS = ("#555b64", "#0072b2", "#d55e00", "#009e73", "#cc79a7")
-MARKERS = ("o", "s", "^", "D", "v")
+COLOURS = ("#555b64", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 TITLES = {"forward": "Forward pass", "training": "Training step"}
 
 
@@ -19,6 +19,10 @@ def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
     rows = result["rows"]
     passes = list(dict.fromkeys(row["what"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
+    peers = list(result.get("peer_equality", ()))  # older results know no peers
+    compared = [name for name in models if name not in peers][-1]  # the model whose ratios are written
+    if compared == models[0]:
+        compared = models[-1]
     figure = Figure(figsize=(5.2 * len(passes), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(1, len(passes), squeeze=False, sharey=True)
@@ -33,9 +37,10 @@ def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
                 list(best.values()),
                 color=COLOURS[number % len(COLOURS)],
                 marker=MARKERS[number % len(MARKERS)],
-                label=model,
+                linestyle="--" if model in peers else "-",
+                label=f"{model} (peer)" if model in peers else model,
             )
-        for ratio in (r for r in result["ratios"] if r["what"] == what and r["model"] == models[-1]):
+        for ratio in (r for r in result["ratios"] if r["what"] == what and r["model"] == compared):
             top = max(
                 row["tokens_per_s"] for row in rows if (row["length"], row["what"]) == (ratio["length"], what)
             )
@@ -61,9 +66,11 @@ def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("tokens per second")
-    figure.axes[0].legend(frameon=False, loc="lower left")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    # below the panels, where it covers no line
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2 * len(passes))
     figure.suptitle(
-        f"numbers: {models[-1]} over {models[0]}, each at the better of eager and torch.compile\n"
+        f"numbers: {compared} over {models[0]}, each at the better of eager and torch.compile\n"
         f"{result['machine']} · {result['threads']} threads used · torch {result['versions']['torch']}",
         fontsize=9,
         x=0.01,

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from unimatrix.bench.throughput import BASELINE, check_compiled, check_equality, runnable_modes
+from unimatrix.bench.equality import check_compiled, check_equality
+from unimatrix.bench.throughput import BASELINE, runnable_modes
 from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.data.tasks import RecallConfig
 from unimatrix.data.tasks.recall import make
@@ -63,6 +64,8 @@ def run(
     Raises:
         UserError: a length too short for the task, or a fast form that does not equal its reference.
     """
+    for length in lengths:
+        RecallConfig(length=length)  # one that is too short is refused before anything is timed
     modes = runnable_modes(modes, say)
     out.mkdir(parents=True, exist_ok=True)
     names = [BASELINE, *(name for name in models if name != BASELINE)]

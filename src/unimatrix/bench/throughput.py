@@ -1,7 +1,8 @@
 """Tokens per second of whole models over the sequence length: a forward pass, and a whole training step.
 
 The paper's scale: D 64, H 4, L 3, batch 8 (2 at 8192). Every candidate runs eagerly and under torch.compile;
-the better counts. Before anything is timed, the model's fast form must equal its reference form.
+the better counts. Before anything is timed, the model's fast form must equal its reference form. A peer,
+a model that others wrote, takes its turns beside ours; its checks are in unimatrix.bench.equality.
 """
 
 import json
@@ -14,13 +15,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from unimatrix.bench.ceiling import measure_ceiling
+from unimatrix.bench.ceiling import Ceiling, measure_ceiling
+from unimatrix.bench.equality import (
+    check_compiled,
+    check_equality,
+    check_peer_equality,
+    compiled_peer_problem,
+    compiler_errors,
+)
 from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
-from unimatrix.mixers import MatrixStateMixer, TripleLatentMixer
-from unimatrix.models import LanguageModel, build_language_model
+from unimatrix.models import build, build_language_model, peer_presets
 from unimatrix.ops import chosen_backends
 
 BASELINE = "transformer"
@@ -29,12 +37,11 @@ PASSES = ("forward", "training")
 MODES = ("eager", "compile")
 # a training step is a forward pass and two of its size backwards
 FORWARD_PASSES = {"forward": 1, "training": 3}
-EQUALITY_TOLERANCE = 1e-4  # largest difference of logits of order 1, float32, between fast and reference form
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One model at one length in one pass and mode."""
+    """One model at one length in one pass and mode; of a peer the ceiling is not counted: None."""
 
     model: str
     length: int
@@ -43,7 +50,18 @@ class Row:
     mode: str
     timing: Timing
     tokens_per_s: float
-    ceiling_share: float
+    ceiling_share: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A mode in which a peer was not timed, and why; it was timed in eager mode alone."""
+
+    model: str
+    length: int
+    what: str
+    mode: str
+    why: str
 
 
 def run(
@@ -60,32 +78,41 @@ def run(
     """Measure, print a line per length, write OUT/throughput.json and the plot; returns the JSON's path.
 
     Args:
-        models: preset names, each compared with the Transformer.
+        models: names of presets() and of peer_presets(), each compared with the Transformer, and ours also
+            with every peer.
         lengths: tokens per sequence; the batch is 8, and 2 from 8192 tokens on.
         seconds: time spent on one length and pass, shared by all candidates.
     Raises:
-        UserError: a wrong length, pass or mode; a fast form that does not equal its reference.
+        UserError: a wrong length, pass or mode; a fast form that does not equal its reference; a peer that
+            gives other logits one token at a time.
     """
     _check(lengths, passes, modes)
     modes = runnable_modes(modes, say)
     out.mkdir(parents=True, exist_ok=True)
-    names = [BASELINE, *(name for name in models if name != BASELINE)]
-    differences = {name: check_equality(name, device=device) for name in names}
-    for name, difference in differences.items():
-        say(f"{name}: fast form against reference, largest difference of logits {difference:.1e}")
+    ours = list(dict.fromkeys([BASELINE, *(name for name in models if name not in peer_presets())]))
+    peers = list(dict.fromkeys(name for name in models if name in peer_presets()))
+    equality, peer_equality = _check_models(ours, peers, device=device, say=say)
     rows: list[Row] = []
+    left_out: list[LeftOut] = []
     for length in lengths:
         for what in passes:
-            rows += _measure(names, length, what, modes, seconds=seconds, device=device)
-            say(_line(rows, names, length, what))
+            found, without = _measure([*ours, *peers], length, what, modes, seconds=seconds, device=device)
+            for one in without:
+                say(f"T {length:>5}  {what:<8}  {one.model} in eager mode alone: {one.why}")
+            rows += found
+            left_out += without
+            say(_line(found, ours, peers))
     result = {
         "benchmark": "throughput",
         **provenance(device),
         "backends": chosen_backends(),
-        "equality": differences,
+        "equality": equality,
+        "peer_equality": peer_equality,
         "modes": modes,
         "rows": [asdict(row) for row in rows],
-        "ratios": ratios(rows, names),
+        "left_out": [asdict(one) for one in left_out],
+        "ratios": ratios(rows, [*ours, *peers]),
+        "peer_ratios": peer_ratios(rows, ours, peers),
     }
     path = out / "throughput.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -95,37 +122,17 @@ def run(
     return path
 
 
-def check_equality(name: str, *, device: str = "cpu") -> float:
-    """Largest difference between a preset's logits in its fast form and in float64; raises if too large."""
-    torch.manual_seed(0)
-    model = build_language_model(name, max_positions=None).to(device).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4.0)  # weights of trained size: every part of the model has its say
-    exact = build_language_model(name, max_positions=None)
-    exact.load_state_dict(model.state_dict())
-    exact = exact.double().eval()
-    ids = torch.randint(0, 256, (2, 300), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        fast = model(ids.to(device))[0].double().cpu()
-        difference = (fast - _reference_logits(exact, ids)).abs().max().item()
-    if not difference <= EQUALITY_TOLERANCE:
-        raise UserError(
-            f"{name}: the fast form differs from the reference by {difference:.1e}; nothing is timed"
-        )
-    return difference
-
-
-def check_compiled(call: Any, model: LanguageModel, ids: torch.Tensor, name: str) -> None:
-    """What torch.compile made of a model gives the model's logits; raises if not."""
-    model.eval()
-    with torch.no_grad():
-        difference = (call(ids[:, :-1])[0] - model(ids[:, :-1])[0]).abs().max().item()
-    if not difference <= EQUALITY_TOLERANCE:
-        raise UserError(
-            f"{name} under torch.compile differs from eager mode by {difference:.1e}; nothing is timed"
-        )
+def _check_models(
+    ours: Sequence[str], peers: Sequence[str], *, device: str, say: Callable[[str], None]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What `check_equality` found for ours and `check_peer_equality` for peers; said when all hold."""
+    equality = {name: check_equality(name, device=device) for name in ours}
+    peer_equality = {name: check_peer_equality(name, device=device) for name in peers}
+    for name, difference in equality.items():
+        say(f"{name}: fast form against reference, largest difference of logits {difference:.1e}")
+    for name, difference in peer_equality.items():
+        say(f"{name}: one token at a time against the whole, {difference:.1e} of the largest logit")
+    return equality, peer_equality
 
 
 def runnable_modes(modes: Sequence[str], say: Callable[[str], None]) -> list[str]:
@@ -137,37 +144,38 @@ def runnable_modes(modes: Sequence[str], say: Callable[[str], None]) -> list[str
     return list(modes)
 
 
-def _reference_logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
-    for block in model.blocks:
-        if isinstance(block.mixer, MatrixStateMixer | TripleLatentMixer):
-            block.mixer.backend = "reference"
-    if model.memory is not None:
-        model.memory.backend = "reference"
-    return model(ids)[0]
-
-
 def _measure(
     names: Sequence[str], length: int, what: str, modes: Sequence[str], *, seconds: float, device: str
-) -> list[Row]:
+) -> tuple[list[Row], list[LeftOut]]:
     batch = 8 if length < 8192 else 2
     torch.compiler.reset()
     ids = torch.randint(0, 256, (batch, length + 1), generator=torch.Generator().manual_seed(0)).to(device)
     candidates: dict[str, Callable[[], object]] = {}
-    ceilings = {}
+    ceilings: dict[str, Ceiling] = {}
+    left_out = []
     for name in names:
         torch.manual_seed(0)
-        model = build_language_model(name, max_positions=length).to(device)
-        ceilings[name] = measure_ceiling(model, batch, length, device=device)
-        for mode in modes:
-            call = torch.compile(model, dynamic=False) if mode == "compile" else model
-            if mode == "compile":
-                check_compiled(call, model, ids, name)
-            candidates[f"{name}/{mode}"] = _PASSES[what](call, model, ids)
-    timings = time_in_turns(candidates, seconds=seconds, device=device)
+        if name in peer_presets():
+            peer = build(name, max_positions=length).to(device)
+            calls, why = _peer_calls(peer, ids, what, modes)
+            if why is not None:
+                left_out.append(LeftOut(model=name, length=length, what=what, mode="compile", why=why))
+        else:
+            model = build_language_model(name, max_positions=length).to(device)
+            ceilings[name] = measure_ceiling(model, batch, length, device=device)
+            calls = {}
+            for mode in modes:
+                call = torch.compile(model, dynamic=False) if mode == "compile" else model
+                if mode == "compile":
+                    check_compiled(call, model, ids, name)
+                calls[mode] = _PASSES[what](call, model, ids)
+        candidates |= {f"{name}/{mode}": call for mode, call in calls.items()}
     rows = []
-    for key, timing in timings.items():
+    for key, timing in time_in_turns(candidates, seconds=seconds, device=device).items():
         name, mode = key.split("/")
-        share = ceilings[name].share(timing.median_s, passes=FORWARD_PASSES[what])
+        share = None
+        if name in ceilings:
+            share = ceilings[name].share(timing.median_s, passes=FORWARD_PASSES[what])
         rows.append(
             Row(
                 model=name,
@@ -180,10 +188,35 @@ def _measure(
                 ceiling_share=share,
             )
         )
-    return rows
+    return rows, left_out
 
 
-def _forward_pass(call: Any, model: LanguageModel, ids: torch.Tensor) -> Callable[[], object]:
+def _peer_calls(
+    peer: nn.Module, ids: torch.Tensor, what: str, modes: Sequence[str]
+) -> tuple[dict[str, Callable[[], object]], str | None]:
+    """The peer's pass by mode, and why there is none under torch.compile, which may not manage others' code.
+
+    Then there is one in eager mode even if only "compile" was asked for.
+    """
+    calls: dict[str, Callable[[], object]] = {}
+    why = None
+    if "compile" in modes:
+        compiled = torch.compile(peer, dynamic=False)
+        try:
+            why = compiled_peer_problem(compiled, peer, ids)
+            call = _PASSES[what](compiled, peer, ids)
+            call()  # what a backward pass needs is compiled here, and may fail here
+        except compiler_errors() as error:
+            why = f"torch.compile failed, {type(error).__name__}: {' '.join(str(error).split()):.200}"
+        else:
+            if why is None:
+                calls["compile"] = call
+    if "eager" in modes or why is not None:
+        calls["eager"] = _PASSES[what](peer, peer, ids)
+    return calls, why
+
+
+def _forward_pass(call: Any, model: nn.Module, ids: torch.Tensor) -> Callable[[], object]:
     model.eval()
     inputs = ids[:, :-1].contiguous()
 
@@ -194,7 +227,7 @@ def _forward_pass(call: Any, model: LanguageModel, ids: torch.Tensor) -> Callabl
     return forward
 
 
-def _training_step(call: Any, model: LanguageModel, ids: torch.Tensor) -> Callable[[], object]:
+def _training_step(call: Any, model: nn.Module, ids: torch.Tensor) -> Callable[[], object]:
     model.train()
     inputs, labels = ids[:, :-1].contiguous(), ids[:, 1:].reshape(-1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
@@ -209,7 +242,7 @@ def _training_step(call: Any, model: LanguageModel, ids: torch.Tensor) -> Callab
     return step
 
 
-_PASSES: dict[str, Callable[[Any, LanguageModel, torch.Tensor], Callable[[], object]]] = {
+_PASSES: dict[str, Callable[[Any, nn.Module, torch.Tensor], Callable[[], object]]] = {
     "forward": _forward_pass,
     "training": _training_step,
 }
@@ -235,20 +268,47 @@ def ratios(rows: Sequence[Row], names: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
+def peer_ratios(rows: Sequence[Row], ours: Sequence[str], peers: Sequence[str]) -> list[dict[str, Any]]:
+    """For each length and pass: each of our models' tokens/s over each peer's, each at its better mode."""
+    found = []
+    for length, what in dict.fromkeys((row.length, row.what) for row in rows):
+        best = {name: _best(rows, name, length, what) for name in (*ours, *peers)}
+        found += [
+            {
+                "model": name,
+                "peer": peer,
+                "length": length,
+                "what": what,
+                "ratio": best[name].tokens_per_s / best[peer].tokens_per_s,
+                "mode": best[name].mode,
+                "peer_mode": best[peer].mode,
+            }
+            for name in ours
+            for peer in peers
+        ]
+    return found
+
+
 def _best(rows: Sequence[Row], name: str, length: int, what: str) -> Row:
     mine = [row for row in rows if (row.model, row.length, row.what) == (name, length, what)]
     return max(mine, key=lambda row: row.tokens_per_s)
 
 
-def _line(rows: Sequence[Row], names: Sequence[str], length: int, what: str) -> str:
-    best = {name: _best(rows, name, length, what) for name in names}
+def _line(rows: Sequence[Row], ours: Sequence[str], peers: Sequence[str]) -> str:
+    """All models at the one length and pass of `rows`."""
+    length, what = rows[0].length, rows[0].what
+    best = {name: _best(rows, name, length, what) for name in (*ours, *peers)}
     parts = [f"T {length:>5}  {what:<8}"]
-    for name in names:
-        row = best[name]
-        ratio = row.tokens_per_s / best[BASELINE].tokens_per_s
+    for name, row in best.items():
+        quotients = []
+        if name != BASELINE:
+            quotients.append(f"{row.tokens_per_s / best[BASELINE].tokens_per_s:.2f}x")
+        if name not in peers:
+            quotients += [f"{row.tokens_per_s / best[peer].tokens_per_s:.2f}x {peer}" for peer in peers]
+        share = "-" if row.ceiling_share is None else f"{row.ceiling_share:.0%}"
         parts.append(
-            f"{name} {row.tokens_per_s:>9,.0f} tok/s ({row.mode}, {row.ceiling_share:.0%} of the products'"
-            f" ceiling){'' if name == BASELINE else f' = {ratio:.2f}x'}"
+            f"{name} {row.tokens_per_s:>9,.0f} tok/s ({row.mode}, {share} of the products' ceiling)"
+            f"{' = ' if quotients else ''}{', '.join(quotients)}"
         )
     return "  ".join(parts)
 

@@ -1,15 +1,18 @@
 """`unimatrix bench`: the measurements of unimatrix.bench, each one a word after the command."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from rich.console import Console, RenderableType
 
 from unimatrix.bench import chunk_length, decode, recall, throughput
+from unimatrix.bench.terminal import throughput_tables
 from unimatrix.cli.arguments import parse, usable_device
 from unimatrix.errors import UserError
 
@@ -20,7 +23,8 @@ JSON (and a plot) into the folder.
 
 measurements:
   throughput    tokens/s of whole models over the sequence length, against the
-                Transformer: a forward pass, and a training step
+                Transformer and, where one is named, a peer (mamba2): a forward
+                pass, and a training step
   recall        a training step on associative recall, against the Transformer,
                 and SparsePointer's time per token over the sequence length
   decode        time per token, one by one, at a near and at a far position
@@ -29,6 +33,7 @@ measurements:
 examples:
   unimatrix bench throughput
   unimatrix bench throughput --models unimatrix-core unimatrix-rosa --lengths 128 2048
+  unimatrix bench throughput --models recurrent-ffn mamba2 --passes forward
   unimatrix bench recall --models unimatrix-sparse-pointer
   unimatrix bench decode --threads 1
 
@@ -98,18 +103,20 @@ class ChunkLength:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """A measurement by its options and the function that takes them."""
+    """A measurement by its options, the function that takes them, and its table if it has one."""
 
     options: type[Throughput] | type[Recall] | type[Decode] | type[ChunkLength]
     about: str
     measure: Callable[..., Path]
+    table: Callable[[Mapping[str, Any]], RenderableType] | None = None
 
 
 MEASUREMENTS: dict[str, Measurement] = {
     "throughput": Measurement(
         options=Throughput,
-        about="Tokens/s over the sequence length, against the Transformer at its better mode.",
+        about="Tokens/s over the sequence length, against the Transformer and peers at their better modes.",
         measure=throughput.run,
+        table=throughput_tables,
     ),
     "recall": Measurement(
         options=Recall,
@@ -152,5 +159,7 @@ def run(arguments: Sequence[str]) -> int:
         path = measurement.measure(settings.pop("out"), **settings)
     finally:
         torch.set_num_threads(before)
+    if measurement.table is not None:
+        Console().print(measurement.table(json.loads(path.read_text(encoding="utf-8"))))
     print(f"Results: {path}")
     return 0
