@@ -23,6 +23,7 @@ from unimatrix.paper.catalogue import TABLES
 from unimatrix.paper.experiments import EXPERIMENTS
 from unimatrix.paper.reproduce import RESULTS, report, reproduce
 from unimatrix.paper.results import read_results
+from unimatrix.paper.section56_text import section56_tuned
 from unimatrix.paper.summary import NOTHING
 from unimatrix.paper.table import Inspection
 from unimatrix.paper.table1 import CORE, TABLE1
@@ -39,7 +40,7 @@ def tiny(name: str, **loop: object) -> Callable[[], Experiment]:
         model = full.model
         # typed-latent has no sizes
         if model.preset != "typed-latent":
-            state_dim = None if model.preset.startswith("transformer") else 4
+            state_dim = None if model.preset.startswith(("transformer", "recurrent-ffn")) else 4
             model = dataclasses.replace(model, d_model=8, num_heads=2, depth=1, state_dim=state_dim)
         settings = {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_every": 1, "eval_bytes": 64}
         task = full.task
@@ -230,17 +231,18 @@ def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
 
 
 def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
-    tables = TABLES | {"training-length": training_length((1, 2))}
+    other_steps = (training_length((1, 2)), section56_tuned((1, 2)))
+    tables = TABLES | {table.name: table for table in other_steps}
     result, printed = go(tables=tuple(tables.values()))
     names = [row["experiment"] for row in rows(tmp_path)]
     assert sorted(names) == sorted(EXPERIMENTS)
     assert "Text: counting (not the paper's corpus)" in printed
-    assert "Tasks: recall, triple-interaction" in printed
+    assert "Tasks: recall, triple-interaction, signal-noise" in printed
     assert re.search(r"accuracy [\d.]+ % after", printed)
     # every column of every row is measured, every claim finds its runs
     for summary in result.summaries:
-        # recall of the narrower models, and what guessing would give in bits per byte
-        holes = 5 if summary.table.name == "table2" else 0
+        # recall of the narrower models, and what guessing would give in bits per byte; seed 11 of each model
+        holes = {"table2": 5, "section5.6-tuned": 5}.get(summary.table.name, 0)
         assert [cell.ours for line in summary.lines for cell in line.cells].count(NOTHING) == holes
         assert not [d for _, verdict in summary.verdicts for d in verdict.details if "no seed" in d]
     page = result.page.read_text()
