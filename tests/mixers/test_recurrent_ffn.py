@@ -36,7 +36,9 @@ def formula(mixer: RecurrentFFN, x: torch.Tensor) -> tuple[torch.Tensor, torch.T
         y = mixer.out.weight @ (output * read)
         if mixer.local_width is not None:
             gate, up = (weight @ u for weight in mixer.gate_up.weight.split(mixer.local_width))
-            y = y + mixer.mix * (mixer.down.weight @ (gate * torch.sigmoid(gate) * up))
+            local = mixer.down.weight @ (gate * torch.sigmoid(gate) * up)
+            share = torch.sigmoid(mixer.mix)
+            y = share * y + (1 - share) * local
         outputs.append(y)
     return torch.stack(outputs), s
 

@@ -25,9 +25,9 @@ class RecurrentFFN(nn.Module):
     The forget gate is signed. No projection has a bias; those of f, w, o (and q) lie in one matrix, so that
     one product makes them all.
 
-    query: reads q_t * s_t instead of s_t, q a projection too. local_width: adds a branch without memory,
-    mix * W_d (silu(g_t) * u_t), where g and u are projections to that width and mix is a vector [D] that
-    starts at 1; None for no branch.
+    query: reads q_t * s_t instead of s_t, q a projection too. local_width: blends y_t with a branch without
+    memory, W_d (silu(g_t) * u_t), where g and u are projections to that width: sigmoid(mix) of the first and
+    the rest of the second, mix a vector [D] that starts at 0; None for no branch.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RecurrentFFN(nn.Module):
         if local_width is not None:
             self.gate_up = nn.Linear(d_model, 2 * local_width, bias=False)
             self.down = nn.Linear(local_width, d_model, bias=False)
-            self.mix = nn.Parameter(torch.ones(d_model))
+            self.mix = nn.Parameter(torch.zeros(d_model))
 
     def forward(
         self, x: Stream, state: RecurrentFFNState | None = None, *, mask: TokenMask | None = None
@@ -65,5 +65,5 @@ class RecurrentFFN(nn.Module):
         y = self.out(output * s)
         if self.local_width is not None:
             gate, up = self.gate_up(x).chunk(2, dim=-1)
-            y = y + self.mix * self.down(F.silu(gate) * up)
+            y = torch.lerp(self.down(F.silu(gate) * up), y, torch.sigmoid(self.mix))
         return y, RecurrentFFNState(last)
