@@ -222,12 +222,8 @@ class Mamba2(nn.Module):
 
     def _state_of(self, cache: Any, position: Tensor) -> Mamba2State:
         """What transformers' cache holds; nothing writes into it any more."""
-        layers = []
-        for place in range(self.config.depth):
-            parts = cache.get_conv_state(place), cache.get_recurrent_state(place)
-            # views: the tensors themselves are marked as staying in place, and torch.compile would hold
-            # every later state to this one's address
-            layers.append(Mamba2LayerState(*(part.view_as(part) for part in parts)))
+        places = range(self.config.depth)
+        layers = (Mamba2LayerState(cache.get_conv_state(p), cache.get_recurrent_state(p)) for p in places)
         return Mamba2State(position, tuple(layers))
 
 
