@@ -140,6 +140,8 @@ def test_left_padding_is_no_padding(make, length):
         for row, number in enumerate(real.tolist()):
             alone, its_state = model(ids[row : row + 1, length - number :])
             assert_close(logits[row : row + 1, length - number :], alone, "logits")
+            one, _ = model(ids[row : row + 1], mask=mask[row : row + 1])
+            assert_close(one[:, length - number :], alone, "logits")
             assert_close(more[row : row + 1], model(ids_of(4, 3)[row : row + 1], its_state)[0], "logits")
     assert torch.equal(state.position, real)
 

@@ -222,9 +222,10 @@ class Mamba2(nn.Module):
 
     def _state_of(self, cache: Any, position: Tensor) -> Mamba2State:
         """What transformers' cache holds; nothing writes into it any more."""
-        places = range(self.config.depth)
-        layers = (Mamba2LayerState(cache.get_conv_state(p), cache.get_recurrent_state(p)) for p in places)
-        return Mamba2State(position, tuple(layers))
+        kept = [(layer.conv_states, layer.recurrent_states) for layer in cache.layers]
+        # from transformers 5.22 on a layer may keep several of each, by number
+        kept = [[part[0] if isinstance(part, dict) else part for part in parts] for parts in kept]
+        return Mamba2State(position, tuple(Mamba2LayerState(*parts) for parts in kept))
 
 
 def _padding(mask: TokenMask, *, fresh: bool) -> TokenMask | None:
