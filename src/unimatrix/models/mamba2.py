@@ -41,8 +41,8 @@ class Mamba2Config:
     max_positions: int | None = 128
     d_model: int = 64
     depth: int = 4
-    num_heads: int = 8
-    state_dim: int = 96
+    num_heads: int = 2
+    state_dim: int = 100
     expand: int = 2
     chunk_length: int = 64
     dropout: float = 0.0
