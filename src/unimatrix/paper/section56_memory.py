@@ -140,7 +140,7 @@ SECTION56_MEMORY = Table(
         "prints.",
         f"{MODELS} Here they have {RECALL64.vocab_size} tokens and {RECALL64.length} learned positions"
         f"{_START}. {MAMBA2}",
-        f"Training, the same on both tasks: {MEMORY_STEPS:,} steps of AdamW at a constant learning rate of "
+        f"Training, the same on both tasks: {MEMORY_STEPS[-1]:,} steps of AdamW at a constant learning rate of "
         f"{MEMORY_LR:g}, weight decay 0.01, batches of {MEMORY_BATCH_SIZE} sequences drawn anew for every "
         f"step, loss at the answer alone, dropout {MEMORY_DROPOUT:g}.",
         f"Evaluation: accuracy of the answer over {RECALL64.eval_sequences:,} sequences of each task that "
