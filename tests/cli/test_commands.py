@@ -255,8 +255,8 @@ def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
             assert row["parameters_recall"] == printed
         grows = row["state_bytes"]["4096"] > row["state_bytes"]["128"]
         assert grows == (name in ("transformer", "unimatrix-assoc") or name.startswith("recurrent-ffn"))
-    # 4 blocks: a convolution over 4 tokens of 2 * 64 + 2 * 96 channels, and 2 * 64 channels of 96 numbers
-    sizes = dict.fromkeys(("128", "4096"), 8 + 4 * 4 * (4 * (2 * 64 + 2 * 96) + 2 * 64 * 96))
+    # 4 blocks: a convolution over 4 tokens of 2 * 64 + 2 * 100 channels, and 2 * 64 channels of 100 numbers
+    sizes = dict.fromkeys(("128", "4096"), 8 + 4 * 4 * (4 * (2 * 64 + 2 * 100) + 2 * 64 * 100))
     assert rows["mamba2"]["state_bytes"] == sizes
     for name in task_presets():
         row = rows[name]

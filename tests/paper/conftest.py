@@ -30,7 +30,7 @@ PARAMETERS = {
         "recurrent-ffn": 173_888,
         "recurrent-ffn-readout": 198_464,
         "recurrent-ffn-hybrid": 174_080,
-        "mamba2": 173_408,
+        "mamba2": 174_008,
     },
     "task": {
         "transformer": 162_368,
@@ -47,7 +47,7 @@ PARAMETERS = {
         "recurrent-ffn": 157_312,
         "recurrent-ffn-readout": 181_888,
         "recurrent-ffn-hybrid": 157_504,
-        "mamba2": 160_928,
+        "mamba2": 161_528,
     },
 }
 # where one preset has several sizes
@@ -72,27 +72,29 @@ def task_metrics(accuracy: Mapping[str, float]) -> dict[str, float]:
 def make_result(name: str, seed: int, value: float | Sequence[float], **changes: object) -> Result:
     """A finished run of one of the paper's experiments; `changes` replaces fields.
 
-    value: bits per byte, or those at the asked steps; or accuracy in percent; or those with 4, 6 and 8 pairs,
-        the first of which is the task's own; or those of the four rules.
+    value: bits per byte, or accuracy in percent; or those at the asked steps; or accuracy with 4, 6 and 8
+        pairs, the first of which is the task's own; or those of the four rules.
     """
     recipe = experiment(name)
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, seed=seed))
     several = [value] * 4 if isinstance(value, int | float) else value
-    task = recipe.task
+    task, asked = recipe.task, recipe.loop.eval_at or ()
     if task is None:
-        asked = recipe.loop.eval_at or ()
         metrics, data = {"bpb": several[-1], "ppl": 2.0 ** several[-1]}, TEXT
-        metrics |= {f"bpb_{step}_steps": bpb for step, bpb in zip(asked, several, strict=False)}
-        metrics |= {f"seconds_{step}_steps": 0.05 * step for step in asked}
     elif isinstance(task, RecallConfig):
         variants = zip(task.eval_num_pairs, several, strict=False)
-        suffixes = {"": several[0]} | {f"_{number}_pairs": accuracy for number, accuracy in variants}
+        suffixes = {"": several[-1] if asked else several[0]} | {
+            f"_{number}_pairs": accuracy for number, accuracy in variants
+        }
         metrics, data = task_metrics(suffixes), describe(task)
     elif isinstance(task, SignalNoiseConfig):
-        metrics, data = task_metrics({"": several[0]}), describe(task)
+        metrics, data = task_metrics({"": several[-1]}), describe(task)
     else:
         by_rule = {f"_{rule}": accuracy for rule, accuracy in zip(task.rules, several, strict=True)}
         metrics, data = task_metrics({"": sum(several) / 4} | by_rule), describe(task)
+    headline = "bpb" if task is None else "accuracy"
+    metrics |= {f"{headline}_{step}_steps": found for step, found in zip(asked, several, strict=False)}
+    metrics |= {f"seconds_{step}_steps": 0.05 * step for step in asked}
     row = Result(
         experiment=name,
         model=recipe.model.preset,

@@ -1,11 +1,14 @@
 """The paper's numbers agree with themselves and with Table 1 as we hold it."""
 
+import re
+
 import pytest
 
 from unimatrix.errors import UserError
 from unimatrix.paper.catalogue import TABLES, table
 from unimatrix.paper.experiments import EXPERIMENTS, experiment
 from unimatrix.paper.published import published, published_parameters, published_row
+from unimatrix.paper.section56_memory import CHANCE, SECTION56_MEMORY
 from unimatrix.paper.table1 import TABLE1
 
 
@@ -71,3 +74,21 @@ def test_unknown_names_are_met_with_the_near_ones() -> None:
     with pytest.raises(UserError, match=r"'tabel1': did you mean table1 or "):
         table("tabel1")
     assert table("table1") is TABLE1
+
+
+def test_the_accuracies_of_section_56_are_multiples_of_1_in_512() -> None:
+    text = " ".join(SECTION56_MEMORY.protocol)
+    stated = [(float(printed), int(right)) for printed, right in re.findall(r"(\d+\.\d) = (\d+)/512", text)]
+    printed = {value for row in SECTION56_MEMORY.trained for value in row.paper.values()}
+    assert {value for value, _ in stated} == printed
+    assert all(round(100 * right / 512, 1) == value for value, right in stated)
+
+    def fits(sequences: int) -> bool:
+        shares = {round(100 * right / sequences, 1) for right in range(sequences + 1)}
+        return printed <= shares
+
+    assert [fits(2**power) for power in range(5, 10)] == [False] * 4 + [True]
+    # steps of a tenth of a percent or less: every printed number is one
+    assert all(fits(sequences) for sequences in range(1000, 1100))
+    chance = CHANCE["recall"] / 100
+    assert f"{100 * (chance * (1 - chance) / 512) ** 0.5:.1f} points in a single run" in text

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from rich.console import Console
 
-from unimatrix.models import build, parameter_count
+from unimatrix.models import build, parameter_count, preset_config
 from unimatrix.paper.experiments import experiment
 from unimatrix.paper.figures import DARK, LIGHT, pictures, render
 from unimatrix.paper.published import published
@@ -22,7 +22,7 @@ from unimatrix.paper.recurrent_experiments import (
     SIGNAL_NOISE,
 )
 from unimatrix.paper.report import render_report
-from unimatrix.paper.section56_memory import SECTION56_MEMORY
+from unimatrix.paper.section56_memory import SECTION56_MEMORY, section56_memory
 from unimatrix.paper.section56_text import (
     BEYOND,
     EARLY,
@@ -120,24 +120,18 @@ def test_both_memory_tasks_have_one_recipe_at_length_64(name) -> None:
     family, preset = name.split(".")
     assert recipe.task == (RECALL64 if family == "recall64" else SIGNAL_NOISE)
     assert (recipe.loop.seq_len, recipe.model.max_positions, recipe.task.length) == (64, 64, 64)
-    assert (recipe.loop.steps, recipe.loop.batch_size) == (MEMORY_STEPS, MEMORY_BATCH_SIZE)
-    assert (recipe.optim.lr, recipe.optim.schedule, recipe.optim.weight_decay) == (
-        MEMORY_LR,
-        "constant",
-        0.01,
-    )
+    assert (recipe.loop.steps, recipe.loop.eval_at) == (MEMORY_STEPS[-1], MEMORY_STEPS)
+    assert recipe.loop.batch_size == MEMORY_BATCH_SIZE
+    optim = recipe.optim
+    assert (optim.lr, optim.schedule, optim.weight_decay) == (MEMORY_LR, "constant", 0.01)
     assert (recipe.model.preset, recipe.model.dropout) == (preset, MEMORY_DROPOUT)
     # Mamba-2 has no q, k, v
     assert recipe.model.qkv_init == (None if preset == "mamba2" else MEMORY_QKV_INIT)
 
 
 def test_both_tasks_have_16_values_and_64_tokens() -> None:
-    assert (RECALL64.num_pairs, RECALL64.num_keys, RECALL64.num_values, RECALL64.num_fillers) == (
-        4,
-        16,
-        16,
-        12,
-    )
+    sizes = (RECALL64.num_pairs, RECALL64.num_keys, RECALL64.num_values, RECALL64.num_fillers)
+    assert sizes == (4, 16, 16, 12)
     assert (SIGNAL_NOISE.num_distractors, SIGNAL_NOISE.num_values, SIGNAL_NOISE.num_noise) == (7, 16, 12)
     assert {(task.vocab_size, task.eval_sequences) for task in (RECALL64, SIGNAL_NOISE)} == {(64, 2048)}
 
@@ -160,6 +154,11 @@ def test_the_tables_hold_what_the_paper_prints() -> None:
     def printed(table):
         return [(row.name, row.paper_parameters, dict(row.paper)) for row in table.trained]
 
+    def both(recall, signal):
+        """The paper does not say after how many steps: one value a task, in both of its columns."""
+        at_all = {f"recall_{step}": recall for step in MEMORY_STEPS}
+        return at_all | {f"signal_noise_{step}": signal for step in MEMORY_STEPS}
+
     seven, eleven = f"{LATE}@7", f"{LATE}@11"
     assert printed(SECTION56_FIRST) == [
         ("Transformer", 174_848, {"bpb": 5.144}),
@@ -175,9 +174,9 @@ def test_the_tables_hold_what_the_paper_prints() -> None:
         (f"Mamba-2 ({BEYOND})", None, {}),
     ]
     assert printed(SECTION56_MEMORY) == [
-        ("Transformer", None, {"recall": 7.0, "signal_noise": 8.6}),
-        ("Mamba-2", None, {"recall": 10.2, "signal_noise": 8.6}),
-        ("Recurrent-FFN", None, {"recall": 15.8, "signal_noise": 12.7}),
+        ("Transformer", None, both(7.0, 8.6)),
+        ("Mamba-2", None, both(10.2, 8.6)),
+        ("Recurrent-FFN", None, both(15.8, 12.7)),
         (f"Recurrent-FFN-Readout ({BEYOND})", None, {}),
         (f"Recurrent-FFN-Hybrid ({BEYOND})", None, {}),
     ]
@@ -199,7 +198,7 @@ def test_the_printed_perplexities_are_two_to_the_printed_bits_per_byte(name) -> 
 
 
 def test_the_papers_numbers_reproduce_every_claim(like_the_paper) -> None:
-    assert [outcomes(table, like_the_paper()) for table in TABLES] == [[YES] * 3, [YES] * 4, [YES] * 3]
+    assert [outcomes(table, like_the_paper()) for table in TABLES] == [[YES] * 3, [YES] * 4, [YES] * 6]
 
 
 def test_without_any_run_nothing_is_decided() -> None:
@@ -224,11 +223,12 @@ def test_without_any_run_nothing_is_decided() -> None:
         (SECTION56_TUNED, {PLAIN: (4.35, 4.0)}, [YES, NO, YES, YES]),
         # no flip
         (SECTION56_TUNED, {HYBRID: (4.414, 4.0)}, [YES, YES, NO, NO]),
-        (SECTION56_MEMORY, {"recall64.mamba2": 20.0}, [NO, YES, YES]),
-        (SECTION56_MEMORY, {"recall64.transformer": 11.0}, [NO, YES, YES]),
-        (SECTION56_MEMORY, {"signal-noise.recurrent-ffn": 8.0}, [YES, NO, YES]),
-        (SECTION56_MEMORY, {"signal-noise.transformer": 13.0}, [YES, NO, NO]),
-        (SECTION56_MEMORY, {"signal-noise.mamba2": 6.0}, [YES, YES, NO]),
+        # the three claims after 200 steps, then after 400
+        (SECTION56_MEMORY, {"recall64.mamba2": (20.0, 10.2)}, [NO, YES, YES, YES, YES, YES]),
+        (SECTION56_MEMORY, {"recall64.transformer": (7.0, 11.0)}, [YES, YES, YES, NO, YES, YES]),
+        (SECTION56_MEMORY, {"signal-noise.recurrent-ffn": (12.7, 8.0)}, [YES, YES, YES, YES, NO, YES]),
+        (SECTION56_MEMORY, {"signal-noise.transformer": (13.0, 8.6)}, [YES, NO, NO, YES, YES, YES]),
+        (SECTION56_MEMORY, {"signal-noise.mamba2": (8.6, 6.0)}, [YES, YES, YES, YES, YES, NO]),
     ],
 )
 def test_other_numbers_change_the_claims_they_are_about(like_the_paper, table, changes, expected) -> None:
@@ -256,31 +256,54 @@ def test_a_column_of_one_seed_shows_that_run_alone(like_the_paper) -> None:
     assert summary.printed == (True, False, True, True)
 
 
-def test_a_row_of_memory_shows_both_trainings(like_the_paper) -> None:
-    runs = like_the_paper()
+def test_the_claims_of_memory_say_after_how_many_steps() -> None:
+    claims = SECTION56_MEMORY.claims
+    for step, part in zip(MEMORY_STEPS, (claims[:3], claims[3:]), strict=True):
+        assert all(claim.statement.startswith(f"After {step} steps: on ") for claim in part)
+    assert {claim.source for claim in claims} == {"Section 5.6; the number of steps is ours"}
+    shorter = section56_memory((1, 2))
+    assert [claim.statement[:13] for claim in shorter.claims[::3]] == ["After 1 steps", "After 2 steps"]
+    assert shorter.columns[-1].metric == "accuracy_2_steps"
+
+
+def test_a_row_of_memory_shows_both_trainings_at_both_lengths(like_the_paper) -> None:
+    runs = like_the_paper({"recall64.transformer": (7.0, 20.0), "signal-noise.transformer": (8.6, 30.0)})
     del runs["signal-noise.mamba2"][7]
     summary = summarise(SECTION56_MEMORY, runs)
     lines = {line.label: line for line in summary.lines}
-    assert [cell.ours.partition(" ")[0] for cell in lines["Transformer"].cells] == ["7.0", "8.6"]
-    assert [cell.paper for cell in lines["Recurrent-FFN"].cells] == ["15.8", "12.7"]
-    assert [cell.ours for cell in lines["Any of all values: chance"].cells] == ["6.2", "6.2"]
-    assert [cell.ours for cell in lines["Any value that stands there"].cells] == ["25.0", "12.5"]
+    ours = [cell.ours.partition(" ")[0] for cell in lines["Transformer"].cells]
+    assert ours == ["7.0", "20.0", "8.6", "30.0"]
+    assert [cell.paper for cell in lines["Recurrent-FFN"].cells] == ["15.8", "15.8", "12.7", "12.7"]
+    assert [cell.ours for cell in lines["Any of all values: chance"].cells] == ["6.2"] * 4
+    guessing = [cell.ours for cell in lines["Any value that stands there"].cells]
+    assert guessing == ["25.0", "25.0", "12.5", "12.5"]
     assert lines["Mamba-2"].num_seeds == 4
-    assert "Mamba-2, Signal/noise 4" in " ".join(summary.cautions)
+    assert "signal-noise.mamba2 4" in " ".join(summary.cautions)
     assert not summary.counted
     facts = dict(summary.facts)
-    assert "Mamba-2, Signal/noise 160,928" in facts["Parameters"]
+    # one training measures two columns: it is named once
+    assert facts["Parameters"].count("signal-noise.mamba2 161,528") == 1
+    assert "Mamba-2 161,528" in facts["Parameters"]
     assert facts["Data"] == "recall; signal-noise"
 
 
 def test_protocols_say_what_the_constants_say() -> None:
     text = " ".join(SECTION56_MEMORY.protocol)
-    assert f"{MEMORY_STEPS:,} steps" in text
+    early, late = MEMORY_STEPS
+    assert f"{early} steps of the recipe of Tables 3 to 5" in text
+    assert f"goes on to {late} steps" in text
+    recipe, base = experiment("recall64.transformer"), experiment("recall.transformer")
+    assert (recipe.optim, recipe.loop.batch_size) == (base.optim, base.loop.batch_size)
+    assert base.loop.steps == early
     assert f"learning rate of {MEMORY_LR:g}" in text
     assert f"batches of {MEMORY_BATCH_SIZE} sequences" in text
     assert f"dropout {MEMORY_DROPOUT:g}" in text
     assert ("MultiheadAttention" in text) == (MEMORY_QKV_INIT == "xavier")
     assert "perplexities" in " ".join(SECTION56_TUNED.protocol)
+    mamba2 = preset_config("mamba2")
+    heads = f"{mamba2.num_heads} heads of {mamba2.inner_width // mamba2.num_heads}"
+    assert f"{mamba2.depth} layers, {heads}" in text
+    assert f"state dimension of {mamba2.state_dim}" in text
 
 
 def test_the_terminal_fits_eighty_columns(like_the_paper) -> None:
@@ -350,11 +373,14 @@ def test_the_figure_of_the_flip_with_one_seed_has_no_interval(samples) -> None:
     assert not axes.collections
 
 
-def test_the_figures_of_memory_have_their_own_task_and_baselines(like_the_paper) -> None:
-    for name, means, exact in (
-        ("section56-recall", [7.0, 10.2, 15.8, 16.0, 16.0], [25.0, 6.25]),
-        ("section56-signal-noise", [8.6, 8.6, 12.7, 13.0, 13.0], [12.5, 6.25]),
-    ):
-        _, lines = drawn(SECTION56_MEMORY, like_the_paper(), name)
-        assert list(lines["ours: mean, 95 % interval"].get_xdata()) == pytest.approx(means)
-        assert list(lines["exact"].get_xdata()) == exact
+def test_the_figures_of_memory_have_their_own_task_steps_and_baselines(like_the_paper) -> None:
+    recall = ([7.0, 10.2, 15.8, 16.0, 16.0], [25.0, 6.25])
+    signal = ([8.6, 8.6, 12.7, 13.0, 13.0], [12.5, 6.25])
+    for task, (means, exact) in (("recall", recall), ("signal-noise", signal)):
+        for step, changed in zip(MEMORY_STEPS, (means[0], 40.0), strict=True):
+            family = "recall64" if task == "recall" else task
+            runs = like_the_paper({f"{family}.transformer": (means[0], 40.0)})
+            _, lines = drawn(SECTION56_MEMORY, runs, f"section56-{task}-{step}")
+            shown = list(lines["ours: mean, 95 % interval"].get_xdata())
+            assert shown == pytest.approx([changed, *means[1:]])
+            assert list(lines["exact"].get_xdata()) == exact

@@ -23,6 +23,7 @@ from unimatrix.paper.catalogue import TABLES
 from unimatrix.paper.experiments import EXPERIMENTS
 from unimatrix.paper.reproduce import RESULTS, report, reproduce
 from unimatrix.paper.results import read_results
+from unimatrix.paper.section56_memory import section56_memory
 from unimatrix.paper.section56_text import section56_tuned
 from unimatrix.paper.summary import NOTHING
 from unimatrix.paper.table import Inspection
@@ -231,7 +232,7 @@ def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
 
 
 def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
-    other_steps = (training_length((1, 2)), section56_tuned((1, 2)))
+    other_steps = (training_length((1, 2)), section56_tuned((1, 2)), section56_memory((1, 2)))
     tables = TABLES | {table.name: table for table in other_steps}
     result, printed = go(tables=tuple(tables.values()))
     names = [row["experiment"] for row in rows(tmp_path)]

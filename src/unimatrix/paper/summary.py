@@ -140,11 +140,16 @@ def _runs(samples: Samples, experiment: str) -> list[Result]:
 
 
 def _named_experiments(table: Table) -> dict[str, str]:
-    """Experiment -> its row's name, with the column that it is for if it is not the row's own."""
+    """Experiment -> its row's name, with the column that it is for if it is not the row's own.
+
+    One that measures several such columns goes by its own name.
+    """
     names = {row.experiment: row.name for row in table.trained}
     for row in table.trained:
+        measured = list(row.elsewhere.values())
         for key, name in row.elsewhere.items():
-            names.setdefault(name, f"{row.name}, {table.column(key).title}")
+            several = measured.count(name) > 1
+            names.setdefault(name, name if several else f"{row.name}, {table.column(key).title}")
     return names
 
 
