@@ -26,7 +26,7 @@ def random_stream(*shape: int) -> torch.Tensor:
 
 def formula(mixer: RecurrentFFN, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[T, D] to [T, D] and the last state [W], token by token, a projection at a time."""
-    projections = mixer.gates.weight.split(7)
+    projections = mixer.project.weight[: mixer.num_gates * 7].split(7)
     s = torch.zeros(7, dtype=x.dtype)
     outputs = []
     for u in x:
@@ -35,7 +35,9 @@ def formula(mixer: RecurrentFFN, x: torch.Tensor) -> tuple[torch.Tensor, torch.T
         read = s if not query else query[0] * s
         y = mixer.out.weight @ (output * read)
         if mixer.local_width is not None:
-            gate, up = (weight @ u for weight in mixer.gate_up.weight.split(mixer.local_width))
+            gate, up = (
+                weight @ u for weight in mixer.project.weight[mixer.num_gates * 7 :].split(mixer.local_width)
+            )
             local = mixer.down.weight @ (gate * torch.sigmoid(gate) * up)
             share = torch.sigmoid(mixer.mix)
             y = share * y + (1 - share) * local
@@ -106,7 +108,7 @@ def test_masked_pieces_equal_the_text_without_its_holes(settings):
 def test_gates_at_their_ends(forget):
     """Decays of exactly 1 sum, of exactly -1 alternate, of exactly 0 forget, over a thousand positions."""
     mixer = RecurrentFFN(2, 1).requires_grad_(False)
-    mixer.gates.weight.copy_(torch.tensor([[forget, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    mixer.project.weight.copy_(torch.tensor([[forget, 0.0], [0.0, 1.0], [1.0, 0.0]]))
     x = torch.ones(1, 1001, 2)
     _, state = mixer(x)
     assert state.s.item() == 1001.0 if forget > 0 else state.s.item() == 1.0
@@ -115,7 +117,7 @@ def test_gates_at_their_ends(forget):
 def test_decays_next_to_one_survive_bfloat16():
     """tanh(4) in bfloat16 is 1: a state that should halve within 1,000 positions would stay as it is."""
     mixer = RecurrentFFN(2, 1).requires_grad_(False)
-    mixer.gates.weight.copy_(torch.tensor([[4.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    mixer.project.weight.copy_(torch.tensor([[4.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
     mixer = mixer.bfloat16()
     x = torch.tensor([1.0, 0.0], dtype=torch.bfloat16).expand(1, 1000, 2)
     _, state = mixer(x, RecurrentFFNState(torch.ones(1, 1)))

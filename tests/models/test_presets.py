@@ -84,7 +84,7 @@ def test_initial_weights(name):
             assert torch.equal(parameter, torch.full_like(parameter, float(key.endswith("weight")))), key
         elif key == "memory.write_gate.bias":
             assert (parameter == 4).all(), "a write gate starts open"
-        elif key.endswith("bias") or key.endswith("feed_forward.mix"):
+        elif key.endswith(("bias", "feed_forward.mix")):
             assert (parameter == 0).all(), key
         elif key.endswith("addresses"):
             assert parameter.detach().std().item() == pytest.approx(1.0, rel=0.4), key

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimatrix.ops import Backend, signed_scan
+from unimatrix.ops import Backend, gated_scan
 from unimatrix.ops.shapes import Stream, TokenMask
 
 
@@ -22,8 +22,8 @@ class RecurrentFFNState(NamedTuple):
 class RecurrentFFN(nn.Module):
     """y_t = W_y (o_t * s_t) with s_t = tanh(f_t) * s_{t-1} + w_t; f, w, o are projections of x_t.
 
-    The forget gate is signed. No projection has a bias; those of f, w, o (and q) lie in one matrix, so that
-    one product makes them all.
+    The forget gate is signed. No projection has a bias; those of x lie in one matrix, so that one product
+    makes them all.
 
     query: reads q_t * s_t instead of s_t, q a projection too. local_width: blends y_t with a branch without
     memory, W_d (silu(g_t) * u_t), where g and u are projections to that width: sigmoid(mix) of the first and
@@ -41,13 +41,13 @@ class RecurrentFFN(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        self.query = query
+        self.num_gates = 4 if query else 3
         self.local_width = local_width
         self.backend: Backend = backend
-        self.gates = nn.Linear(d_model, (4 if query else 3) * width, bias=False)
+        # f, w, o (, q) (, g, u)
+        self.project = nn.Linear(d_model, self.num_gates * width + 2 * (local_width or 0), bias=False)
         self.out = nn.Linear(width, d_model, bias=False)
         if local_width is not None:
-            self.gate_up = nn.Linear(d_model, 2 * local_width, bias=False)
             self.down = nn.Linear(local_width, d_model, bias=False)
             self.mix = nn.Parameter(torch.zeros(d_model))
 
@@ -55,15 +55,13 @@ class RecurrentFFN(nn.Module):
         self, x: Stream, state: RecurrentFFNState | None = None, *, mask: TokenMask | None = None
     ) -> tuple[Stream, RecurrentFFNState]:
         """[B, T, D] to [B, T, D]; a masked (False) position leaves the state as it is."""
-        forget, write, output, *query = self.gates(x).split(self.width, dim=-1)  # [B, T, W]
-        # float32 keeps decays next to 1 apart from 1 whatever the model's dtype
-        forget = forget if forget.dtype == torch.float64 else forget.float()
+        projected = self.project(x)
+        inner = self.num_gates * self.width
+        gates = projected[..., :inner].unflatten(-1, (self.num_gates, self.width))  # [B, T, 3 or 4, W]
         before = None if state is None else state.s
-        s, last = signed_scan(torch.tanh(forget), write, before, mask=mask, backend=self.backend)
-        if query:
-            s = query[0] * s
-        y = self.out(output * s)
+        read, last = gated_scan(gates, before, mask=mask, backend=self.backend)
+        y = self.out(read)
         if self.local_width is not None:
-            gate, up = self.gate_up(x).chunk(2, dim=-1)
+            gate, up = projected[..., inner:].chunk(2, dim=-1)
             y = torch.lerp(self.down(F.silu(gate) * up), y, torch.sigmoid(self.mix))
         return y, RecurrentFFNState(last)

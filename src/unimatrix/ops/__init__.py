@@ -1,6 +1,7 @@
 """Pure functions on tensors: the recurrences and memories, each with a reference and its fast forms."""
 
 from unimatrix.ops.backend import BACKENDS, Backend, chosen_backends
+from unimatrix.ops.gated_scan import gated_scan
 from unimatrix.ops.matrix_state import matrix_state
 from unimatrix.ops.signed_scan import signed_scan
 from unimatrix.ops.slot_memory import SlotMemoryState, SlotReads, slot_memory
@@ -13,6 +14,7 @@ __all__ = [
     "SlotReads",
     "TripleLatentState",
     "chosen_backends",
+    "gated_scan",
     "matrix_state",
     "signed_scan",
     "slot_memory",

@@ -1,0 +1,229 @@
+"""The compiled loops of the gated scan: one batch row and one block of channels after the other position.
+
+Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. cache=True keeps the
+machine code on disk: only the first run on a machine compiles.
+
+Letters: f, w, o, q the gates, a = tanh(f), s state, g dLoss/ds. Tensors come as addresses
+(unimatrix.ops.rows); address 0 stands for zeros, or for no query. Each inner loop writes one array: with
+several there are too many pairs to check for overlap, and no vector instructions.
+"""
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+from unimatrix.ops.rows import FAST, ZEROS, address, channel_blocks, place, row, unit_stride
+from unimatrix.ops.threads import match_threads
+
+WORK_PER_CHANNEL = 16  # multiply-adds that a tanh costs about
+LARGEST = 10.0  # beyond it float32's tanh is 1
+# 2^r = sum (r ln 2)^n / n!; beyond the seventh term nothing is left of float32 where |r| <= 1/2
+EXP2 = [math.log(2.0) ** n / math.factorial(n) for n in range(8)]
+
+
+def run_forward(gates: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """y [B, T, W], the last state [B, W], and all states [B, T, W] if they are to be kept ([B, 0, W])."""
+    gates = unit_stride(gates)
+    state = None if state is None else state.contiguous()
+    batch, length, kinds, width = gates.shape
+    y = torch.empty((batch, length, width), dtype=gates.dtype)
+    states = torch.empty((batch, length if keep else 0, width), dtype=gates.dtype)
+    last = torch.empty((batch, width), dtype=gates.dtype)
+    if y.numel() == 0:
+        return y, last.zero_() if state is None else last.copy_(state), states
+    match_threads(WORK_PER_CHANNEL * y.numel())
+    forward(
+        *place(gates),
+        gates.stride(2),
+        address(state),
+        y.data_ptr(),
+        states.data_ptr() if keep else 0,
+        last.data_ptr(),
+        (batch, length, width, kinds == 4, channel_blocks(batch, width, width)),
+        ZEROS[gates.dtype],
+    )
+    return y, last, states
+
+
+def run_backward(
+    gates: Tensor, states: Tensor, state: Tensor | None, grad_y: Tensor | None, grad_last: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the gates [B, T, 3 or 4, W] and of the first state [B, W]; None is zeros."""
+    gates, states = unit_stride(gates), states.contiguous()
+    batch, length, kinds, width = gates.shape
+    grad_y = states.new_zeros(states.shape) if grad_y is None else unit_stride(grad_y)
+    state = None if state is None else state.contiguous()
+    grad_last = None if grad_last is None else grad_last.contiguous()
+    grad_gates = torch.empty(gates.shape, dtype=gates.dtype)
+    grad_state = torch.empty((batch, width), dtype=gates.dtype)
+    if states.numel() == 0:
+        return grad_gates, grad_state.zero_() if grad_last is None else grad_state.copy_(grad_last)
+    match_threads(2 * WORK_PER_CHANNEL * states.numel())
+    backward(
+        *place(gates),
+        gates.stride(2),
+        states.data_ptr(),
+        address(state),
+        *place(grad_y),
+        address(grad_last),
+        grad_gates.data_ptr(),
+        grad_state.data_ptr(),
+        (batch, length, width, kinds == 4, channel_blocks(batch, width, width)),
+        ZEROS[gates.dtype],
+    )
+    return grad_gates, grad_state
+
+
+@intrinsic
+def _exp2(typing: Any, y: Any) -> Any:
+    """2^y for a float32 -126 < y <= 0, within 2 units of the last digit: arithmetic that vectorises."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        single, integer = ir.FloatType(), ir.IntType(32)
+        y = args[0]
+        # towards zero, so that the nearest whole number comes out; whatever k a NaN makes, r is NaN again
+        k = builder.fptosi(builder.fsub(y, ir.Constant(single, 0.5)), integer)
+        r = builder.fsub(y, builder.sitofp(k, single))
+        power = ir.Constant(single, EXP2[-1])
+        for coefficient in reversed(EXP2[:-1]):
+            power = builder.fadd(
+                builder.fmul(power, r, flags=("contract",)),
+                ir.Constant(single, coefficient),
+                flags=("contract",),
+            )
+        exponent = builder.shl(builder.add(k, ir.Constant(integer, 127)), ir.Constant(integer, 23))
+        return builder.fmul(power, builder.bitcast(exponent, single))
+
+    return types.float32(types.float32), emit
+
+
+def _tanh(x):
+    """tanh, one number; compiled code alone calls it."""
+    raise NotImplementedError
+
+
+@overload(_tanh)
+def _tanh_of(x):
+    if x != types.float32:
+
+        def exact(x):
+            return math.tanh(x)
+
+        return exact
+    one, largest, scale = np.float32(1.0), np.float32(LARGEST), np.float32(-2.0 / math.log(2.0))
+
+    def tanh(x):
+        size = abs(x)
+        # so that a NaN stays one
+        size = largest if size > largest else size
+        e = _exp2(size * scale)  # pyright: ignore[reportCallIssue]  # an intrinsic
+        t = (one - e) / (one + e)
+        return -t if x < 0 else t
+
+    return tanh
+
+
+@numba.njit(parallel=True, cache=True, fastmath=FAST)
+def forward(gates, gates_at, kind_at, state, y, states, last, sizes, zero):
+    """a = tanh(f), s = a s + w, y = o s or o q s along time, for every batch row and block of channels."""
+    batch, length, width, query, blocks = sizes
+    per_block = (width + blocks - 1) // blocks
+    for task in numba.prange(batch * blocks):
+        b = np.int64(task) // blocks
+        first = min(width, np.int64(task) % blocks * per_block)
+        n = min(width, first + per_block) - first
+        a = np.full(n, zero)
+        s = np.full(n, zero)
+        if state != 0:
+            s[:] = row(state, b * width + first, n, zero)
+        for t in range(length):
+            at = b * gates_at[0] + t * gates_at[1] + first
+            f = row(gates, at, n, zero)
+            w = row(gates, at + kind_at, n, zero)
+            o = row(gates, at + 2 * kind_at, n, zero)
+            out = row(y, (b * length + t) * width + first, n, zero)
+            for c in range(n):
+                a[c] = _tanh(f[c])
+            for c in range(n):
+                s[c] = a[c] * s[c] + w[c]
+            if query:
+                q = row(gates, at + 3 * kind_at, n, zero)
+                for c in range(n):
+                    out[c] = o[c] * (q[c] * s[c])
+            else:
+                for c in range(n):
+                    out[c] = o[c] * s[c]
+            if states != 0:
+                kept = row(states, (b * length + t) * width + first, n, zero)
+                for c in range(n):
+                    kept[c] = s[c]
+        end = row(last, b * width + first, n, zero)
+        for c in range(n):
+            end[c] = s[c]
+
+
+@numba.njit(parallel=True, cache=True, fastmath=FAST)
+def backward(gates, gates_at, kind_at, states, state, d_y, d_y_at, d_last, d_gates, d_state, sizes, zero):
+    """From the last position to the first: g = a_{t+1} g + o q dy, dw = g, df = g s_{t-1} (1 - a^2),
+    do = dy q s, dq = dy o s."""
+    batch, length, width, query, blocks = sizes
+    per_block = (width + blocks - 1) // blocks
+    kinds = 4 if query else 3
+    for task in numba.prange(batch * blocks):
+        b = np.int64(task) // blocks
+        first = min(width, np.int64(task) % blocks * per_block)
+        n = min(width, first + per_block) - first
+        g = np.full(n, zero)  # behind the last position a is 1, as it were
+        if d_last != 0:
+            g[:] = row(d_last, b * width + first, n, zero)
+        start = np.full(n, zero)
+        if state != 0:
+            start[:] = row(state, b * width + first, n, zero)
+        a = np.full(n, zero)
+        read = np.full(n, zero)
+        for t in range(length - 1, -1, -1):
+            at = b * gates_at[0] + t * gates_at[1] + first
+            f = row(gates, at, n, zero)
+            o = row(gates, at + 2 * kind_at, n, zero)
+            dy = row(d_y, b * d_y_at[0] + t * d_y_at[1] + first, n, zero)
+            s_at = (b * length + t) * width + first
+            s = row(states, s_at, n, zero)
+            before = row(states, s_at - width, n, zero) if t > 0 else start
+            d_at = (b * length + t) * kinds * width + first
+            df = row(d_gates, d_at, n, zero)
+            dw = row(d_gates, d_at + width, n, zero)
+            do = row(d_gates, d_at + 2 * width, n, zero)
+            if query:
+                q = row(gates, at + 3 * kind_at, n, zero)
+                dq = row(d_gates, d_at + 3 * width, n, zero)
+                for c in range(n):
+                    read[c] = dy[c] * s[c]
+                for c in range(n):
+                    do[c] = read[c] * q[c]
+                for c in range(n):
+                    dq[c] = read[c] * o[c]
+                for c in range(n):
+                    g[c] += dy[c] * (o[c] * q[c])
+            else:
+                for c in range(n):
+                    do[c] = dy[c] * s[c]
+                for c in range(n):
+                    g[c] += dy[c] * o[c]
+            for c in range(n):
+                a[c] = _tanh(f[c])
+            for c in range(n):
+                dw[c] = g[c]
+            for c in range(n):
+                df[c] = g[c] * before[c] * (1 - a[c] * a[c])
+            for c in range(n):
+                g[c] *= a[c]
+        dx = row(d_state, b * width + first, n, zero)
+        for c in range(n):
+            dx[c] = g[c]
