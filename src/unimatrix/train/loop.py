@@ -14,6 +14,7 @@ from rich.console import Console
 
 from unimatrix.data import Corpus
 from unimatrix.models import AnyModel, LanguageModel, Mamba2, parameter_count
+from unimatrix.models.config import RecurrentFFNConfig
 from unimatrix.ops import chosen_backends
 from unimatrix.train.checkpoint import latest_checkpoint
 from unimatrix.train.config import Experiment
@@ -42,8 +43,8 @@ class TrainResult:
         sure to have seen the whole text.
     data: see `unimatrix.train.sources.describe`.
     backend: the form of the model's own op that ran ("chunked", ...); "torch" where it has none of its own,
-        "transformers" for Mamba-2, which is theirs; with slots the form of their op too ("compiled, slots
-        compiled").
+        "transformers" for Mamba-2, which is theirs; with slots or a recurrent FFN the form of their op too
+        ("compiled, slots compiled").
     interrupted: stopped before its last step. stop_signal: the Ctrl-C or SIGTERM that came, if one did, even
         too late to interrupt this run.
     checkpoint: the last one written.
@@ -160,8 +161,12 @@ def _backend(model: AnyModel) -> str:
     if not isinstance(model, LanguageModel):
         return "torch"
     chosen = chosen_backends()
-    mixer = chosen.get(model.config.mixer.kind, "torch")
-    return mixer if model.memory is None else f"{mixer}, slots {chosen['slot_memory']}"
+    forms = [chosen.get(model.config.mixer.kind, "torch")]
+    if isinstance(model.config.feed_forward, RecurrentFFNConfig):
+        forms.append(f"ffn {chosen['gated_scan']}")
+    if model.memory is not None:
+        forms.append(f"slots {chosen['slot_memory']}")
+    return ", ".join(forms)
 
 
 def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, console: Console) -> bool:
