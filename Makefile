@@ -32,6 +32,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/unimatrix bench throughput $(ARGS)
 	$(BIN)/unimatrix bench throughput --models triple-latent triple-slot triple-hybrid --lengths 64 128 256 512 2048 --out bench/latent
+	$(BIN)/unimatrix bench throughput --models recurrent-ffn recurrent-ffn-readout recurrent-ffn-hybrid mamba2 --lengths 64 128 256 512 --out bench/recurrent-ffn
 	$(BIN)/unimatrix bench recall
 	$(BIN)/unimatrix bench decode
 

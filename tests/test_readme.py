@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import unimatrix
-from unimatrix.models import parameter_count
+from unimatrix.models import parameter_count, peer_presets
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,9 +26,9 @@ def test_linked_files_exist():
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-@pytest.mark.parametrize("name", unimatrix.presets())
+@pytest.mark.parametrize("name", unimatrix.presets() | peer_presets())
 def test_the_table_of_presets_is_true(name):
-    (row,) = re.findall(rf"^\| `{name}` \| ([\d,]+) \| ([\d,]+) \|", README, flags=re.MULTILINE)
+    (row,) = re.findall(rf"^\| `{name}`[^|]* \| ([\d,]+) \| ([\d,]+) \|", README, flags=re.MULTILINE)
     for printed, vocab_size in zip(row, (259, 64), strict=True):
         model = unimatrix.build(name, vocab_size=vocab_size)
         assert int(printed.replace(",", "")) == parameter_count(model)

@@ -250,3 +250,16 @@ def test_a_text_beside_a_task_is_refused_before_anything_is_written(fit, tiny_re
     with pytest.raises(UserError, match="preset transformer: unknown setting 'slots'"):
         fit(with_slots)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "forms"),
+    [
+        ("transformer", "torch"),
+        ("unimatrix-core", "compiled"),
+        ("unimatrix-sparse-pointer", "compiled, slots compiled"),
+        ("recurrent-ffn-hybrid", "torch, ffn compiled"),
+    ],
+)
+def test_the_forms_that_ran_are_recorded(fit, tiny_recall, preset, forms):
+    assert fit(tiny_recall(steps=1, preset=preset)).backend == forms
