@@ -163,12 +163,21 @@ def test_the_latent_models_count_their_convolution_and_their_slots():
     assert counts["triple-hybrid"] - counts["triple-latent"] == 8 * 5 * 64 * 64
 
 
+def test_recurrent_ffns_have_the_transformers_products_and_a_scan():
+    counts = {
+        name: measure_ceiling(build(name), 1, 8).multiply_adds
+        for name in ("transformer", "recurrent-ffn", "recurrent-ffn-hybrid")
+    }
+    assert counts["recurrent-ffn"] - counts["transformer"] == 8 * 3 * 2 * 128
+    assert counts["recurrent-ffn-hybrid"] - counts["transformer"] == 8 * 3 * (3 * 64 + 64 + 64)
+
+
 @pytest.mark.parametrize(
     "name", ["unimatrix-core", "triple-latent", "triple-slot", "triple-hybrid", "recurrent-ffn"]
 )
 def test_equality_is_measured_against_the_reference_form(name):
     assert equality.check_equality(name) < equality.EQUALITY_TOLERANCE
-    ops = {"unimatrix-core": "matrix_state", "recurrent-ffn": "signed_scan"}
+    ops = {"unimatrix-core": "matrix_state", "recurrent-ffn": "gated_scan"}
     assert chosen_backends()[ops.get(name, "triple_latent")] == "reference"  # what ran last
 
 
@@ -204,3 +213,26 @@ def test_wrong_settings_are_named(tmp_path, options, message):
 def test_wrong_positions_are_named(tmp_path):
     with pytest.raises(UserError, match="positions: expected at least one"):
         decode.run(tmp_path, positions=(), **QUICK)
+
+
+def test_many_models_are_compiled_or_none_is_timed():
+    """Past torch.compile's limit of versions a model would run eagerly and be called compiled."""
+    from torch._dynamo import config
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    before = config.recompile_limit
+
+    def forward(model: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        return model(x)
+
+    def compile_all(number: int) -> None:
+        compiled = torch.compile(forward, backend="eager", dynamic=False)
+        for width in range(1, number + 1):
+            compiled(torch.nn.Linear(width, 2), torch.zeros(1, width))
+
+    with equality.room_to_compile(4):
+        compile_all(4 * 4)
+    with equality.room_to_compile(1), pytest.raises(FailOnRecompileLimitHit):
+        compile_all(before + 1)
+    assert config.recompile_limit == before
+    torch.compiler.reset()

@@ -3,6 +3,8 @@
 A peer is not written here and has no reference form: it is held to itself, token by token against the whole.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -90,6 +92,23 @@ def compiled_peer_problem(call: Any, model: Any, ids: torch.Tensor) -> str | Non
     if difference <= EQUALITY_TOLERANCE:
         return None
     return f"it differs from eager mode by {difference:.1e} of the largest logit"
+
+
+@contextmanager
+def room_to_compile(num_models: int) -> Iterator[None]:
+    """Within the block, torch.compile starts empty and may compile so many models; beyond them it raises.
+
+    It counts the versions of a function, here of every model's forward, over all models of a process, and
+    past its limit of 8 runs the rest eagerly: a model would be timed in a mode that it never ran in.
+    """
+    # imported here, as below
+    from torch._dynamo import config
+
+    torch.compiler.reset()
+    # each in evaluation and in training, with gradients and without
+    limit = max(config.recompile_limit, 4 * num_models)
+    with config.patch(recompile_limit=limit, fail_on_recompile_limit_hit=True):
+        yield
 
 
 def compiler_errors() -> tuple[type[Exception], ...]:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from unimatrix.bench.equality import (
     check_peer_equality,
     compiled_peer_problem,
     compiler_errors,
+    room_to_compile,
 )
 from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.errors import UserError
@@ -96,7 +98,10 @@ def run(
     left_out: list[LeftOut] = []
     for length in lengths:
         for what in passes:
-            found, without = _measure([*ours, *peers], length, what, modes, seconds=seconds, device=device)
+            with room_to_compile(len(ours) + len(peers)) if "compile" in modes else nullcontext():
+                found, without = _measure(
+                    [*ours, *peers], length, what, modes, seconds=seconds, device=device
+                )
             for one in without:
                 say(f"T {length:>5}  {what:<8}  {one.model} in eager mode alone: {one.why}")
             rows += found
@@ -148,7 +153,6 @@ def _measure(
     names: Sequence[str], length: int, what: str, modes: Sequence[str], *, seconds: float, device: str
 ) -> tuple[list[Row], list[LeftOut]]:
     batch = 8 if length < 8192 else 2
-    torch.compiler.reset()
     ids = torch.randint(0, 256, (batch, length + 1), generator=torch.Generator().manual_seed(0)).to(device)
     candidates: dict[str, Callable[[], object]] = {}
     ceilings: dict[str, Ceiling] = {}
