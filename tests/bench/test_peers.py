@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from unimatrix import UserError, build
@@ -178,3 +179,26 @@ def test_results_from_before_peers_still_show_and_plot(tmp_path):
     assert "unimatrix-core over transformer" in (tmp_path / "throughput.svg").read_text()
     assert "3.00x" in on_terminal(result)
     assert "peer" not in on_terminal(result)
+
+
+def test_more_models_than_colours_get_a_row_each(tmp_path, monkeypatch):
+    models = [f"model-{number}" for number in range(9)]
+    row = {"length": 64, "what": "forward", "mode": "eager"}
+    result = {
+        "rows": [
+            row | {"model": model, "tokens_per_s": 1000.0 + place} for place, model in enumerate(models)
+        ],
+        "ratios": [],
+        "peer_equality": {models[-1]: 0.0},
+        "machine": "a machine",
+        "threads": 1,
+        "versions": {"torch": "2"},
+    }
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    plot_throughput(result, tmp_path)
+    (axes,) = figures[0].axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [*models[:-1], f"{models[-1]} (peer)"]
+    (points,) = axes.lines
+    assert list(points.get_xdata()) == [1000.0 + place for place in range(9)]
