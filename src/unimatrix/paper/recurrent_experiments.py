@@ -2,7 +2,8 @@
 
 `ffn-first.*` have Table 1's recipe, so `table1.transformer` is their Transformer. `ffn-tuned.*` read the same
 text for 200 steps at another learning rate and without dropout; they are evaluated after 120 steps on their
-way, which a run of 120 steps would end with, for the learning rate is constant. `recall64.*` and
+way, which a run of 120 steps would end with, for the learning rate is constant. `ffn-tuned-xavier.*` are
+those with another start of q, k, v. `recall64.*` and
 `signal-noise.*` share one recipe, of which the paper says nothing but the length of the sequences.
 """
 
@@ -17,6 +18,8 @@ from unimatrix.train.config import Experiment, LoopConfig, ModelChoice, OptimCon
 
 RECURRENT_FFNS = ("recurrent-ffn", "recurrent-ffn-readout", "recurrent-ffn-hybrid")
 PEERS = ("transformer", "mamba2")
+# trained a second time with another start of q, k, v
+OTHER_START = ("transformer", "recurrent-ffn", "recurrent-ffn-hybrid")
 
 TUNED_LR = 4e-4
 TUNED_STEPS = (120, 200)
@@ -53,7 +56,16 @@ def ffn_first(preset: str) -> Experiment:
 
 def ffn_tuned(preset: str) -> Experiment:
     """The tuned recipe: learning rate 4e-4, no dropout, 200 steps with a look after 120."""
-    whole = text_experiment(f"ffn-tuned.{preset}", ModelChoice(preset=preset))
+    return _tuned(f"ffn-tuned.{preset}", ModelChoice(preset=preset))
+
+
+def ffn_tuned_xavier(preset: str) -> Experiment:
+    """Not in the paper: the tuned recipe with q, k, v started as torch.nn.MultiheadAttention starts them."""
+    return _tuned(f"ffn-tuned-xavier.{preset}", ModelChoice(preset=preset, qkv_init="xavier"))
+
+
+def _tuned(name: str, model: ModelChoice) -> Experiment:
+    whole = text_experiment(name, model)
     return replace(
         whole,
         model=replace(whole.model, dropout=0.0),
@@ -97,6 +109,7 @@ def signal_noise(preset: str) -> Experiment:
 RECURRENT_EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     **{f"ffn-first.{preset}": partial(ffn_first, preset) for preset in RECURRENT_FFNS},
     **{f"ffn-tuned.{preset}": partial(ffn_tuned, preset) for preset in PEERS + RECURRENT_FFNS},
+    **{f"ffn-tuned-xavier.{preset}": partial(ffn_tuned_xavier, preset) for preset in OTHER_START},
     **{f"recall64.{preset}": partial(recall64, preset) for preset in PEERS + RECURRENT_FFNS},
     **{f"signal-noise.{preset}": partial(signal_noise, preset) for preset in PEERS + RECURRENT_FFNS},
 }
