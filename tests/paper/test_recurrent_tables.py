@@ -34,6 +34,7 @@ from unimatrix.paper.section56_text import (
     SECTION56_FIRST,
     SECTION56_TUNED,
     TRANSFORMER,
+    XAVIER,
 )
 from unimatrix.paper.summary import NOTHING, summarise
 from unimatrix.paper.terminal import print_summaries
@@ -54,6 +55,9 @@ LIKE_THE_PAPER = {
     "ffn-tuned.recurrent-ffn-readout": (4.5, 4.0),
     HYBRID: (4.414, 3.888),
     "ffn-tuned.mamba2": (4.2, 3.7),
+    "ffn-tuned-xavier.transformer": (4.55, 4.06),
+    "ffn-tuned-xavier.recurrent-ffn": (4.5, 3.9),
+    "ffn-tuned-xavier.recurrent-ffn-hybrid": (4.5, 3.9),
     "recall64.transformer": 7.0,
     "recall64.mamba2": 10.2,
     "recall64.recurrent-ffn": 15.8,
@@ -106,7 +110,9 @@ def test_the_first_setting_is_table1s_recipe(name) -> None:
 def test_the_tuned_recipe_differs_in_rate_dropout_and_steps_alone(name) -> None:
     recipe, base = experiment(name), experiment("table1.transformer")
     assert recipe.optim == dataclasses.replace(base.optim, lr=4e-4)
-    assert recipe.model == dataclasses.replace(base.model, preset=name.partition(".")[2], dropout=0.0)
+    family, _, preset = name.partition(".")
+    start = "xavier" if family == "ffn-tuned-xavier" else None
+    assert recipe.model == dataclasses.replace(base.model, preset=preset, dropout=0.0, qkv_init=start)
     assert (recipe.loop.steps, recipe.loop.eval_at) == (200, (120, 200))
     unchanged = dataclasses.replace(
         recipe.loop, steps=80, eval_at=None, eval_every=base.loop.eval_every, eval_bytes=base.loop.eval_bytes
@@ -172,6 +178,10 @@ def test_the_tables_hold_what_the_paper_prints() -> None:
         ("Recurrent-FFN-Hybrid", 174_080, {EARLY: 4.414, seven: 3.899, eleven: 3.876}),
         (f"Recurrent-FFN-Readout ({BEYOND})", None, {}),
         (f"Mamba-2 ({BEYOND})", None, {}),
+        *(
+            (f"{label} ({XAVIER})", None, {})
+            for label in ("Transformer", "Recurrent-FFN", "Recurrent-FFN-Hybrid")
+        ),
     ]
     assert printed(SECTION56_MEMORY) == [
         ("Transformer", None, both(7.0, 8.6)),
@@ -247,7 +257,7 @@ def test_the_flip_may_hold_in_the_papers_seeds_and_not_over_all(like_the_paper) 
 def test_a_column_of_one_seed_shows_that_run_alone(like_the_paper) -> None:
     runs = like_the_paper({HYBRID: {7: (4.4, 3.9), 13: (4.5, 3.8)}})
     summary = summarise(SECTION56_TUNED, runs)
-    lines = {line.label: line for line in summary.lines}
+    lines = {line.label: line for line in summary.lines if line.group != XAVIER}
     early, late, seven, eleven = (cell.ours for cell in lines["Recurrent-FFN-Hybrid"].cells)
     assert early.startswith("4.450 ± ")
     assert late.startswith("3.850 ± ")

@@ -23,7 +23,7 @@ from unimatrix.paper.recurrent_experiments import OTHER_START, TUNED_LR, TUNED_S
 from unimatrix.paper.table import Column, Figure, Row, Table
 
 BEYOND = "Not in the paper"
-XAVIER = "Not in the paper: q, k, v start as torch.nn.MultiheadAttention's"
+XAVIER = "Other start of q, k, v"
 LABELS = {
     "transformer": "Transformer",
     "mamba2": "Mamba-2",
