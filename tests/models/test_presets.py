@@ -33,6 +33,18 @@ def test_the_paper_prints_a_count_for_every_preset_but_one():
     assert {name for name, _, _ in PRINTED} | {NOT_PRINTED} == set(unimatrix.presets())
 
 
+@pytest.mark.parametrize("name", ["recurrent-ffn", "recurrent-ffn-hybrid"])
+@pytest.mark.parametrize("width", [32, 128])
+def test_recurrent_ffns_grow_with_the_stream_as_the_mlp_does(name, width):
+    ours, theirs = (parameter_count(unimatrix.build(one, d_model=width)) for one in (name, "transformer"))
+    # the MLP's biases are what they have not, and the Hybrid's mix what it has
+    assert theirs - ours == 3 * (5 - (name == "recurrent-ffn-hybrid")) * width
+    given = unimatrix.build(name, d_model=width, width=8)
+    assert given.blocks[0].feed_forward.width == 8
+    with pytest.raises(unimatrix.UserError, match="width: expected a whole number of at least 1, got 0"):
+        unimatrix.build(name, width=0)
+
+
 def test_readout_has_one_projection_more_than_the_plain_recurrent_ffn():
     more = parameter_count(unimatrix.build(NOT_PRINTED)) - parameter_count(unimatrix.build("recurrent-ffn"))
     assert more == 3 * 64 * 128

@@ -321,7 +321,6 @@ def test_wrong_arguments_are_named(arguments, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @KINDS
 def test_the_same_on_a_gpu(kinds):
     inputs = make_inputs(100, kinds=kinds, dtype=torch.float32)

@@ -21,13 +21,17 @@ from unimatrix.models.config import (
     MLPConfig,
     ModelConfig,
     PreviousTokenRoutingConfig,
-    RecurrentFFNConfig,
     SlotMemoryConfig,
     TripleLatentConfig,
 )
 from unimatrix.models.kinds import AnyModel, AnyModelConfig, model_from_config
 from unimatrix.models.language_model import LanguageModel
 from unimatrix.models.peer_presets import PEER_PRESETS
+from unimatrix.models.recurrent_ffn_presets import (
+    recurrent_ffn,
+    recurrent_ffn_hybrid,
+    recurrent_ffn_readout,
+)
 from unimatrix.models.task_presets import TASK_PRESETS
 from unimatrix.ops import Backend
 
@@ -286,79 +290,6 @@ def triple_hybrid(
     )
 
 
-def recurrent_ffn(
-    *,
-    vocab_size: int = 259,
-    max_positions: int | None = 128,
-    d_model: int = 64,
-    num_heads: int = 4,
-    depth: int = 3,
-    dropout: float = 0.0,
-    width: int = 128,
-    qkv_init: Literal["normal", "xavier"] = "normal",
-    backend: Backend = "auto",
-) -> ModelConfig:
-    """The transformer with a small recurrent memory in each MLP's place. 173,888 (V = 64: 161,408)."""
-    return ModelConfig(
-        vocab_size=vocab_size,
-        max_positions=max_positions,
-        d_model=d_model,
-        depth=depth,
-        dropout=dropout,
-        mixer=AttentionConfig(num_heads=num_heads, qkv_init=qkv_init),
-        feed_forward=RecurrentFFNConfig(width=width, backend=backend),
-    )
-
-
-def recurrent_ffn_readout(
-    *,
-    vocab_size: int = 259,
-    max_positions: int | None = 128,
-    d_model: int = 64,
-    num_heads: int = 4,
-    depth: int = 3,
-    dropout: float = 0.0,
-    width: int = 128,
-    qkv_init: Literal["normal", "xavier"] = "normal",
-    backend: Backend = "auto",
-) -> ModelConfig:
-    """Recurrent-FFN whose reads are chosen by the token. 198,464 (V = 64: 185,984)."""
-    return ModelConfig(
-        vocab_size=vocab_size,
-        max_positions=max_positions,
-        d_model=d_model,
-        depth=depth,
-        dropout=dropout,
-        mixer=AttentionConfig(num_heads=num_heads, qkv_init=qkv_init),
-        feed_forward=RecurrentFFNConfig(width=width, query=True, backend=backend),
-    )
-
-
-def recurrent_ffn_hybrid(
-    *,
-    vocab_size: int = 259,
-    max_positions: int | None = 128,
-    d_model: int = 64,
-    num_heads: int = 4,
-    depth: int = 3,
-    dropout: float = 0.0,
-    width: int = 64,
-    local_width: int = 64,
-    qkv_init: Literal["normal", "xavier"] = "normal",
-    backend: Backend = "auto",
-) -> ModelConfig:
-    """Recurrent-FFN-Readout at half the width, and a local gated branch. 174,080 (V = 64: 161,600)."""
-    return ModelConfig(
-        vocab_size=vocab_size,
-        max_positions=max_positions,
-        d_model=d_model,
-        depth=depth,
-        dropout=dropout,
-        mixer=AttentionConfig(num_heads=num_heads, qkv_init=qkv_init),
-        feed_forward=RecurrentFFNConfig(width=width, query=True, local_width=local_width, backend=backend),
-    )
-
-
 PRESETS: dict[str, Callable[..., ModelConfig]] = {
     "transformer": transformer,
     "unimatrix-core": unimatrix_core,
@@ -406,12 +337,14 @@ def build(name: str, **overrides: Any) -> AnyModel:
         overrides: what differs from the preset's own settings, the arguments of its function. Of all:
             vocab_size, 259 for bytes (0..255, BOS, EOS, PAD), 64 for the recall task, 53 for
             triple-interaction; max_positions, learned positions, None for streams of any length; dropout. Of
-            all but typed-latent: d_model, num_heads, depth, mlp_expansion. Then qkv_init for the
-            transformers; state_dim and backend for the recurrent models; deep_embed_rank and spectral_norm
-            for unimatrix-discovery; temperature for unimatrix-assoc; slots, top_k, pointer, write_gate,
-            write_gate_bias, memory_width and match_threshold for unimatrix-sparse-pointer; slots for
-            triple-slot; kernel_size for triple-hybrid; rank for typed-latent. mamba2 has d_model, num_heads,
-            depth, state_dim and chunk_length, no positions (max_positions is a limit alone) and no MLP.
+            all but typed-latent: d_model, num_heads, depth. Then mlp_expansion, but for the recurrent FFNs,
+            which have width (and, the Hybrid, local_width) in its place; qkv_init for these and the
+            transformers; state_dim for the recurrent mixers, backend for whatever has ops of its own;
+            deep_embed_rank and spectral_norm for unimatrix-discovery; temperature for unimatrix-assoc; slots,
+            top_k, pointer, write_gate, write_gate_bias, memory_width and match_threshold for
+            unimatrix-sparse-pointer; slots for triple-slot; kernel_size for triple-hybrid; rank for
+            typed-latent. mamba2 has d_model, num_heads, depth, state_dim and chunk_length, no positions
+            (max_positions is a limit alone) and no MLP.
 
     Raises:
         UserError: an unknown name or override (the near ones are named), or a value that does not fit.
