@@ -6,6 +6,7 @@ B batch rows, T = seq_len; a row has T + 1 bytes, inputs and targets being its f
 import numpy as np
 import torch
 
+from unimatrix.data.streams import bit_generator
 from unimatrix.errors import UserError
 
 
@@ -18,7 +19,7 @@ def random_windows(
 
     Args:
         data: [N] uint8, the training text.
-        seed, step: non-negative; every pair is its own stream.
+        seed, step: at least 0 and below 2^64; every pair is its own stream.
         batch_size, seq_len: B and T.
     Returns:
         [B, T + 1] int64 on the CPU.
@@ -30,7 +31,7 @@ def random_windows(
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
     # raw 64-bit draws: numpy promises the stream of a bit generator for good, that of `integers` it does not.
     # the remainder favours some positions by less than N / 2^64
-    draws = np.random.PCG64(np.random.SeedSequence((seed, step))).random_raw(batch_size)
+    draws = bit_generator("windows", seed=seed, step=step).random_raw(batch_size)
     starts = (draws % np.uint64(len(data) - seq_len)).astype(np.int64)
     rows = data[starts[:, None] + np.arange(seq_len + 1)]  # [B, T + 1]
     return torch.from_numpy(rows.astype(np.int64))  # pyright: ignore[reportReturnType]

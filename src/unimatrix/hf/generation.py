@@ -24,6 +24,7 @@ from transformers.generation.logits_process import (
 )
 from transformers.utils import logging
 
+from unimatrix.data.streams import torch_seed
 from unimatrix.data.tokenizer import BOS, EOS, VOCAB_SIZE
 from unimatrix.errors import UserError
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
@@ -190,7 +191,9 @@ def _chooser(
         warpers.append(TopKLogitsWarper(top_k))
     if top_p is not None and top_p < 1:
         warpers.append(TopPLogitsWarper(top_p))
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    generator = (
+        None if seed is None else torch.Generator(device).manual_seed(torch_seed("sampling", seed=seed))
+    )
     no_ids = torch.empty(1, 0, dtype=torch.long, device=device)  # these warpers look at the scores alone
 
     def sample(logits: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
 from unimatrix.models import AnyModel, build, config_from_dict
@@ -66,7 +67,7 @@ class Run:
         # losses still on the device: reading one waits for all the work queued before it
         self._unseen: list[Tensor] = []
         choice, optim, loop = experiment.model, experiment.optim, experiment.loop
-        torch.manual_seed(loop.seed)
+        torch.manual_seed(torch_seed("weights", seed=loop.seed))
         self.model = build(
             choice.preset,
             vocab_size=source.vocab_size,

@@ -5,10 +5,10 @@ Optimiser tensors are named "<quantity>/<parameter>", such as "exp_avg/blocks.0.
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimatrix.data.streams import torch_seed
 from unimatrix.errors import UserError
 
 
@@ -49,8 +49,7 @@ def load_optimizer_tensors(
 
 def seed_process(seed: int, *, process_index: int) -> None:
     """Seeds torch's global generators (dropout draws from them), differently in each process."""
-    drawn = np.random.SeedSequence((seed, process_index)).generate_state(1, np.uint64)
-    torch.manual_seed(int(drawn[0]))
+    torch.manual_seed(torch_seed("process", seed=seed, process=process_index))
 
 
 def rng_tensors(device: torch.device) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimatrix.data.streams import bit_generator
 from unimatrix.errors import UserError
 
 # the label of a position where nothing is asked: what torch's cross entropy leaves out by default
@@ -34,7 +35,7 @@ def raw_draws(*, seed: int, step: int, stream: Stream, rows: int, columns: int) 
     Raw draws of the bit generator: numpy promises their stream for good, that of `integers`, `choice` and
     `permutation` it does not. A remainder of one favours some results by less than n / 2^64.
     """
-    generator = np.random.PCG64(np.random.SeedSequence((seed, step, _STREAMS[stream])))
+    generator = bit_generator("sequences", seed=seed, step=step, stream=_STREAMS[stream])
     return generator.random_raw(rows * columns).reshape(rows, columns)
 
 

@@ -120,7 +120,7 @@ def make(config: RecallConfig, *, seed: int, step: int, batch_size: int, stream:
     A sequence's row does not depend on how many rows follow it.
 
     Args:
-        seed, step: non-negative; every pair is its own stream.
+        seed, step: at least 0 and below 2^64; every pair is its own stream.
         stream: eval's sequences are drawn apart from train's.
     Returns:
         input_ids and labels, [B, T] int64 on the CPU; a label at the last position alone, the value.

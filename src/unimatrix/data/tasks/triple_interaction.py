@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.data.settings import check_positive, check_range, check_types
+from unimatrix.data.streams import bit_generator
 from unimatrix.data.tasks.batch import (
     IGNORE,
     Batch,
@@ -49,8 +50,6 @@ _FRAME = 3
 # a tag, a role and a value
 _BINDING = 3
 _FINGERPRINT_ROWS = 32
-# sets the table's draws apart from those of the sequences
-_TABLE_STREAM = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,7 +188,7 @@ def symbolic_answer(rule: str, a: Any, b: Any, c: Any, num_values: int) -> Any:
 def lookup_table(config: TripleInteractionConfig) -> np.ndarray:
     """[n, n, n] int64: the answer 0..n-1 of lookup, by the values in roles A, B, C; from table_seed alone."""
     shape = (config.num_values,) * _NUM_ROLES
-    generator = np.random.PCG64(np.random.SeedSequence(config.table_seed, spawn_key=(_TABLE_STREAM,)))
+    generator = bit_generator("table", table_seed=config.table_seed)
     return remainders(generator.random_raw(config.num_values**_NUM_ROLES), config.num_values).reshape(shape)
 
 
@@ -202,7 +201,7 @@ def make(
     rule: without a task token those of one rule are, token for token, those of any other.
 
     Args:
-        seed, step: non-negative; every pair is its own stream. A training step also sets the phase.
+        seed, step: at least 0 and below 2^64; every pair is its own stream. A training step sets the phase too.
         stream: eval's sequences are drawn apart from train's, and have no phases.
     Returns:
         input_ids and labels, [B, T] int64 on the CPU; a label at the last position alone, the answer's value.
