@@ -1,7 +1,7 @@
 """The exceptions that mean "the input is at fault, not the program".
 
-Library callers catch them as the ValueError, or TypeError, that they are; the command line prints the message in
-one line and exits with code 2. Anything else that escapes is a programming error and stays loud.
+Library callers catch them as the ValueError, or TypeError, that they are; the command line prints the message
+in one line and exits with code 2. Anything else that escapes is a programming error and stays loud.
 """
 
 
