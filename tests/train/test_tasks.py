@@ -6,8 +6,9 @@ import re
 
 import pytest
 import torch
+from ragged import ragged
 
-from unimatrix.data.tasks import TASKS, RecallConfig, recall
+from unimatrix.data.tasks import IGNORE, TASKS, RecallConfig, recall
 from unimatrix.errors import UserError
 from unimatrix.evals import task_score
 from unimatrix.hf import load
@@ -15,6 +16,7 @@ from unimatrix.hf.checksums import write_checksums
 from unimatrix.models import build
 from unimatrix.train import describe, train
 from unimatrix.train.run import LossModule
+from unimatrix.train.sources import TaskSource
 
 TASK = RecallConfig(
     num_pairs=2, num_keys=3, num_values=3, num_fillers=4, length=16, vocab_size=16, eval_sequences=96
@@ -208,6 +210,46 @@ def test_a_checkpoint_from_before_there_were_tasks_goes_on(fit, tiny, text):
 
 
 # ---- arithmetic, checkpoints, bad input
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_every_label_counts_alike_in_whatever_piece_it_falls(fit, tiny_recall, monkeypatch, accumulation):
+    monkeypatch.setattr(TaskSource, "batch", ragged())
+    experiment = tiny_recall(dropout=0.0, steps=3, eps=1e-4, accumulation=accumulation)
+    result = fit(experiment)
+    torch.manual_seed(experiment.loop.seed)
+    model = build("transformer", vocab_size=16, max_positions=16, **experiment.model.overrides())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=experiment.optim.lr, eps=1e-4)
+    source = TaskSource(TASK)
+    for step in range(3):
+        batch = source.batch(seed=experiment.loop.seed, step=step, batch_size=4)
+        asked = batch.labels != IGNORE
+        loss = torch.nn.functional.cross_entropy(model(batch.input_ids)[0][asked], batch.labels[asked])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert result.final_loss == pytest.approx(float(loss.detach()), rel=1e-5)
+    for name, tensor in result.model.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_a_piece_without_labels_has_loss_and_gradient_zero():
+    torch.manual_seed(0)
+    model = build("transformer", vocab_size=16, d_model=8, num_heads=2, depth=1)
+    ids = torch.zeros(2, 8, dtype=torch.int64)
+    loss = LossModule(model)(ids, torch.full_like(ids, IGNORE))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert all((parameter.grad == 0).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("stream", ["train", "eval"])
+def test_nothing_is_asked_at_padding(kind, stream):
+    # PAD is 0 in every task
+    batch = TASKS[kind].make(TASKS[kind].config(), seed=1, step=2, batch_size=64, stream=stream)
+    assert not ((batch.input_ids == 0) & (batch.labels != IGNORE)).any()
+    assert (batch.labels != IGNORE).any()
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(fit, tiny_recall):

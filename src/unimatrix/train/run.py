@@ -38,9 +38,12 @@ class LossModule(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
-        """Mean nats per label, those that are IGNORE left out; input_ids and labels are [B, T]."""
+        """Mean nats per label that is not IGNORE, 0 without any; input_ids and labels are [B, T]."""
         logits, _ = self.model(input_ids)
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+        nats = F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        return nats / (labels != IGNORE).sum().clamp_min(1)
 
 
 class Run:
@@ -122,14 +125,22 @@ class Run:
         return load_rng_tensors(states, self.accelerator.device)
 
     def train_step(self) -> None:
-        """One optimiser step on the batch of (seed, step); this process takes its rows of it."""
+        """One optimiser step on the batch of (seed, step); this process takes its rows of it.
+
+        The loss is the mean over the batch's labels, however they fall to processes and pieces.
+        """
         began = time.perf_counter()
         optim, loop, accelerator = self.experiment.optim, self.experiment.loop, self.accelerator
         batch = self.source.batch(seed=loop.seed, step=self.step, batch_size=loop.batch_size)
+        # counted before they go to the device, where a look would be a wait
+        asked = (batch.labels != IGNORE).sum(1)
+        num_labels = int(asked.sum())
+        assert num_labels > 0, "a batch asks for something"
         input_ids, labels = (
             part.chunk(accelerator.num_processes)[accelerator.process_index].to(accelerator.device)
             for part in batch
         )
+        asked = asked.chunk(accelerator.num_processes)[accelerator.process_index].chunk(optim.accumulation)
         for group in self._raw_optimizer.param_groups:
             group["lr"] = learning_rate(optim, step=self.step, steps=loop.steps)
         losses = []
@@ -138,7 +149,10 @@ class Run:
             last = index == optim.accumulation - 1
             # processes exchange gradients once, after the last piece
             with nullcontext() if last else accelerator.no_sync(self._module):
-                loss = self._loss(*piece) / optim.accumulation
+                # the mean over this piece's labels counts by their share of the batch's; the processes'
+                # gradients are averaged. A piece without labels has loss 0 and takes part
+                share = accelerator.num_processes * max(1, int(asked[index].sum()))
+                loss = self._loss(*piece) / (num_labels / share)
                 accelerator.backward(loss)
             losses.append(loss.detach())
         if optim.clip is not None:

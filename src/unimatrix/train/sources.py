@@ -34,7 +34,10 @@ class Source(Protocol):
     headline: str
 
     def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
-        """Input ids and labels, [B, T] each, a function of (seed, step); every row asks equally often."""
+        """Input ids and labels, [B, T] each, a function of (seed, step); any number of labels, at least 1.
+
+        Nothing is asked at padding.
+        """
         ...
 
     def evaluate(

@@ -23,7 +23,10 @@ _STREAMS: dict[Stream, int] = {"train": 0, "eval": 1}
 
 
 class Batch(NamedTuple):
-    """input_ids [B, T] int64; labels [B, T] int64: the token asked for at a position, or IGNORE."""
+    """input_ids [B, T] int64; labels [B, T] int64: the token asked for at a position, or IGNORE.
+
+    At padding the label is IGNORE: what a model says there means nothing.
+    """
 
     input_ids: Tensor
     labels: Tensor

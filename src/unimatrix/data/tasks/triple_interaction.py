@@ -201,7 +201,7 @@ def make(
     rule: without a task token those of one rule are, token for token, those of any other.
 
     Args:
-        seed, step: at least 0 and below 2^64; every pair is its own stream. A training step sets the phase too.
+        seed, step: at least 0 and below 2^64; every pair is its own stream. A training step sets the phase.
         stream: eval's sequences are drawn apart from train's, and have no phases.
     Returns:
         input_ids and labels, [B, T] int64 on the CPU; a label at the last position alone, the answer's value.
