@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unimatrix.data import random_windows
+from unimatrix.data import BOS, random_windows
 from unimatrix.errors import UserError
 
 TEXT = np.arange(1000, dtype=np.int64).astype(np.uint8)
@@ -60,6 +60,19 @@ def test_a_text_of_exactly_one_window_is_enough():
     text = np.arange(17, dtype=np.uint8)
     rows = random_windows(text, seed=0, step=0, batch_size=2, seq_len=16)
     assert rows.tolist() == [list(range(17))] * 2
+
+
+def test_a_share_of_the_windows_begins_with_bos_and_the_rest_stays():
+    plain, begun = draw(batch_size=20_000), draw(batch_size=20_000, bos_share=0.1)
+    starts = begun[:, 0] == BOS
+    # binomial: five standard deviations
+    assert abs(int(starts.sum()) - 2000) < 5 * (20_000 * 0.1 * 0.9) ** 0.5
+    assert torch.equal(begun[~starts], plain[~starts])
+    assert torch.equal(begun[starts, 1:], plain[starts, :-1])
+    assert (draw(bos_share=1.0)[:, 0] == BOS).all()
+    assert torch.equal(begun, draw(batch_size=20_000, bos_share=0.1))
+    other = draw(batch_size=20_000, bos_share=0.1, step=4)[:, 0] == BOS
+    assert not torch.equal(other, starts)
 
 
 @pytest.mark.parametrize(

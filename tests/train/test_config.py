@@ -158,6 +158,7 @@ def test_unknown_fields_and_wrong_types_are_named(values, message):
     ]
     + [(LoopConfig, name, 0) for name in ("eval_bytes", "save_every", "keep_checkpoints", "log_every")]
     + [(LoopConfig, "seed", -1), (LoopConfig, "seed", 2**63)]
+    + [(LoopConfig, "bos_share", value) for value in (0.0, -0.1, 1.1)]
     + [(ModelChoice, name, 0) for name in ("d_model", "num_heads", "depth", "state_dim", "max_positions")]
     + [(ModelChoice, name, 0) for name in ("slots", "top_k")]
     + [(ModelChoice, "dropout", 1.0), (ModelChoice, "dropout", -0.1)]
@@ -183,8 +184,9 @@ def test_settings_that_do_not_fit_together_are_named():
         Experiment(optim=OptimConfig(accumulation=3))
     with pytest.raises(UserError, match="seq_len: expected the task's length 64, got 128; change length and"):
         Experiment(task=RecallConfig(length=64))
-    with pytest.raises(UserError, match="eval_bytes: a task has no text; expected None, got 10"):
-        Experiment(task=RecallConfig(), loop=LoopConfig(eval_bytes=10))
+    for field, value in (("eval_bytes", 10), ("bos_share", 0.1)):
+        with pytest.raises(UserError, match=f"{field}: a task has no text; expected None, got {value}"):
+            Experiment(task=RecallConfig(), loop=LoopConfig(**{field: value}))
     with pytest.raises(
         UserError, match=r"task: expected RecallConfig or .* or SignalNoiseConfig or None, got 'recall'"
     ):

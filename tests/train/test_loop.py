@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from unimatrix.data import Corpus, random_windows
+from unimatrix.data import BOS, Corpus, random_windows
 from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte
 from unimatrix.hf.checksums import CHECKSUMS, write_checksums
@@ -90,6 +90,21 @@ def test_what_is_reported_is_what_happened(fit, tiny, text, tmp_path):
 
 def test_the_backend_of_the_models_op_is_recorded(fit, tiny):
     assert fit(tiny(preset="unimatrix-core", steps=1)).backend in ("compiled", "chunked")
+
+
+def test_what_begins_with_bos_is_learned_where_windows_do(fit, tiny, text):
+    def first_byte(result):
+        """Nats of the training text's bytes after BOS, by their frequency."""
+        with torch.no_grad():
+            logits = result.model(torch.tensor([[BOS]]))[0][0, 0]
+        return float(torch.nn.functional.cross_entropy(logits.expand(1000, -1), target))
+
+    target = torch.from_numpy(text.train[:1000].astype("int64"))
+    settings = {"steps": 60, "lr": 1e-2, "dropout": 0.0, "batch_size": 8}
+    begun = first_byte(fit(tiny(bos_share=0.2, **settings), name="begun"))
+    never = first_byte(fit(tiny(**settings), name="never"))
+    # never having seen BOS, a model knows from its head alone which bytes are frequent
+    assert begun < never - 0.1
 
 
 # ---- going on

@@ -37,13 +37,20 @@ examples:
   unimatrix train --resume --out runs/mytext-unimatrix-core"""
 
 # what `unimatrix train mytext.txt` runs: minutes on a laptop, without positions so that text of any length
-# can follow, and saved often enough that a kill loses little
+# can follow, begun at BOS now and then so that an empty prompt can be answered, and saved often enough that a
+# kill loses little
 OWN_TEXT = Experiment(
     name="own-text",
     model=ModelChoice(preset="unimatrix-core", dropout=0.0, max_positions=None),
     optim=OptimConfig(lr=2e-3, warmup_steps=50, schedule="cosine", final_lr_share=0.1, clip=1.0),
     loop=LoopConfig(
-        steps=1000, batch_size=16, seq_len=256, eval_every=100, eval_bytes=65_536, save_every=100
+        steps=1000,
+        batch_size=16,
+        seq_len=256,
+        bos_share=0.1,
+        eval_every=100,
+        eval_bytes=65_536,
+        save_every=100,
     ),
 )
 

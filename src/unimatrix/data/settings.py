@@ -29,9 +29,9 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_range(config: Any, name: str, *, low: float, below: float = math.inf) -> None:
-    """low <= field < below."""
+    """low <= field < below, or the field is None."""
     value = getattr(config, name)
-    if not low <= value < below:
+    if value is not None and not low <= value < below:
         upper = "" if below == math.inf else f" and below {below:g}"
         raise UserError(f"{name}: expected at least {low:g}{upper}, got {value}")
 

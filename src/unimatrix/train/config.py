@@ -123,6 +123,8 @@ class LoopConfig:
         batch_size: windows (or a task's sequences) per optimiser step, over all processes and accumulation
             pieces together.
         seq_len: bytes predicted per window, in training and in evaluation; a task's length.
+        bos_share: of a text, the share of windows that begin with BOS, so that the model can start from
+            nothing (an empty prompt); None for none, as in the paper.
         seed: of the initial weights, the batches and the dropout.
         eval_every: steps between evaluations; None evaluates at the end only.
         eval_bytes: how much of the validation text those in between look at (None: all; the last one always
@@ -141,6 +143,7 @@ class LoopConfig:
     steps: int = 80
     batch_size: int = 16
     seq_len: int = 128
+    bos_share: float | None = None
     seed: int = 7
     eval_every: int | None = None
     eval_bytes: int | None = None
@@ -156,6 +159,8 @@ class LoopConfig:
         check_types(self)
         check_positive(self, "steps", "batch_size", "seq_len", "eval_every", "eval_bytes", "save_every")
         check_positive(self, "keep_checkpoints", "log_every")
+        check_positive(self, "bos_share")
+        check_range(self, "bos_share", low=0.0, below=math.nextafter(1.0, 2.0))
         check_range(self, "seed", low=0, below=2**63)
         asked = self.eval_at or ()
         if list(asked) != sorted({step for step in asked if step > 0}):
@@ -203,8 +208,10 @@ class Experiment:
                 f"seq_len: expected the task's length {task.length}, got {self.loop.seq_len}; "
                 "change length and seq_len together"
             )
-        if self.loop.eval_bytes is not None:
-            raise UserError(f"eval_bytes: a task has no text; expected None, got {self.loop.eval_bytes}")
+        for name in ("eval_bytes", "bos_share"):
+            value = getattr(self.loop, name)
+            if value is not None:
+                raise UserError(f"{name}: a task has no text; expected None, got {value}")
 
     def _check_task_preset(self) -> None:
         """A model that is made for one task's symbols can answer nothing else."""

@@ -68,7 +68,9 @@ class TextSource:
         UserError: the training text is shorter than one window, or there is no validation text.
     """
 
-    def __init__(self, corpus: Corpus, *, seq_len: int, eval_bytes: int | None) -> None:
+    def __init__(
+        self, corpus: Corpus, *, seq_len: int, eval_bytes: int | None, bos_share: float | None
+    ) -> None:
         check_one_window(corpus.train, seq_len=seq_len, name=f"{corpus.name} (train)")
         if len(corpus.valid) == 0:
             raise UserError(f"{corpus.name} (valid): expected at least 1 byte, got none")
@@ -77,10 +79,16 @@ class TextSource:
         self._corpus = corpus
         self._seq_len = seq_len
         self._eval_bytes = eval_bytes
+        self._bos_share = bos_share or 0.0
 
     def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
         windows = random_windows(
-            self._corpus.train, seed=seed, step=step, batch_size=batch_size, seq_len=self._seq_len
+            self._corpus.train,
+            seed=seed,
+            step=step,
+            batch_size=batch_size,
+            seq_len=self._seq_len,
+            bos_share=self._bos_share,
         )
         return Batch(windows[:, :-1], windows[:, 1:])
 
@@ -159,7 +167,7 @@ def source_of(experiment: Experiment, corpus: Corpus | None = None) -> Source:
         return TaskSource(experiment.task)
     corpus = load_corpus(experiment.data) if corpus is None else corpus
     loop = experiment.loop
-    return TextSource(corpus, seq_len=loop.seq_len, eval_bytes=loop.eval_bytes)
+    return TextSource(corpus, seq_len=loop.seq_len, eval_bytes=loop.eval_bytes, bos_share=loop.bos_share)
 
 
 def describe(data: Corpus | TaskConfig) -> dict[str, Any]:
