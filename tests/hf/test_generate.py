@@ -171,12 +171,12 @@ def test_a_conversation_goes_on_from_its_state(preset, make_model, count_fed):
     first = torch.tensor([list(b"question")])
     cache = UniMatrixCache()
     settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
-    answer = model.generate(first, past_key_values=cache, **settings)
+    answer = model.generate(first, cache=cache, **settings)
     assert cache.get_seq_length() == 8 + 4  # the last token has not been fed
     follow_up = torch.cat([answer, torch.tensor([list(b" and?")])], dim=1)
     expected = model.generate(follow_up, **settings)
     shapes = count_fed(model.language_model)
-    assert torch.equal(model.generate(follow_up, past_key_values=cache, **settings), expected)
+    assert torch.equal(model.generate(follow_up, cache=cache, **settings), expected)
     assert shapes == [(1, 6)] + [(1, 1)] * 4
 
 

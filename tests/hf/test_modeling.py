@@ -66,9 +66,9 @@ def test_loss_is_shifted_and_ignores_minus_100(make_model):
 def test_training_returns_no_state_unless_asked(make_model):
     model = make_model("transformer").train()
     ids = torch.randint(0, 256, (2, 5))
-    assert model(ids, labels=ids).past_key_values is None
-    assert model(ids, use_cache=True).past_key_values.get_seq_length() == 5
-    assert model.eval()(ids, use_cache=False).past_key_values is None
+    assert model(ids, labels=ids).cache is None
+    assert model(ids, use_cache=True).cache.get_seq_length() == 5
+    assert model.eval()(ids, use_cache=False).cache is None
 
 
 def test_padding_on_either_side_changes_no_real_logit(preset, make_model):
@@ -103,7 +103,7 @@ def test_right_padding_without_a_mask_as_lm_eval_feeds_it(preset, make_model):
     [
         ({"attention_mask": torch.ones(1, 3)}, r"attention_mask: expected shape \(1, 4\)"),
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask: expected shape"),
-        ({"past_key_values": DynamicCache()}, "expected a UniMatrixCache, got a DynamicCache"),
+        ({"cache": DynamicCache()}, "expected a UniMatrixCache, got a DynamicCache"),
         ({"position_ids": torch.arange(4)[None]}, "unknown argument 'position_ids'"),
     ],
 )

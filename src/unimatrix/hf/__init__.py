@@ -9,9 +9,10 @@ it is generated.
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from unimatrix.hf.cache import UniMatrixCache
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.generation import load, stream
-from unimatrix.hf.modeling import UniMatrixCache, UniMatrixForCausalLM
+from unimatrix.hf.modeling import UniMatrixForCausalLM
 from unimatrix.hf.tokenizer import ByteTokenizer
 
 AutoConfig.register(UniMatrixConfig.model_type, UniMatrixConfig, exist_ok=True)

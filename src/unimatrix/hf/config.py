@@ -20,7 +20,7 @@ class UniMatrixConfig(PreTrainedConfig):
 
     Args:
         model: its `to_dict()`; None means the preset `unimatrix-core` at the paper's size.
-        use_cache: whether a forward pass outside training returns the model's state (as `past_key_values`).
+        use_cache: whether a forward pass outside training returns the model's state (as `cache`).
         bos_token_id, eos_token_id, pad_token_id: the byte vocabulary's; ids that the model's vocabulary
             does not reach become None.
     Raises:
@@ -28,7 +28,7 @@ class UniMatrixConfig(PreTrainedConfig):
     """
 
     model_type = "unimatrix"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (transformers reads it off the class)
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012 (transformers reads it off the class)
 
     model: dict[str, Any] | None = None
     use_cache: bool = True

@@ -2,96 +2,28 @@
 
 A thin adapter. The mathematics is `unimatrix.models.LanguageModel` (or a peer, `Mamba2`), reachable as
 `.language_model`; what is added here is the shape of transformers' interfaces. The model's state travels
-through `generate` as `past_key_values`, so the prompt is read once and each further step feeds one token.
+through `generate` as a `UniMatrixCache`, so the prompt is read once and each further step feeds one token.
 
 Letters: B batch, T time, V vocabulary, P tokens already in the state.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
+from unimatrix.hf.cache import CACHE_NAME, UniMatrixCache, UniMatrixOutput, by_one_name
 from unimatrix.hf.config import UniMatrixConfig
-from unimatrix.models import LanguageModel, TextModel, select_batch, text_model_from_config
+from unimatrix.models import LanguageModel, TextModel, text_model_from_config
 
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
-
-
-class UniMatrixCache(Cache):
-    """A model's state between two calls; transformers carries it as `past_key_values`.
-
-    The forward pass replaces `state` and never writes into its tensors, so a state taken out stays valid.
-
-    Attributes:
-        state: the language model's state, None before the first token.
-        seq_length: P, how many positions were fed, padding included.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            layers=[]
-        )  # transformers' layers hold keys and values; the state is kept here instead
-        self.state: Any = None
-        self.seq_length = 0
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.seq_length
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Continue row beam_idx[i] as row i (beam search)."""
-        self.batch_select_indices(beam_idx)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        if self.state is not None:
-            self.state = select_batch(self.state, indices)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.state is not None:
-            rows = torch.arange(self.batch_size, device=self._tensor().device)
-            self.batch_select_indices(rows.repeat_interleave(repeats))
-
-    def reset(self) -> None:
-        self.state, self.seq_length = None, 0
-
-    def crop(self, tokens_to_remove: int) -> None:
-        if tokens_to_remove != 0:
-            raise ValueError(
-                "a recurrent state cannot forget its last tokens: keep the state from before them"
-            )
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> Any:
-        raise TypeError("UniMatrixCache holds a model's state, not keys and values")
-
-    def __repr__(self) -> str:
-        return f"UniMatrixCache(seq_length={self.seq_length}, batch_size={self.batch_size})"
-
-    @property
-    def batch_size(self) -> int:
-        return -1 if self.state is None else self._tensor().shape[0]
-
-    @property
-    def is_compileable(self) -> bool:
-        return False
-
-    @property
-    def is_croppable(self) -> bool:
-        return False
-
-    def _tensor(self) -> Tensor:
-        part = self.state
-        while not isinstance(part, Tensor):
-            part = part[0]
-        return part
+_Generation: Any = GenerationMixin  # its methods are typed for a protocol that its own models do not satisfy
 
 
 class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
@@ -151,25 +83,28 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: UniMatrixCache | None = None,
+        cache: UniMatrixCache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        past_key_values: UniMatrixCache | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> UniMatrixOutput:
         """Next-token logits, and the loss if labels are given.
 
         Args:
             input_ids: [B, T] int64, only the tokens that the state has not seen yet.
             attention_mask: [B, T] or [B, P + T], 0 or False at padding; only the last T columns are used, as
                 the state knows about the others.
-            past_key_values: the state that an earlier call returned; it is brought up to date in place.
+            cache, or past_key_values: the state that an earlier call returned; it is brought up to date in
+                place.
             labels: [B, T] int64, the input ids themselves: they are shifted here; -100 is ignored.
             use_cache: return the state; None means config.use_cache, and no in training.
             logits_to_keep: the logits of so many last positions only, or of these positions; 0 means all.
             kwargs: `num_items_in_batch` and `shift_labels` go to the loss; any other must be None or False.
         Returns:
-            loss (scalar float32 or None), logits [B, T, V], past_key_values (`UniMatrixCache` or None).
+            loss (scalar float32 or None), logits [B, T, V], cache (`UniMatrixCache` or None; it answers to
+            past_key_values too).
         Raises:
             UserError: the mask does not fit the tokens, an argument that this model does not know, or a state
                 that it does not keep (Mamba-2 in training mode).
@@ -179,9 +114,12 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
                 raise UserError(f"UniMatrixForCausalLM: unknown argument {name!r}")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        cache = past_key_values
+        if past_key_values is not None:
+            if cache is not None:
+                raise UserError("cache: expected it by one name, got past_key_values too")
+            cache = past_key_values
         if cache is not None and not isinstance(cache, UniMatrixCache):
-            raise UserError(f"past_key_values: expected a UniMatrixCache, got a {type(cache).__name__}")
+            raise UserTypeError(f"cache: expected a UniMatrixCache, got a {type(cache).__name__}")
         if cache is None and use_cache:
             cache = UniMatrixCache()
 
@@ -203,11 +141,29 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
             logits = logits[:, logits_to_keep]
         elif logits_to_keep:
             logits = logits[:, -logits_to_keep:]
-        return CausalLMOutputWithPast(
+        return UniMatrixOutput(
             loss=loss,  # type: ignore[arg-type]
             logits=logits,
-            past_key_values=cache if use_cache else None,
+            **{CACHE_NAME: cache if use_cache else None},  # type: ignore[arg-type]
         )
+
+    @functools.wraps(_Generation.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[reportIncompatibleMethodOverride]
+        return _Generation.generate(self, *args, **by_one_name(kwargs))
+
+    # transformers reads the signature to learn which arguments there are
+    @functools.wraps(_Generation.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(  # type: ignore[reportIncompatibleMethodOverride]
+        self, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        next_sequence_length = kwargs.get("next_sequence_length")
+        if next_sequence_length is not None and next_sequence_length < 1:
+            # transformers would slice [-0:] and feed all of it a second time
+            raise UserError(
+                "input_ids: expected at least one token more than the cache has read, got"
+                f" {'as many' if next_sequence_length == 0 else f'{-next_sequence_length} fewer'}"
+            )
+        return _Generation.prepare_inputs_for_generation(self, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.embedding
@@ -253,8 +209,8 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         super()._prepare_cache_for_generation(  # type: ignore[reportAttributeAccessIssue]
             generation_config, model_kwargs, *args
         )
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = UniMatrixCache()
+        if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
+            model_kwargs[CACHE_NAME] = UniMatrixCache()
 
 
 def _new_columns(attention_mask: Tensor | None, input_ids: Tensor, num_past: int) -> Tensor | None:

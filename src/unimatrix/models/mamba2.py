@@ -198,15 +198,19 @@ class Mamba2(nn.Module):
             # transformers does not look at the mask of a single position
             input_ids, mask = F.pad(input_ids, (1, 0)), F.pad(mask, (1, 0))
         keep = state is not None or not self.training
-        out = self.backbone(
-            inputs_embeds=self.dropout(self.embedding(input_ids)),
-            cache_params=None if state is None else self._cache_of(state),
+        # ids, embeddings, cache: by place, as the cache has another name from transformers 5.24 on
+        x: Stream
+        x, *kept = self.backbone(
+            None,
+            self.dropout(self.embedding(input_ids)),
+            None if state is None else self._cache_of(state),
             use_cache=keep,
             attention_mask=mask,
+            return_dict=False,
         )
-        x: Stream = out.last_hidden_state[:, -length:]
+        x = x[:, -length:]
         logits = F.linear(x.to(self.embedding.weight.dtype), self.embedding.weight).float()
-        return logits, self._state_of(out.cache_params, end) if keep else None
+        return logits, self._state_of(kept[0], end) if keep else None
 
     def _drop(self, mixer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         """Dropout on what a block adds to the stream; transformers' own has none."""
