@@ -1,6 +1,8 @@
 # make reproduce   train the models of the paper's tables, write report.html      (sets everything up first)
 # make test        all tests                                                       (sets everything up first)
 # make check       formatting, lint, types, the floors of the house
+# make lock        renew lock.txt from the newest releases, run the tests on them
+# make test-range  the tests at the oldest and the newest releases that pyproject.toml allows
 # make bench       speed: whole models, recall training, decoding
 # make report      rebuild the report from finished runs
 # Variables: PYTHON (the interpreter that .venv is made from), ARGS (passed on to the command).
@@ -9,25 +11,34 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint lock.txt
 
-.PHONY: setup test check bench report reproduce
+.PHONY: setup test check bench report reproduce lock test-range
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml lock.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) 'setuptools>=77'
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: $(READY)
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests .ci
+	$(BIN)/ruff check src tests .ci
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/environments.py check
+
+lock:
+	$(PYTHON) .ci/environments.py lock $(ARGS)
+
+test-range:
+	$(PYTHON) .ci/environments.py range $(ARGS)
 
 bench: $(READY)
 	$(BIN)/unimatrix bench throughput $(ARGS)

@@ -1,0 +1,211 @@
+"""The environments that the tests are run in: the lock, and both ends of what pyproject.toml declares.
+
+    python .ci/environments.py lock     renew lock.txt from the newest releases, and run the tests on them
+    python .ci/environments.py check    whether .venv is what lock.txt says
+    python .ci/environments.py range    run the tests at the lower bounds, the lock, the newest releases, and
+                                        on the newest Python; write the table into CONTRIBUTING.md
+
+lock.txt is a file of pip constraints: an exact version of everything that `make setup` installs, whatever the
+machine. torch stands there without a local tag, so that the same line gives the CPU build or the CUDA build
+that the machine's index offers; the CUDA libraries are pinned by torch itself. This needs Python alone.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCK = ROOT / "lock.txt"
+TABLE = ROOT / "CONTRIBUTING.md"
+OURS = "unimatrix-lm"
+# installed with every environment, or by torch at the exact versions that it names for the machine
+NOT_LOCKED = re.compile(r"pip|wheel|triton|nvidia-.*|cuda-.*|intel-.*|pytorch-triton.*|" + OURS)
+SHOWN = ("torch", "transformers", "numba", "numpy", "datasets", "accelerate")
+MARKS = ("<!-- range: written by make test-range -->", "<!-- /range -->")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    lock = commands.add_parser("lock", help="renew lock.txt")
+    lock.add_argument(
+        "--hold", nargs="*", default=[], metavar="NAME", help="keep these at the lock's versions"
+    )
+    commands.add_parser("check", help="compare .venv with lock.txt")
+    ends = commands.add_parser("range", help="run the tests at both ends of the declared range")
+    ends.add_argument("--oldest-python", default="python3.11", metavar="PYTHON")
+    ends.add_argument("--newest-python", default=newest_python(), metavar="PYTHON")
+    ends.add_argument(
+        "--only", nargs="*", default=[], metavar="ROW", help="lower, lock, newest, newest-python"
+    )
+    ends.add_argument("--folder", type=Path, default=None, metavar="DIR", help="keep the environments there")
+    options = parser.parse_args()
+    if options.command == "check":
+        return check()
+    if options.command == "lock":
+        return renew(options.hold)
+    return test_range(options)
+
+
+def newest_python() -> str:
+    """The newest Python on the PATH that answers."""
+    for minor in range(20, 10, -1):
+        name = f"python3.{minor}"
+        path = shutil.which(name)
+        if (
+            path
+            and not subprocess.run([path, "-c", "import venv"], check=False, capture_output=True).returncode
+        ):
+            return name
+    return sys.executable
+
+
+def install(folder: Path, *, python: str, constraints: list[str], upgrade_pip: bool = False) -> Path:
+    """A fresh environment with the project and all that its tests need; its interpreter."""
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    interpreter = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    held = folder / "constraints.txt"
+    held.write_text("\n".join(constraints) + "\n", encoding="utf-8")
+    if upgrade_pip:
+        subprocess.run([*pip, "--upgrade", "pip"], check=True)
+    # the builder is pinned like everything else, so pip must not fetch one of its own
+    subprocess.run([*pip, "--constraint", held, "setuptools>=77"], check=True, cwd=ROOT)
+    project = ["--no-build-isolation", "--editable", ".[dev]"]
+    subprocess.run([*pip, "--constraint", held, *project], check=True, cwd=ROOT)
+    return interpreter
+
+
+def installed(interpreter: Path) -> dict[str, str]:
+    """Name -> version of what an environment holds, without local tags."""
+    command = [interpreter, "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {canonical(one["name"]): one["version"].partition("+")[0] for one in json.loads(out)}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked() -> dict[str, str]:
+    """Name -> version of lock.txt."""
+    lines = LOCK.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def check() -> int:
+    """Every package of .venv stands in lock.txt at its version."""
+    here = installed(Path(sys.executable))
+    wanted = locked()
+    wrong = {
+        name: f"{version}, the lock has {wanted.get(name, 'none')}"
+        for name, version in here.items()
+        if wanted.get(name) != version and not NOT_LOCKED.fullmatch(name)
+    }
+    for name, what in sorted(wrong.items()):
+        print(f"lock.txt: {name} is {what}; run make lock, or rebuild .venv", file=sys.stderr)
+    return bool(wrong)
+
+
+def renew(hold: list[str]) -> int:
+    """Write lock.txt from the newest releases that pyproject.toml allows, then run the tests on them."""
+    constraints = [f"{name}=={version}" for name, version in locked().items() if name in hold]
+    with tempfile.TemporaryDirectory(prefix="unimatrix-lock-") as folder:
+        interpreter = install(Path(folder), python=sys.executable, constraints=constraints)
+        versions = installed(interpreter)
+        kept = {name: version for name, version in versions.items() if not NOT_LOCKED.fullmatch(name)}
+        header = [
+            "# The exact version of everything that `make setup` installs, as pip constraints.",
+            f"# Written by `make lock` on {datetime.now(UTC):%Y-%m-%d}; see .ci/environments.py.",
+        ]
+        lines = [f"{name}=={version}" for name, version in sorted(kept.items())]
+        LOCK.write_text("\n".join([*header, *lines]) + "\n", encoding="utf-8")
+        return run_tests(interpreter)[0]
+
+
+def run_tests(interpreter: Path) -> tuple[int, str]:
+    """All tests in that environment: the exit code and pytest's closing line."""
+    command = [interpreter, "-m", "pytest", "-n", "2", "-q"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    last = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        last = line.strip() or last
+    return process.wait(), re.sub(r" in [\d.]+s.*", "", last.strip("= "))
+
+
+def lower_bounds() -> list[str]:
+    """The oldest release that pyproject.toml declares of each package that the library itself needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [re.sub(r">=([\d.]+).*", r"==\1", requirement) for requirement in project["dependencies"]]
+
+
+def test_range(options: argparse.Namespace) -> int:
+    """The tests in four environments; the table goes into CONTRIBUTING.md."""
+    lock = [f"{name}=={version}" for name, version in locked().items()]
+    rows = {
+        "lower": ("the declared lower bounds", options.oldest_python, lower_bounds()),
+        "lock": ("the lock", options.oldest_python, lock),
+        "newest": ("the newest releases", options.oldest_python, []),
+        "newest-python": ("the newest releases", options.newest_python, []),
+    }
+    failed = 0
+    table = [
+        f"Last run on {datetime.now(UTC):%Y-%m-%d} at {commit()}.",
+        "",
+        f"| environment | Python | {' | '.join(SHOWN)} | tests | minutes |",
+        f"|{'---|' * (len(SHOWN) + 4)}",
+    ]
+    with tempfile.TemporaryDirectory(prefix="unimatrix-range-") as spare:
+        for name, (title, python, constraints) in rows.items():
+            if options.only and name not in options.only:
+                continue
+            folder = (options.folder or Path(spare)) / name
+            if folder.is_dir():
+                interpreter = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+            else:
+                interpreter = install(folder, python=python, constraints=constraints, upgrade_pip=True)
+            started = time.monotonic()
+            code, outcome = run_tests(interpreter)
+            failed += code != 0
+            versions = installed(interpreter)
+            asked = [interpreter, "-c", "import platform; print(platform.python_version())"]
+            version = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+            shown = " | ".join(versions.get(package, "") for package in SHOWN)
+            minutes = (time.monotonic() - started) / 60
+            table.append(f"| {title} | {version} | {shown} | {outcome} | {minutes:.0f} |")
+            if options.folder is None:
+                shutil.rmtree(folder)
+    if not options.only:
+        write_table(table)
+    print("\n".join(table))
+    return failed
+
+
+def write_table(table: list[str]) -> None:
+    """Put the table between its marks in CONTRIBUTING.md."""
+    text = TABLE.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    body = "\n".join(["", *table, ""])
+    TABLE.write_text(f"{before}{MARKS[0]}{body}{MARKS[1]}{after}", encoding="utf-8")
+
+
+def commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    asked = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    return asked.stdout.strip() or "no commit"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
