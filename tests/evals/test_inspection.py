@@ -8,6 +8,7 @@ from tolerances import assert_close
 
 import unimatrix
 from unimatrix import UserError
+from unimatrix.codec import decode, encode
 from unimatrix.evals.inspection import SlotHistory, inspect_slots
 
 
@@ -58,7 +59,7 @@ def test_weights_and_logits_are_those_of_the_forward_pass(pointer):
 
 def test_it_survives_json():
     history = inspect_slots(pointer_model(), IDS)
-    assert SlotHistory.from_dict(json.loads(json.dumps(history.to_dict()))) == history
+    assert decode(SlotHistory, json.loads(json.dumps(encode(history))), where="history") == history
 
 
 def test_the_model_stays_in_its_mode():

@@ -7,6 +7,7 @@ import pytest
 
 from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig
 from unimatrix.paper.experiments import experiment
+from unimatrix.paper.identity import resolve
 from unimatrix.paper.results import Result
 from unimatrix.train import describe
 
@@ -113,6 +114,7 @@ def make_result(name: str, seed: int, value: float | Sequence[float], **changes:
         backend="chunked",
         date_utc="2026-01-01T00:00:00+00:00",
         config=recipe.to_dict(),
+        resolved=resolve(recipe),
     )
     return dataclasses.replace(row, **changes)  # pyright: ignore[reportArgumentType]
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from unimatrix.data import Corpus
 from unimatrix.data.tasks import RecallConfig
 from unimatrix.errors import UserError
+from unimatrix.models.versions import VERSIONS
 from unimatrix.paper import reproduce as module
 from unimatrix.paper.catalogue import TABLES
 from unimatrix.paper.experiments import EXPERIMENTS
@@ -212,6 +213,20 @@ def test_report_rebuilds_without_training(tmp_path, go, monkeypatch) -> None:
     assert again.page.read_text() == page
 
 
+def test_report_leaves_out_what_has_changed_since_and_says_so(tmp_path, go, monkeypatch) -> None:
+    go()
+    path = tmp_path / "out" / RESULTS
+    before = path.read_text()
+    monkeypatch.setitem(VERSIONS, "matrix_state", 2)
+    page = io.StringIO()
+    found = report(out=tmp_path / "out", tables=(SHORT,), console=Console(file=page, width=100))
+    assert [line.num_seeds for line in found.summaries[0].lines] == [1, 0]
+    assert page.getvalue().count(f"Note: the runs of {CORE} are left out") == 1
+    assert path.read_text() == before
+    _, printed = go()
+    assert "2, of which 1 finished before" in printed
+
+
 def test_report_without_results_says_so(tmp_path) -> None:
     with pytest.raises(UserError, match="no finished run to report"):
         report(out=tmp_path, console=Console(file=io.StringIO()))
@@ -275,7 +290,7 @@ def look(trace) -> Inspection:
         return drawing
 
     words = {"name": "slots", "title": "What the memory holds", "caption": "Slots over time."}
-    return Inspection(experiment=CORE, trace=trace, draw=draw, **words)
+    return Inspection(experiment=CORE, record=dict[str, list[float]], trace=trace, draw=draw, **words)
 
 
 def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
@@ -295,10 +310,15 @@ def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
     # the report finds it again; that of other settings is not taken for it
     quiet = Console(file=io.StringIO())
     assert report(out=tmp_path / "out", tables=(table,), console=quiet).page.read_text().count("<img") == 1
+    good = kept.read_text()
     kept.write_text(json.dumps({"identity": "another", "traced": {}}))
     assert "<img" not in report(out=tmp_path / "out", tables=(table,), console=quiet).page.read_text()
-    kept.write_text("{")
-    with pytest.raises(UserError, match=f"{CORE}-seed11.json: expected a look into a model"):
+    for damaged in ("{", '{"identity": [], "traced": {}}', '{"identity": "x"}'):
+        kept.write_text(damaged)
+        with pytest.raises(UserError, match=f"{CORE}-seed11.json: (expected JSON|identity|traced)"):
+            report(out=tmp_path / "out", tables=(table,), console=quiet)
+    kept.write_text(good.replace("0.25", '"x"'))
+    with pytest.raises(UserError, match=rf"{CORE}-seed11.json: traced: weights\[0\]: expected a number"):
         report(out=tmp_path / "out", tables=(table,), console=quiet)
 
 

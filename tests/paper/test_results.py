@@ -13,7 +13,6 @@ from unimatrix.paper.results import (
     latest_identities,
     metric_by_seed,
     read_results,
-    run_identity,
     select,
 )
 
@@ -63,15 +62,73 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, result) -> None:
     with path.open("a") as file:
         file.write("{half a row\n")
     append_result(path, result(CORE, 11, 5.1))
-    with pytest.raises(UserError, match=r"results.jsonl, line 2: not a result row"):
+    with pytest.raises(UserError, match=r"results.jsonl, line 2: expected JSON"):
         read_results(path)
 
 
-@pytest.mark.parametrize("line", ["[1, 2]", '{"bpb": 5.0}', '"text"'])
-def test_json_that_is_no_row_is_named(tmp_path, line) -> None:
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("[1, 2]", "expected an object with fields"),
+        ('{"bpb": 5.0}', "unknown field 'bpb'"),
+        ('"text"', "expected an object with fields"),
+        ("[" * 100_000, "nested at most"),
+        ('{"seed": NaN}', "finite"),
+    ],
+)
+def test_json_that_is_no_row_is_named(tmp_path, line, problem) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text(line + "\n")
-    with pytest.raises(UserError, match="line 1: not a result row"):
+    with pytest.raises(UserError, match=rf"results.jsonl, line 1: .*{problem}") as raised:
+        read_results(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+WRONG = {
+    "seed": ([1], "7", -1, 7.0, True, None),
+    "parameters": ("x", -5),
+    "curve": (None, [1], [[1]], [[1, "x"]]),
+    "config": (None, [], {"model": {"preset": 3}}, {"nested": 1}),
+    "metrics": (None, {"bpb": "5"}, {"bpb": None}, []),
+    "data": (None, {}, {"kind": "text"}, {"kind": ["text"]}),
+    "versions": ({"torch": 2}, "2.13"),
+    "resolved": ([], {"model": {}}, {"model": {}, "versions": {"mlp": "1"}}),
+    "seconds": ("1", -0.5),
+    "device": (None, 3),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, one) for name, all_ in WRONG.items() for one in all_])
+def test_a_wrong_field_is_named_with_its_line(tmp_path, result, field, value) -> None:
+    path = tmp_path / "results.jsonl"
+    append_result(path, result(CORE, 7, 5.1))
+    row = json.loads(path.read_text()) | {field: value}
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=rf"results.jsonl, line 2: {field}") as raised:
+        read_results(path)
+    assert len(str(raised.value)) < 300 + len(str(path))
+
+
+@pytest.mark.parametrize(("kind", "task"), [("text", RECALL), ("task", CORE)])
+def test_data_of_another_kind_than_the_settings_is_refused(result, kind, task) -> None:
+    row = result(task, 7, 5.1)
+    with pytest.raises(UserError, match=r"config\.task|data"):
+        dataclasses.replace(row, data=row.data | {"kind": kind})
+
+
+def test_what_is_not_a_file_or_not_text_is_named(tmp_path, result) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(UserError, match="line 1: expected UTF-8"):
+        read_results(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="got a FIFO"):
+        read_results(path)
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"a link to .*nowhere"):
         read_results(path)
 
 
@@ -95,39 +152,6 @@ def test_a_value_that_json_has_no_word_for_is_never_written(tmp_path, result) ->
     with pytest.raises(ValueError, match="JSON"):
         append_result(tmp_path / "r", result(CORE, 7, float("nan")))
     assert not (tmp_path / "r").exists()
-
-
-def test_identity_ignores_the_seed_and_what_is_only_shown(result) -> None:
-    first = result(CORE, 7, 5.1)
-    shown = changed_config(first, tracker="none", save_every=5, eval_every=3, log_every=1)
-    renamed = first.config | {"name": "another", "data": "some/folder"}
-    same_data = {"train": first.data["train"], "valid": first.data["valid"]}
-    assert result(CORE, 11, 9.9).identity == first.identity
-    assert run_identity(shown, first.data) == first.identity
-    assert run_identity(renamed, same_data) == first.identity
-
-
-@pytest.mark.parametrize("change", [{"steps": 81}, {"batch_size": 8}, {"device": "cuda"}, {"compile": True}])
-def test_identity_follows_every_setting_that_counts(result, change) -> None:
-    first = result(CORE, 7, 5.1)
-    assert run_identity(changed_config(first, **change), first.data) != first.identity
-    wider = first.config | {"model": first.config["model"] | {"d_model": 32}}
-    assert run_identity(wider, first.data) != first.identity
-
-
-@pytest.mark.parametrize("split", ["train", "valid"])
-def test_identity_follows_the_text(result, split) -> None:
-    first = result(CORE, 7, 5.1)
-    other = first.data | {split: {"sha256": "f" * 64, "bytes": 5}}
-    assert run_identity(first.config, other) != first.identity
-
-
-def test_identity_survives_the_file(tmp_path, result) -> None:
-    # betas are a tuple in the settings and a list in the file
-    row = result(CORE, 7, 5.1)
-    in_memory = row.config | {"optim": row.config["optim"] | {"betas": (0.9, 0.999)}}
-    append_result(tmp_path / "r", row)
-    assert read_results(tmp_path / "r")[0].identity == run_identity(in_memory, row.data)
 
 
 def test_select_takes_the_wanted_identity_and_the_newest_of_equals(result) -> None:
@@ -186,12 +210,3 @@ def test_rows_of_version_0_1_are_read_and_count_as_the_same_run(tmp_path, result
     assert len(texts) >= 20
     assert all({"bpb", "ppl"} <= run.metrics.keys() for run in texts)
     assert {tuple(run.metrics) for run in texts if run.experiment.startswith("table1.")} == {("bpb", "ppl")}
-
-
-def test_identity_follows_an_optional_setting_once_it_is_set(result) -> None:
-    name = "recall-no-dropout.unimatrix-sparse-pointer"
-    first = result(name, 7, 99.0)
-    unset = first.config | {"model": first.config["model"] | {"top_k": None}}
-    fewer = first.config | {"model": first.config["model"] | {"top_k": 4}}
-    assert run_identity(unset, first.data) == first.identity
-    assert run_identity(fewer, first.data) != first.identity

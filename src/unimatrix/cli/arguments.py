@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import torch
 import tyro
 
 from unimatrix.data import Corpus, load_corpus, load_data_dir
@@ -98,20 +97,6 @@ def choose_corpus(data: str | None, data_dir: Path | None, *, otherwise: str) ->
         return str(data_dir), load_data_dir(data_dir)
     source = otherwise if data is None else data
     return source, load_corpus(source)
-
-
-def usable_device(device: str) -> str:
-    """The device that "auto" means here, or the one that is asked for.
-
-    Raises:
-        UserError: it is not there.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[device]:
-        raise UserError(f"device: {device} asked for, but torch sees none here")
-    return device
 
 
 def option_value(arguments: Sequence[str], option: str) -> str | None:

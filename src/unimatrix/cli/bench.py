@@ -13,8 +13,9 @@ from rich.console import Console, RenderableType
 
 from unimatrix.bench import chunk_length, decode, recall, throughput
 from unimatrix.bench.terminal import throughput_tables
-from unimatrix.cli.arguments import parse, usable_device
+from unimatrix.cli.arguments import parse
 from unimatrix.errors import UserError
+from unimatrix.train.launch import device_kind
 
 ABOUT = """usage: unimatrix bench MEASUREMENT [OPTIONS]
 
@@ -149,7 +150,7 @@ def run(arguments: Sequence[str]) -> int:
     measurement = MEASUREMENTS[name]
     options = parse(measurement.options, rest, command=f"bench {name}", about=measurement.about)
     settings = asdict(options)
-    usable_device(settings["device"])
+    device_kind(settings["device"])
     threads = settings.pop("threads")
     if threads < 1:
         raise UserError(f"threads: expected a positive number, got {threads}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse, usable_device
+from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse
 from unimatrix.data import Split
 from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig, TaskConfig, task_of
 from unimatrix.errors import UserError
@@ -19,6 +19,7 @@ from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
 from unimatrix.train.config import Device
+from unimatrix.train.launch import device_kind
 
 ABOUT = """Bits per byte and perplexity of a trained model on a whole text; or loss and
 accuracy of a model that was trained on a task, on fresh sequences of it and of
@@ -88,7 +89,7 @@ def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> in
     """Print how well the task is answered, and its variants."""
     task = _asked(options, task)
     model = load_checkpoint(find_checkpoint(options.checkpoint)).build_model()
-    model = model.to(usable_device(options.device))
+    model = model.to(device_kind(options.device))
     seed = trained_with.loop.seed if options.seed is None else options.seed
     if seed < 0:
         raise UserError(f"seed: expected at least 0, got {seed}")
@@ -144,7 +145,7 @@ def score_text(task: TaskConfig, *, loss: float, accuracy: float) -> str:
 
 def _on_text(options: Options, trained_with: Experiment | None) -> int:
     """Print what a text costs."""
-    model, _ = load(options.checkpoint, device=usable_device(options.device))
+    model, _ = load(options.checkpoint, device=device_kind(options.device))
     otherwise = "auto" if trained_with is None else trained_with.data
     _, corpus = choose_corpus(options.data, options.data_dir, otherwise=otherwise)
     window = options.window

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from unimatrix.cli.arguments import parse, usable_device
+from unimatrix.cli.arguments import parse
 from unimatrix.hf import load, stream
 from unimatrix.train.config import Device
+from unimatrix.train.launch import device_kind
 
 ABOUT = """Continue a prompt with a trained model; the text is shown as it comes.
 
@@ -46,7 +47,7 @@ class Options:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="generate", about=ABOUT)
-    model, tokenizer = load(options.model, device=usable_device(options.device))
+    model, tokenizer = load(options.model, device=device_kind(options.device))
     new_tokens = options.max_new_tokens
     if new_tokens is None:
         limit = model.language_model.config.max_positions

@@ -1,10 +1,10 @@
 """`unimatrix inspect`: what a slot memory holds, what is read from it, and how the answer comes about."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich import box
@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from unimatrix.cli.arguments import parse
+from unimatrix.codec import encode
 from unimatrix.errors import UserError
-from unimatrix.evals.inspection import Choice, SlotHistory, Step
+from unimatrix.evals.inspection import Choice, Step, Traced
 from unimatrix.ops.slot_memory import EMPTY
 from unimatrix.paper.inspection import save_picture, trace_checkpoint
 
@@ -65,21 +66,20 @@ def run(arguments: Sequence[str]) -> int:
     if options.figure is not None:
         save_picture(traced, options.figure)
     if options.json:
-        print(json.dumps(traced))
+        print(json.dumps(encode(traced)))
         return 0
     console = Console()
-    history = SlotHistory.from_dict(traced["history"])
-    names = {int(token): name for token, name in traced["names"].items()}
-    console.print(_positions(history, names, options.rows))
-    console.print(_slots(history.steps[-1], names))
-    console.print(_answer(history.steps[-1], names, traced))
+    console.print(_positions(traced, options.rows))
+    console.print(_slots(traced))
+    console.print(_answer(traced))
     if options.figure is not None:
         console.print(f"Figure: {options.figure}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _positions(history: SlotHistory, names: Mapping[int, str], rows: int) -> Table:
+def _positions(traced: Traced, rows: int) -> Table:
     """A line per position: what it wrote and what it read."""
+    history = traced.history
     first = 0 if rows == 0 else max(0, len(history.steps) - rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Position by position", title_justify="left")
     for name in ("at", "token", "gate", "slot", "writes", "reads most", "weight", "answer"):
@@ -90,19 +90,20 @@ def _positions(history: SlotHistory, names: Mapping[int, str], rows: int) -> Tab
         reads = step.weights[best] > 0
         table.add_row(
             str(position),
-            Text(names[step.token]),
+            Text(traced.name(step.token)),
             f"{step.strength:.2f}",
             "" if step.written is None else str(step.written),
-            Text("" if step.written is None else _binding(step, step.written, names)),
-            Text(f"slot {best}: {_binding(step, best, names)}" if reads else "nothing"),
+            Text("" if step.written is None else _binding(step, step.written, traced)),
+            Text(f"slot {best}: {_binding(step, best, traced)}" if reads else "nothing"),
             f"{step.weights[best]:.2f}" if reads else "",
-            Text(names[step.choices[0].token]),
+            Text(traced.name(step.choices[0].token)),
         )
     return table
 
 
-def _slots(step: Step, names: Mapping[int, str]) -> Table:
+def _slots(traced: Traced) -> Table:
     """The slots after the last position and the last query's weights."""
+    step = traced.history.steps[-1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="The slots at the end", title_justify="left")
     table.add_column("slot", justify="right")
     table.add_column("holds")
@@ -111,21 +112,22 @@ def _slots(step: Step, names: Mapping[int, str]) -> Table:
     for slot, weight in enumerate(step.weights):
         if step.values[slot] != EMPTY:
             bar = "█" * round(20 * weight)
-            table.add_row(str(slot), Text(_binding(step, slot, names)), f"{weight:.3f}", bar)
+            table.add_row(str(slot), Text(_binding(step, slot, traced)), f"{weight:.3f}", bar)
     return table
 
 
-def _answer(step: Step, names: Mapping[int, str], traced: Mapping[str, Any]) -> Table:
+def _answer(traced: Traced) -> Table:
     """The likeliest next tokens: the vocabulary's logit, the pointer's vote, their sum."""
+    step = traced.history.steps[-1]
     gate = "no pointer" if step.gate is None else f"pointer gate {step.gate:.2f}"
-    expected = f", expected {traced['expected']}" if traced["expected"] is not None else ""
-    title = f"Likeliest next: {gate}{expected}"
+    expected = f", expected {traced.expected}" if traced.expected is not None else ""
+    title = Text(f"Likeliest next: {gate}{expected}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("token")
     for name in ("vocabulary", "vote", "sum"):
         table.add_column(name, justify="right")
     for choice in step.choices:
-        table.add_row(Text(names[choice.token]), *_logits(choice))
+        table.add_row(Text(traced.name(choice.token)), *_logits(choice))
     return table
 
 
@@ -133,9 +135,5 @@ def _logits(choice: Choice) -> tuple[str, str, str]:
     return f"{choice.word:+.2f}", f"{choice.vote:+.2f}", f"{choice.word + choice.vote:+.2f}"
 
 
-def _binding(step: Step, slot: int, names: Mapping[int, str]) -> str:
-    return _pair(step.keys[slot], step.values[slot], names)
-
-
-def _pair(key: int, value: int, names: Mapping[int, str]) -> str:
-    return f"{names.get(key, '?')}→{names.get(value, '?')}"
+def _binding(step: Step, slot: int, traced: Traced) -> str:
+    return f"{traced.name(step.keys[slot])}→{traced.name(step.values[slot])}"

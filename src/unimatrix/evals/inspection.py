@@ -3,7 +3,7 @@
 Letters: T positions, N slots, V vocabulary.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,24 +57,29 @@ class SlotHistory:
     def num_slots(self) -> int:
         return len(self.steps[0].keys)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; `from_dict` gives back an equal history."""
-        return asdict(self)
+    def __post_init__(self) -> None:
+        if not self.steps or not self.steps[0].keys:
+            raise UserError("steps: expected at least one, with at least one slot")
+        for position, step in enumerate(self.steps):
+            lengths = {len(step.weights), len(step.keys), len(step.values)}
+            slots = range(self.num_slots)
+            if lengths != {len(slots)} or (step.written is not None and step.written not in slots):
+                raise UserError(f"steps[{position}]: expected {len(slots)} slots, as in the first step")
+            if not step.choices:
+                raise UserError(f"steps[{position}]: expected at least one choice")
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SlotHistory":
-        """What `to_dict` gave, perhaps through JSON.
 
-        Raises:
-            KeyError, TypeError: it is something else.
-        """
-        steps = []
-        for step in values["steps"]:
-            choices = tuple(Choice(**choice) for choice in step["choices"])
-            replaced = None if step["replaced"] is None else tuple(step["replaced"])
-            lists = {name: tuple(step[name]) for name in ("weights", "keys", "values")}
-            steps.append(Step(**(step | lists | {"choices": choices, "replaced": replaced})))
-        return cls(steps=tuple(steps))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traced:
+    """A history with words: names by token id (a text, as in JSON), and the right answer's name."""
+
+    history: SlotHistory
+    names: dict[str, str]
+    expected: str | None
+
+    def name(self, token: int) -> str:
+        """What a token is called."""
+        return self.names.get(str(token), "?")
 
 
 @torch.inference_mode()

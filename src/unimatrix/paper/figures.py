@@ -309,9 +309,7 @@ class Picture:
     draw: Callable[[Style], Drawing | None]
 
 
-def pictures(
-    table: Table, samples: Samples, *, traced: Mapping[str, Any] | None = None
-) -> tuple[Picture, ...]:
+def pictures(table: Table, samples: Samples, *, traced: Any = None) -> tuple[Picture, ...]:
     """The pictures of a table: its figures, and its look into a model where one was `traced`."""
     found = [
         Picture(

@@ -1,16 +1,14 @@
 """A trained slot memory looked into: from a checkpoint to JSON values, and from these to a picture."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.data.tokenizer import BOS, encode, token_name
 from unimatrix.errors import UserError
-from unimatrix.evals.inspection import SlotHistory, inspect_slots
+from unimatrix.evals.inspection import SlotHistory, Traced, inspect_slots
 from unimatrix.hf import load
 from unimatrix.models import AnyModel
 from unimatrix.paper.figures import LIGHT, PNG_DOTS_PER_INCH
@@ -22,15 +20,13 @@ from unimatrix.train.checkpoint import latest_checkpoint
 
 def trace_checkpoint(
     checkpoint: str | Path, *, prompt: str | None = None, sample: int | None = None
-) -> dict[str, Any]:
+) -> Traced:
     """Let a checkpoint's model read a prompt, or a sequence of its task, and note what its slots do.
 
     Args:
         checkpoint: a checkpoint's or a run's folder, or a hub name.
         prompt: bytes for a model of texts, names of symbols for one of a task. sample: without a prompt,
             which evaluation sequence of the task, from 0 on (None: the first).
-    Returns:
-        history (SlotHistory.to_dict()), names (token id to name), expected (the right answer's name or None).
     Raises:
         UserError: no such checkpoint, no slot memory, a prompt that does not fit the vocabulary, both prompt
             and sample, or neither for a model of texts.
@@ -54,11 +50,8 @@ def trace_checkpoint(
             ids, answer = _task_sequence(task, seed=experiment.loop.seed, sample=sample or 0)
             expected = name(answer)
     history = inspect_slots(model, torch.tensor(ids, dtype=torch.int64))
-    return {
-        "history": history.to_dict(),
-        "names": {token: name(token) for token in sorted(_mentioned(history))},
-        "expected": expected,
-    }
+    names = {str(token): name(token) for token in sorted(_mentioned(history))}
+    return Traced(history=history, names=names, expected=expected)
 
 
 def _open(checkpoint: str | Path) -> tuple[AnyModel, Experiment | None]:
@@ -83,7 +76,7 @@ def _mentioned(history: SlotHistory) -> set[int]:
     return tokens | {choice.token for step in history.steps for choice in step.choices}
 
 
-def save_picture(traced: Mapping[str, Any], path: Path) -> None:
+def save_picture(traced: Traced, path: Path) -> None:
     """Draw what `trace_checkpoint` gave into a file, in the format of its ending.
 
     Raises:

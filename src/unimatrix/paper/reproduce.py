@@ -23,14 +23,15 @@ from unimatrix.errors import UserError
 from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.paper.catalogue import TABLES
 from unimatrix.paper.experiments import EXPERIMENTS
+from unimatrix.paper.identity import resolve, run_identity
 from unimatrix.paper.report import shared_cautions, write_report
 from unimatrix.paper.results import (
     Result,
     Samples,
     append_result,
+    folder_name,
     latest_identities,
     read_results,
-    run_identity,
     select,
 )
 from unimatrix.paper.summary import Summary, summarise
@@ -39,6 +40,7 @@ from unimatrix.paper.terminal import print_summaries
 from unimatrix.paper.traces import read_trace, write_trace
 from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
 from unimatrix.train.config import Device
+from unimatrix.train.launch import device_kind
 from unimatrix.train.sources import Source, source_of
 
 RESULTS = "results.jsonl"
@@ -90,7 +92,7 @@ def reproduce(
     rows = read_results(out / RESULTS)
     if corpus is None and reads_text(planned):
         corpus = load_corpus(source)
-    identities = {run.name: run_identity(run.to_dict(), _source(run, corpus).describe()) for run in planned}
+    identities = {run.name: _identity(run, _source(run, corpus).describe()) for run in planned}
     finished = {(row.experiment, row.identity, row.seed) for row in rows}
     missing = [run for run in planned if (run.name, identities[run.name], run.loop.seed) not in finished]
     out.mkdir(parents=True, exist_ok=True)
@@ -116,11 +118,29 @@ def report(
     Raises:
         UserError: there is no result of these tables yet, or the results file is damaged.
     """
+    console = console or Console()
     rows = read_results(out / RESULTS)
     samples = {table.name: select(rows, latest_identities(rows, table.experiments)) for table in tables}
     if not any(runs for chosen in samples.values() for runs in chosen.values()):
         raise UserError(f"{out / RESULTS}: no finished run to report; run `unimatrix reproduce` first")
-    return _report(tables, samples, out=out, console=console or Console())
+    found = _report(tables, samples, out=out, console=console)
+    for name in _outdated(tables, samples, rows):
+        _say(
+            console,
+            f"Note: the runs of {name} are left out: what they measured has changed since; "
+            "`unimatrix reproduce` makes them anew",
+        )
+    return found
+
+
+def _outdated(
+    tables: Sequence[Table], samples: Mapping[str, Samples], rows: Sequence[Result]
+) -> Iterable[str]:
+    """The tables' experiments that have rows, none of which counts any more."""
+    names = dict.fromkeys(
+        name for table in tables for name in table.experiments if not samples[table.name].get(name)
+    )
+    return (name for name in names if any(row.experiment == name for row in rows))
 
 
 def _report(
@@ -145,7 +165,7 @@ def _inspect(tables: Sequence[Table], samples: Samples, *, seed: int, out: Path)
     """Look into the trained models that the tables name, wherever the checkpoint is still there."""
     for look in (table.inspection for table in tables if table.inspection is not None):
         run = samples[look.experiment][seed]
-        checkpoint = latest_checkpoint(out / "runs" / _run_name(run.experiment, run.seed, run.identity))
+        checkpoint = latest_checkpoint(out / "runs" / run.folder)
         if checkpoint is not None:
             write_trace(out, look, run, checkpoint=checkpoint)
 
@@ -242,12 +262,14 @@ def _say(console: Console, text: str) -> None:
 
 def run_folder(out: Path, experiment: Experiment, data: Mapping[str, Any]) -> Path:
     """Where a run's checkpoints lie: named by experiment, seed and identity, so that none is shared."""
-    identity = run_identity(experiment.to_dict(), data)
-    return out / "runs" / _run_name(experiment.name, experiment.loop.seed, identity)
+    name = folder_name(experiment.name, experiment.loop.seed, _identity(experiment, data))
+    return out / "runs" / name
 
 
-def _run_name(experiment: str, seed: int, identity: str) -> str:
-    return f"{experiment}-seed{seed}-{identity[:8]}"
+def _identity(experiment: Experiment, data: Mapping[str, Any]) -> str:
+    """What the experiment's result will be found by."""
+    device = device_kind(experiment.loop.device)
+    return run_identity(experiment.to_dict(), resolve(experiment), data, device=device)
 
 
 def _time_left(durations: Sequence[float], left: int) -> str:
@@ -278,5 +300,7 @@ def _result(experiment: Experiment, trained: TrainResult) -> Result:
         backend=trained.backend,
         date_utc=now_utc(),
         config=experiment.to_dict(),
+        resolved=resolve(experiment),
+        stamp=_identity(experiment, trained.data),
         curve=[[step, value] for step, value in trained.curve],
     )

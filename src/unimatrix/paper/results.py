@@ -1,37 +1,22 @@
 """results.jsonl: one line per finished run, only ever appended to, and the choice of the lines a table uses.
 
-A run's *identity* is what its numbers depend on apart from the seed: the experiment's settings and the data.
-Two lines with one identity and one seed are the same run; a changed setting or another text is another
-identity, is trained anew, and both lines stay in the file.
+Two lines with one identity (see unimatrix.paper.identity) and one seed are the same run; a changed setting, a
+changed default or another text is another identity, is trained anew, and both lines stay in the file.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from unimatrix.codec import decode, parse_json, read_bytes
 from unimatrix.errors import UserError
-
-# settings that change what is written or shown during a run and none of its final numbers; the seed, which is
-# kept beside the identity; and the source of the text, which is known by its sha256 instead
-BESIDES_THE_NUMBERS = frozenset(
-    {
-        "name",
-        "seed",
-        "data",
-        "tracker",
-        "log_every",
-        "save_every",
-        "keep_checkpoints",
-        "eval_every",
-        "eval_bytes",
-    }
-)
+from unimatrix.paper.identity import resolve, resolve_then, run_identity, stamp_then
+from unimatrix.train.config import Experiment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +26,8 @@ class Result:
     `metrics` holds what was evaluated, by name: "bpb" and "ppl" of a text, "loss" and "accuracy" (in percent)
     of a task. `data` holds kind ("text" or "task"), name, notes, is_paper_corpus, and train and valid with a
     sha256 each; `config` the experiment as its own to_dict() gives it; `curve` pairs of (step, bits per byte
-    or accuracy), perhaps none.
+    or accuracy), perhaps none; `resolved` what the experiment's names stood for (unimatrix.paper.identity);
+    `stamp` the identity when it ran, by which its folder is named. Rows of version 0.1.0 have neither.
     """
 
     experiment: str
@@ -62,59 +48,105 @@ class Result:
     date_utc: str
     config: dict[str, Any]
     curve: list[list[float]] = field(default_factory=list)
+    resolved: dict[str, Any] | None = None
+    stamp: str | None = None
 
     @property
     def identity(self) -> str:
-        """What the numbers depend on, the seed apart; see `run_identity`."""
-        return run_identity(self.config, self.data)
+        """What the numbers depend on, the seed apart; see unimatrix.paper.identity."""
+        resolved = resolve_then(self.config) if self.resolved is None else self.resolved
+        return run_identity(self.config, resolved, self.data, device=self.device)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its settings still stand for what was run: no default and no version number has changed."""
+        try:
+            now = resolve(Experiment.from_dict(self.config))
+        except UserError:
+            return False
+        return self.identity == run_identity(self.config, now, self.data, device=self.device)
+
+    @property
+    def stamp_on_disk(self) -> str:
+        """What the run's folder, and a look into its model, are known by."""
+        return self.stamp or stamp_then(self.config, self.data)
+
+    @property
+    def folder(self) -> str:
+        """The name of the run's own folder."""
+        return folder_name(self.experiment, self.seed, self.stamp_on_disk)
 
     @property
     def on_text(self) -> bool:
-        """Trained on a text, not on sequences that a task draws; rows of version 0.1.0 all are."""
-        return self.data.get("kind", "text") == "text"
+        """Trained on a text, not on sequences that a task draws."""
+        return self.data["kind"] == "text"
+
+    def __post_init__(self) -> None:
+        """Raise a UserError unless the parts that are kept as JSON hold what they should."""
+        data = decode(_Data, self.data, where="data")
+        task = decode(Experiment, self.config, where="config").task
+        if (task is None) != self.on_text:
+            raise UserError(f"config.task: expected {'none' if self.on_text else 'one'} beside such data")
+        if self.on_text and None in (data.train.bytes, data.valid.bytes):
+            raise UserError("data: expected the number of bytes of train and valid")
+        if self.resolved is not None:
+            decode(_Resolved, self.resolved, where="resolved")
+        for name in ("seed", "steps", "parameters", "seconds", "tokens_per_second", "threads"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if not all(len(point) == 2 for point in self.curve):
+            raise UserError("curve: expected pairs of a step and a number")
 
     @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> "Result":
+    def from_dict(cls, row: Any, *, where: object) -> "Result":
         """The result that `dataclasses.asdict` wrote; rows of version 0.1.0 (bpb, ppl) are read too.
 
         Raises:
-            UserError: a field is missing or unknown.
+            UserError: a field is missing, unknown or of another type; it begins with `where`.
         """
-        if "metrics" not in row and {"bpb", "ppl"} <= row.keys():
+        if isinstance(row, dict) and "metrics" not in row and {"bpb", "ppl"} <= row.keys():
             row = dict(row)
             row["metrics"] = {name: row.pop(name) for name in ("bpb", "ppl")}
-        known = {item.name: item for item in dataclasses.fields(cls)}
-        unknown = sorted(row.keys() - known.keys())
-        missing = sorted(name for name in known.keys() - row.keys() if name != "curve")
-        if unknown or missing:
-            raise UserError(f"result row: unknown fields {unknown}, missing fields {missing}")
-        return cls(**row)
+            if isinstance(row.get("data"), dict):
+                row["data"] = {"kind": "text"} | row["data"]
+        return decode(cls, row, where=where)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Split:
+    """bytes: of a text's. sequences: of a task's, None where they do not end."""
+
+    sha256: str
+    bytes: int | None = None
+    sequences: int | None = None
+
+
+# without slots: `kind` is a field of the file here, not the mark of a class
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What a row says of its data: see unimatrix.train.sources.describe."""
+
+    kind: Literal["text", "task"]
+    name: str
+    train: _Split
+    valid: _Split
+    is_paper_corpus: bool
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Resolved:
+    model: dict[str, Any]
+    versions: dict[str, int]
+
+
+def folder_name(experiment: str, seed: int, stamp: str) -> str:
+    """What the folder of a run is called: no two identities share one."""
+    return f"{experiment}-seed{seed}-{stamp[:8]}"
 
 
 # experiment -> seed -> result: what claims, figures and reports are given
 Samples = Mapping[str, Mapping[int, Result]]
-
-
-def _numbers_only(config: Any) -> Any:
-    if not isinstance(config, Mapping):
-        return config
-    # None is "not set": a setting that a later version adds as optional leaves older runs what they were
-    return {
-        key: _numbers_only(value)
-        for key, value in config.items()
-        if key not in BESIDES_THE_NUMBERS and value is not None
-    }
-
-
-def run_identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """16 hex digits over the settings that count and the sha256 of train and valid."""
-    parts = {
-        "config": _numbers_only(config),
-        "train": data["train"]["sha256"],
-        "valid": data["valid"]["sha256"],
-    }
-    # through JSON once, so that a tuple and the list it is read back as are the same
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_results(path: Path) -> list[Result]:
@@ -124,21 +156,17 @@ def read_results(path: Path) -> list[Result]:
     that wrote it did not finish writing.
 
     Raises:
-        UserError: a whole line is not a result (names the file and the line).
+        UserError: a whole line is not a result (names the file, the line and the field).
     """
-    if not path.exists():
+    # a link to nowhere is not "none yet"
+    if not os.path.lexists(path):
         return []
-    *lines, _torn = path.read_bytes().split(b"\n")
-    results = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise UserError(f"expected an object, got {type(row).__name__}")
-            results.append(Result.from_dict(row))
-        except (json.JSONDecodeError, UnicodeDecodeError, UserError) as error:
-            raise UserError(f"{path}, line {number}: not a result row ({error})") from error
-    return results
+    *lines, _torn = read_bytes(path).split(b"\n")
+    places = (f"{path}, line {number}" for number in range(1, len(lines) + 1))
+    return [
+        Result.from_dict(parse_json(line, where=where), where=where)
+        for line, where in zip(lines, places, strict=True)
+    ]
 
 
 @contextmanager
@@ -175,9 +203,9 @@ def append_result(path: Path, result: Result) -> None:
 
 
 def latest_identities(results: Iterable[Result], experiments: Iterable[str]) -> dict[str, str]:
-    """For each experiment, the identity of its newest row; rows on a text count on the newest text only."""
+    """For each experiment, the identity of its newest current row; on a text, of the newest text only."""
     wanted = set(experiments)
-    rows = [result for result in results if result.experiment in wanted]
+    rows = [result for result in results if result.experiment in wanted and result.is_current]
     texts = [_sha256s(row) for row in rows if row.on_text]
     return {row.experiment: row.identity for row in rows if not row.on_text or _sha256s(row) == texts[-1]}
 

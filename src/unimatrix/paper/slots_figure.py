@@ -1,16 +1,15 @@
 """A slot memory over time, drawn: what each slot holds, what is read, how the answer comes about.
 
-The data are those of unimatrix.evals.inspection as JSON values, with a name for each token id.
+The data are those of unimatrix.evals.inspection.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.patheffects import withStroke
 
-from unimatrix.evals.inspection import Choice, SlotHistory, Step
+from unimatrix.evals.inspection import Choice, SlotHistory, Step, Traced
 from unimatrix.ops.slot_memory import EMPTY
 from unimatrix.paper.figures import Style
 
@@ -19,10 +18,9 @@ _FAINTEST_READ = 0.02
 _MOST_SLOTS = 64  # more rows than that are no longer told apart
 
 
-def draw_slots(traced: Mapping[str, Any], style: Style) -> Drawing:
-    """The picture of what `unimatrix.paper.inspection.trace_checkpoint` gave: history, names, expected."""
-    history = SlotHistory.from_dict(traced["history"])
-    names = {int(token): name for token, name in traced["names"].items()}
+def draw_slots(traced: Traced, style: Style) -> Drawing:
+    """The picture of what `unimatrix.paper.inspection.trace_checkpoint` gave."""
+    history = traced.history
     slots = _used_slots(history)
     drawing = Drawing(
         figsize=(10.5, 1.7 + 0.19 * max(len(slots), 8)), layout="constrained", facecolor=style.page
@@ -30,9 +28,9 @@ def draw_slots(traced: Mapping[str, Any], style: Style) -> Drawing:
     over_time, last_read, answer = drawing.subplots(1, 3, width_ratios=(7.5, 1.1, 2.2))
     for axes in (over_time, last_read, answer):
         _plain(axes, style)
-    _draw_over_time(over_time, history, slots, names, style)
-    _draw_last_read(last_read, history.steps[-1], slots, names, style)
-    _draw_answer(answer, history.steps[-1].choices, names, traced.get("expected"), style)
+    _draw_over_time(over_time, history, slots, traced, style)
+    _draw_last_read(last_read, history.steps[-1], slots, traced, style)
+    _draw_answer(answer, history.steps[-1].choices, traced, style)
     return drawing
 
 
@@ -52,7 +50,7 @@ def _used_slots(history: SlotHistory) -> list[int]:
 
 
 def _draw_over_time(
-    axes: Axes, history: SlotHistory, slots: Sequence[int], names: Mapping[int, str], style: Style
+    axes: Axes, history: SlotHistory, slots: Sequence[int], traced: Traced, style: Style
 ) -> None:
     length = len(history.steps)
     for row, slot in enumerate(slots):
@@ -68,7 +66,7 @@ def _draw_over_time(
                 axes.text(
                     start + 0.4,
                     row,
-                    _binding_text(binding, names),
+                    _binding_text(binding, traced),
                     fontsize=6,
                     va="center",
                     color=style.ink,
@@ -106,33 +104,30 @@ def _bindings(history: SlotHistory, slot: int) -> list[tuple[int, int, tuple[int
     return found
 
 
-def _binding_text(binding: tuple[int, int], names: Mapping[int, str]) -> str:
+def _binding_text(binding: tuple[int, int], traced: Traced) -> str:
     key, value = binding
-    return f"{names.get(key, '?')}→{names.get(value, '?')}"
+    return f"{traced.name(key)}→{traced.name(value)}"
 
 
-def _draw_last_read(
-    axes: Axes, step: Step, slots: Sequence[int], names: Mapping[int, str], style: Style
-) -> None:
+def _draw_last_read(axes: Axes, step: Step, slots: Sequence[int], traced: Traced, style: Style) -> None:
     weights = [step.weights[slot] for slot in slots]
     axes.barh(range(len(slots)), weights, height=0.7, color=style.ours)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(slots) - 0.4, -0.6)
     axes.set_yticks([])
     axes.set_xticks([0, 1])
-    axes.set_title(f"Read at the end\n({names.get(step.token, '?')} asks)", loc="left", fontsize=9)
+    axes.set_title(f"Read at the end\n({traced.name(step.token)} asks)", loc="left", fontsize=9)
     axes.set_xlabel("weight", fontsize=8)
 
 
-def _draw_answer(
-    axes: Axes, choices: Sequence[Choice], names: Mapping[int, str], expected: str | None, style: Style
-) -> None:
+def _draw_answer(axes: Axes, choices: Sequence[Choice], traced: Traced, style: Style) -> None:
     rows = range(len(choices))
     words = [choice.word for choice in choices]
     axes.barh(rows, words, height=0.36, color=style.faint, label="vocabulary")
     places = [row + 0.4 for row in rows]
     axes.barh(places, [c.vote for c in choices], height=0.36, color=style.ours, label="pointer's vote")
-    labels = [f"{names.get(c.token, '?')}{' ✓' if names.get(c.token) == expected else ''}" for c in choices]
+    names = [traced.name(choice.token) for choice in choices]
+    labels = [f"{name}{' ✓' if name == traced.expected else ''}" for name in names]
     axes.set_yticks([row + 0.2 for row in rows], labels)
     axes.set_ylim(len(choices) - 0.2, -0.6)
     axes.axvline(0, color=style.faint, linewidth=0.8)

@@ -8,7 +8,8 @@ from typing import Any
 from unimatrix.data import wikitext
 from unimatrix.paper.claims import OUTCOMES, SEEDS_FOR_A_CLAIM, Claim, Outcome, Verdict
 from unimatrix.paper.experiments import EXPERIMENTS
-from unimatrix.paper.results import BESIDES_THE_NUMBERS, Result, Samples
+from unimatrix.paper.identity import BESIDES_THE_NUMBERS
+from unimatrix.paper.results import Result, Samples
 from unimatrix.paper.statistics import Interval, mean_interval
 from unimatrix.paper.table import Baseline, Row, Table
 
@@ -88,7 +89,7 @@ class Summary:
     verdicts: tuple[tuple[Claim, Verdict], ...]
     cautions: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
-    traced: Mapping[str, Any] | None = None
+    traced: Any = None
 
     @property
     def counted(self) -> bool:
@@ -117,7 +118,7 @@ def interval_text(interval: Interval | None, *, digits: int) -> str:
     return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
 
 
-def summarise(table: Table, samples: Samples, *, traced: Mapping[str, Any] | None = None) -> Summary:
+def summarise(table: Table, samples: Samples, *, traced: Any = None) -> Summary:
     """Judge a table on its samples and put it into words; runs that are missing are said to be."""
     runs = [run for name in table.experiments for run in _runs(samples, name)]
     return Summary(

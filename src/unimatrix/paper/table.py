@@ -102,7 +102,7 @@ class Inspection:
     """A look into one trained model of a table, taken after training and drawn in the report.
 
     experiment: whose model; the one of the first seed is looked into.
-    trace: the checkpoint's folder in, JSON values out; kept in OUT/inspections.
+    trace: the checkpoint's folder in, a `record` out; kept in OUT/inspections.
     draw: makes the picture of what `trace` gave.
     """
 
@@ -110,8 +110,9 @@ class Inspection:
     name: str
     title: str
     caption: str
-    trace: Callable[[Path], dict[str, Any]]
-    draw: "Callable[[Mapping[str, Any], Style], Drawing]"
+    record: type
+    trace: Callable[[Path], Any]
+    draw: "Callable[[Any, Style], Drawing]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

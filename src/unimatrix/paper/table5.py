@@ -6,6 +6,7 @@ And a table that the paper does not have: the same with every free symbol as fil
 from functools import partial
 
 from unimatrix.data.tasks.recall import RecallConfig, guess_accuracy, variants
+from unimatrix.evals.inspection import Traced
 from unimatrix.paper.claims import ComparedClaim, Comparison, Gain
 from unimatrix.paper.figures import draw_metric, draw_over
 from unimatrix.paper.inspection import trace_checkpoint
@@ -190,6 +191,7 @@ TABLE5 = Table(
         "`unimatrix inspect` draws it. Grey: what a slot holds, from its write to the next one; squares: "
         "what a position reads. Right: the read of the last position, and the likeliest answers, each the "
         "sum of the vocabulary's own logit and the pointer's vote; the tick marks the right one.",
+        record=Traced,
         trace=trace_checkpoint,
         draw=draw_slots,
     ),

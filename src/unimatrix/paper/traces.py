@@ -5,15 +5,23 @@ OUT/inspections/<experiment>-seed<seed>.json    {"identity": of the run, "traced
 
 import json
 import os
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unimatrix.errors import UserError
+from unimatrix.codec import decode, encode, read_record
 from unimatrix.paper.results import Result, Samples, naming
 from unimatrix.paper.table import Inspection
 
 FOLDER = "inspections"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """identity: the run's stamp."""
+
+    identity: str
+    traced: dict[str, Any]
 
 
 def _path(out: Path, run: Result) -> Path:
@@ -28,7 +36,8 @@ def write_trace(out: Path, inspection: Inspection, run: Result, *, checkpoint: P
     """
     path = _path(out, run)
     path.parent.mkdir(exist_ok=True)
-    text = json.dumps({"identity": run.identity, "traced": inspection.trace(checkpoint)}, allow_nan=False)
+    kept = _Kept(identity=run.stamp_on_disk, traced=encode(inspection.trace(checkpoint)))
+    text = json.dumps(encode(kept), allow_nan=False)
     unfinished = path.with_suffix(".unfinished")
     with naming(path):
         unfinished.write_text(text + "\n", encoding="utf-8")
@@ -36,7 +45,7 @@ def write_trace(out: Path, inspection: Inspection, run: Result, *, checkpoint: P
     return path
 
 
-def read_trace(out: Path, inspection: Inspection, samples: Samples) -> Mapping[str, Any] | None:
+def read_trace(out: Path, inspection: Inspection, samples: Samples) -> Any:
     """What was found in one of the chosen runs, that of the first seed; None where none was looked into.
 
     Raises:
@@ -44,13 +53,10 @@ def read_trace(out: Path, inspection: Inspection, samples: Samples) -> Mapping[s
     """
     for _, run in sorted(samples.get(inspection.experiment, {}).items()):
         path = _path(out, run)
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            # a run of other settings may have left its file under the same name
-            if kept["identity"] == run.identity:
-                return kept["traced"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: expected a look into a model ({error}); delete the file") from error
+        kept = read_record(_Kept, path)
+        # a run of other settings may have left its file under the same name
+        if kept.identity == run.stamp_on_disk:
+            return decode(inspection.record, kept.traced, where=f"{path}: traced")
     return None

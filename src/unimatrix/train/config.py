@@ -23,6 +23,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 TrackerName = Literal["tensorboard", "wandb", "none"]
 
+# of training itself: raised by hand when the same settings come to train, or to measure, other numbers
+VERSION = 1
+
 # the settings of a model that a preset may or may not have, for it to say so
 _SIZES = ("d_model", "num_heads", "depth", "state_dim")
 _PARTS = ("qkv_init", "temperature", "slots", "top_k", "pointer", "write_gate", "write_gate_bias")

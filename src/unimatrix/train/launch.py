@@ -3,7 +3,7 @@
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
 
 from unimatrix.errors import UserError
 from unimatrix.train.config import Device, Experiment, Precision
@@ -24,7 +24,7 @@ def start_accelerator(experiment: Experiment) -> Accelerator:
             DeepSpeed, ...).
     """
     loop, optim = experiment.loop, experiment.optim
-    _check_device(loop.device)
+    device_kind(loop.device)
     # accelerate keeps its first settings for the process's life; runs of one session may differ in theirs.
     # what belongs to a process group stays
     several = PartialState._shared_state != {} and PartialState().num_processes > 1
@@ -54,11 +54,20 @@ def start_accelerator(experiment: Experiment) -> Accelerator:
     return accelerator
 
 
-def _check_device(device: Device) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda asked for, but torch sees no CUDA device here")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device: mps asked for, but torch sees no Apple GPU here")
+def device_kind(device: Device) -> str:
+    """The kind of device that "auto" means here, or the one that is asked for.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if device == "auto" and parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return "cpu"
+    there = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name in there if there[name])
+    if not there[device]:
+        raise UserError(f"device: {device} asked for, but torch sees none here")
+    return device
 
 
 def _check_precision(precision: Precision, device: torch.device) -> None:

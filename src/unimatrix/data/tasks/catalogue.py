@@ -18,7 +18,10 @@ Config = TypeVar("Config", RecallConfig, TripleInteractionConfig, SignalNoiseCon
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task(Generic[Config]):
-    """A kind of task: its settings, and functions of them (see unimatrix.data.tasks.recall for each)."""
+    """A kind of task: its settings, and functions of them (see unimatrix.data.tasks.recall for each).
+
+    version: raised by hand when the same settings come to draw other sequences, or to measure other numbers.
+    """
 
     config: type[Config]
     make: Callable[..., Batch]
@@ -27,6 +30,7 @@ class Task(Generic[Config]):
     fingerprint: Callable[..., str]
     symbol: Callable[[Config, int], str]
     read_symbols: Callable[[Config, str], list[int]]
+    version: int = 1
 
 
 TASKS: dict[str, Task[Any]] = {
