@@ -65,7 +65,7 @@ def test_train_of_a_task_is_resumed_by_its_folder_alone(call, refused, recall_ru
     code, printed, err = call("train", "--resume", "--out", run, "--steps", "5")
     assert (code, err) == (0, "")
     assert "5 steps in" in printed
-    assert load_checkpoint(run / "checkpoint-000005").trainer["experiment"]["task"]["num_pairs"] == 3
+    assert load_checkpoint(run / "checkpoint-000005").trainer.experiment.task.num_pairs == 3
 
 
 def test_train_of_a_task_takes_no_text(refused, call, tmp_path) -> None:

@@ -120,6 +120,13 @@ def test_shares_add_up_to_the_whole(num_shares):
     assert TaskScore.from_sums(whole, 500) == task_score(model, CONFIG, **arguments)
 
 
+def test_a_model_of_nan_has_no_score():
+    model = small()
+    torch.nn.init.constant_(model.embedding.weight, torch.nan)
+    with pytest.raises(UserError, match="expected a finite loss, got nan nats per answer"):
+        task_score(model, CONFIG, num_sequences=8, seed=3)
+
+
 def test_the_global_generator_is_left_as_it_was():
     model = build("unimatrix-core", vocab_size=64, dropout=0.5)
     before = torch.get_rng_state()

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from unimatrix.errors import UserError
 from unimatrix.hf import checksums
 from unimatrix.models import build
+from unimatrix.train import Experiment
 from unimatrix.train import checkpoint as module
 from unimatrix.train.checkpoint import (
     delete_checkpoints,
@@ -24,6 +25,14 @@ from unimatrix.train.checkpoint import (
     save_checkpoint,
     write_json,
 )
+from unimatrix.train.records import TextData, TextSplit, TrainerRecord
+
+
+def record(step, **fields):
+    split = TextSplit(sha256="0" * 64, bytes=3)
+    data = TextData(name="x", notes=(), is_paper_corpus=False, train=split, valid=split)
+    settings = {"experiment": Experiment(), "data": data, "seconds": 1.0, "loss": 1.5, "curve": ((1, 2.0),)}
+    return TrainerRecord(step=step, **(settings | fields))
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +46,10 @@ def save(tmp_path, model):
     def run(step, *, keep=2, loss=1.5):
         return save_checkpoint(
             tmp_path,
-            step=step,
             model=model,
             optimizer={"exp_avg/norm.weight": torch.full((16,), 0.1)},
             rng={"cpu": torch.zeros(1, 8, dtype=torch.uint8)},
-            trainer={"loss": loss},
+            trainer=record(step, loss=loss),
             keep=keep,
         )
 
@@ -52,8 +60,7 @@ def test_what_was_saved_comes_back(save, model):
     folder = save(80)
     assert folder.name == "checkpoint-000080"
     loaded = load_checkpoint(folder)
-    assert loaded.step == 80
-    assert loaded.trainer["loss"] == 1.5
+    assert loaded.trainer == record(80)
     assert loaded.model_config == model.config.to_dict()
     assert set(loaded.weights) == set(model.state_dict())
     for name, tensor in model.state_dict().items():
@@ -119,18 +126,40 @@ def test_files_follow_the_umask(save):
 def test_the_same_step_again_replaces(save, tmp_path):
     save(3, loss=1.0)
     save(3, loss=2.0)
-    assert load_checkpoint(tmp_path / "checkpoint-000003").trainer["loss"] == 2.0
+    assert load_checkpoint(tmp_path / "checkpoint-000003").trainer.loss == 2.0
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000003"]
 
 
 def test_unfinished_ones_do_not_count(save, tmp_path):
     save(1)
     (tmp_path / ".checkpoint-000002.partial").mkdir()
-    (tmp_path / "checkpoint-000003").mkdir()
     (tmp_path / "checkpoint-000004.bak").mkdir()
     (tmp_path / "checkpoint-000005").touch()
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-000001"
     assert latest_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_one_that_lacks_its_checksums_is_the_newest_still_and_stays(save, tmp_path):
+    save(1)
+    (save(2) / "checksums.json").unlink()
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-000002"
+    with pytest.raises(UserError, match=r"checksums.json: missing from its .* go on from checkpoint-000001"):
+        load_checkpoint(find_checkpoint(tmp_path))
+    for step in (3, 4, 5):
+        save(step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-000002",
+        "checkpoint-000004",
+        "checkpoint-000005",
+    ]
+    # with a number of another length too
+    (save(1_000_000) / "checksums.json").unlink()
+    with pytest.raises(UserError, match="go on from checkpoint-000005"):
+        load_checkpoint(find_checkpoint(tmp_path))
+    # to go on from one that lacks its own would help nobody
+    (tmp_path / "checkpoint-000005" / "checksums.json").unlink()
+    with pytest.raises(UserError, match=r"missing from its checkpoint$"):
+        load_checkpoint(find_checkpoint(tmp_path))
 
 
 def test_leftovers_go_and_nothing_else(save, tmp_path):
@@ -229,12 +258,18 @@ from pathlib import Path
 import torch
 from unimatrix.errors import UserError
 from unimatrix.models import build
+from unimatrix.train import Experiment
 from unimatrix.train.checkpoint import load_checkpoint, save_checkpoint
+from unimatrix.train.records import TextData, TextSplit, TrainerRecord
 out = Path(sys.argv[1])
 model = build("unimatrix-core", d_model=16, num_heads=2, depth=1)
 def save(step):
     rng = {"cpu": torch.zeros(1, 8, dtype=torch.uint8)}
-    return save_checkpoint(out, step=step, model=model, optimizer={}, rng=rng, trainer={}, keep=2)
+    optimizer = {"exp_avg/norm.weight": torch.zeros(16)}
+    split = TextSplit(sha256="0", bytes=3)
+    data = TextData(name="x", notes=(), is_paper_corpus=False, train=split, valid=split)
+    trainer = TrainerRecord(step=step, experiment=Experiment(), data=data, seconds=1.0, loss=1.0, curve=())
+    return save_checkpoint(out, model=model, optimizer=optimizer, rng=rng, trainer=trainer, keep=2)
 first = save(1)
 for limit in (100, 1000, (first / "model.safetensors").stat().st_size - 1):
     # no file may grow beyond the limit: the system refuses the write as a full disk does

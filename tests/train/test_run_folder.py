@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
+from unimatrix.hf.checksums import CHECKSUMS, write_checksums
 from unimatrix.train import loop, train
 from unimatrix.train.run_folder import sole_use
 
@@ -142,6 +145,151 @@ def test_a_damaged_checkpoint_stops_a_resume_and_names_the_one_before(fit, tiny)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"model.safetensors: cut short.*go on from checkpoint-000002"):
         fit(tiny(steps=4, save_every=2), resume=True)
+
+
+def renew_checksums(folder):
+    (folder / CHECKSUMS).unlink()
+    write_checksums(folder)
+
+
+def rewrite_tensors(path, change):
+    """A safetensors file with other contents, and checksums that say it is meant to be so."""
+    tensors = change(safetensors.torch.load_file(path))
+    safetensors.torch.save_file(tensors, path)
+    renew_checksums(path.parent)
+
+
+NAME = "exp_avg/blocks.0.mixer.qkv.weight"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("optimizer", lambda old: {}, "is missing, one of"),
+        ("optimizer", lambda old: {k: v for k, v in old.items() if k != NAME}, f"'{NAME}' is missing"),
+        (
+            "optimizer",
+            lambda old: old | {NAME: old[NAME].half()},
+            f"'{NAME}': expected shape .* torch.float16",
+        ),
+        ("optimizer", lambda old: old | {NAME: old[NAME][:1].clone()}, f"'{NAME}': expected shape"),
+        ("optimizer", lambda old: old | {NAME: old[NAME] / 0.0}, f"'{NAME}': expected finite numbers"),
+        ("rng", lambda old: {}, "'cpu' is missing"),
+        ("rng", lambda old: {"cpu": old["cpu"][:, :9].clone()}, "'cpu': expected shape"),
+        ("rng", lambda old: {"cpu": old["cpu"].float()}, "'cpu': expected shape .* of torch.float32"),
+        (
+            "model",
+            lambda old: {k: v * torch.nan for k, v in old.items()},
+            ": expected finite numbers, got others",
+        ),
+        ("model", lambda old: {}, "Missing key"),
+    ],
+)
+def test_a_resume_from_tensors_that_no_run_wrote_is_refused(fit, tiny, tmp_path, file, change, message):
+    result = fit(tiny())
+    rewrite_tensors(result.checkpoint / f"{file}.safetensors", change)
+    before = snapshot(tmp_path)
+    for steps in (6, 9):
+        with pytest.raises(UserError, match=f"{file}.safetensors: .*{message}") as caught:
+            fit(tiny(steps=steps), resume=True)
+        assert "\n" not in str(caught.value)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [CHECKSUMS, "trainer.json", "config.json", "optimizer.safetensors"])
+def test_an_only_checkpoint_that_lacks_a_file_is_neither_skipped_nor_replaced(fit, tiny, tmp_path, name):
+    result = fit(tiny())
+    (result.checkpoint / name).unlink()
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=f"checkpoint-000006/{name}: missing from its checkpoint"):
+        fit(tiny(steps=9), resume=True)
+    with pytest.raises(UserError, match="holds another run"):
+        fit(tiny(steps=9))
+    assert snapshot(tmp_path) == before
+
+
+HOSTILE = {
+    "step": ["x", -5, 0, 1.5, None, 2**70, 7],
+    "data": [{}, None, [], {"kind": "sound"}, {"train": 1}],
+    "experiment": [{}, None, {"loop": 3}, {"model": {"preset": 7}}],
+    "seconds": ["x", -1.0, None],
+    "loss": ["x", []],
+    "curve": [3, [[1]], [["x", 2.0]], [[1, 2.0, 3.0]], {"1": 2.0}],
+    "at_steps": [[], {"bpb_2_steps": "x"}],
+    "format": [2, "1"],
+    "scaler": [[], {"scale": "x"}],
+    "id": [None, 7, []],
+    "kind": ["something else", None],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        (file, field, value)
+        for file, fields in {
+            "trainer.json": HOSTILE.keys() - {"id", "kind"},
+            "run.json": {"data", "experiment", "id", "kind"},
+        }.items()
+        for field in sorted(fields)
+        for value in HOSTILE[field]
+        # an experiment without fields is the one of all defaults, another run
+        if (file, field, value) != ("run.json", "experiment", {})
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(fit, tiny, tmp_path, file, field, value):
+    result = fit(tiny())
+    path = (result.checkpoint if file == "trainer.json" else result.out) / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    if file == "trainer.json":
+        renew_checksums(path.parent)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError) as caught:
+        fit(tiny(steps=9), resume=True)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert file in str(caught.value) or "resume: the run in" in str(caught.value)
+    assert field in str(caught.value) or field in ("experiment", "kind")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("file", ["trainer.json", "run.json"])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
+        b"null",
+        b'{"step": NaN}',
+    ],
+)
+def test_a_record_that_is_none_is_named(fit, tiny, tmp_path, file, contents):
+    result = fit(tiny())
+    path = (result.checkpoint if file == "trainer.json" else result.out) / file
+    path.write_bytes(contents)
+    if file == "trainer.json":
+        renew_checksums(path.parent)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=file) as caught:
+        fit(tiny(steps=9), resume=True)
+    assert "\n" not in str(caught.value)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("field", ["step", "experiment", "data", "seconds", "loss", "curve", "id"])
+def test_a_missing_field_is_named(fit, tiny, field):
+    result = fit(tiny())
+    path = result.out / "run.json" if field == "id" else result.checkpoint / "trainer.json"
+    values = json.loads(path.read_text())
+    del values[field]
+    path.write_text(json.dumps(values))
+    if field != "id":
+        renew_checksums(path.parent)
+    with pytest.raises(UserError, match=f"{path.name}: {field}: expected this field, got none"):
+        fit(tiny(steps=9), resume=True)
 
 
 def test_a_file_in_the_folders_place_is_named(fit, tiny, tmp_path):

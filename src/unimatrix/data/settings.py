@@ -4,10 +4,10 @@ A value that does not fit raises a UserError of one line: the field's name, what
 """
 
 import math
-import types
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_origin, get_type_hints
 
-from unimatrix.errors import UserError
+from unimatrix.codec import decode, described, shown
+from unimatrix.errors import UserError, UserTypeError
 
 
 def check_types(config: Any) -> None:
@@ -16,8 +16,13 @@ def check_types(config: Any) -> None:
         if get_origin(hint) is ClassVar:
             continue
         value = getattr(config, name)
-        if not _fits(hint, value):
-            raise UserError(f"{name}: expected {_described(hint)}, got {value!r}")
+        try:
+            # a list is no tuple here, and an object's fields are no settings yet
+            fits = decode(hint, value, where=name) == value
+        except UserError:
+            fits = False
+        if not fits:
+            raise UserTypeError(f"{name}: expected {described(hint)}, got {shown(value)}")
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -34,41 +39,3 @@ def check_range(config: Any, name: str, *, low: float, below: float = math.inf) 
     if value is not None and not low <= value < below:
         upper = "" if below == math.inf else f" and below {below:g}"
         raise UserError(f"{name}: expected at least {low:g}{upper}, got {value}")
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(option, value) for option in arguments)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return isinstance(value, tuple) and all(_fits(arguments[0], item) for item in value)
-    if origin is tuple:
-        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, arguments, value))
-    if hint is float:
-        # a NaN or an infinity is no setting, and JSON has no word for it
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _described(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_described(option) for option in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(arguments)
-    if origin is tuple:
-        if arguments[-1] is not Ellipsis:
-            return f"{len(arguments)} numbers"
-        return "texts" if arguments[0] is str else "whole numbers"
-    names = {
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        bool: "true or false",
-        type(None): "None",
-    }
-    return names.get(hint, getattr(hint, "__name__", str(hint)))

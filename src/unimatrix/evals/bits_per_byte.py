@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unimatrix.data import BOS
 from unimatrix.errors import UserError
-from unimatrix.evals.model import device_of, evaluating, max_positions, sum_dtype
+from unimatrix.evals.model import check_finite, device_of, evaluating, max_positions, sum_dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,11 +35,17 @@ class BitsPerByte:
 
     @classmethod
     def from_nats(cls, nats: float, num_bytes: int) -> "BitsPerByte":
+        """The rates of a sum.
+
+        Raises:
+            UserError: a number that is not finite would come out, as of a model whose weights are not.
+        """
         per_byte = nats / num_bytes
         try:
             perplexity = math.exp(per_byte)
         except OverflowError:
             perplexity = math.inf
+        check_finite(per_byte, perplexity, unit="byte")
         return cls(bpb=per_byte / math.log(2.0), perplexity=perplexity, nats=nats, num_bytes=num_bytes)
 
 

@@ -1,10 +1,13 @@
 """What an evaluation has to know and do about any model, ours or not."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from unimatrix.errors import UserError
 
 
 def max_positions(model: nn.Module) -> int | None:
@@ -27,6 +30,15 @@ def device_of(model: nn.Module) -> torch.device:
 def sum_dtype(device: torch.device) -> torch.dtype:
     """What long sums are kept in: float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def check_finite(*measured: float, unit: str) -> None:
+    """Raise a UserError unless all that was measured, nats per `unit` first, are finite numbers."""
+    if not all(map(math.isfinite, measured)):
+        raise UserError(
+            f"evaluation: expected a finite loss, got {measured[0]:g} nats per {unit}; "
+            "are the model's weights finite?"
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from unimatrix.data.tasks import IGNORE, Batch, TaskConfig, task_of
 from unimatrix.errors import UserError
-from unimatrix.evals.model import device_of, evaluating, max_positions, sum_dtype, vocab_size
+from unimatrix.evals.model import check_finite, device_of, evaluating, max_positions, sum_dtype, vocab_size
 
 # sequences of one draw, whatever number of them goes through the model at a time
 _DRAWN_TOGETHER = 256
@@ -32,8 +32,13 @@ class TaskScore:
 
     @classmethod
     def from_sums(cls, sums: Tensor, num_sequences: int) -> "TaskScore":
-        """The score of what `task_sums` added up, over one share or all of them."""
+        """The score of what `task_sums` added up, over one share or all of them.
+
+        Raises:
+            UserError: the loss is not finite, as of a model whose weights are not.
+        """
         nats, right, answers = sums.tolist()
+        check_finite(nats / answers, unit="answer")
         return cls(loss=nats / answers, accuracy=100.0 * right / answers, num_sequences=num_sequences)
 
 

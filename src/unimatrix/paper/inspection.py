@@ -59,7 +59,7 @@ def _open(checkpoint: str | Path) -> tuple[AnyModel, Experiment | None]:
     folder = Path(checkpoint).expanduser()
     if folder.is_dir() and (latest_checkpoint(folder) is not None or (folder / "trainer.json").is_file()):
         found = load_checkpoint(find_checkpoint(folder))
-        return found.build_model(), Experiment.from_dict(found.trainer["experiment"])
+        return found.build_model(), found.trainer.experiment
     return load(str(checkpoint))[0].language_model, None
 
 

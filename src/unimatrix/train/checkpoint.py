@@ -25,15 +25,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from unimatrix.codec import check_file, encode, read_json, shown
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
 from unimatrix.models import AnyModel, TypedLatent, config_from_dict, model_from_config
+from unimatrix.train.records import TrainerRecord, read_trainer
 
 TRAINER = "trainer.json"
 CONFIG = "config.json"
-_FORMAT = 1
+WEIGHTS, OPTIMIZER, RNG = (f"{name}.safetensors" for name in ("model", "optimizer", "rng"))
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 # hidden leftovers of a kill: a checkpoint not finished, replaced, or half deleted
 _LEFTOVER = re.compile(r"\.checkpoint-\d{6,}\.(partial|replaced|deleted)")
@@ -45,16 +47,15 @@ class Checkpoint:
     """A checkpoint read back and verified.
 
     weights: the model's state dict. optimizer, rng: as unimatrix.train.state names them.
-    model_config: to_dict() of its config, of whatever kind. trainer: the contents of trainer.json.
+    model_config: to_dict() of its config, of whatever kind.
     """
 
     folder: Path
-    step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     rng: dict[str, Tensor]
     model_config: dict[str, Any]
-    trainer: dict[str, Any]
+    trainer: TrainerRecord
 
     def build_model(self) -> AnyModel:
         """The model with its weights, in evaluation mode, on the CPU.
@@ -67,33 +68,32 @@ class Checkpoint:
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
-            raise UserError(f"{self.folder / 'model.safetensors'}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{self.folder / WEIGHTS}: {' '.join(str(error).split())}") from error
         return model.eval()
 
 
 def save_checkpoint(
     out: Path,
     *,
-    step: int,
     model: AnyModel,
     optimizer: dict[str, Tensor],
     rng: dict[str, Tensor],
-    trainer: dict[str, Any],
+    trainer: TrainerRecord,
     keep: int,
 ) -> Path:
-    """Write checkpoint `step` of the run in `out`, then delete all but the last `keep`.
+    """Write a checkpoint of the run in `out`, named by its step, then delete all but the last `keep`.
 
     Raises:
         UserError: it could not be written (disk full, folder gone, ...): names the last good one, which
             stays.
     """
-    final = out / f"checkpoint-{step:06d}"
+    final = out / f"checkpoint-{trainer.step:06d}"
     partial = _hidden(final, "partial")
     try:
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir()
-        _write_files(partial, step=step, model=model, optimizer=optimizer, rng=rng, trainer=trainer)
+        _write_files(partial, model=model, optimizer=optimizer, rng=rng, trainer=trainer)
         _move_into_place(partial, final)
     except (OSError, SafetensorError) as error:
         # what was begun takes up the very space that is short
@@ -107,7 +107,11 @@ def save_checkpoint(
 
 
 def latest_checkpoint(out: Path) -> Path | None:
-    """The run's checkpoint with the highest step; None where there is none. Unfinished ones do not count."""
+    """The run's checkpoint with the highest step; None where there is none.
+
+    What a kill leaves of an unfinished one has another name and does not count. One that lacks a file does:
+    it was whole once, and loading it says what is missing.
+    """
     found = _checkpoints(out)
     return found[-1] if found else None
 
@@ -119,7 +123,7 @@ def find_checkpoint(path: str | Path) -> Path:
         UserError: it is neither.
     """
     folder = Path(path).expanduser()
-    if (folder / CHECKSUMS).is_file():
+    if (folder / CHECKSUMS).exists() or (folder / TRAINER).exists():
         return folder
     latest = latest_checkpoint(folder)
     if latest is None:
@@ -131,28 +135,33 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint after checking every file against its checksum.
 
     Raises:
-        UserError: a file missing, cut short or changed (names it, and the checkpoint before, if any).
+        UserError: a file missing, cut short, changed or not what belongs there (names it, and the checkpoint
+            before, if any).
     """
-    verify_checksums(folder, advice=_before(folder))
-    try:
-        trainer = json.loads((folder / TRAINER).read_text(encoding="utf-8"))
-        model_config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model"]
-        weights, optimizer, rng = (
-            _load_tensors(folder / f"{name}.safetensors") for name in ("model", "optimizer", "rng")
+    before = _before(folder)
+    for name in (CHECKSUMS, TRAINER, CONFIG, WEIGHTS, OPTIMIZER, RNG):
+        if not os.path.lexists(folder / name):
+            raise UserError(f"{folder / name}: missing from its checkpoint{before}")
+        check_file(folder / name)
+    verify_checksums(folder, advice=before)
+    trainer = read_trainer(folder / TRAINER)
+    if _step_of(folder) not in (0, trainer.step):
+        raise UserError(f"{folder / TRAINER}: step: expected {_step_of(folder)}, got {trainer.step}")
+    config = read_json(folder / CONFIG)
+    model_config = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model_config, dict):
+        raise UserError(
+            f"{folder / CONFIG}: model: expected an object with fields, got {shown(model_config)}"
         )
-        if trainer["format"] != _FORMAT:
-            raise UserError(f"{folder / TRAINER}: expected format {_FORMAT}, got {trainer['format']}")
-        return Checkpoint(
-            folder=folder,
-            step=trainer["step"],
-            weights={name.removeprefix(_WEIGHTS_PREFIX): tensor for name, tensor in weights.items()},
-            optimizer=optimizer,
-            rng=rng,
-            model_config=model_config,
-            trainer=trainer,
-        )
-    except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
-        raise UserError(f"{folder}: expected a checkpoint of a training run ({error!r})") from error
+    weights = _load_tensors(folder / WEIGHTS)
+    return Checkpoint(
+        folder=folder,
+        weights={name.removeprefix(_WEIGHTS_PREFIX): tensor for name, tensor in weights.items()},
+        optimizer=_load_tensors(folder / OPTIMIZER),
+        rng=_load_tensors(folder / RNG),
+        model_config=model_config,
+        trainer=trainer,
+    )
 
 
 def delete_leftovers(out: Path) -> None:
@@ -163,8 +172,11 @@ def delete_leftovers(out: Path) -> None:
 
 
 def delete_checkpoints(out: Path, *, keep: int = 0) -> None:
-    """Delete the checkpoints that a run wrote into `out` but for the last `keep`, and nothing else."""
-    found = _checkpoints(out)
+    """Delete the checkpoints that a run wrote into `out` but for the last `keep`, and nothing else.
+
+    One that lacks its checksums is left alone while others are kept: somebody may want to mend it.
+    """
+    found = [path for path in _checkpoints(out) if keep == 0 or _is_complete(path)]
     for folder in found[: max(0, len(found) - keep)]:
         _delete(folder)
 
@@ -184,16 +196,15 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def _write_files(
     folder: Path,
     *,
-    step: int,
     model: AnyModel,
     optimizer: dict[str, Tensor],
     rng: dict[str, Tensor],
-    trainer: dict[str, Any],
+    trainer: TrainerRecord,
 ) -> None:
     _write_model(folder, model)
-    safetensors.torch.save_file(optimizer, folder / "optimizer.safetensors")
-    safetensors.torch.save_file(rng, folder / "rng.safetensors")
-    values = {"format": _FORMAT, "step": step} | trainer
+    safetensors.torch.save_file(optimizer, folder / OPTIMIZER)
+    safetensors.torch.save_file(rng, folder / RNG)
+    values = encode(trainer) | {"experiment": trainer.experiment.to_dict()}
     (folder / TRAINER).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     for path in folder.iterdir():
         # safetensors writes for the owner alone; a checkpoint follows the umask like any other file
@@ -209,7 +220,7 @@ def _write_model(folder: Path, model: AnyModel) -> None:
         # transformers and hf.load tell by the type that this is none of theirs
         values = {"model_type": model.config.kind, "model": model.config.to_dict()}
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+        safetensors.torch.save_file(model.state_dict(), folder / WEIGHTS)
         return
     UniMatrixForCausalLM.from_language_model(model).save_pretrained(folder)
     if model.config.vocab_size >= VOCAB_SIZE:
@@ -230,8 +241,12 @@ def _move_into_place(partial: Path, final: Path) -> None:
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({str(error).splitlines()[0]})") from error
     # cloned: safetensors gives views of the file, at addresses where matrix products may round differently
-    return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _delete(folder: Path) -> None:
@@ -246,18 +261,27 @@ def _hidden(final: Path, what: str) -> Path:
 
 
 def _checkpoints(out: Path) -> list[Path]:
-    """The finished checkpoints of a run, by step; the checksums are the last thing written into one."""
+    """The checkpoints of a run, by step."""
     if not out.is_dir():
         return []
-    matches = ((_NAME.fullmatch(path.name), path) for path in out.iterdir())
-    numbered = [(int(match[1]), path) for match, path in matches if match and (path / CHECKSUMS).is_file()]
-    return [path for _, path in sorted(numbered)]
+    return sorted((path for path in out.iterdir() if _step_of(path) and path.is_dir()), key=_step_of)
+
+
+def _step_of(folder: Path) -> int:
+    """The step that a checkpoint's name tells; 0 for another name."""
+    match = _NAME.fullmatch(folder.name)
+    return int(match[1]) if match else 0
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the checksums are there, the last thing written into a checkpoint."""
+    return (folder / CHECKSUMS).is_file()
 
 
 def _before(folder: Path) -> str:
     """Where to go on from when this checkpoint is damaged."""
-    match = _NAME.fullmatch(folder.name)
-    earlier = [path for path in _checkpoints(folder.parent) if path.name < folder.name] if match else []
+    step = _step_of(folder)
+    earlier = [path for path in _checkpoints(folder.parent) if _step_of(path) < step and _is_complete(path)]
     return f"; delete {folder.name} to go on from {earlier[-1].name}" if earlier else ""
 
 

@@ -9,11 +9,11 @@ configs, so that a command line can offer each as a flat option.
 import dataclasses
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from unimatrix.codec import decode, encode
 from unimatrix.data.settings import check_positive, check_range, check_types
-from unimatrix.data.tasks import TASKS, TaskConfig, TripleInteractionConfig
+from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig
 from unimatrix.data.tasks.triple_interaction import Symbols
 from unimatrix.errors import UserError
 from unimatrix.models.task_presets import TASK_PRESETS
@@ -168,6 +168,8 @@ class LoopConfig:
         asked = self.eval_at or ()
         if list(asked) != sorted({step for step in asked if step > 0}):
             raise UserError(f"eval_at: expected ascending steps above 0, got {asked}")
+        if asked and asked[-1] > self.steps:
+            raise UserError(f"eval_at: expected no step after the last one, {self.steps}, got {asked[-1]}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,12 +235,10 @@ class Experiment:
 
         A task carries its kind; without one there is no "task".
         """
-        values = dataclasses.asdict(self)
+        values = encode(self)
         if self.task is None:
             del values["task"]
-        else:
-            values["task"] = {"kind": self.task.kind, **values["task"]}
-        return _to_json(values)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Experiment":
@@ -247,7 +247,7 @@ class Experiment:
         Raises:
             UserError: an unknown field (names the near ones), or a value of the wrong type or range.
         """
-        return _from_dict(cls, values, where="experiment")
+        return decode(cls, values, where="experiment")
 
 
 # what a resumed run may change: none of these touches the steps already made. `data` is held to the text's
@@ -264,8 +264,11 @@ def first_difference(saved: Experiment, asked: Experiment) -> tuple[str, Any, An
     if saved_kind != asked_kind:
         return "task", saved_kind, asked_kind
     saved_values, asked_values = _flat(saved.to_dict()), _flat(asked.to_dict())
+    # where more steps are made, more of them may be asked about
+    until = [[step for step in one.loop.eval_at or () if step <= saved.loop.steps] for one in (saved, asked)]
+    free = FREE_AT_RESUME | ({"eval_at"} if until[0] == until[1] else set())
     for field, value in saved_values.items():
-        if field not in FREE_AT_RESUME and value != asked_values[field]:
+        if field not in free and value != asked_values[field]:
             return field, value, asked_values[field]
     return None
 
@@ -275,41 +278,3 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         flat.update(_flat(value) if isinstance(value, dict) else {name: value})
     return flat
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _to_json(item) for name, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _from_dict(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where}: expected an object with fields, got {type(values).__name__}")
-    hints = {name: hint for name, hint in get_type_hints(cls).items() if get_origin(hint) is not ClassVar}
-    arguments = {}
-    for name, value in values.items():
-        if name not in hints:
-            near = get_close_matches(str(name), hints, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(hints)}"
-            raise UserError(f"{where}: unknown field {name!r}{hint}")
-        if dataclasses.is_dataclass(hints[name]):
-            value = _from_dict(hints[name], value, where=f"{where}.{name}")  # pyright: ignore[reportArgumentType]
-        elif hints[name] == TaskConfig | None and value is not None:
-            value = _task_from_dict(value, where=f"{where}.{name}")
-        elif isinstance(value, list) and _takes_tuple(hints[name]):
-            value = tuple(value)
-        arguments[name] = value
-    return cls(**arguments)
-
-
-def _takes_tuple(hint: Any) -> bool:
-    return tuple in {get_origin(option) for option in (hint, *get_args(hint))}
-
-
-def _task_from_dict(values: Any, *, where: str) -> TaskConfig:
-    kind = values.get("kind") if isinstance(values, Mapping) else None
-    if kind not in TASKS:
-        raise UserError(f"{where}: expected an object with a kind among {', '.join(TASKS)}, got {values!r}")
-    rest = {name: value for name, value in values.items() if name != "kind"}
-    return _from_dict(TASKS[kind].config, rest, where=where)

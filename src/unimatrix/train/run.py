@@ -4,7 +4,8 @@ The loop that puts these together is unimatrix.train.loop. B batch rows, T = seq
 """
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
 from unimatrix.models import AnyModel, build, config_from_dict
-from unimatrix.train.checkpoint import Checkpoint, save_checkpoint
+from unimatrix.train.checkpoint import OPTIMIZER, RNG, TRAINER, WEIGHTS, Checkpoint, save_checkpoint
 from unimatrix.train.config import Experiment
+from unimatrix.train.records import TrainerRecord, data_record
 from unimatrix.train.schedule import learning_rate
 from unimatrix.train.sources import Extent, Source
 from unimatrix.train.state import (
+    MOMENTS,
     load_optimizer_tensors,
     load_rng_tensors,
     optimizer_tensors,
@@ -98,31 +101,42 @@ class Run:
         """Put back what a checkpoint holds; False if the random numbers could not be (another device, ...).
 
         Raises:
-            UserError: it belongs to another model, or has made more steps than asked for.
+            UserError: it belongs to another model, has made more steps than asked for, or holds what no run
+                could go on from (names the file).
         """
         folder, steps = checkpoint.folder, self.experiment.loop.steps
-        if checkpoint.step > steps:
-            raise UserError(f"steps: the run has made {checkpoint.step} already, got {steps}")
+        trainer = checkpoint.trainer
+        if trainer.step > steps:
+            raise UserError(f"steps: the run has made {trainer.step} already, got {steps}")
         # as configs, not as dicts: one saved before a part of the model existed does not mention it
         if config_from_dict(checkpoint.model_config) != self.model.config:
             raise UserError(f"{folder / 'config.json'}: belongs to another model than these settings build")
         try:
             self.model.load_state_dict(checkpoint.weights)
         except RuntimeError as error:
-            raise UserError(f"{folder / 'model.safetensors'}: {' '.join(str(error).split())}") from error
-        load_optimizer_tensors(self._raw_optimizer, self.model, checkpoint.optimizer)
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(checkpoint.trainer["scaler"])
-        self.step = checkpoint.step
-        self.seconds = checkpoint.trainer["seconds"]
-        self.last_loss = checkpoint.trainer["loss"]
-        self.curve = [(step, value) for step, value in checkpoint.trainer["curve"]]
-        # none in a checkpoint from before there was eval_at
-        self.at_steps = dict(checkpoint.trainer.get("at_steps", {}))
+            raise UserError(f"{folder / WEIGHTS}: {' '.join(str(error).split())}") from error
+        for name, tensor in checkpoint.weights.items():
+            if not tensor.isfinite().all():
+                raise UserError(f"{folder / WEIGHTS}: {name}: expected finite numbers, got others")
+        with _about(folder / OPTIMIZER):
+            load_optimizer_tensors(
+                self._raw_optimizer, self.model, checkpoint.optimizer, most_steps=trainer.step
+            )
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            if (trainer.scaler or {}).keys() != scaler.state_dict().keys():
+                raise UserError(f"{folder / TRAINER}: scaler: expected the state of fp16's loss scaling")
+            scaler.load_state_dict(dict(trainer.scaler or {}))
+        self.step = trainer.step
+        self.seconds = trainer.seconds
+        self.last_loss = trainer.loss
+        self.curve = list(trainer.curve)
+        self.at_steps = dict(trainer.at_steps)
         self.saved = folder
-        index = self.accelerator.process_index
-        states = {name: rows[index] for name, rows in checkpoint.rng.items() if index < len(rows)}
-        return load_rng_tensors(states, self.accelerator.device)
+        with _about(folder / RNG):
+            return load_rng_tensors(
+                checkpoint.rng, self.accelerator.device, process_index=self.accelerator.process_index
+            )
 
     def train_step(self) -> None:
         """One optimiser step on the batch of (seed, step); this process takes its rows of it.
@@ -209,12 +223,15 @@ class Run:
         """Write a checkpoint; every process takes part, the main one writes.
 
         Raises:
-            UserError: the loss or the weights are not finite, or the checkpoint cannot be written.
+            UserError: loss, weights or optimiser are not finite, or the checkpoint cannot be written.
         """
         self.look()
         finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
         if not finite:
             raise UserError(self._not_finite("a weight", self.step))
+        moments = [state[name] for state in self._raw_optimizer.state.values() for name in MOMENTS]
+        if not torch.stack([moment.isfinite().all() for moment in moments]).all():
+            raise UserError(self._not_finite("a value of the optimiser", self.step))
         rng: dict[str, Any] = {
             name: self.accelerator.gather(state[None].to(self.accelerator.device))
             for name, state in rng_tensors(self.accelerator.device).items()
@@ -223,19 +240,19 @@ class Run:
         if self.accelerator.is_main_process:
             self.saved = save_checkpoint(
                 out,
-                step=self.step,
                 model=self.model,
                 optimizer=optimizer_tensors(self._raw_optimizer, self.model),
                 rng={name: states.cpu() for name, states in rng.items()},
-                trainer={
-                    "experiment": self.experiment.to_dict(),
-                    "data": self.data,
-                    "seconds": self.seconds,
-                    "loss": self.last_loss,
-                    "curve": self.curve,
-                    "at_steps": self.at_steps,
-                    "scaler": None if scaler is None else scaler.state_dict(),
-                },
+                trainer=TrainerRecord(
+                    step=self.step,
+                    experiment=self.experiment,
+                    data=data_record(self.data),
+                    seconds=self.seconds,
+                    loss=self.last_loss,
+                    curve=tuple(self.curve),
+                    at_steps=dict(self.at_steps),
+                    scaler=None if scaler is None else scaler.state_dict(),
+                ),
                 keep=self.experiment.loop.keep_checkpoints,
             )
         self.accelerator.wait_for_everyone()
@@ -262,3 +279,12 @@ class Run:
             "no checkpoint was written before" if self.saved is None else f"the last good one is {self.saved}"
         )
         return f"training stopped: {what} is no longer a finite number at step {step}; {kept}"
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """A UserError that leaves the block begins with the file that it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -5,7 +5,6 @@ checkpoint-*/     see unimatrix.train.checkpoint
 logs/             TensorBoard's event files
 """
 
-import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from unimatrix.codec import encode
 from unimatrix.errors import UserError
 from unimatrix.train.checkpoint import (
     Checkpoint,
@@ -23,6 +23,7 @@ from unimatrix.train.checkpoint import (
     write_json,
 )
 from unimatrix.train.config import Experiment, first_difference
+from unimatrix.train.records import RunRecord, TrainerRecord, data_record, read_run
 
 try:
     import fcntl
@@ -31,7 +32,6 @@ except ImportError:  # Windows, where two runs in one folder go unnoticed
 
 MARK = "run.json"
 LOGS = "logs"
-_KIND = "unimatrix training run"
 
 
 def check_run_folder(
@@ -52,7 +52,7 @@ def check_run_folder(
     if out.exists() and not out.is_dir():
         raise UserError(f"output folder: expected a folder, got the file {str(out)!r}")
     latest = latest_checkpoint(out)
-    mark = _read_mark(out)
+    mark = read_run(out / MARK)
     if not resume:
         if (mark is not None or latest is not None) and not overwrite:
             raise UserError(f"output folder {str(out)!r} holds another run; expected --resume or --overwrite")
@@ -114,36 +114,24 @@ def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, 
         delete_checkpoints(out, keep=0 if overwrite else experiment.loop.keep_checkpoints)
         if overwrite:
             _delete_logs(out / LOGS)
-        mark = None if overwrite else _read_mark(out)
-        run_id = str(mark["id"]) if mark is not None else uuid.uuid4().hex
-        values = {"kind": _KIND, "id": run_id, "experiment": experiment.to_dict(), "data": data}
-        write_json(out / MARK, values)
+        mark = None if overwrite else read_run(out / MARK)
+        run_id = mark.id if mark is not None else uuid.uuid4().hex
+        record = RunRecord(id=run_id, experiment=experiment, data=data_record(data))
+        write_json(out / MARK, encode(record) | {"experiment": experiment.to_dict()})
     except OSError as error:
         raise _not_writable(out, error) from error
     return run_id
 
 
-def _read_mark(out: Path) -> dict[str, Any] | None:
-    """The contents of run.json; None where there is none. One that is not ours is not ours to replace."""
-    path = out / MARK
-    if not path.exists():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected the mark of a training run ({error})") from error
-    if not isinstance(values, dict) or values.get("kind") != _KIND:
-        raise UserError(f"{path}: is not the mark of a training run; expected another output folder")
-    return values
-
-
-def _check_same_run(out: Path, saved: dict[str, Any], asked: Experiment, data: dict[str, Any]) -> None:
-    difference = first_difference(Experiment.from_dict(saved["experiment"]), asked)
+def _check_same_run(
+    out: Path, saved: RunRecord | TrainerRecord, asked: Experiment, data: dict[str, Any]
+) -> None:
+    difference = first_difference(saved.experiment, asked)
     if difference is not None:
         field, was, now = difference
         raise UserError(f"resume: the run in {str(out)!r} has {field} {was!r}, got {now!r}")
     for split in ("train", "valid"):
-        was, now = saved["data"][split], data[split]
+        was, now = encode(getattr(saved.data, split)), data[split]
         if was["sha256"] == now["sha256"]:
             continue
         if asked.task is not None:
