@@ -4,14 +4,21 @@ An explicit backend that cannot run raises; "auto" takes what the op prefers and
 `chosen_backends()` tells what ran, and every result row carries it.
 """
 
+import importlib.util
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Literal, get_args
 
+import torch
+from torch import Tensor
+
 from unimatrix.errors import UserError
+from unimatrix.ops.derivatives import transforming
 
 Backend = Literal["auto", "reference", "chunked", "compiled", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
+
+NUMBA_INSTALLED = importlib.util.find_spec("numba") is not None
 
 _chosen: dict[str, str] = {}
 
@@ -28,6 +35,17 @@ def choose_backend(op: str, asked: str, *, preferred: str, problems: Mapping[str
         raise UserError(f"backend {form!r} of {op} cannot run here: {problem}")
     _chosen[op] = form
     return form
+
+
+def loops_problem(x: Tensor) -> str | None:
+    """Why numba's loops cannot run on tensors like x; None if they can."""
+    if x.device.type != "cpu":
+        return f"it runs on the CPU, the tensors are on {x.device}"
+    if not NUMBA_INSTALLED:
+        return "numba is not installed (pip install numba)"
+    if not torch.compiler.is_compiling() and transforming():
+        return "torch.func and forward-mode derivatives go through plain torch alone"
+    return None
 
 
 def chosen_backends() -> dict[str, str]:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
-from unimatrix.ops.backend import Backend, choose_backend
+from unimatrix.ops.backend import Backend, choose_backend, loops_problem
 from unimatrix.ops.gated_scan.chunked import gated_scan_chunked
 from unimatrix.ops.gated_scan.compiled import gated_scan_compiled
 from unimatrix.ops.gated_scan.reference import gated_scan_reference
 from unimatrix.ops.shapes import Stream, TokenMask, check_shape
-from unimatrix.ops.signed_scan.compiled import compiled_problem
 
 __all__ = ["gated_scan"]
 
@@ -49,7 +48,7 @@ def gated_scan(
     its own, exact at 0 and where float32's is 1, within 2e-7 elsewhere. Differentiable in gates and state.
     """
     _check(gates, state, mask)
-    problem = compiled_problem(gates)
+    problem = loops_problem(gates)
     form = choose_backend(
         "gated_scan",
         backend,

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
+from unimatrix.ops.gated_scan.reference import gated_scan_reference
 from unimatrix.ops.shapes import Stream, accumulation_dtype
 
 
@@ -40,12 +41,21 @@ class _Scan(torch.autograd.Function):
         return y, last
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides ctx's name
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor | None, ...]:
-        grad_gates, grad_state = _backward(*ctx.saved_tensors, *grad_outputs)
-        return grad_gates, grad_state if ctx.needs_input_grad[1] else None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        return _gradients(_backward, ctx, *grad_outputs)
+
+
+def _gradients(run: Any, ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    """By the kernel (`run`), or by the equation where they will be differentiated again."""
+    gates, states, state = ctx.saved_tensors
+    if plain_gradients_wanted(*grad_outputs):
+        return plain_gradients(_plain, (gates, state), ctx.needs_input_grad[:2], grad_outputs)
+    grad_gates, grad_state = run(gates, states, state, *grad_outputs)
+    return grad_gates, grad_state if ctx.needs_input_grad[1] else None
+
+
+def _plain(gates: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    return gated_scan_reference(gates, state, mask=None)
 
 
 def _forward(gates: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,9 +105,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, T
 def _differentiate(
     ctx: Any, grad_y: Tensor, grad_last: Tensor, _grad_states: Tensor
 ) -> tuple[Tensor | None, ...]:
-    run = torch.ops.unimatrix.gated_scan_backward
-    grad_gates, grad_state = run(*ctx.saved_tensors, grad_y, grad_last)
-    return grad_gates, grad_state if ctx.needs_input_grad[1] else None, None
+    return (*_gradients(torch.ops.unimatrix.gated_scan_backward, ctx, grad_y, grad_last), None)
 
 
 torch.library.register_autograd(

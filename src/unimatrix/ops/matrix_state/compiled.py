@@ -9,30 +9,26 @@ Letters: a, b, c weigh k v^T, v k^T and Diag(d): a = w (pi_outer + pi_sym / 2), 
 c = w pi_diag, with the write strength w = 1 - rho. Without rule mixing there is a = w alone.
 """
 
-import importlib.util
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from unimatrix.ops.backend import loops_problem
+from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
 from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, accumulation_dtype
 
-NUMBA_INSTALLED = importlib.util.find_spec("numba") is not None
 MAX_COMPILED_DIM = 32  # beyond it a step is 4096 numbers of straight-line code, slow to compile; chunks serve
 
 
 def compiled_problem(k: Tensor, v: Tensor) -> str | None:
     """Why the compiled form cannot run on tensors like k and v; None if it can."""
-    if v.device.type != "cpu":
-        return f"it runs on the CPU, the tensors are on {v.device}"
     dim = max(k.shape[-1], v.shape[-1])
-    if dim & (dim - 1) or not 2 <= dim <= MAX_COMPILED_DIM:
+    problem = loops_problem(v)
+    if problem is None and (dim & (dim - 1) or not 2 <= dim <= MAX_COMPILED_DIM):
         return f"it takes a state_dim that is a power of two from 2 to {MAX_COMPILED_DIM}, got {dim}"
-    if not NUMBA_INSTALLED:
-        return "numba is not installed (pip install numba)"
-    return None
+    return problem
 
 
 def matrix_state_compiled(
@@ -86,16 +82,37 @@ class _Scan(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         y, last, borders = _forward(*arguments, keep)
         if keep:
-            ctx.save_for_backward(*arguments[:-1], borders)
+            ctx.save_for_backward(*arguments, borders)
         return y, last
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides ctx's name
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor | None, ...]:
-        *grads, grad_diag, grad_state = _backward(*ctx.saved_tensors, *grad_outputs)
-        return (*grads, grad_diag if ctx.needs_input_grad[5] else None, grad_state)
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        return _gradients(_backward, ctx, *grad_outputs)
+
+
+def _gradients(run: Any, ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    """By the kernel (`run`), or by plain torch where they will be differentiated again."""
+    *arguments, state, borders = ctx.saved_tensors
+    if plain_gradients_wanted(*grad_outputs):
+        return plain_gradients(_plain, (*arguments, state), ctx.needs_input_grad[:7], grad_outputs)
+    *grads, grad_diag, grad_state = run(*arguments, borders, *grad_outputs)
+    return (*grads, grad_diag if ctx.needs_input_grad[5] else None, grad_state)
+
+
+def _plain(
+    q: Tensor, k: Tensor, v: Tensor, rho: Tensor, weights: Tensor, diag: Tensor | None, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the kernels compute, token by token; the other forms start from other arguments."""
+    write = k[..., :, None] * v[..., None, :]  # [B, T, H, S, S]
+    updates = weights[..., 0, None, None] * write
+    if diag is not None:
+        updates = updates + weights[..., 1, None, None] * write.mT
+        updates = updates + torch.diag_embed(weights[..., 2, None] * diag)
+    outputs = []
+    for rho_t, update, q_t in zip(rho.unbind(1), updates.unbind(1), q.unbind(1), strict=True):
+        state = rho_t[..., None, None] * state + update
+        outputs.append((state * q_t[..., None, :]).sum(-1))
+    return torch.stack(outputs, dim=1) if outputs else torch.zeros_like(q), state
 
 
 def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,16 +181,14 @@ torch.library.register_fake("unimatrix::matrix_state_backward", _backward_shapes
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, _state, _keep = inputs
+    *tensors, _keep = inputs
     ctx.save_for_backward(*tensors, output[2])
 
 
 def _differentiate(
     ctx: Any, grad_y: Tensor, grad_last: Tensor, grad_borders: Tensor
 ) -> tuple[Tensor | None, ...]:
-    run = torch.ops.unimatrix.matrix_state_backward
-    *grads, grad_diag, grad_state = run(*ctx.saved_tensors, grad_y, grad_last)
-    return (*grads, grad_diag if ctx.needs_input_grad[5] else None, grad_state, None)
+    return (*_gradients(torch.ops.unimatrix.matrix_state_backward, ctx, grad_y, grad_last), None)
 
 
 torch.library.register_autograd(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
-from unimatrix.ops.backend import Backend, choose_backend
+from unimatrix.ops.backend import Backend, choose_backend, loops_problem
 from unimatrix.ops.shapes import Stream, TokenMask, check_shape
 from unimatrix.ops.signed_scan.chunked import signed_scan_chunked
-from unimatrix.ops.signed_scan.compiled import compiled_problem, signed_scan_compiled
+from unimatrix.ops.signed_scan.compiled import signed_scan_compiled
 from unimatrix.ops.signed_scan.reference import signed_scan_reference
 
 __all__ = ["signed_scan"]
@@ -50,7 +50,7 @@ def signed_scan(
     divides, so that a sign or a zero is a number like any other. Differentiable in decay, write and state.
     """
     _check(decay, write, state, mask)
-    problem = compiled_problem(write)
+    problem = loops_problem(write)
     form = choose_backend(
         "signed_scan",
         backend,

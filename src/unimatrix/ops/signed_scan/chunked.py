@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from unimatrix.ops.derivatives import transforming
 from unimatrix.ops.shapes import Stream, accumulation_dtype
 
 CHUNK_LEN = 16  # not measured on an accelerator; every level costs this many steps
@@ -30,7 +30,12 @@ def signed_scan_chunked(decay: Tensor, write: Stream, state: Tensor | None) -> t
     state = write.new_zeros(batch, width, dtype=dtype) if state is None else state.to(dtype)
     if length == 0:
         return write, state
-    states, last = _Scan.apply(decay.to(dtype), write.to(dtype), state)  # type: ignore[misc]
+    arguments = (decay.to(dtype), write.to(dtype), state)
+    if transforming():
+        states = _scan_channels(*arguments)
+        last = states[:, -1].clone()
+    else:
+        states, last = _Scan.apply(*arguments)  # type: ignore[misc]
     return states.to(write.dtype), last
 
 
@@ -44,29 +49,33 @@ class _Scan(torch.autograd.Function):
         return states, states[:, -1].clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides ctx's name
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        decay, states, state = ctx.saved_tensors
-        grad_states, grad_last = grad_outputs
-        # g_t = dstates_t + a_{t+1} g_{t+1}, and g_T = dstates_T + dlast
-        after = torch.cat([decay[:, 1:], torch.ones_like(decay[:, :1])], dim=1)
-        g = _scan_channels(after.flip(1), grad_states.flip(1), grad_last).flip(1)
-        before = torch.cat([state[:, None], states[:, :-1]], dim=1)
-        grad_decay = (g * before).unflatten(-1, (decay.shape[-1], -1)).sum(-1)
-        return grad_decay, g, decay[:, 0].repeat_interleave(_share(decay, g), dim=-1) * g[:, 0]
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return scan_gradients(*ctx.saved_tensors, *grad_outputs)
+
+
+def scan_gradients(
+    decay: Tensor, states: Tensor, state: Tensor, grad_states: Tensor, grad_last: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of decay, write and state from the states that came out; plain torch, with its own."""
+    if states.shape[1] == 0:
+        return torch.zeros_like(decay), torch.zeros_like(states), grad_last
+    # g_t = dstates_t + a_{t+1} g_{t+1}, and g_T = dstates_T + dlast
+    after = torch.cat([decay[:, 1:], torch.ones_like(decay[:, :1])], dim=1)
+    g = _scan_channels(after.flip(1), grad_states.flip(1), grad_last).flip(1)
+    before = torch.cat([state[:, None], states[:, :-1]], dim=1)
+    grad_decay = _by_group(g * before, decay).sum(-1)
+    return grad_decay, g, (decay[:, 0, :, None] * _by_group(g[:, 0], decay)).reshape_as(state)
 
 
 def _scan_channels(decay: Tensor, write: Tensor, state: Tensor) -> Tensor:
     """`scan` for [B, T, G], [B, T, D], [B, D]; returns [B, T, D]."""
-    share = _share(decay, write)
-    write, state = write.unflatten(-1, (-1, share)), state.unflatten(-1, (-1, share))
-    return scan(decay[..., None], write, state).flatten(-2)
+    return scan(decay[..., None], _by_group(write, decay), _by_group(state, decay)).reshape(write.shape)
 
 
-def _share(decay: Tensor, write: Tensor) -> int:
-    return write.shape[-1] // decay.shape[-1]
+def _by_group(x: Tensor, decay: Tensor) -> Tensor:
+    """[..., D] to [..., G, R]."""
+    groups = decay.shape[-1]
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
 
 def scan(a: Tensor, w: Tensor, state: Tensor) -> Tensor:
@@ -76,14 +85,16 @@ def scan(a: Tensor, w: Tensor, state: Tensor) -> Tensor:
         return _steps(a, w, state, dim=1)
     # 1. every chunk's own scan; the padding comes after all that is used
     filled = (0, 0, 0, 0, 0, -length % CHUNK_LEN)
-    a, w = (pad(x, filled).unflatten(1, (-1, CHUNK_LEN)) for x in (a, w))  # [B, N, C, G, .]
+    a, w = (pad(x, filled) for x in (a, w))
+    whole = w.shape
+    a, w = (x.reshape(len(x), -1, CHUNK_LEN, *x.shape[2:]) for x in (a, w))  # [B, N, C, G, .]
     own = _steps(a, w, torch.zeros_like(w[:, :, 0]), dim=2)  # [B, N, C, G, R]
     # 2. the states at the chunks' ends, by the same scan
     products = a.cumprod(2)  # [B, N, C, G, 1]
     ends = scan(products[:, :, -1], own[:, :, -1], state)  # [B, N, G, R]
     # 3. what a chunk's start adds to its states
     starts = torch.cat([state[:, None], ends[:, :-1]], dim=1)
-    return torch.addcmul(own, products, starts[:, :, None]).flatten(1, 2)[:, :length]
+    return torch.addcmul(own, products, starts[:, :, None]).reshape(whole)[:, :length]
 
 
 def _steps(a: Tensor, w: Tensor, state: Tensor, dim: int) -> Tensor:

@@ -5,23 +5,14 @@ where they lie, and the backward starts from the states that the forward gave ou
 (unimatrix.ops.signed_scan.kernels).
 """
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from unimatrix.ops.derivatives import plain_gradients_wanted
 from unimatrix.ops.shapes import Stream, accumulation_dtype
-
-NUMBA_INSTALLED = importlib.util.find_spec("numba") is not None
-
-
-def compiled_problem(write: Tensor) -> str | None:
-    """Why the compiled form cannot run on tensors like write; None if it can."""
-    if write.device.type != "cpu":
-        return f"it runs on the CPU, the tensors are on {write.device}"
-    return None if NUMBA_INSTALLED else "numba is not installed (pip install numba)"
+from unimatrix.ops.signed_scan.chunked import scan_gradients
 
 
 def signed_scan_compiled(decay: Tensor, write: Stream, state: Tensor | None) -> tuple[Stream, Tensor]:
@@ -47,12 +38,27 @@ class _Scan(torch.autograd.Function):
         return states, last
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides ctx's name
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor | None, ...]:
-        grad_decay, grad_write, grad_state = _backward(*ctx.saved_tensors, *grad_outputs)
-        return grad_decay, grad_write, grad_state if ctx.needs_input_grad[2] else None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        return _gradients(_backward, ctx, *grad_outputs)
+
+
+def _gradients(
+    run: Any, ctx: Any, grad_states: Tensor | None, grad_last: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """By the kernel (`run`), or by plain torch where they will be differentiated again."""
+    decay, states, state = ctx.saved_tensors
+    if not plain_gradients_wanted(grad_states, grad_last):
+        grad_decay, grad_write, grad_state = run(decay, states, state, grad_states, grad_last)
+    else:
+        zeros = states.new_zeros(states.shape[0], states.shape[2])
+        grad_decay, grad_write, grad_state = scan_gradients(
+            decay,
+            states,
+            zeros if state is None else state,
+            torch.zeros_like(states) if grad_states is None else grad_states,
+            zeros if grad_last is None else grad_last,
+        )
+    return grad_decay, grad_write, grad_state if ctx.needs_input_grad[2] else None
 
 
 def _forward(decay: Tensor, write: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -105,10 +111,8 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     ctx.save_for_backward(decay, output[0], state)
 
 
-def _differentiate(ctx: Any, grad_states: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-    run = torch.ops.unimatrix.signed_scan_backward
-    grad_decay, grad_write, grad_state = run(*ctx.saved_tensors, grad_states, grad_last)
-    return grad_decay, grad_write, grad_state if ctx.needs_input_grad[2] else None
+def _differentiate(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    return _gradients(torch.ops.unimatrix.signed_scan_backward, ctx, *grad_outputs)
 
 
 torch.library.register_autograd(

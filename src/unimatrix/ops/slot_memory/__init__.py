@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
-from unimatrix.ops.backend import Backend, choose_backend
+from unimatrix.ops.backend import Backend, choose_backend, loops_problem
 from unimatrix.ops.shapes import TokenIds, TokenMask, accumulation_dtype, check_shape
-from unimatrix.ops.slot_memory.chunked import slot_memory_chunked
-from unimatrix.ops.slot_memory.compiled import compiled_problem, decisions_problem, slot_memory_compiled
+from unimatrix.ops.slot_memory.chunked import decisions_problem, slot_memory_chunked
+from unimatrix.ops.slot_memory.compiled import slot_memory_compiled
 from unimatrix.ops.slot_memory.reference import slot_memory_reference
 from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes, empty_state
 
@@ -87,14 +87,14 @@ def slot_memory(
         )
     if chunk_len is not None and chunk_len < 1:
         raise UserError(f"chunk_len: expected at least 1, got {chunk_len}")
-    problem = compiled_problem(query)
+    problem, undecided = loops_problem(query), decisions_problem()
     form = choose_backend(
         "slot_memory",
         backend,
-        preferred="compiled" if problem is None else "chunked",
+        preferred="compiled" if problem is None else "chunked" if undecided is None else "reference",
         problems={
             "compiled": problem,
-            "chunked": decisions_problem(),
+            "chunked": undecided,
             "triton": "there is no triton form of this op",
         },
     )

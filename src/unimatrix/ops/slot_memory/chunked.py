@@ -11,8 +11,19 @@ Letters: B batch, T time, N slots, E width of keys and queries, W width of value
 import torch
 from torch import Tensor
 
+from unimatrix.ops.backend import NUMBA_INSTALLED
+from unimatrix.ops.derivatives import transforming
 from unimatrix.ops.slot_memory.reference import softmax_over, top_slots
 from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes
+
+
+def decisions_problem() -> str | None:
+    """Why slots cannot be decided by numba's loop; None if they can. It reads numbers, and no gradients."""
+    if not NUMBA_INSTALLED:
+        return "numba is not installed (pip install numba)"
+    if not torch.compiler.is_compiling() and transforming():
+        return "torch.func and forward-mode derivatives go through plain torch alone"
+    return None
 
 
 def slot_memory_chunked(

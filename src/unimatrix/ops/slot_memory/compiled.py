@@ -7,27 +7,14 @@ hang on an operator that autograd and torch.compile know; one call a model, so i
 Letters: B batch, T time, N slots, E width of keys and queries, W width of values.
 """
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
+from unimatrix.ops.slot_memory.reference import slot_memory_reference
 from unimatrix.ops.slot_memory.state import Rules, SlotMemoryState, SlotReads, Writes
-
-NUMBA_INSTALLED = importlib.util.find_spec("numba") is not None
-
-
-def decisions_problem() -> str | None:
-    """Why slots cannot be decided by the compiled loop; None if they can."""
-    return None if NUMBA_INSTALLED else "numba is not installed (pip install numba)"
-
-
-def compiled_problem(query: Tensor) -> str | None:
-    """Why the compiled form cannot run on tensors like query; None if it can."""
-    if query.device.type != "cpu":
-        return f"it runs on the CPU, the tensors are on {query.device}"
-    return decisions_problem()
 
 
 def slot_memory_compiled(
@@ -154,18 +141,33 @@ torch.library.register_fake("unimatrix::slot_memory_backward", _backward_shapes,
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, value, _, strength, _, keys, values, _, strengths, *_ = inputs
+    *tensors, ctx.top_k, ctx.match_threshold, ctx.write_threshold = inputs
     _, weights, _, *_, slot_of, replaced = output
-    ctx.save_for_backward(query, key, value, strength, keys, values, strengths, weights, slot_of, replaced)
+    ctx.save_for_backward(*tensors, weights, slot_of, replaced)
 
 
 def _differentiate(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    arguments, decisions = ctx.saved_tensors[:11], ctx.saved_tensors[11:]
+    no_rules = (None, None, None)
+    if plain_gradients_wanted(*grad_outputs):
+
+        def plain(*arguments: Any) -> tuple[Tensor, ...]:
+            rules = Rules(len(arguments[6][0]), ctx.top_k, ctx.match_threshold, ctx.write_threshold)
+            reads, last = slot_memory_reference(
+                Writes(*arguments[:6]), SlotMemoryState(*arguments[6:]), rules
+            )
+            return *reads, *last
+
+        needed = ctx.needs_input_grad[:11]
+        return (*plain_gradients(plain, arguments, needed, grad_outputs[:8]), *no_rules)
+    query, key, value, _, strength, _, keys, values, _, strengths, _ = arguments
     grad_context, grad_weights, _, grad_keys, grad_values, _, grad_strengths, *_ = grad_outputs
     run = torch.ops.unimatrix.slot_memory_backward
     query, key, value, strength, keys, values, strengths = run(
-        *ctx.saved_tensors, grad_context, grad_weights, grad_keys, grad_values, grad_strengths
+        *(query, key, value, strength, keys, values, strengths),
+        *decisions,
+        *(grad_context, grad_weights, grad_keys, grad_values, grad_strengths),
     )
-    no_rules = (None, None, None)
     return (query, key, value, None, strength, None, keys, values, None, strengths, None, *no_rules)
 
 

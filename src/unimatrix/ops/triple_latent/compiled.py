@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
 from unimatrix.ops.shapes import HeadScalars, HeadVectors, accumulation_dtype
+from unimatrix.ops.triple_latent.reference import triple_latent_steps
 from unimatrix.ops.triple_latent.state import TripleLatentState
 
 
@@ -57,21 +58,51 @@ class _Scan(torch.autograd.Function):
             a, b, q_l, q_r, keep, write, start, pairs, addresses, needed
         )
         if needed:
-            ctx.save_for_backward(a, b, q_l, q_r, keep, write, addresses, *kept)
+            ctx.save_for_backward(*arguments, keep, write, *kept)
         return y, last_sum, last_pairs
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides ctx's name
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        arguments, (keep, write, *kept) = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        if plain_gradients_wanted(*grad_outputs):
+            return plain_gradients(_plain, arguments, ctx.needs_input_grad, grad_outputs)
+        a, b, q_l, q_r, _, _, _, addresses = arguments
         *grads, grad_keep, grad_write, grad_sum, grad_pairs, grad_addresses = _backward(
-            *ctx.saved_tensors, *grad_outputs
+            a, b, q_l, q_r, keep, write, addresses, *kept, *grad_outputs
         )
-        keep = ctx.saved_tensors[4]
         # d keep / d log = keep, d write / d log = -keep
         grad_log = keep * grad_keep.sub_(grad_write)
         return (*grads, grad_log, grad_sum, grad_pairs, grad_addresses if ctx.needs_input_grad[7] else None)
+
+
+def _plain(
+    a: Tensor,
+    b: Tensor,
+    q_l: Tensor,
+    q_r: Tensor,
+    log_keep: Tensor,
+    start: Tensor,
+    pairs: Tensor,
+    addresses: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    gates = log_keep.exp(), -torch.expm1(log_keep)
+    return _plain_from_gates(a, b, q_l, q_r, *gates, start, pairs, addresses)
+
+
+def _plain_from_gates(
+    a: Tensor,
+    b: Tensor,
+    q_l: Tensor,
+    q_r: Tensor,
+    keep: Tensor,
+    write: Tensor,
+    start: Tensor,
+    pairs: Tensor,
+    addresses: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    state = TripleLatentState(start, pairs)
+    y, last = triple_latent_steps(a, b, q_l, q_r, keep, write, addresses=addresses, state=state)
+    return y, last.sum, last.pairs
 
 
 def _forward(
@@ -183,13 +214,18 @@ torch.library.register_fake("unimatrix::triple_latent_backward", _backward_shape
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, _start, _pairs, addresses, _for_backward = inputs
-    ctx.save_for_backward(*tensors, addresses, *output[3:])
+    *tensors, _for_backward = inputs
+    ctx.save_for_backward(*tensors, *output[3:])
 
 
 def _differentiate(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    arguments, kept = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
+    if plain_gradients_wanted(*grad_outputs):
+        needed = ctx.needs_input_grad[:9]
+        return (*plain_gradients(_plain_from_gates, arguments, needed, grad_outputs[:3]), None)
+    *tensors, _start, _pairs, addresses = arguments
     run = torch.ops.unimatrix.triple_latent_backward
-    *grads, grad_addresses = run(*ctx.saved_tensors, *grad_outputs[:3])
+    *grads, grad_addresses = run(*tensors, addresses, *kept, *grad_outputs[:3])
     return (*grads, grad_addresses if ctx.needs_input_grad[8] else None, None)
 
 

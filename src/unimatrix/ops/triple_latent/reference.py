@@ -28,17 +28,37 @@ def triple_latent_reference(
 ) -> tuple[HeadVectors, TripleLatentState]:
     """One step of both recurrences per token; arguments as in `triple_latent`, already checked."""
     dtype = accumulation_dtype(a.dtype)
-    s, pairs = state.sum.to(dtype), state.pairs.to(dtype)
+    log_keep = torch.stack([log_retention.to(dtype), log_pair_retention.to(dtype)], dim=-1)
+    gates = log_keep.exp(), -torch.expm1(log_keep)  # 1 - retention, exact near a retention of 1
+    out_dtype = b.dtype
+    a, b, q_l, q_r = a.to(dtype), b.to(dtype), q_l.to(dtype), q_r.to(dtype)
+    y, state = triple_latent_steps(a, b, q_l, q_r, *gates, addresses=addresses, state=state, mask=mask)
+    return y.to(out_dtype), state
+
+
+def triple_latent_steps(
+    a: HeadVectors,
+    b: HeadVectors,
+    q_l: HeadVectors,
+    q_r: HeadVectors,
+    keep: Tensor,
+    write: Tensor,
+    *,
+    addresses: Tensor | None,
+    state: TripleLatentState,
+    mask: TokenMask | None = None,
+) -> tuple[HeadVectors, TripleLatentState]:
+    """The steps from the gates [B, T, H, 2], the sum's first; all in the accumulation dtype."""
+    s, pairs = state.sum.to(a.dtype), state.pairs.to(a.dtype)
     outputs = []
-    for t in range(a.shape[1]):
-        keep_s, write_s = _gate(log_retention[:, t].to(dtype)[..., None])  # [B, H, 1]
-        keep_p, write_p = _gate(log_pair_retention[:, t].to(dtype)[..., None, None])
+    # unbind, since the gradient of a slice is as long as the whole
+    tokens = zip(*(x.unbind(1) for x in (a, b, q_l, q_r, keep, write)), strict=True)
+    for t, (a_t, b_t, q_l_t, q_r_t, keep_t, write_t) in enumerate(tokens):
         written = address(s, addresses)  # [B, H, R]
-        outer = written[..., :, None] * b[:, t].to(dtype)[..., None, :]
-        pairs_t = keep_p * pairs + write_p * outer
-        probe = address(q_l[:, t].to(dtype), addresses)
-        y_t = torch.einsum("bhrs,bhr->bhs", pairs_t, probe) * q_r[:, t].to(dtype)
-        s_t = keep_s * s + write_s * a[:, t].to(dtype)
+        outer = written[..., :, None] * b_t[..., None, :]
+        pairs_t = keep_t[..., 1, None, None] * pairs + write_t[..., 1, None, None] * outer
+        y_t = torch.einsum("bhrs,bhr->bhs", pairs_t, address(q_l_t, addresses)) * q_r_t
+        s_t = keep_t[..., :1] * s + write_t[..., :1] * a_t
         if mask is not None:
             real = mask[:, t, None, None]  # [B, 1, 1]
             s_t = torch.where(real, s_t, s)
@@ -46,10 +66,4 @@ def triple_latent_reference(
             y_t = torch.where(real, y_t, torch.zeros_like(y_t))
         s, pairs = s_t, pairs_t
         outputs.append(y_t)
-    y = torch.stack(outputs, dim=1) if outputs else b.to(dtype)
-    return y.to(b.dtype), TripleLatentState(s, pairs)
-
-
-def _gate(log_keep: Tensor) -> tuple[Tensor, Tensor]:
-    """The retention and 1 - retention, exact near a retention of 1."""
-    return log_keep.exp(), -torch.expm1(log_keep)
+    return torch.stack(outputs, dim=1) if outputs else torch.zeros_like(b), TripleLatentState(s, pairs)

@@ -1,0 +1,58 @@
+"""Derivatives that a hand-written backward does not give: second ones, forward mode, torch.func, batches.
+
+A kernel's backward returns numbers, which autograd takes for constants. Where somebody wants to differentiate
+them again, or puts tensors of torch.func in their place, the gradients are those of a form in plain torch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
+
+
+def transforming() -> bool:
+    """Whether a transform of torch.func or forward mode is under way, which a kernel would not notice."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def plain_gradients_wanted(*grad_outputs: Tensor | None) -> bool:
+    """Whether a backward's results will be differentiated again, or are many at once (is_grads_batched)."""
+    if torch.is_grad_enabled() or transforming():
+        return True
+    return any(g is not None and is_legacy_batchedtensor(g) for g in grad_outputs)
+
+
+def plain_gradients(
+    plain: Callable[..., Sequence[Tensor]],
+    arguments: Sequence[Any],
+    needed: Sequence[bool],
+    grad_outputs: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `plain` at the needed arguments, None for the others, as part of the graph.
+
+    Args:
+        plain: the same function as the kernel's, from plain torch; its outputs are matched with grad_outputs.
+        arguments: what the kernel was given, as autograd saved it: with its place in the graph.
+        needed: which of them need a gradient. grad_outputs: None for an output that nothing depends on.
+    """
+    create_graph = torch.is_grad_enabled()
+    device = next(x for x in arguments if isinstance(x, Tensor)).device.type
+    with torch.enable_grad(), torch.autocast(device, enabled=False):
+        # a view each: an argument that depends on another one is not the way of the other one's gradient
+        inputs = [x.view_as(x) if need else x for x, need in zip(arguments, needed, strict=True)]
+        pairs = [
+            (output, grad)
+            for output, grad in zip(plain(*inputs), grad_outputs, strict=True)
+            if grad is not None and output.requires_grad
+        ]
+        wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
+        outputs, grads = [list(column) for column in zip(*pairs, strict=True)] or [[], []]
+        found = iter(
+            torch.autograd.grad(outputs, wanted, grads, create_graph=create_graph, allow_unused=True)
+            if outputs
+            else [None] * len(wanted)
+        )
+    return tuple(next(found) if need else None for need in needed)
