@@ -20,6 +20,7 @@ from transformers.utils.generic import can_return_tuple
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf.cache import CACHE_NAME, UniMatrixCache, UniMatrixOutput, by_one_name
 from unimatrix.hf.config import UniMatrixConfig
+from unimatrix.hf.loss import next_token_loss
 from unimatrix.models import LanguageModel, TextModel, text_model_from_config
 
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
@@ -98,7 +99,8 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
                 the state knows about the others.
             cache, or past_key_values: the state that an earlier call returned; it is brought up to date in
                 place.
-            labels: [B, T] int64, the input ids themselves: they are shifted here; -100 is ignored.
+            labels: [B, T] int64, the input ids themselves: they are shifted here. -100 does not count, nor
+                does a label at padding or after padding (`next_token_loss`).
             use_cache: return the state; None means config.use_cache, and no in training.
             logits_to_keep: the logits of so many last positions only, or of these positions; 0 means all.
             kwargs: `num_items_in_batch` and `shift_labels` go to the loss; any other must be None or False.
@@ -123,20 +125,19 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         if cache is None and use_cache:
             cache = UniMatrixCache()
 
-        logits, state = self.language_model(
-            input_ids,
-            None if cache is None else cache.state,
-            mask=_new_columns(attention_mask, input_ids, 0 if cache is None else cache.seq_length),
-        )
+        mask = _new_columns(attention_mask, input_ids, 0 if cache is None else cache.seq_length)
+        logits, state = self.language_model(input_ids, None if cache is None else cache.state, mask=mask)
         if cache is not None and use_cache:
             if state is None:
                 raise UserError("use_cache: Mamba-2 keeps no state in training mode, got use_cache=True")
             cache.state, cache.seq_length = state, cache.seq_length + input_ids.shape[1]
 
         loss = None
-        if labels is not None:
+        if labels is not None or kwargs.get("shift_labels") is not None:
             loss_kwargs = {name: kwargs[name] for name in LOSS_KWARGS if name in kwargs}
-            loss = self.loss_function(logits, labels, self.config.vocab_size, **loss_kwargs)
+            loss = next_token_loss(
+                self.loss_function, logits, labels, mask=mask, training=self.training, **loss_kwargs
+            )
         if isinstance(logits_to_keep, Tensor):
             logits = logits[:, logits_to_keep]
         elif logits_to_keep:
