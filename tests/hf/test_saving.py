@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from unimatrix.errors import UserError
@@ -136,3 +137,32 @@ def test_default_config_is_written_out_in_full(tmp_path):
 def test_config_with_an_unknown_model_setting_raises():
     with pytest.raises(UserError, match="unknown setting 'd_modle'"):
         UniMatrixConfig(model={"d_modle": 64})
+
+
+def test_a_wrapped_model_is_saved_under_the_names_it_loads_from(make_model, tmp_path):
+    expected = make_model("transformer")
+    inside = make_model("transformer").language_model
+    compiled = UniMatrixForCausalLM.from_language_model(torch.compile(inside, backend="eager"))
+    assert compiled.language_model is inside
+    parts = make_model("transformer")
+    blocks = parts.language_model.blocks
+    blocks[0], blocks[1] = torch.compile(blocks[0], backend="eager"), checkpoint_wrapper(blocks[1])
+    parts.language_model = torch.compile(parts.language_model, backend="eager")
+    for number, model in enumerate(
+        (compiled, torch.compile(make_model("transformer"), backend="eager"), parts)
+    ):
+        for arguments in ({}, {"state_dict": model.state_dict()}):
+            if number == 1 and arguments:
+                continue  # whose state dict has a name before all of them, as in any PreTrainedModel
+            folder = tmp_path / f"{number}{len(arguments)}"
+            model.save_pretrained(folder, **arguments)
+            loaded, info = UniMatrixForCausalLM.from_pretrained(folder, output_loading_info=True)
+            assert not info["missing_keys"]
+            assert not info["unexpected_keys"]
+            for name, tensor in expected.state_dict().items():
+                assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_what_is_no_language_model_is_not_wrapped():
+    with pytest.raises(TypeError, match="language_model: expected a LanguageModel or a Mamba2, got a Linear"):
+        UniMatrixForCausalLM.from_language_model(torch.nn.Linear(2, 2))

@@ -30,6 +30,7 @@ from unimatrix.errors import UserError
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.modeling import UniMatrixForCausalLM
+from unimatrix.hf.numbers import check_logits, check_weights
 from unimatrix.hf.tokenizer import ByteTokenizer
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -54,7 +55,7 @@ def load(
     Raises:
         UserError: no such folder or hub model, the hub cannot be reached (known within seconds), a folder
             without a model, another kind of model, damaged or missing weights (in a checkpoint of
-            training one altered byte is enough), a device that is not there.
+            training one altered byte is enough) or such as hold NaN, a device that is not there.
     """
     folder = _find_folder(path_or_hub_name)
     if (folder / CHECKSUMS).is_file():
@@ -77,6 +78,7 @@ def load(
         raise UserError(
             f"{folder}: the weights do not belong to its config.json; unknown: {min(info['unexpected_keys'])}"
         )
+    check_weights(model, name=str(folder))
     if model.config.vocab_size < VOCAB_SIZE:
         raise UserError(
             f"{folder}: a vocabulary of {model.config.vocab_size} tokens is no text, expected {VOCAB_SIZE}"
@@ -118,9 +120,10 @@ def stream(
         top_k, top_p: sample among the k likeliest, or the likeliest that together reach probability p.
         seed: of a generator of its own; None draws from torch's global one.
     Returns:
-        an iterator of non-empty pieces; all errors are raised before the first one.
+        an iterator of non-empty pieces; all errors but NaN are raised before the first one.
     Raises:
-        UserError: a setting out of range, or prompt and new tokens do not fit the model's positions.
+        UserError: a setting out of range, prompt and new tokens do not fit the model's positions, or the
+            logits hold NaN.
     """
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UserError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
@@ -149,6 +152,7 @@ def _tokens(
     while True:
         with torch.no_grad():
             logits, state = model.language_model(fed, state)
+            check_logits(model, logits[:, -1])
             fed = choose(logits[:, -1].float())  # [1, 1]
         yield int(fed)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.generation.logits_process import LogitsProcessorList
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
@@ -21,9 +22,12 @@ from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf.cache import CACHE_NAME, UniMatrixCache, UniMatrixOutput, by_one_name
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.loss import next_token_loss
-from unimatrix.models import LanguageModel, TextModel, text_model_from_config
+from unimatrix.hf.numbers import NumbersOnly
+from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
+# what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
+WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"}
 _Generation: Any = GenerationMixin  # its methods are typed for a protocol that its own models do not satisfy
 
 
@@ -59,7 +63,12 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_language_model(cls, language_model: TextModel) -> "UniMatrixForCausalLM":
-        """Wrap a built model. The weights are shared, not copied; no random number is drawn."""
+        """Wrap a built model. The weights are shared, not copied; no random number is drawn.
+
+        Of a model that torch.compile or DistributedDataParallel has wrapped it is the model inside; what is
+        wrapped after this is saved under the same names as ever.
+        """
+        language_model = _unwrapped(language_model)
         model = cls(UniMatrixConfig.from_model_config(language_model.config), language_model)
         return model.train(language_model.training)
 
@@ -188,6 +197,13 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         return self.language_model.embedding
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        state_dict = kwargs.get("state_dict") or self.state_dict()
+        if any(WRAPPERS & set(name.split(".")) for name in state_dict):
+            # a part has been compiled, or recomputes its activations: the weights are no others for that
+            kwargs["state_dict"] = {
+                ".".join(part for part in name.split(".") if part not in WRAPPERS): tensor
+                for name, tensor in state_dict.items()
+            }
         # a checkpoint is one small file: a progress bar would only break into the training loop's own
         with quiet_progress():
             super().save_pretrained(save_directory, *args, **kwargs)
@@ -199,6 +215,11 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
                 prefix = next(prefix for prefix, known in self.named_modules() if known is module)
                 raise UserError(f"checkpoint: no weights, or of the wrong shape, for {prefix}.{name}")
 
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors = _Generation._get_logits_processor(self, *args, **kwargs)
+        processors.append(NumbersOnly(self))
+        return processors
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
@@ -207,11 +228,21 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(  # type: ignore[reportIncompatibleMethodOverride]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
     ) -> None:
-        super()._prepare_cache_for_generation(  # type: ignore[reportAttributeAccessIssue]
-            generation_config, model_kwargs, *args
-        )
+        _Generation._prepare_cache_for_generation(self, generation_config, model_kwargs, *args)
         if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
             model_kwargs[CACHE_NAME] = UniMatrixCache()
+
+
+def _unwrapped(language_model: Any) -> TextModel:
+    model = language_model
+    while not isinstance(model, LanguageModel | Mamba2):
+        inside = [getattr(model, name) for name in WRAPPERS if hasattr(model, name)]
+        if not inside:
+            raise UserTypeError(
+                f"language_model: expected a LanguageModel or a Mamba2, got a {type(language_model).__name__}"
+            )
+        model = inside[0]
+    return model
 
 
 def _new_columns(attention_mask: Tensor | None, input_ids: Tensor, num_past: int) -> Tensor | None:
