@@ -223,7 +223,7 @@ def _check_depth_and_texts(value: Any, where: object) -> None:
                 inner.extend(item.values())
             elif isinstance(item, list):
                 inner.extend(item)
-            elif isinstance(item, str) and not _is_text(item):
+            elif isinstance(item, str) and not is_utf8(item):
                 raise UserError(f"{where}: expected texts in Unicode, got {shown(item)}")
         if not inner:
             return
@@ -231,7 +231,8 @@ def _check_depth_and_texts(value: Any, where: object) -> None:
     raise UserError(f"{where}: expected JSON nested at most {MAX_DEPTH} deep")
 
 
-def _is_text(value: str) -> bool:
+def is_utf8(value: str) -> bool:
+    """Whether a text can be written as UTF-8: the path of a file need not be."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -177,6 +177,25 @@ def test_sizes_out_of_range_are_named(config, field, value):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["v2 [/final]", "[bold]", "a/b", "é☃", "x" * 200, " "])
+def test_a_name_is_a_line_of_text(name):
+    assert Experiment.from_dict(json.loads(json.dumps(Experiment(name=name).to_dict()))).name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a\nb", "a\tb", "n\0l", "x" * 201, "\ud800s", "\x1b[31mred", "\u202eabc", "\u2028"]
+)
+def test_a_name_that_no_line_can_show_is_refused(name):
+    with pytest.raises(UserError, match=r"^name: expected 1 to 200 printable characters, got ") as caught:
+        Experiment(name=name)
+    assert str(caught.value).isprintable()
+
+
+def test_a_text_that_json_cannot_name_is_refused():
+    with pytest.raises(UserError, match=r"^data: expected a path in UTF-8, got 'bad\\udcff.txt'$"):
+        Experiment(data="bad\udcff.txt")
+
+
 def test_settings_that_do_not_fit_together_are_named():
     with pytest.raises(UserError, match="seq_len: expected at most max_positions 128, got 256"):
         Experiment(loop=LoopConfig(seq_len=256))

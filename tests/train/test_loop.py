@@ -270,6 +270,13 @@ def test_a_bar_on_a_terminal(fit, tiny):
         assert part in shown
 
 
+@pytest.mark.parametrize("name", ["v2 [/final]", "[bold red]poem[/]", "[link=x]", "{0} {x}", "%s"])
+def test_a_name_is_shown_as_it_is(fit, tiny, name):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120, legacy_windows=False)
+    fit(tiny(steps=2, log_every=1, name=name, tracker="tensorboard"), console=terminal)
+    assert name in terminal.file.getvalue()
+
+
 def test_tensorboard_has_the_curves_and_a_resume_continues_them(fit, tiny, tmp_path):
     fit(tiny(steps=4, log_every=1, eval_every=2, tracker="tensorboard"))
     fit(tiny(steps=6, log_every=1, eval_every=2, tracker="tensorboard"), resume=True)

@@ -300,6 +300,32 @@ def test_a_file_in_the_folders_place_is_named(fit, tiny, tmp_path):
         fit(tiny(), out=tmp_path / "run" / "below")
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("n\0l", "embedded null byte"),
+        ("x" * 300, "File name too long"),
+        ("\ud800", "not UTF-8|surrogates not allowed"),
+        (b"\xff\xfe".decode("utf-8", "surrogateescape"), "not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_path_that_some_library_cannot_write_is_refused(fit, tiny, tmp_path, name, reason, how):
+    with pytest.raises(
+        UserError, match=f"^output folder: expected the path of a folder, .*({reason})"
+    ) as caught:
+        fit(tiny(tracker="tensorboard"), out=tmp_path / name, **how)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["v2 [/final]", "a\nb", "é☃", "-x", "%s {0}"])
+def test_any_other_path_is_fine(fit, tiny, tmp_path, name):
+    fit(tiny(steps=1, tracker="tensorboard"), out=tmp_path / name)
+    assert fit(tiny(steps=2, tracker="tensorboard"), out=tmp_path / name, resume=True).steps == 2
+
+
 def test_a_folder_that_cannot_be_written_is_named(fit, tiny, tmp_path, monkeypatch):
     def refuse(self, *arguments, **named):
         raise PermissionError(13, "Permission denied")

@@ -86,7 +86,7 @@ def run(arguments: Sequence[str]) -> int:
     else:
         _check_no_text(options, arguments)
         corpus, settings = None, options.settings
-    out = options.out if options.out is not None else Path("runs") / settings.name
+    out = options.out if options.out is not None else _default_folder(settings.name)
     result = train(
         settings,
         out=out,
@@ -102,6 +102,12 @@ def run(arguments: Sequence[str]) -> int:
     for line in _outcome(result, settings.task):
         _say(console, line)
     return 0
+
+
+def _default_folder(name: str) -> Path:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"name: without --out expected one that is a folder below runs, got {name!r}")
+    return Path("runs") / name
 
 
 def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
@@ -179,7 +185,8 @@ def _named(options: Options, arguments: Sequence[str], *, source: str) -> Experi
     settings = replace(options.settings, data=source)
     if settings.name != OWN_TEXT.name or option_value(arguments, "--name") is not None:
         return settings
-    return replace(settings, name=f"{Path(source).stem}-{settings.model.preset}")
+    stem = "".join(letter if letter.isprintable() else "_" for letter in Path(source).stem[:100])
+    return replace(settings, name=f"{stem}-{settings.model.preset}")
 
 
 def _recipe(arguments: Sequence[str]) -> Experiment:

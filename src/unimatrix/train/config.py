@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from unimatrix.codec import decode, encode
+from unimatrix.codec import decode, encode, is_utf8, shown
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig
 from unimatrix.data.tasks.triple_interaction import Symbols
@@ -25,6 +25,9 @@ TrackerName = Literal["tensorboard", "wandb", "none"]
 
 # of training itself: raised by hand when the same settings come to train, or to measure, other numbers
 VERSION = 1
+
+# also a folder's name, with the seed and more behind it; the usual limit of these is 255 bytes
+_LONGEST_NAME = 200
 
 # the settings of a model that a preset may or may not have, for it to say so
 _SIZES = ("d_model", "num_heads", "depth", "state_dim")
@@ -177,7 +180,7 @@ class Experiment:
     """One run: a model, a text or a task, an optimiser and a loop.
 
     Attributes:
-        name: what the run is called in results and on curves.
+        name: what the run is called in results and on curves: a line of text.
         data: what `unimatrix.data.load_corpus` takes: auto, wikitext-2-raw, embedded, a file or a folder.
         task: train on this task instead of a text, which is then not looked at.
     """
@@ -191,6 +194,14 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if not self.name.isprintable() or not 0 < len(self.name) <= _LONGEST_NAME:
+            raise UserError(
+                f"name: expected 1 to {_LONGEST_NAME} printable characters, got {shown(self.name)} "
+                f"({len(self.name)} characters)"
+            )
+        if not is_utf8(self.data):
+            # a resumed run finds its text by it, and JSON has no other letters
+            raise UserError(f"data: expected a path in UTF-8, got {shown(self.data)}")
         if self.loop.batch_size % self.optim.accumulation:
             raise UserError(
                 f"accumulation: expected a divisor of batch_size {self.loop.batch_size}, "

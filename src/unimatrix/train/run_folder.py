@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unimatrix.codec import encode
+from unimatrix.codec import encode, is_utf8, shown
 from unimatrix.errors import UserError
 from unimatrix.train.checkpoint import (
     Checkpoint,
@@ -49,6 +49,7 @@ def check_run_folder(
     """
     if resume and overwrite:
         raise UserError("output folder: expected one of resume and overwrite, got both")
+    check_path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"output folder: expected a folder, got the file {str(out)!r}")
     latest = latest_checkpoint(out)
@@ -64,6 +65,20 @@ def check_run_folder(
     assert saved is not None
     _check_same_run(out, saved, experiment, data)
     return checkpoint
+
+
+def check_path(out: Path) -> None:
+    """Raise a UserError unless the system takes this path and every library that writes below it can, too."""
+    reason = None if is_utf8(str(out)) else "not UTF-8"
+    try:
+        # of paths that are too long, or hold a NUL, the system itself knows
+        os.stat(out)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = reason or (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if reason is not None:
+        raise UserError(f"output folder: expected the path of a folder, got {shown(str(out))} ({reason})")
 
 
 @contextmanager
