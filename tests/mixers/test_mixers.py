@@ -20,7 +20,8 @@ def randomise(module: torch.nn.Module) -> torch.nn.Module:
 def test_matrix_state_mixer_is_its_formula(rule_mixing):
     mixer = randomise(MatrixStateMixer(12, 2, 4, rule_mixing=rule_mixing))
     u, context = torch.randn(1, 9, 12, dtype=torch.float64), torch.randn(1, 9, 12, dtype=torch.float64)
-    d, q, k, v = (mixer.dqkv.weight @ u[0].T).T.view(9, 4, 2, 4).unbind(1)
+    weight = mixer.dqkv.weight if rule_mixing else torch.cat([mixer.d.weight, mixer.qkv.weight])
+    d, q, k, v = (weight @ u[0].T).T.view(9, 4, 2, 4).unbind(1)
     gates = u[0] @ mixer.gates.weight.T + mixer.gates.bias
     expected = []
     state = torch.zeros(2, 4, 4, dtype=torch.float64)

@@ -3,31 +3,15 @@
 import pytest
 import torch
 from tolerances import assert_close
+from trained_size import PRESETS, random_ids, trained_size
 
 import unimatrix
-from unimatrix.models import LanguageModel, language_model, select_batch, state_bytes
+from unimatrix.models import language_model, select_batch, state_bytes
 
-PRESETS = tuple(unimatrix.presets())
 RECURRENT_FFN = ("recurrent-ffn", "recurrent-ffn-readout", "recurrent-ffn-hybrid")
 GROWING = ("transformer", "unimatrix-assoc", *RECURRENT_FFN)
 RECURRENT = tuple(name for name in PRESETS if name not in GROWING)
 TOKEN_BY_TOKEN = (*range(1, 13), *range(88, 100))  # of 100, from the first one on, and after a longer piece
-
-
-def trained_size(name: str, **overrides) -> LanguageModel:
-    """A model whose weights are large enough for every part of it to matter."""
-    torch.manual_seed(0)
-    model = unimatrix.build(name, **overrides).eval().requires_grad_(False)
-    for key, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            parameter.mul_(5.0)
-        elif key.endswith("bias"):
-            parameter.normal_(std=0.5)
-    return model
-
-
-def random_ids(*shape: int) -> torch.Tensor:
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -275,7 +259,15 @@ def test_bfloat16_model_keeps_a_float32_state(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["transformer", "unimatrix-rosa", "triple-slot", "triple-hybrid", "recurrent-ffn-hybrid"]
+    "name",
+    [
+        "transformer",
+        "unimatrix-rosa",
+        "unimatrix-discovery",
+        "triple-slot",
+        "triple-hybrid",
+        "recurrent-ffn-hybrid",
+    ],
 )
 def test_torch_compile_gives_the_same(name):
     torch.compiler.reset()  # one process compiles the same code for so many models only

@@ -67,24 +67,8 @@ def test_every_parameter_learns(name):
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
-        assert parameter.grad.abs().sum() > 0, key
-
-
-def test_core_leaves_the_diagonal_projection_alone():
-    model = unimatrix.build("unimatrix-core")
-    model(torch.randint(0, 256, (2, 16)))[0].sum().backward()
-    grad = model.blocks[0].mixer.dqkv.weight.grad
-    assert (grad[:64] == 0).all()
-    assert (grad[64:] != 0).any()
-
-
-def test_spectral_norm_bounds_the_projections():
-    model = unimatrix.build("unimatrix-discovery")
-    model.train()
-    for _ in range(50):  # power iterations
-        model(torch.zeros(1, 2, dtype=torch.int64))
-    for linear in (model.blocks[0].mixer.dqkv, model.blocks[0].mixer.readout):
-        assert torch.linalg.matrix_norm(linear.weight.detach(), 2).item() == pytest.approx(1.0, abs=1e-2)
+        # Core and its like have d, as the paper counts it, and no use for it
+        assert (parameter.grad.abs().sum() > 0) == (not key.endswith("mixer.d.weight")), key
 
 
 @pytest.mark.parametrize("name", unimatrix.presets())

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from unimatrix.bench.timing import time_in_turns
+from unimatrix.mixers import SpectralLinear
 from unimatrix.models import LanguageModel
 from unimatrix.models.config import (
     AssociativeMemoryConfig,
@@ -59,14 +60,10 @@ def _product_shapes(model: LanguageModel, tokens: int) -> list[tuple[int, int, i
     for block in model.blocks:
         repeats = config.depth if config.shared_depth else 1
         for module in block.modules():
-            if isinstance(module, nn.Linear):
-                columns = module.out_features
-                if (
-                    module is getattr(block.mixer, "dqkv", None)
-                    and getattr(block.mixer, "rules", None) is None
-                ):
-                    columns = columns * 3 // 4  # the unused d is skipped
-                shapes += [(tokens, module.in_features, columns)] * repeats
+            if isinstance(module, nn.Linear | SpectralLinear) and module is not getattr(
+                block.mixer, "d", None
+            ):
+                shapes += [(tokens, module.in_features, module.out_features)] * repeats
     for part in (model.memory, model.convolution):
         if part is not None:
             linear = (module for module in part.modules() if isinstance(module, nn.Linear))

@@ -6,9 +6,11 @@ from unimatrix.mixers.convolution import ConvolutionState, LocalConvolution
 from unimatrix.mixers.feed_forward import MLP
 from unimatrix.mixers.matrix_state import MatrixStateMixer, MatrixStateMixerState
 from unimatrix.mixers.modulation import DeepEmbed
+from unimatrix.mixers.older_weights import upgrade_weights
 from unimatrix.mixers.recurrent_ffn import RecurrentFFN, RecurrentFFNState
 from unimatrix.mixers.routing import PreviousTokenRouting, RoutingState
 from unimatrix.mixers.slot_memory import Recalled, SlotMemory, SlotMemoryMixerState
+from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.mixers.triple_latent import TripleLatentMixer
 
 __all__ = [
@@ -29,5 +31,7 @@ __all__ = [
     "RoutingState",
     "SlotMemory",
     "SlotMemoryMixerState",
+    "SpectralLinear",
     "TripleLatentMixer",
+    "upgrade_weights",
 ]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.previous import Previous, none_before, shift
 from unimatrix.ops.shapes import Stream, TokenMask
 
@@ -37,6 +38,12 @@ class AssociativeMemory(nn.Module):
         # W_q, W_kappa, W_nu and the gate's weights in one product; only the gate has a bias
         self.qkvg = nn.Linear(d_model, 4 * d_model, bias=False)
         self.gate_bias = nn.Parameter(torch.zeros(d_model))
+
+    @torch.no_grad()
+    def init_weights(self, std: float) -> None:
+        """Draw the projections from N(0, std); the gate starts half open."""
+        draw_children(self, std)
+        nn.init.zeros_(self.gate_bias)
 
     def forward(
         self, u: Stream, state: AssociativeState | None = None, *, mask: TokenMask | None = None

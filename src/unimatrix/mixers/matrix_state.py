@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm as with_spectral_norm
 
+from unimatrix.mixers.initial import draw_weights
+from unimatrix.mixers.older_weights import upgrade_before_loading
+from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.ops import Backend, matrix_state
 from unimatrix.ops.shapes import MatrixState, Stream, TokenMask
 
@@ -23,9 +25,10 @@ class MatrixStateMixerState(NamedTuple):
 class MatrixStateMixer(nn.Module):
     """y = gate(u) * (W_o vec(S_t q_t) + context), with S_t of eq. (6) of the paper.
 
-    The projections of d, q, k, v lie in one matrix, d first, so that the variants that do not mix rules take
-    the rows behind it as a view; the retention of each head and the readout gate share a second one.
-    `spectral_norm` divides W_(d,q,k,v) and W_o by their largest singular value (PyTorch's parametrisation).
+    The projections of d, q, k, v lie in one matrix, `dqkv`, d first. A variant that mixes no rules has no use
+    for d, which the paper counts nevertheless: there it is a module of its own, `d`, beside `qkv`. The
+    retention of each head and the readout gate share another matrix. `spectral_norm` divides W_(d,q,k,v) and
+    W_o by their largest singular value (see `SpectralLinear`); d then stays with the others.
     """
 
     def __init__(
@@ -43,13 +46,33 @@ class MatrixStateMixer(nn.Module):
         self.state_dim = state_dim
         self.backend: Backend = backend
         inner = num_heads * state_dim
-        self.dqkv = nn.Linear(d_model, 4 * inner, bias=False)
-        self.gates = nn.Linear(d_model, num_heads + d_model)  # retention logits, then the readout gate's
-        self.readout = nn.Linear(inner, d_model, bias=False)
-        self.rules = nn.Linear(d_model, 3 * num_heads) if rule_mixing else None
+        self.dqkv = self.d = self.qkv = None
         if spectral_norm:
-            with_spectral_norm(self.dqkv)
-            with_spectral_norm(self.readout)
+            self.dqkv = SpectralLinear(d_model, 4 * inner)
+        elif rule_mixing:
+            self.dqkv = nn.Linear(d_model, 4 * inner, bias=False)
+        else:
+            self.d = nn.Linear(d_model, inner, bias=False)
+            self.qkv = nn.Linear(d_model, 3 * inner, bias=False)
+        self.gates = nn.Linear(d_model, num_heads + d_model)  # retention logits, then the readout gate's
+        self.readout = (
+            SpectralLinear(inner, d_model) if spectral_norm else nn.Linear(inner, d_model, bias=False)
+        )
+        self.rules = nn.Linear(d_model, 3 * num_heads) if rule_mixing else None
+        self.register_load_state_dict_pre_hook(upgrade_before_loading)
+
+    @torch.no_grad()
+    def init_weights(self, std: float) -> None:
+        """Draw all matrices from N(0, std), d, q, k, v as the one matrix that they are for the paper."""
+        if self.d is not None and self.qkv is not None:
+            rows = self.d.out_features
+            joint = self.d.weight.new_empty(4 * rows, self.d.in_features)
+            nn.init.normal_(joint, std=std)
+            self.d.weight.copy_(joint[:rows])
+            self.qkv.weight.copy_(joint[rows:])
+        for part in (self.dqkv, self.gates, self.readout, self.rules):
+            if part is not None:
+                draw_weights(part, std)
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None) -> MatrixStateMixerState:
         """The empty state: zeros [B, H, S, S]."""
@@ -69,16 +92,22 @@ class MatrixStateMixer(nn.Module):
     ) -> tuple[Stream, MatrixStateMixerState]:
         """[B, T, D] to [B, T, D]; context [B, T, D] joins the readout before its gate."""
         heads = (self.num_heads, self.state_dim)
-        inner = self.num_heads * self.state_dim
         rule_weights = diag = None
-        if self.rules is None:
-            q, k, v = F.linear(u, self.dqkv.weight[inner:]).unflatten(-1, (3, *heads)).unbind(2)
-        else:
+        if self.dqkv is not None:
             diag, q, k, v = self.dqkv(u).unflatten(-1, (4, *heads)).unbind(2)  # [B, T, H, S]
+        else:
+            assert self.qkv is not None
+            q, k, v = self.qkv(u).unflatten(-1, (3, *heads)).unbind(2)
+        if self.rules is None:
+            diag = None
+        else:
             rule_weights = self.rules(u).unflatten(-1, (self.num_heads, 3)).softmax(-1)
         retention, gate = self.gates(u).split([self.num_heads, u.shape[-1]], dim=-1)
         # float32 keeps retentions next to 1 apart from 1 whatever the model's dtype
         log_retention = F.logsigmoid(retention if retention.dtype == torch.float64 else retention.float())
+        if self.d is not None and torch.is_grad_enabled():
+            # of no token at all: d gets a gradient of zeros, which optimisers and DDP expect of every weight
+            log_retention = log_retention + self.d(u[:, :0]).sum()
         y, last = matrix_state(
             q,
             k,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimatrix.mixers.initial import draw_children
 from unimatrix.ops import Backend, gated_scan
 from unimatrix.ops.shapes import Stream, TokenMask
 
@@ -50,6 +51,13 @@ class RecurrentFFN(nn.Module):
         if local_width is not None:
             self.down = nn.Linear(local_width, d_model, bias=False)
             self.mix = nn.Parameter(torch.zeros(d_model))
+
+    @torch.no_grad()
+    def init_weights(self, std: float) -> None:
+        """Draw the projections from N(0, std); the blend starts as the mean of its two branches."""
+        draw_children(self, std)
+        if self.local_width is not None:
+            nn.init.zeros_(self.mix)
 
     def forward(
         self, x: Stream, state: RecurrentFFNState | None = None, *, mask: TokenMask | None = None

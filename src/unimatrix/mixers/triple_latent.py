@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unimatrix.mixers.initial import draw_children
 from unimatrix.ops import Backend, TripleLatentState, triple_latent
 from unimatrix.ops.shapes import Stream, TokenMask
 
@@ -44,6 +45,12 @@ class TripleLatentMixer(nn.Module):
         """Draw the slots' addresses from N(0, 1): apart from each other from the first step on."""
         if self.addresses is not None:
             nn.init.normal_(self.addresses)
+
+    @torch.no_grad()
+    def init_weights(self, std: float) -> None:
+        """Draw the projections from N(0, std); the retentions start at 1/2. `init_addresses` is apart."""
+        draw_children(self, std)
+        nn.init.zeros_(self.retention_bias)
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None) -> TripleLatentState:
         """The empty state: zeros [B, H, S] and [B, H, S or M, S]."""

@@ -1,5 +1,6 @@
 """The models, their configurations, and the paper's models by name."""
 
+from unimatrix.mixers import upgrade_weights
 from unimatrix.models.config import ClassHeadConfig, ModelConfig
 from unimatrix.models.kinds import (
     AnyModel,
@@ -47,4 +48,5 @@ __all__ = [
     "task_presets",
     "text_config_from_dict",
     "text_model_from_config",
+    "upgrade_weights",
 ]

@@ -27,7 +27,9 @@ from unimatrix.mixers import (
     SlotMemoryMixerState,
     TripleLatentMixer,
 )
+from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.routing import RoutingState
+from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.models.config import (
     AssociativeMemoryConfig,
     AttentionConfig,
@@ -43,6 +45,8 @@ from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
 # carrying its state: what lies between two layers then stays in the processor's caches (docs/performance.md).
 PIECE_TOKENS = 2048
+# Then its logits too are made in pieces, of so many numbers; a head with fewer rows a piece is not.
+HEAD_PIECE, MIN_HEAD_ROWS = 2**17, 256
 MAX_COMPILED_PIECES = 16  # under torch.compile the pieces are unrolled; beyond so many the text is read whole
 
 
@@ -114,9 +118,9 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """Token ids in, logits and a state out; decoding is the same call on what comes next.
 
-    The head is the embedding matrix itself, unless the config names classes. Weights of Linear and Embedding
-    are drawn from N(0, init_std), biases are 0, LayerNorms start as the identity; exceptions are the configs'
-    qkv_init and write_gate_bias.
+    The weights of `head` are the embedding's, unless the config names classes (`class_head`); a state dict
+    holds them once. Weights of Linear and Embedding are drawn from N(0, init_std), biases are 0, LayerNorms
+    start as the identity; exceptions are the configs' qkv_init and write_gate_bias.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -139,29 +143,65 @@ class LanguageModel(nn.Module):
         if config.convolution is not None:
             self.convolution = LocalConvolution(config.d_model, config.convolution.kernel_size)
         self.norm = nn.LayerNorm(config.d_model)
-        self.class_head = None if config.head is None else nn.Linear(config.d_model, config.head.num_classes)
+        self.class_head = self.head = None
+        if config.head is not None:
+            self.class_head = nn.Linear(config.d_model, config.head.num_classes)
+        else:
+            # weights of its own would only be drawn to be thrown away
+            self.head = nn.Linear(config.d_model, config.vocab_size, bias=False, device="meta")
+            self.tie_weights()
         self.dropout = nn.Dropout(config.dropout)
-        self.init_weights()
+        self.register_state_dict_post_hook(_leave_out_tied)
+        self.register_load_state_dict_pre_hook(_add_tied)
+        self.register_load_state_dict_post_hook(_tie_again)
+        self._draw(self)
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Draw fresh weights from torch's global generator, in the order of the modules."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                # a spectrally normalised matrix is stored as it is before the division
-                weight = getattr(getattr(module, "parametrizations", None), "weight", None)
-                nn.init.normal_(
-                    module.weight if weight is None else weight.original, std=self.config.init_std
-                )
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if isinstance(self.config.mixer, AttentionConfig) and self.config.mixer.qkv_init == "xavier":
-            for module in self.modules():
-                if isinstance(module, CausalAttention):
-                    nn.init.xavier_uniform_(module.qkv.weight)
-        gate = None if self.memory is None else self.memory.write_gate
-        if gate is not None and isinstance(self.config.memory, SlotMemoryConfig):
-            nn.init.constant_(gate.bias, self.config.memory.write_gate_bias)
+            if isinstance(module, TripleLatentMixer):
+                module.init_addresses()
+        self._draw(self)
+
+    @torch.no_grad()
+    def init_module(self, module: nn.Module) -> None:
+        """Draw the weights of one of the model's modules, and of all below it, as `init_weights` does."""
+        if isinstance(module, TripleLatentMixer):
+            module.init_addresses()
+        self._draw(module)
+
+    @torch.no_grad()
+    def _draw(self, module: nn.Module) -> None:
+        """Everything but the addresses of slots, which a mixer draws when it is made."""
+        config = self.config
+        for part in self.children() if module is self else (module,):
+            if part is not self.head:  # its weights are the embedding's
+                draw_weights(part, config.init_std)
+        xavier = getattr(config.mixer, "qkv_init", "normal") == "xavier"
+        for part in module.modules():
+            if isinstance(part, CausalAttention) and xavier:
+                nn.init.xavier_uniform_(part.qkv.weight)
+            elif isinstance(part, SlotMemory) and part.write_gate is not None:
+                assert isinstance(config.memory, SlotMemoryConfig)
+                nn.init.constant_(part.write_gate.bias, config.memory.write_gate_bias)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head's weights are the embedding's, as they are at first."""
+        return self.head is not None and getattr(self.head, "weight", None) is self.embedding.weight
+
+    def tie_weights(self) -> None:
+        """Make the embedding's weights the head's too, after one of them was replaced."""
+        if self.head is not None:
+            self.head.weight = self.embedding.weight
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "LanguageModel":
+        tied = self.tied
+        super()._apply(fn, recurse)  # such as to_empty, which gives every module parameters of its own
+        if tied:
+            self.tie_weights()
+        return self
 
     def init_state(self, batch_size: int) -> LanguageModelState:
         """The state before the first token, the same as passing None."""
@@ -191,6 +231,7 @@ class LanguageModel(nn.Module):
         """
         check_shapes(input_ids, mask)
         check_ids(input_ids, self.config.vocab_size, training=self.training)
+        self._renew()
         if mask is not None and _all_real(mask):
             mask = None  # nothing is padding: the faster paths apply
         batch, length = input_ids.shape
@@ -218,12 +259,20 @@ class LanguageModel(nn.Module):
         if self.memory is None:
             raise UserError("trace: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
         check_ids(input_ids, self.config.vocab_size, training=self.training)
+        self._renew()
         x, recalled, state = self._hidden(input_ids, state, None)
         assert recalled is not None
         words, votes = self._head(x), None
         if self.memory.pointer_gate is not None:
             votes = self.memory.votes(x, recalled.reads, self.config.vocab_size)
         return Trace(words, votes, recalled, state)
+
+    def _renew(self) -> None:
+        """In training, one power iteration for each spectrally normalised matrix, used once or often."""
+        if self.training and getattr(self.config.mixer, "spectral_norm", False):
+            for module in self.modules():
+                if isinstance(module, SpectralLinear):
+                    module.renew()
 
     def _with_votes(self, logits: Tensor, parts: list[tuple[Stream, Recalled | None]]) -> Tensor:
         """Logits plus what the pointer adds to them."""
@@ -252,10 +301,11 @@ class LanguageModel(nn.Module):
             recalled, memory = self.memory(tokens, input_ids, memory, mask=mask)
             x = x + self.dropout(recalled.context)
         modulation = None if self.deep_embed is None else self.deep_embed(input_ids)
+        added = None if self.steps is None else self.steps(torch.arange(self.config.depth, device=x.device))
         steps: list[BlockState] = []
         for step in range(self.config.depth):
-            if self.steps is not None:
-                x = x + self.steps.weight[step]
+            if added is not None:
+                x = x + added[step]
             block = self.blocks[0 if self.config.shared_depth else step]
             x, after = block(x, self._block_state(state, step), mask=mask, context=context)
             if modulation is not None:
@@ -285,21 +335,21 @@ class LanguageModel(nn.Module):
 
     def _head(self, x: Stream) -> Tensor:
         """Logits [B, T, V]; without gradients in pieces of rows, since one large product misses the cache."""
-        weight = self.embedding.weight
         if self.class_head is not None and self.config.head is not None:
             first, classes = self.config.head.first_token, self.class_head(x)
             after = self.config.vocab_size - first - classes.shape[-1]
             return F.pad(classes, (first, after), value=-torch.inf)
-        rows = x.flatten(0, 1)
-        if torch.is_grad_enabled() or len(rows) <= PIECE_TOKENS:
-            return F.linear(x, weight)
+        assert self.head is not None
+        rows, piece = x.flatten(0, 1), HEAD_PIECE // self.config.vocab_size
+        if torch.is_grad_enabled() or piece < MIN_HEAD_ROWS or len(rows) <= PIECE_TOKENS:
+            return self.head(x)
         if torch.compiler.is_compiling():
-            return torch.cat([F.linear(p, weight) for p in rows.split(PIECE_TOKENS)]).unflatten(
-                0, x.shape[:2]
-            )
-        logits = x.new_empty(len(rows), len(weight))
-        for piece, out in zip(rows.split(PIECE_TOKENS), logits.split(PIECE_TOKENS), strict=True):
-            torch.mm(piece, weight.mT, out=out)
+            return torch.cat([self.head(p) for p in rows.split(PIECE_TOKENS)]).unflatten(0, x.shape[:2])
+        first = self.head(rows[:piece])
+        logits = first.new_empty(len(rows), first.shape[-1])
+        logits[:piece] = first
+        for start in range(piece, len(rows), piece):
+            logits[start : start + piece] = self.head(rows[start : start + piece])
         return logits.unflatten(0, x.shape[:2])
 
     def _embed(
@@ -314,7 +364,7 @@ class LanguageModel(nn.Module):
             fresh = state is None and mask is None
             check_positions(self.config.max_positions, length, end, fresh=fresh)
             if state is None and mask is None:
-                x = x + self.positions.weight[:length]
+                x = x + self.positions(torch.arange(length, device=x.device))
             elif mask is None:
                 x = x + self.positions(start[:, None] + torch.arange(length, device=x.device))
             else:
@@ -326,6 +376,26 @@ class LanguageModel(nn.Module):
 def parameter_count(model: nn.Module) -> int:
     """Number of trainable scalars; a weight shared across depth counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _leave_out_tied(model: LanguageModel, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    """A state dict holds the matrix that is both embedding and head once, under the embedding's name."""
+    if model.tied:
+        state_dict.pop(f"{prefix}head.weight", None)
+
+
+def _add_tied(model: LanguageModel, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Where a state dict holds it once, it is both."""
+    if model.tied and f"{prefix}embedding.weight" in state_dict:
+        state_dict.setdefault(f"{prefix}head.weight", state_dict[f"{prefix}embedding.weight"])
+
+
+def _tie_again(model: LanguageModel, _: Any) -> None:
+    """Loading with assign=True makes two parameters of one matrix."""
+    if model.head is not None and not model.tied:
+        head = getattr(model.head, "weight", None)
+        if isinstance(head, Tensor) and head.data_ptr() == model.embedding.weight.data_ptr():
+            model.tie_weights()
 
 
 def _all_real(mask: TokenMask) -> bool:
