@@ -36,7 +36,7 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
 
     `UniMatrixForCausalLM(config)` draws the same initial weights as `LanguageModel(config.to_model_config())`
     under the same seed. Its parameters are the language model's, under the prefix `language_model.`; the
-    output head is the embedding itself, so there is nothing to tie.
+    output head's weights are the embedding's, and are saved once.
 
     Args:
         config: what to build.
@@ -55,6 +55,8 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         self.language_model = (
             text_model_from_config(config.to_model_config()) if language_model is None else language_model
         )
+        if getattr(self.language_model, "head", None) is not None:
+            self._tied_weights_keys = {"language_model.head.weight": "language_model.embedding.weight"}
         # the language model has drawn its weights; on the meta device they are still to come, from a file
         if not any(parameter.is_meta for parameter in self.parameters()):
             for module in self.modules():
@@ -184,6 +186,11 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
             self.language_model.embedding = value
         else:
             self.language_model.backbone.set_input_embeddings(value)
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        # the language model's state dict holds the matrix once, so that there is nothing to compare
+        if isinstance(self.language_model, LanguageModel):
+            self.language_model.tie_weights()
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
