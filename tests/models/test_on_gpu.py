@@ -123,6 +123,7 @@ def test_generate_there_equals_generate_here():
     assert torch.equal(got.cpu(), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("name", ["unimatrix-core", "triple-hybrid", "recurrent-ffn"])
 def test_compiled_there_equals_eager_there(name):
     model, ids = build(name).eval().cuda(), random_ids(2, 64).cuda()

@@ -56,7 +56,9 @@ def run(inputs: dict[str, Tensor], backend: str, **options) -> dict[str, Tensor]
     leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
     y, last = gated_scan(**leaves, backend=backend, **options)
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(out.shape, generator=generator, dtype=torch.float64) for out in (y, last)]
+    weights = [
+        torch.randn(out.shape, generator=generator, dtype=torch.float64).to(y.device) for out in (y, last)
+    ]
     loss = sum((out.double() * weight).sum() for out, weight in zip((y, last), weights, strict=True))
     grads = torch.autograd.grad(loss, list(leaves.values()))
     found = {f"gradient of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
