@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
+from rich.progress import Progress
 
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse
 from unimatrix.data import Split
@@ -20,6 +22,7 @@ from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
 from unimatrix.train.config import Device
 from unimatrix.train.launch import device_kind
+from unimatrix.train.records import read_trainer
 
 ABOUT = """Bits per byte and perplexity of a trained model on a whole text; or loss and
 accuracy of a model that was trained on a task, on fresh sequences of it and of
@@ -96,7 +99,17 @@ def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> in
     number = task.eval_sequences if options.sequences is None else options.sequences
 
     def measured(config: TaskConfig) -> TaskScore:
-        return task_score(model, config, num_sequences=number, seed=seed, batch_size=options.batch_size)
+        shown = Console(stderr=True)
+        with Progress(console=shown, transient=True, disable=not shown.is_terminal) as bar:
+            line = bar.add_task("sequences", total=number)
+            return task_score(
+                model,
+                config,
+                num_sequences=number,
+                seed=seed,
+                batch_size=options.batch_size,
+                progress=lambda looked_at: bar.advance(line, looked_at),
+            )
 
     score = measured(task)
     variants = {name: (config, measured(config)) for name, config in task_of(task).variants(task).items()}
@@ -185,8 +198,4 @@ def _training_settings(folder: Path) -> Experiment | None:
         return None
     if (checkpoint / CHECKSUMS).is_file():
         verify_checksums(checkpoint, names=(TRAINER,))
-    try:
-        settings = json.loads((checkpoint / TRAINER).read_text(encoding="utf-8"))["experiment"]
-        return Experiment.from_dict(settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{checkpoint / TRAINER}: expected the record of a training run ({error})") from error
+    return read_trainer(checkpoint / TRAINER).experiment

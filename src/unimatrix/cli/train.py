@@ -1,6 +1,5 @@
 """`unimatrix train`: a text of one's own, or one of the paper's experiments; every setting is an option."""
 
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.paper.experiments import experiment
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
-from unimatrix.train.run_folder import MARK
+from unimatrix.train.records import read_run
+from unimatrix.train.run_folder import MARK, check_path
 
 ABOUT = """Train a model on a text of your own, or run one of the paper's experiments.
 
@@ -202,10 +202,6 @@ def _recipe(arguments: Sequence[str]) -> Experiment:
 
 def _settings_of_run(out: Path) -> Experiment | None:
     """What an earlier run in the folder was started with; None where there is none (training says so)."""
-    mark = out / MARK
-    if not mark.is_file():
-        return None
-    try:
-        return Experiment.from_dict(json.loads(mark.read_text(encoding="utf-8"))["experiment"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{mark}: expected the mark of a training run ({error})") from error
+    check_path(out)
+    record = read_run(out / MARK)
+    return None if record is None else record.experiment

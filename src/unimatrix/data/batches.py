@@ -6,6 +6,7 @@ B batch rows, T = seq_len; a row has T + 1 tokens, inputs and targets being its 
 import numpy as np
 import torch
 
+from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.streams import bit_generator
 from unimatrix.data.tokenizer import BOS
 from unimatrix.errors import UserError
@@ -35,6 +36,12 @@ def random_windows(
     check_one_window(data, seq_len=seq_len)
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    # where each byte is, and as tokens
+    check_fits(
+        batch_size * (seq_len + 1) * 8 * 2,
+        what=f"batch_size {batch_size:,}, seq_len {seq_len:,}",
+        there=host_bytes(),
+    )
     # raw 64-bit draws: numpy promises the stream of a bit generator for good, that of `integers` it does not.
     # the remainder favours some positions by less than N / 2^64
     draws = bit_generator("windows", seed=seed, step=step).random_raw(batch_size)

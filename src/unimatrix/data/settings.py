@@ -9,6 +9,9 @@ from typing import Any, ClassVar, get_origin, get_type_hints
 from unimatrix.codec import decode, described, shown
 from unimatrix.errors import UserError, UserTypeError
 
+# no count is that large, and arithmetic in floats and in 64 bits is safe below it
+_BEYOND = 2**63
+
 
 def check_types(config: Any) -> None:
     """Every field of a dataclass holds what its annotation says."""
@@ -26,16 +29,23 @@ def check_types(config: Any) -> None:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """The named fields are above 0, or None."""
+    """The named fields are above 0 and, if whole, below 2^63; or None."""
     for name in names:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise UserError(f"{name}: expected a positive number, got {value}")
+        _check_countable(name, value)
 
 
 def check_range(config: Any, name: str, *, low: float, below: float = math.inf) -> None:
-    """low <= field < below, or the field is None."""
+    """low <= field < below and, if whole, below 2^63; or the field is None."""
     value = getattr(config, name)
+    _check_countable(name, value)
     if value is not None and not low <= value < below:
         upper = "" if below == math.inf else f" and below {below:g}"
         raise UserError(f"{name}: expected at least {low:g}{upper}, got {value}")
+
+
+def _check_countable(name: str, value: Any) -> None:
+    if isinstance(value, int) and value >= _BEYOND:
+        raise UserError(f"{name}: expected a number below 2^63, got {shown(value)}")

@@ -14,8 +14,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from unimatrix.data import BOS
+from unimatrix.data.memory import check_fits
 from unimatrix.errors import UserError
-from unimatrix.evals.model import check_finite, device_of, evaluating, max_positions, sum_dtype
+from unimatrix.evals.model import (
+    check_finite,
+    device_of,
+    evaluating,
+    max_positions,
+    memory_of,
+    sum_dtype,
+    vocab_size,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,10 +125,18 @@ def nats_of_share(
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
     where = torch.device(device) if device is not None else device_of(model)
+    rows = 1 if carry_state else batch_size
+    # logits and log-probabilities, float32
+    tokens = min(rows * window, len(data))
+    check_fits(
+        tokens * (vocab_size(model) or 0) * 8,
+        what=f"batch_size {rows:,}, window {window:,}: {tokens:,} bytes of text at a time",
+        there=memory_of(where),
+    )
     total = torch.zeros((), dtype=sum_dtype(where), device=where)
     with evaluating(model):
         state: Any = None
-        for index, batch in enumerate(_windows(data, window, 1 if carry_state else batch_size)):
+        for index, batch in enumerate(_windows(data, window, rows)):
             if index % share[1] != share[0]:
                 continue
             tokens = torch.from_numpy(batch).to(where)  # [B, T + 1]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from unimatrix.data.memory import host_bytes
 from unimatrix.errors import UserError
 
 
@@ -25,6 +26,13 @@ def device_of(model: nn.Module) -> torch.device:
     for parameter in model.parameters():
         return parameter.device
     return torch.device("cpu")
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of memory where the device computes; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return host_bytes() if device.type in ("cpu", "mps") else None
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:

@@ -4,7 +4,7 @@ B sequences per forward pass, T their length.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ def task_score(
     num_sequences: int,
     seed: int,
     batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
 ) -> TaskScore:
     """The model's score on the first `num_sequences` of the task's evaluation stream.
 
@@ -58,11 +59,14 @@ def task_score(
         model: `model(input_ids [B, T]) -> (logits [B, T, V], state)`.
         seed: of the sequences; no training batch of any seed holds them but by chance.
         batch_size: sequences per forward pass; it changes nothing but rounding.
+        progress: called with how many were looked at, after each pass.
     Raises:
         UserError: a size that is not positive, sequences longer than the model's positions or with tokens
             that its vocabulary lacks.
     """
-    sums = task_sums(model, config, num_sequences=num_sequences, seed=seed, batch_size=batch_size)
+    sums = task_sums(
+        model, config, num_sequences=num_sequences, seed=seed, batch_size=batch_size, progress=progress
+    )
     return TaskScore.from_sums(sums, num_sequences)
 
 
@@ -74,6 +78,7 @@ def task_sums(
     seed: int,
     batch_size: int,
     share: tuple[int, int] = (0, 1),
+    progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """What one process's share of the sequences adds up to; summed over all shares, that of all of them.
 
@@ -98,6 +103,8 @@ def task_sums(
             sums[0] += F.cross_entropy(logits, answers, reduction="none").to(sums.dtype).sum()
             sums[1] += (logits.argmax(-1) == answers).sum()
             sums[2] += len(answers)
+            if progress is not None:
+                progress(len(labels))
     return sums
 
 

@@ -20,6 +20,7 @@ from unimatrix.train.checkpoint import latest_checkpoint
 from unimatrix.train.config import Experiment
 from unimatrix.train.interrupts import Interrupts
 from unimatrix.train.launch import start_accelerator
+from unimatrix.train.memory import check_memory
 from unimatrix.train.progress import Reporter, reporting, say
 from unimatrix.train.run import Run
 from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder, sole_use
@@ -105,6 +106,7 @@ def train(
     """
     out = Path(out).expanduser()
     check_tracker(experiment.loop.tracker)
+    check_memory(experiment)
     source = source_of(experiment, corpus)
     data = source.describe()
     accelerator = start_accelerator(experiment)

@@ -8,6 +8,9 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+# what a timedelta holds; more is as good as for ever
+_LONGEST = 86_400.0 * (datetime.timedelta.max.days - 1)
+
 
 class Reporter(Protocol):
     def advance(self, step: int) -> None:
@@ -77,7 +80,7 @@ class _Lines:
     def measure(
         self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
     ) -> None:
-        left = datetime.timedelta(seconds=round(seconds_left))
+        left = datetime.timedelta(seconds=round(min(seconds_left, _LONGEST)))
         self.say(
             f"step {step}/{self._steps}  loss {loss:.4f}  lr {lr:.2e}  "
             f"{tokens_per_second:,.0f} tokens/s  left {left}"

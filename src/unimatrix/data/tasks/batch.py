@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.streams import bit_generator
 from unimatrix.errors import UserError
 
@@ -38,6 +39,10 @@ def raw_draws(*, seed: int, step: int, stream: Stream, rows: int, columns: int) 
     Raw draws of the bit generator: numpy promises their stream for good, that of `integers`, `choice` and
     `permutation` it does not. A remainder of one favours some results by less than n / 2^64.
     """
+    # the draws and, at the least, ids and labels
+    check_fits(
+        rows * columns * 8 * 2, what=f"{rows:,} sequences of {columns:,} draws each", there=host_bytes()
+    )
     generator = bit_generator("sequences", seed=seed, step=step, stream=_STREAMS[stream])
     return generator.random_raw(rows * columns).reshape(rows, columns)
 

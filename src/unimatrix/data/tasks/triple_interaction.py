@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.streams import bit_generator
 from unimatrix.data.tasks.batch import (
@@ -150,6 +151,14 @@ class TripleInteractionConfig:
                 f"roles, {self.num_values} values, {self.num_tag_symbols} tags and one filler symbol), "
                 f"got {self.vocab_size}"
             )
+
+        # every triple of values and its answer are counted, and one rule's answers are a table
+        triples = self.num_values**_NUM_ROLES
+        check_fits(
+            triples * (_NUM_ROLES + 1) * 8,
+            what=f"num_values {self.num_values:,}: {triples:,} triples of values",
+            there=host_bytes(),
+        )
 
     @property
     def symbols(self) -> Symbols:

@@ -1,0 +1,61 @@
+"""What training takes at the least, compared with what is there before a text is read or a model built.
+
+B windows of a piece, T = seq_len, V vocabulary, D width.
+"""
+
+import os
+
+import torch
+
+from unimatrix.data import VOCAB_SIZE
+from unimatrix.data.memory import check_fits, in_words
+from unimatrix.evals.model import memory_of
+from unimatrix.models import AnyModelConfig, ModelConfig, preset_config
+from unimatrix.train.config import Experiment
+
+_FLOAT = 4
+_ID = 8
+# a weight, its gradient and AdamW's two moments
+_OF_A_WEIGHT = 4 * _FLOAT
+
+
+def check_memory(experiment: Experiment) -> None:
+    """Raise a UserError with an estimate, which is always too low, unless that fits into memory."""
+    choice, optim, loop = experiment.model, experiment.optim, experiment.loop
+    vocab_size = VOCAB_SIZE if experiment.task is None else experiment.task.vocab_size
+    config = preset_config(
+        choice.preset, vocab_size=vocab_size, max_positions=choice.max_positions, **choice.overrides()
+    )
+    # as torchrun and accelerate launch tell each process
+    num_processes = max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    windows = -(-loop.batch_size // (num_processes * optim.accumulation))
+    tokens = windows * loop.seq_len
+    weights = _fewest_weights(config) * _OF_A_WEIGHT
+    # ids and labels of the whole batch; log-probabilities and their gradient; what each depth step keeps
+    batch = loop.batch_size * loop.seq_len * 2 * _ID + tokens * vocab_size * 2 * _FLOAT
+    if isinstance(config, ModelConfig):
+        state_dim = getattr(config.mixer, "state_dim", 0)
+        state = getattr(config.mixer, "num_heads", 0) * state_dim * state_dim * _FLOAT
+        batch += config.depth * (tokens * config.d_model * _FLOAT + windows * state)
+        # which token each slot holds, and how old it is
+        batch += windows * getattr(config.memory, "num_slots", 0) * 2 * _ID
+    what = (
+        f"preset {choice.preset}, batch_size {loop.batch_size:,}, seq_len {loop.seq_len:,}: training "
+        f"(weights and optimiser {in_words(weights)}, a batch {in_words(batch)})"
+    )
+    check_fits(weights + batch, what=what, there=memory_of(_device(experiment)))
+
+
+def _fewest_weights(config: AnyModelConfig) -> int:
+    """Embeddings, and two matrices [D, D] a block."""
+    if not isinstance(config, ModelConfig):
+        return 0
+    blocks = 1 if config.shared_depth else config.depth
+    rows = config.vocab_size + (config.max_positions or 0) + 2 * blocks * config.d_model
+    return rows * config.d_model
+
+
+def _device(experiment: Experiment) -> torch.device:
+    """Where it will run; what is asked for but not there is told elsewhere."""
+    there = torch.cuda.is_available() and experiment.loop.device in ("auto", "cuda")
+    return torch.device("cuda" if there else "cpu")
