@@ -10,6 +10,7 @@ import torch
 from unimatrix.data.tokenizer import BOS, EOS, PAD
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, load, stream
+from unimatrix.models import preset_config
 
 
 @pytest.fixture
@@ -69,6 +70,9 @@ def set_config(folder, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+LARGER = preset_config("unimatrix-core", d_model=16, num_heads=2, depth=2, state_dim=9).to_dict()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -85,7 +89,12 @@ def set_config(folder, **values):
         (lambda f: set_config(f, model={"d_modle": 3}), "unknown setting 'd_modle'"),
         (lambda f: set_config(f, model={"d_model": -3}), "d_model: expected a whole number"),
         (lambda f: set_config(f, model=[1]), r"model config: expected an object with settings, got \[1\]"),
-        (lambda f: set_config(f, model={}), "no weights, or of the wrong shape, for language_model"),
+        (
+            lambda f: set_config(f, model={}),
+            "hidden_size: expected 64 as in the model's own settings, got 16",
+        ),
+        (lambda f: set_config(f, hidden_size="x"), "hidden_size: expected 16 .* got 'x'"),
+        (lambda f: set_config(f, model=LARGER), "no weights, or of the wrong shape, for language_model"),
         (lambda f: cut(f / "tokenizer_config.json", 9), r"tokenizer_config\.json: cannot be read"),
     ],
 )

@@ -104,7 +104,7 @@ def test_right_padding_without_a_mask_as_lm_eval_feeds_it(preset, make_model):
         ({"attention_mask": torch.ones(1, 3)}, r"attention_mask: expected shape \(1, 4\)"),
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask: expected shape"),
         ({"cache": DynamicCache()}, "expected a UniMatrixCache, got a DynamicCache"),
-        ({"position_ids": torch.arange(4)[None]}, "unknown argument 'position_ids'"),
+        ({"position_embeddings": torch.zeros(4)}, "unknown argument 'position_embeddings'"),
     ],
 )
 def test_arguments_that_mean_nothing_here_raise(make_model, arguments, message):

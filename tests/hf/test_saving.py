@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixConfig, UniMatrixForCausalLM
+from unimatrix.hf.config import CODE
 from unimatrix.models import ModelConfig, preset_config
 
 IDS = torch.tensor([list(b"the same to the last bit"), [*b"whatever text there may", 0]])
@@ -42,7 +43,8 @@ def test_the_auto_classes_give_back_the_same_logits(preset, make_model, tmp_path
     assert torch.equal(generated, model.generate(IDS, max_new_tokens=6, do_sample=False))
     assert type(AutoTokenizer.from_pretrained(tmp_path)) is ByteTokenizer
     assert AutoConfig.from_pretrained(tmp_path).to_model_config() == model.language_model.config
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors", ".py"}
+    assert [path.read_text() for path in tmp_path.glob("*.py")] == [CODE]
     assert capfd.readouterr() == ("", "")
 
 

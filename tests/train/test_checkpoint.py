@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unimatrix.errors import UserError
 from unimatrix.hf import checksums
+from unimatrix.hf.config import CODE
 from unimatrix.models import build
 from unimatrix.train import Experiment
 from unimatrix.train import checkpoint as module
@@ -91,6 +92,8 @@ def test_everything_is_safetensors_or_json_with_a_checksum(save):
     for path in folder.iterdir():
         if path.suffix == ".json":
             json.loads(path.read_text())
+        elif path.suffix == ".py":
+            assert path.read_text() == CODE
         else:
             assert path.suffix == ".safetensors"
             safetensors.torch.load_file(path)

@@ -2,17 +2,44 @@
 
 `UniMatrixConfig.model` is the model config's `to_dict()`, whole, and all that a model is built from. The
 names that transformers and its tools look for (vocab_size, hidden_size, ...) are read off it, so the two can
-never disagree.
+never disagree; they are written into config.json too, for tools that read the file.
+
+A saved folder says where its classes are, by three lines of code beside config.json that import them from the
+installed package: so that programs which do not know this library (lm-evaluation-harness) load it by
+`trust_remote_code=True`. Where `unimatrix.hf` was imported nothing in the folder is run.
 """
 
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from unimatrix.data.tokenizer import BOS, EOS, PAD
+from unimatrix.errors import UserError
 from unimatrix.models import ModelConfig, TextModelConfig, preset_config, text_config_from_dict
 
 DEFAULT_PRESET = "unimatrix-core"
+# what is read off the model config
+READ_OFF = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+
+CODE_FILE = "modeling_unimatrix.py"
+CODE = """\
+# This model is one of the package unimatrix-lm, whose classes stand here by name: nothing else is run.
+try:
+    from unimatrix.hf import UniMatrixConfig, UniMatrixForCausalLM
+except ImportError as error:
+    raise ImportError("this model needs the package unimatrix-lm: pip install unimatrix-lm") from error
+"""
+AUTO_MAP = {
+    "AutoConfig": f"{CODE_FILE.removesuffix('.py')}.UniMatrixConfig",
+    "AutoModelForCausalLM": f"{CODE_FILE.removesuffix('.py')}.UniMatrixForCausalLM",
+}
 
 
 class UniMatrixConfig(PreTrainedConfig):
@@ -40,6 +67,12 @@ class UniMatrixConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         config = preset_config(DEFAULT_PRESET) if self.model is None else text_config_from_dict(self.model)
         self.model = config.to_dict()
+        self.auto_map = AUTO_MAP
+        kwargs.pop("auto_map", None)
+        for name in READ_OFF:
+            here, given = getattr(self, name, None), kwargs.pop(name, None)
+            if given is not None and given != here:
+                raise UserError(f"{name}: expected {here} as in the model's own settings, got {given!r}")
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             token_id = getattr(self, name)
             if isinstance(token_id, int) and token_id >= config.vocab_size:
@@ -55,6 +88,21 @@ class UniMatrixConfig(PreTrainedConfig):
         """The model configuration to build from."""
         assert self.model is not None, "filled in when the configuration was made"
         return text_config_from_dict(self.model)
+
+    def to_dict(self) -> dict[str, Any]:
+        read_off = {name: getattr(self, name, None) for name in READ_OFF}
+        return {name: value for name, value in read_off.items() if value is not None} | super().to_dict()
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        folder = Path(save_directory)
+        if not folder.is_file():  # transformers says so
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / CODE_FILE).write_text(CODE, encoding="utf-8")
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Does nothing: transformers would copy this file into saved folders, where it would grow old."""
 
     @property
     def vocab_size(self) -> int:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from unimatrix.errors import UserError, UserTypeError
+from unimatrix.hf import packing
 from unimatrix.hf.cache import CACHE_NAME, UniMatrixCache, UniMatrixOutput, by_one_name
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.loss import next_token_loss
@@ -114,7 +115,8 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
                 does a label at padding or after padding (`next_token_loss`).
             use_cache: return the state; None means config.use_cache, and no in training.
             logits_to_keep: the logits of so many last positions only, or of these positions; 0 means all.
-            kwargs: `num_items_in_batch` and `shift_labels` go to the loss; any other must be None or False.
+            kwargs: `num_items_in_batch` and `shift_labels` go to the loss; `position_ids` may say where each
+                token stands if that is where it does stand; any other must be None or False.
         Returns:
             loss (scalar float32 or None), logits [B, T, V], cache (`UniMatrixCache` or None; it answers to
             past_key_values too).
@@ -123,7 +125,7 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
                 that it does not keep (Mamba-2 in training mode).
         """
         for name, value in kwargs.items():
-            if name not in LOSS_KWARGS and value is not None and value is not False:
+            if name not in (*LOSS_KWARGS, *packing.NAMES) and value is not None and value is not False:
                 raise UserError(f"UniMatrixForCausalLM: unknown argument {name!r}")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
@@ -136,8 +138,10 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         if cache is None and use_cache:
             cache = UniMatrixCache()
 
+        before = None if cache is None else cache.state
         mask = _new_columns(attention_mask, input_ids, 0 if cache is None else cache.seq_length)
-        logits, state = self.language_model(input_ids, None if cache is None else cache.state, mask=mask)
+        packing.check_one_text_a_row(kwargs, shape=tuple(input_ids.shape), mask=mask, state=before)
+        logits, state = self.language_model(input_ids, before, mask=mask)
         if cache is not None and use_cache:
             if state is None:
                 raise UserError("use_cache: Mamba-2 keeps no state in training mode, got use_cache=True")
@@ -214,6 +218,10 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         # a checkpoint is one small file: a progress bar would only break into the training loop's own
         with quiet_progress():
             super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Does nothing: a saved folder says where its classes are (`unimatrix.hf.config`)."""
 
     def _init_weights(self, module: nn.Module) -> None:
         # reached only in from_pretrained, for what the file did not hold: half a model is no model

@@ -100,6 +100,10 @@ class ByteTokenizer(PreTrainedTokenizer):
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         return ()
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoTokenizer") -> None:
+        """Does nothing: a saved folder says where its classes are (`unimatrix.hf.config`)."""
+
     def _convert_token_to_id(self, token: str) -> int:
         if len(token) == 1 and ord(token) < 256:
             return ord(token)

@@ -1,0 +1,71 @@
+"""Documents packed into one row are refused, however it is said; what says nothing new is accepted."""
+
+import pytest
+import torch
+from transformers import DataCollatorWithFlattening
+
+from unimatrix.errors import UserError
+from unimatrix.hf import ByteTokenizer
+
+IDS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def test_position_ids_that_say_where_the_tokens_stand_change_nothing(preset, make_model):
+    model, arange = make_model(preset), torch.arange(9)
+    expected = model(IDS)
+    for position_ids in (arange[None], arange.expand(2, 9)):
+        assert torch.equal(model(IDS, position_ids=position_ids).logits, expected.logits)
+    assert torch.equal(
+        model(IDS[:, 4:], cache=model(IDS[:, :4]).cache, position_ids=arange[4:].expand(2, 5)).logits,
+        model(IDS[:, 4:], cache=model(IDS[:, :4]).cache).logits,
+    )
+    padded = ByteTokenizer().pad({"input_ids": [[1, 2, 3], [1, 2, 3, 4, 5]]}, return_tensors="pt")
+    for at_padding in (0, 1):
+        position_ids = (padded.attention_mask.cumsum(1) - 1).masked_fill(
+            padded.attention_mask == 0, at_padding
+        )
+        assert torch.equal(model(**padded, position_ids=position_ids).logits, model(**padded).logits)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 5]] * 2)},
+            "expected 3 in row 0, column 3,.* 0",
+        ),
+        ({"position_ids": torch.arange(1, 10)[None]}, "expected 0 in row 0, column 0,.* got 1"),
+        ({"position_ids": torch.zeros(2, 9)}, "expected a tensor of whole numbers"),
+        ({"position_ids": [0, 1]}, "expected a tensor of whole numbers, got list"),
+        ({"position_ids": torch.arange(9)}, r"expected shape \[2, 9\], got \[9\]"),
+        ({"cu_seq_lens_q": torch.tensor([0, 4, 9])}, "cu_seq_lens_q: .*packing, padding_free, flattening"),
+        ({"seq_idx": torch.zeros(2, 9, dtype=torch.int32)}, "seq_idx: expected none, several documents"),
+        ({"seq_lengths": [[4, 5], [9]]}, "seq_lengths: expected none"),
+    ],
+)
+def test_anything_else_is_refused_in_one_line(make_model, given, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make_model("unimatrix-core")(IDS, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_positions_go_on_from_the_state(make_model):
+    model = make_model("transformer")
+    cache = model(IDS).cache
+    with pytest.raises(UserError, match="expected 9 in row 0, column 0"):
+        model(IDS, cache=cache, position_ids=torch.arange(9)[None])
+
+
+@pytest.mark.parametrize("settings", [{}, {"return_flash_attn_kwargs": True}, {"return_seq_idx": True}])
+def test_a_collator_that_flattens_is_refused(make_model, settings):
+    batch = DataCollatorWithFlattening(**settings)([{"input_ids": [1, 2, 3]}, {"input_ids": [4, 5, 6, 7]}])
+    with pytest.raises(UserError, match="several documents in one row"):
+        make_model("unimatrix-core")(**batch)
+
+
+def test_a_flattened_batch_of_one_text_is_a_text(make_model):
+    model = make_model("unimatrix-core")
+    batch = DataCollatorWithFlattening()([{"input_ids": [1, 2, 3, 4]}])
+    ids = torch.tensor([[1, 2, 3, 4]])
+    assert torch.equal(model(**batch).loss, model(ids, labels=ids).loss)
