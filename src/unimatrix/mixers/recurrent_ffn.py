@@ -71,5 +71,7 @@ class RecurrentFFN(nn.Module):
         y = self.out(read)
         if self.local_width is not None:
             gate, up = projected[..., inner:].chunk(2, dim=-1)
-            y = torch.lerp(self.down(F.silu(gate) * up), y, torch.sigmoid(self.mix))
+            local = self.down(F.silu(gate) * up)
+            # lerp takes three of one dtype, and autocast rounds the products, not the mix
+            y = torch.lerp(local, y, torch.sigmoid(self.mix).to(local.dtype))
         return y, RecurrentFFNState(last)

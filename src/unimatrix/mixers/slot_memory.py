@@ -96,12 +96,12 @@ class SlotMemory(nn.Module):
         return recalled, SlotMemoryMixerState(slots, carry)
 
     def votes(self, h: Stream, reads: SlotReads, vocab_size: int) -> Tensor:
-        """What the pointer adds to the logits, [B, T, V]: eq. (14) times the pointer gate of h [B, T, D].
+        """What the pointer adds to the logits, [..., V]: eq. (14) times the pointer gate of h [..., D].
 
         The gate is a sigmoid, so a vote adds at most 1 to a logit.
         """
         assert self.pointer_gate is not None
-        pointer = reads.weights.new_zeros(*h.shape[:2], vocab_size)
+        pointer = reads.weights.new_zeros(*h.shape[:-1], vocab_size)
         # an empty slot's weight is 0: it may vote for token 0
-        pointer = pointer.scatter_add(2, reads.token_ids.clamp_min(0), reads.weights)
+        pointer = pointer.scatter_add(-1, reads.token_ids.clamp_min(0), reads.weights)
         return torch.sigmoid(self.pointer_gate(h)) * pointer.to(h.dtype)

@@ -3,6 +3,8 @@
 Letters: W the stored matrix [out, in], sigma its largest singular value, u and v its vectors.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,6 +84,39 @@ class SpectralLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class SameEachTime:
+    """Calls a module with the singular vectors of its first call, however far they have come meanwhile.
+
+    What torch.utils.checkpoint computes again for the gradient is then what was computed.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.linears = [part for part in module.modules() if isinstance(part, SpectralLinear)]
+        self.first: list[tuple[Tensor, Tensor]] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.first is None:
+            result = self.module(*args, **kwargs)
+            self.first = self._vectors()
+            return result
+        latest = self._vectors()
+        self._write(self.first)
+        try:
+            return self.module(*args, **kwargs)
+        finally:
+            self._write(latest)
+
+    def _vectors(self) -> list[tuple[Tensor, Tensor]]:
+        return [(linear.u.clone(), linear.v.clone()) for linear in self.linears]
+
+    @torch.no_grad()
+    def _write(self, vectors: list[tuple[Tensor, Tensor]]) -> None:
+        for linear, (u, v) in zip(self.linears, vectors, strict=True):
+            linear.u.copy_(u)
+            linear.v.copy_(v)
 
 
 @torch.no_grad()

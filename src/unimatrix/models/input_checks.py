@@ -1,18 +1,88 @@
 """What every model refuses to read: ids of the wrong shape or outside the vocabulary, too many tokens."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from unimatrix.errors import UserError
-from unimatrix.ops.shapes import TokenIds, TokenMask
+from unimatrix.codec import shown
+from unimatrix.errors import UserError, UserTypeError
+from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 
-def check_shapes(input_ids: TokenIds, mask: TokenMask | None) -> None:
-    """Raise a UserError unless input_ids are [batch, time] and the mask, if there is one, has their shape."""
+def check_shapes(input_ids: TokenIds | None, mask: TokenMask | None) -> None:
+    """Raise a UserError unless input_ids are int64 [batch, time] and the mask, if there is one, fits them."""
+    _check_tensor("input_ids", input_ids, torch.int64, "token ids")
+    assert input_ids is not None
     if input_ids.dim() != 2:
         raise UserError(f"input_ids: expected shape [batch, time], got {list(input_ids.shape)}")
-    if mask is not None and mask.shape != input_ids.shape:
-        raise UserError(f"mask: expected shape {list(input_ids.shape)}, got {list(mask.shape)}")
+    _check_mask(mask, input_ids)
+
+
+def check_embeddings(inputs_embeds: Stream, d_model: int, mask: TokenMask | None) -> None:
+    """Raise a UserError unless inputs_embeds are [batch, time, d_model] and the mask fits them."""
+    _check_tensor("inputs_embeds", inputs_embeds, None, "embeddings")
+    if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != d_model:
+        raise UserError(
+            f"inputs_embeds: expected shape [batch, time, {d_model}], got {list(inputs_embeds.shape)}"
+        )
+    _check_mask(mask, inputs_embeds)
+
+
+def _check_tensor(name: str, value: object, dtype: torch.dtype | None, what: str) -> None:
+    """A tensor, of a dtype; None is any floating one."""
+    kind = "floating point" if dtype is None else str(dtype).removeprefix("torch.")
+    if not isinstance(value, Tensor):
+        got = "None" if value is None else f"a {type(value).__name__}"
+        raise UserTypeError(f"{name}: expected a tensor of {what} ({kind}), got {got}")
+    if value.dtype != dtype if dtype is not None else not value.is_floating_point():
+        got = str(value.dtype).removeprefix("torch.")
+        raise UserTypeError(f"{name}: expected {what} of dtype {kind}, got {got}")
+
+
+def _check_mask(mask: object, given: Tensor) -> None:
+    if mask is None:
+        return
+    _check_tensor("mask", mask, torch.bool, "real tokens")
+    assert isinstance(mask, Tensor)
+    if mask.shape != given.shape[:2]:
+        raise UserError(f"mask: expected shape {list(given.shape[:2])}, got {list(mask.shape)}")
+    if mask.device != given.device:
+        raise UserError(f"mask: expected it where the inputs are, {given.device}, got {mask.device}")
+
+
+def positions_at(at: object, hidden: Stream) -> Callable[[Tensor], Tensor]:
+    """What takes the asked positions of any [B, T, ...] out: see `LanguageModel.logits`.
+
+    Raises:
+        UserError: `at` names no positions of hidden [B, T, D].
+    """
+    batch, length = hidden.shape[:2]
+    if isinstance(at, int) and not isinstance(at, bool):
+        if at < 0:
+            raise UserError(f"at: expected a number of last positions of at least 0, got {at}")
+        return lambda x: x[:, max(0, length - at) :]
+    if not isinstance(at, Tensor):
+        raise UserTypeError(f"at: expected a number, or a tensor of positions or of bool, got {shown(at)}")
+    if at.dtype == torch.bool:
+        if at.shape != (batch, length):
+            raise UserError(f"at: expected a bool for each position, {[batch, length]}, got {list(at.shape)}")
+        return lambda x: x[at]
+    if at.dtype != torch.int64:
+        raise UserTypeError(
+            f"at: expected positions of dtype int64, got {str(at.dtype).removeprefix('torch.')}"
+        )
+    if at.dim() not in (1, 2) or (at.dim() == 2 and len(at) != batch):
+        raise UserError(f"at: expected positions [K] or [{batch}, K], got {list(at.shape)}")
+    if at.device.type == "cpu" and at.numel() and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in torch.aminmax(at))
+        if low < -length or high >= length:
+            bad = low if low < -length else high
+            raise UserError(f"at: expected positions from {-length} to {length - 1}, got {bad}")
+    if at.dim() == 1:
+        return lambda x: x[:, at]
+    rows = torch.arange(batch, device=at.device)[:, None]
+    return lambda x: x[rows, at]
 
 
 def check_ids(input_ids: TokenIds, vocab_size: int, *, training: bool) -> None:

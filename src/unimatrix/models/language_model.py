@@ -8,38 +8,36 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unimatrix.errors import UserError
 from unimatrix.mixers import (
-    MLP,
-    AssociativeMemory,
     AssociativeState,
     CausalAttention,
     ConvolutionState,
     DeepEmbed,
     LocalConvolution,
-    MatrixStateMixer,
     PreviousTokenRouting,
     Recalled,
-    RecurrentFFN,
     RecurrentFFNState,
     SlotMemory,
     SlotMemoryMixerState,
+    SpectralLinear,
     TripleLatentMixer,
 )
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.routing import RoutingState
-from unimatrix.mixers.spectral import SpectralLinear
-from unimatrix.models.config import (
-    AssociativeMemoryConfig,
-    AttentionConfig,
-    MatrixStateConfig,
-    ModelConfig,
-    RecurrentFFNConfig,
-    SlotMemoryConfig,
-    TripleLatentConfig,
+from unimatrix.mixers.spectral import SameEachTime
+from unimatrix.models.block import Block, BlockState
+from unimatrix.models.config import AssociativeMemoryConfig, ModelConfig, SlotMemoryConfig
+from unimatrix.models.input_checks import (
+    check_embeddings,
+    check_ids,
+    check_positions,
+    check_shapes,
+    positions_at,
 )
-from unimatrix.models.input_checks import check_ids, check_positions, check_shapes
+from unimatrix.ops import SlotReads
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
@@ -61,12 +59,14 @@ class LanguageModelState(NamedTuple):
     feed_forward: tuple[RecurrentFFNState, ...] | None = None  # one per depth step, if it is recurrent
 
 
-class BlockState(NamedTuple):
-    """What one depth step carries; None starts afresh, or there is nothing to carry."""
+class Features(NamedTuple):
+    """What `LanguageModel.features` makes of a text, and its `logits` reads."""
 
-    mixer: Any = None
-    associations: AssociativeState | None = None
-    feed_forward: RecurrentFFNState | None = None
+    hidden: Stream  # [B, T, D]
+    state: LanguageModelState
+    recalled: Recalled | None  # by the slot memory
+    # the stream behind the embeddings (and a slot memory), behind each depth step but the last, and hidden
+    streams: tuple[Stream, ...] | None
 
 
 class Trace(NamedTuple):
@@ -76,43 +76,6 @@ class Trace(NamedTuple):
     votes: Tensor | None  # [B, T, V], what the pointer adds; None without one
     recalled: Recalled
     state: LanguageModelState
-
-
-class Block(nn.Module):
-    """x += mixer(LayerNorm(x)), then x += feed_forward(LayerNorm(x)); dropout on what is added."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.mixer_norm = nn.LayerNorm(config.d_model)
-        self.mixer = _build_mixer(config)
-        self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward = _build_feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
-        self.associations = None
-        if isinstance(config.memory, AssociativeMemoryConfig):
-            self.associations = AssociativeMemory(config.d_model, temperature=config.memory.temperature)
-
-    def forward(
-        self, x: Stream, state: BlockState, *, mask: TokenMask | None, context: Stream | None
-    ) -> tuple[Stream, BlockState]:
-        """[B, T, D] to [B, T, D] and the next state."""
-        u = self.mixer_norm(x)
-        if context is None:
-            y, mixed = self.mixer(u, state.mixer, mask=mask)
-        else:
-            y, mixed = self.mixer(u, state.mixer, mask=mask, context=context)
-        associations = None
-        if self.associations is not None:
-            retrieved, associations = self.associations(u, state.associations, mask=mask)
-            y = y + retrieved
-        x = x + self.dropout(y)
-        u = self.feed_forward_norm(x)
-        fed = None
-        if isinstance(self.feed_forward, RecurrentFFN):
-            y, fed = self.feed_forward(u, state.feed_forward, mask=mask)
-        else:
-            y = self.feed_forward(u)
-        return x + self.dropout(y), BlockState(mixed, associations, fed)
 
 
 class LanguageModel(nn.Module):
@@ -151,6 +114,8 @@ class LanguageModel(nn.Module):
             self.head = nn.Linear(config.d_model, config.vocab_size, bias=False, device="meta")
             self.tie_weights()
         self.dropout = nn.Dropout(config.dropout)
+        # whether training keeps only what lies between the blocks, and computes each again for its gradient
+        self.gradient_checkpointing = False
         self.register_state_dict_post_hook(_leave_out_tied)
         self.register_load_state_dict_pre_hook(_add_tied)
         self.register_load_state_dict_post_hook(_tie_again)
@@ -159,16 +124,14 @@ class LanguageModel(nn.Module):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Draw fresh weights from torch's global generator, in the order of the modules."""
-        for module in self.modules():
-            if isinstance(module, TripleLatentMixer):
-                module.init_addresses()
-        self._draw(self)
+        self.init_module(self)
 
     @torch.no_grad()
     def init_module(self, module: nn.Module) -> None:
         """Draw the weights of one of the model's modules, and of all below it, as `init_weights` does."""
-        if isinstance(module, TripleLatentMixer):
-            module.init_addresses()
+        for part in module.modules():
+            if isinstance(part, TripleLatentMixer):
+                part.init_addresses()
         self._draw(module)
 
     @torch.no_grad()
@@ -210,10 +173,12 @@ class LanguageModel(nn.Module):
 
     def forward(
         self,
-        input_ids: TokenIds,
+        input_ids: TokenIds | None,
         state: LanguageModelState | None = None,
         *,
         mask: TokenMask | None = None,
+        inputs_embeds: Stream | None = None,
+        logits_at: int | Tensor | None = None,
     ) -> tuple[Tensor, LanguageModelState]:
         """Logits for the token after each position.
 
@@ -222,33 +187,73 @@ class LanguageModel(nn.Module):
             state: what an earlier call returned for the text before; None starts afresh. Not modified.
             mask: [B, T] bool; False positions (left padding) are no tokens: they leave every state as it
                 is, count as no position, and their logits mean nothing.
+            inputs_embeds: [B, T, D] in the place of input_ids, which is then None.
+            logits_at: where logits are wanted, see `logits`; None is everywhere.
 
         Returns:
             logits [B, T, V] in the model's dtype; the state after the last position.
 
         Raises:
-            UserError: a token id outside the vocabulary, more tokens than max_positions, a wrong shape.
+            UserError: a token id outside the vocabulary, more tokens than max_positions, a wrong shape,
+                embeddings where a part reads the ids themselves.
         """
-        check_shapes(input_ids, mask)
-        check_ids(input_ids, self.config.vocab_size, training=self.training)
+        features = self.features(input_ids, state, mask=mask, inputs_embeds=inputs_embeds)
+        return self.logits(features, at=logits_at), features.state
+
+    def features(
+        self,
+        input_ids: TokenIds | None,
+        state: LanguageModelState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        inputs_embeds: Stream | None = None,
+        keep_streams: bool = False,
+    ) -> Features:
+        """`forward` up to the head, which `logits` is; keep_streams: the stream between the blocks too."""
+        given = self._check_inputs(input_ids, inputs_embeds, mask)
         self._renew()
         if mask is not None and _all_real(mask):
             mask = None  # nothing is padding: the faster paths apply
-        batch, length = input_ids.shape
+        batch, length = given.shape[:2]
         piece = max(1, PIECE_TOKENS // max(1, batch))
         in_pieces = length > piece and not torch.is_grad_enabled() and self.config.recurrent
         if not in_pieces or (torch.compiler.is_compiling() and length > MAX_COMPILED_PIECES * piece):
-            x, recalled, state = self._hidden(input_ids, state, mask)
-            return self._with_votes(self._head(x), [(x, recalled)]), state
-        parts = []
+            return self._read(input_ids, inputs_embeds, state, mask, keep_streams)
+        parts: list[Features] = []
         for start in range(0, length, piece):
-            here = slice(start, start + piece)
-            x, recalled, state = self._hidden(
-                input_ids[:, here], state, None if mask is None else mask[:, here]
+            ids, embeds, real = (
+                None if whole is None else whole[:, start : start + piece]
+                for whole in (input_ids, inputs_embeds, mask)
             )
-            parts.append((x, recalled))
-        assert state is not None
-        return self._with_votes(self._head(torch.cat([x for x, _ in parts], dim=1)), parts), state
+            parts.append(self._read(ids, embeds, parts[-1].state if parts else state, real, keep_streams))
+        return _joined(parts)
+
+    def logits(self, features: Features, *, at: int | Tensor | None = None) -> Tensor:
+        """The logits of what `features` returned, [B, T, V] or of some positions alone.
+
+        Args:
+            at: None is all; a number n the last n positions, [B, n, V]; int64 [K] the same positions of every
+                row, [B, K, V]; int64 [B, K] each row's own, [B, K, V]; bool [B, T] those that are True, row
+                after row, [N, V]. Nothing is computed, and no memory taken, for the others.
+
+        Raises:
+            UserError: `at` is none of these, or a position is not there.
+        """
+        hidden, reads = features.hidden, None
+        if self.memory is not None and self.memory.pointer_gate is not None:
+            assert features.recalled is not None
+            reads = features.recalled.reads
+        if at is not None:
+            choose = positions_at(at, hidden)
+            hidden = choose(hidden)
+            # the votes need no more of what was read than the weights and the ids
+            reads = (
+                None
+                if reads is None
+                else reads._replace(weights=choose(reads.weights), token_ids=choose(reads.token_ids))
+            )
+        logits = self._head(hidden)
+        return logits if reads is None else self._with_votes(logits, hidden, reads)
 
     def trace(self, input_ids: TokenIds, state: LanguageModelState | None = None) -> Trace:
         """A forward pass of [B, T] ids that also tells what the slot memory did in it.
@@ -258,14 +263,35 @@ class LanguageModel(nn.Module):
         """
         if self.memory is None:
             raise UserError("trace: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
-        check_ids(input_ids, self.config.vocab_size, training=self.training)
+        self._check_inputs(input_ids, None, None)
         self._renew()
-        x, recalled, state = self._hidden(input_ids, state, None)
+        hidden, state, recalled, _ = self._read(input_ids, None, state, None, False)
         assert recalled is not None
-        words, votes = self._head(x), None
+        words, votes = self._head(hidden), None
         if self.memory.pointer_gate is not None:
-            votes = self.memory.votes(x, recalled.reads, self.config.vocab_size)
+            votes = self.memory.votes(hidden, recalled.reads, self.config.vocab_size)
         return Trace(words, votes, recalled, state)
+
+    def _check_inputs(
+        self, input_ids: TokenIds | None, inputs_embeds: Stream | None, mask: TokenMask | None
+    ) -> Tensor:
+        """Whichever of the two is given, after refusing what the model cannot read."""
+        if inputs_embeds is not None:
+            if input_ids is not None:
+                raise UserError("inputs_embeds: expected it in the place of input_ids, got both")
+            for part, reads_ids in (
+                ("routing", self.routing),
+                ("DeepEmbed", self.deep_embed),
+                ("slot memory", self.memory),
+            ):
+                if reads_ids is not None:
+                    raise UserError(f"inputs_embeds: expected input_ids, which the model's {part} reads")
+            check_embeddings(inputs_embeds, self.config.d_model, mask)
+            return inputs_embeds
+        check_shapes(input_ids, mask)
+        assert input_ids is not None
+        check_ids(input_ids, self.config.vocab_size, training=self.training)
+        return input_ids
 
     def _renew(self) -> None:
         """In training, one power iteration for each spectrally normalised matrix, used once or often."""
@@ -274,19 +300,33 @@ class LanguageModel(nn.Module):
                 if isinstance(module, SpectralLinear):
                     module.renew()
 
-    def _with_votes(self, logits: Tensor, parts: list[tuple[Stream, Recalled | None]]) -> Tensor:
-        """Logits plus what the pointer adds to them."""
-        if self.memory is None or self.memory.pointer_gate is None:
-            return logits
+    def _with_votes(self, logits: Tensor, hidden: Stream, reads: SlotReads) -> Tensor:
+        """Logits plus what the pointer adds to them; a long text's in pieces, as its logits."""
+        assert self.memory is not None
         vocab_size = self.config.vocab_size
-        votes = [self.memory.votes(x, part.reads, vocab_size) for x, part in parts if part is not None]
-        return logits + (votes[0] if len(votes) == 1 else torch.cat(votes, dim=1))
+        piece = max(1, PIECE_TOKENS // max(1, len(hidden)))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or hidden.dim() < 3:
+            return logits + self.memory.votes(hidden, reads, vocab_size)
+        for start in range(0, hidden.shape[1], piece):
+            here = slice(start, start + piece)
+            some = SlotReads(*(part[:, here] for part in reads))
+            logits[:, here] += self.memory.votes(hidden[:, here], some, vocab_size)
+        return logits
 
-    def _hidden(
-        self, input_ids: TokenIds, state: LanguageModelState | None, mask: TokenMask | None
-    ) -> tuple[Stream, Recalled | None, LanguageModelState]:
-        """Everything but the head: what it reads [B, T, D], what the slot memory recalled, the next state."""
-        tokens = self.embedding(input_ids)
+    def _read(
+        self,
+        input_ids: TokenIds | None,
+        inputs_embeds: Stream | None,
+        state: LanguageModelState | None,
+        mask: TokenMask | None,
+        keep_streams: bool,
+    ) -> Features:
+        """Everything but the head, of inputs that were checked."""
+        if inputs_embeds is None:
+            assert input_ids is not None
+            tokens = self.embedding(input_ids)
+        else:
+            tokens = inputs_embeds
         x, position = self._embed(tokens, state, mask)
         context = routing_state = recalled = None
         if self.routing is not None:
@@ -303,14 +343,22 @@ class LanguageModel(nn.Module):
         modulation = None if self.deep_embed is None else self.deep_embed(input_ids)
         added = None if self.steps is None else self.steps(torch.arange(self.config.depth, device=x.device))
         steps: list[BlockState] = []
+        streams = [x]
         for step in range(self.config.depth):
             if added is not None:
                 x = x + added[step]
             block = self.blocks[0 if self.config.shared_depth else step]
-            x, after = block(x, self._block_state(state, step), mask=mask, context=context)
+            before = self._block_state(state, step)
+            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+                again = SameEachTime(block)
+                x, after = checkpoint(again, x, before, mask=mask, context=context, use_reentrant=False)
+            else:
+                x, after = block(x, before, mask=mask, context=context)
             if modulation is not None:
                 x = x * modulation
             steps.append(after)
+            if keep_streams:
+                streams.append(x)
         if isinstance(self.config.memory, AssociativeMemoryConfig):
             memory = tuple(after.associations for after in steps)
         x = self.norm(x)
@@ -320,7 +368,7 @@ class LanguageModel(nn.Module):
         fed = tuple(after.feed_forward for after in steps if after.feed_forward is not None) or None
         layers = tuple(after.mixer for after in steps)
         state = LanguageModelState(position, layers, routing_state, memory, local_state, fed)
-        return x, recalled, state
+        return Features(x, state, recalled, (*streams[:-1], x) if keep_streams else None)
 
     def _block_state(self, state: LanguageModelState | None, step: int) -> BlockState:
         """What the model's state holds for one depth step."""
@@ -334,23 +382,23 @@ class LanguageModel(nn.Module):
         )
 
     def _head(self, x: Stream) -> Tensor:
-        """Logits [B, T, V]; without gradients in pieces of rows, since one large product misses the cache."""
+        """Logits of [..., D]; without gradients in pieces of rows: one large product misses the cache."""
         if self.class_head is not None and self.config.head is not None:
             first, classes = self.config.head.first_token, self.class_head(x)
             after = self.config.vocab_size - first - classes.shape[-1]
             return F.pad(classes, (first, after), value=-torch.inf)
         assert self.head is not None
-        rows, piece = x.flatten(0, 1), HEAD_PIECE // self.config.vocab_size
+        rows, piece = x.flatten(0, -2), HEAD_PIECE // self.config.vocab_size
         if torch.is_grad_enabled() or piece < MIN_HEAD_ROWS or len(rows) <= PIECE_TOKENS:
             return self.head(x)
         if torch.compiler.is_compiling():
-            return torch.cat([self.head(p) for p in rows.split(PIECE_TOKENS)]).unflatten(0, x.shape[:2])
+            return torch.cat([self.head(p) for p in rows.split(PIECE_TOKENS)]).unflatten(0, x.shape[:-1])
         first = self.head(rows[:piece])
         logits = first.new_empty(len(rows), first.shape[-1])
         logits[:piece] = first
         for start in range(piece, len(rows), piece):
             logits[start : start + piece] = self.head(rows[start : start + piece])
-        return logits.unflatten(0, x.shape[:2])
+        return logits.unflatten(0, x.shape[:-1])
 
     def _embed(
         self, tokens: Stream, state: LanguageModelState | None, mask: TokenMask | None
@@ -398,41 +446,27 @@ def _tie_again(model: LanguageModel, _: Any) -> None:
             model.tie_weights()
 
 
+def _joined(parts: list[Features]) -> Features:
+    """The features of a text from those of its pieces."""
+    recalled = streams = None
+    whole = [part.recalled for part in parts if part.recalled is not None]
+    if whole:
+        reads = SlotReads(
+            *(torch.cat(pieces, dim=1) for pieces in zip(*(r.reads for r in whole), strict=True))
+        )
+        recalled = Recalled(
+            torch.cat([r.context for r in whole], dim=1), reads, torch.cat([r.strength for r in whole], dim=1)
+        )
+    if parts[0].streams is not None:
+        pieces = zip(*(part.streams or () for part in parts), strict=True)
+        streams = tuple(torch.cat(stream, dim=1) for stream in pieces)
+    hidden = torch.cat([part.hidden for part in parts], dim=1) if streams is None else streams[-1]
+    return Features(hidden, parts[-1].state, recalled, streams)
+
+
 def _all_real(mask: TokenMask) -> bool:
     """Whether a look at the mask finds no padding; off the CPU a look would cost a synchronisation: False."""
     return not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool(mask.all())
-
-
-def _build_mixer(config: ModelConfig) -> nn.Module:
-    mixer = config.mixer
-    if isinstance(mixer, AttentionConfig):
-        return CausalAttention(config.d_model, mixer.num_heads)
-    if isinstance(mixer, TripleLatentConfig):
-        return TripleLatentMixer(
-            config.d_model,
-            mixer.num_heads,
-            mixer.state_dim,
-            num_slots=mixer.num_slots,
-            backend=mixer.backend,
-        )
-    assert isinstance(mixer, MatrixStateConfig)
-    return MatrixStateMixer(
-        config.d_model,
-        mixer.num_heads,
-        mixer.state_dim,
-        rule_mixing=mixer.rule_mixing,
-        spectral_norm=mixer.spectral_norm,
-        backend=mixer.backend,
-    )
-
-
-def _build_feed_forward(config: ModelConfig) -> MLP | RecurrentFFN:
-    part = config.feed_forward
-    if not isinstance(part, RecurrentFFNConfig):
-        return MLP(config.d_model, part.expansion)
-    return RecurrentFFN(
-        config.d_model, part.width, query=part.query, local_width=part.local_width, backend=part.backend
-    )
 
 
 def _build_slot_memory(config: ModelConfig) -> SlotMemory | None:

@@ -147,7 +147,8 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _differentiate(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    arguments, decisions = ctx.saved_tensors[:11], ctx.saved_tensors[11:]
+    saved = ctx.saved_tensors  # asked for once: torch.utils.checkpoint recomputes at the first look
+    arguments, decisions = saved[:11], saved[11:]
     no_rules = (None, None, None)
     if plain_gradients_wanted(*grad_outputs):
 

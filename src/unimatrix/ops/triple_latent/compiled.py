@@ -63,7 +63,8 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        arguments, (keep, write, *kept) = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        saved = ctx.saved_tensors  # asked for once: torch.utils.checkpoint recomputes at the first look
+        arguments, (keep, write, *kept) = saved[:8], saved[8:]
         if plain_gradients_wanted(*grad_outputs):
             return plain_gradients(_plain, arguments, ctx.needs_input_grad, grad_outputs)
         a, b, q_l, q_r, _, _, _, addresses = arguments
@@ -219,7 +220,8 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _differentiate(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-    arguments, kept = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
+    saved = ctx.saved_tensors
+    arguments, kept = saved[:9], saved[9:]
     if plain_gradients_wanted(*grad_outputs):
         needed = ctx.needs_input_grad[:9]
         return (*plain_gradients(_plain_from_gates, arguments, needed, grad_outputs[:3]), None)
