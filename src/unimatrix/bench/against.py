@@ -1,0 +1,185 @@
+"""This version's speed over another's: two processes, each with its own sources, take turns call by call.
+
+The other version is a git revision of this repository, checked out beside it for the time being, or a folder
+with sources. What both give is compared first, on weights of trained size.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import unimatrix
+from unimatrix.bench import worker
+from unimatrix.bench.equality import EQUALITY_TOLERANCE
+from unimatrix.errors import UserError
+from unimatrix.evals.provenance import provenance
+
+PASSES = ("forward", "training", "decoding")
+BATCH = 8
+TURN_SECONDS = 0.03
+_HERE = Path(unimatrix.__file__).resolve().parents[1]  # the folder that holds the package
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One model, length, pass and mode; ratio: this version's speed over the other's, a median over turns."""
+
+    model: str
+    length: int
+    batch: int
+    what: str
+    mode: str
+    ms: float
+    other_ms: float
+    ratio: float
+    turns: int
+
+
+class _Version:
+    """A process with one version's sources."""
+
+    def __init__(self, sources: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(sources)}
+        command = [sys.executable, "-P", worker.__file__, str(torch.get_num_threads())]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """One line there, one back."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise UserError(
+                f"{question['model']}: this version or the other fails on it (its words are above)"
+            )
+        return json.loads(answer)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def run(
+    out: Path,
+    *,
+    other: str,
+    models: Sequence[str],
+    lengths: Sequence[int] = (128,),
+    passes: Sequence[str] = PASSES,
+    modes: Sequence[str] = ("eager",),
+    seconds: float = 6.0,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Compare, measure, print a line per row, write OUT/against.json; returns its path.
+
+    Args:
+        other: a git revision, or a folder that holds the package `unimatrix`.
+        lengths: tokens per sequence; in decoding, tokens before the one that is timed.
+        seconds: time spent on one model, length, pass and mode, shared by both versions.
+    Raises:
+        UserError: no such version, or nothing to measure.
+    """
+    if not (models and lengths and passes and modes) or seconds <= 0:
+        raise UserError("bench against: expected a model, a length, a pass, a mode and a positive time")
+    if device != "cpu":
+        raise UserError(f"device: bench against measures on the cpu, got {device}")
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    differences: dict[str, float] = {}
+    with ExitStack() as held:
+        sources = held.enter_context(_sources(other))
+        mine, theirs = _Version(_HERE), _Version(sources)
+        for version in (mine, theirs):
+            held.callback(version.close)
+        for model in models:
+            differences[model] = _difference(mine, theirs, model)
+            same = "equal" if differences[model] <= EQUALITY_TOLERANCE else "NOT equal"
+            say(f"{model}: {same}, largest difference of logits {differences[model]:.1e}")
+            for length in lengths:
+                for what in passes:
+                    for mode in modes:
+                        row = _measure(mine, theirs, model, length, what, mode, seconds=seconds)
+                        rows.append(row)
+                        say(
+                            f"{model}  T {length}  {what}  {mode}: {row.ms:.2f} ms, other {row.other_ms:.2f}"
+                            f" ms, speed ratio {row.ratio:.3f} over {row.turns} turns"
+                        )
+    result = {
+        "benchmark": "against",
+        **provenance(device),
+        "other": other,
+        "differences": differences,
+        "rows": [asdict(row) for row in rows],
+    }
+    path = out / "against.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _measure(
+    mine: _Version, theirs: _Version, model: str, length: int, what: str, mode: str, *, seconds: float
+) -> Row:
+    case: dict[str, Any] = {"model": model, "length": length, "batch": 1 if what == "decoding" else BATCH}
+    case |= {"what": what, "mode": mode}
+    # built, warmed, and called as often at a time as makes a turn long enough to read off a clock
+    once = max(version.ask(**case, calls=1)["seconds"] for version in (mine, theirs))
+    case["calls"] = max(1, round(TURN_SECONDS / once))
+    pairs: list[tuple[float, float]] = []
+    begin = time.perf_counter()
+    while len(pairs) < 15 or time.perf_counter() - begin < seconds:
+        # who goes first changes: the second finds the machine as the first has left it
+        first, second = (mine, theirs) if len(pairs) % 2 == 0 else (theirs, mine)
+        spent = {first: first.ask(**case)["seconds"], second: second.ask(**case)["seconds"]}
+        pairs.append((spent[mine], spent[theirs]))
+    del case["calls"]
+    return Row(
+        **case,
+        ms=1e3 * statistics.median(pair[0] for pair in pairs),
+        other_ms=1e3 * statistics.median(pair[1] for pair in pairs),
+        ratio=statistics.median(pair[1] / pair[0] for pair in pairs),
+        turns=len(pairs),
+    )
+
+
+def _difference(mine: _Version, theirs: _Version, model: str) -> float:
+    """Largest difference of the logits that both versions give for the same seed."""
+    with tempfile.TemporaryDirectory(prefix="unimatrix-against-") as folder:
+        paths = [Path(folder) / f"{place}.npy" for place in range(2)]
+        for version, path in zip((mine, theirs), paths, strict=True):
+            version.ask(model=model, length=300, batch=2, numbers=str(path))
+        here, there = (np.load(path, allow_pickle=False) for path in paths)
+    return float(np.abs(here - there).max())
+
+
+@contextmanager
+def _sources(other: str) -> Iterator[Path]:
+    """The folder that holds the other version's package."""
+    folder = Path(other)
+    if (folder / "unimatrix" / "__init__.py").is_file():
+        yield folder.resolve()
+        return
+    repository = _HERE.parent
+    with tempfile.TemporaryDirectory(prefix="unimatrix-other-") as place:
+        archive = ["git", "-C", str(repository), "archive", "--format=tar", other, "src"]
+        found = subprocess.run(archive, check=False, capture_output=True)
+        if found.returncode:
+            raise UserError(f"other: expected a git revision or a folder with the package, got {other!r}")
+        subprocess.run(["tar", "-x", "-C", place], check=True, input=found.stdout)
+        yield Path(place) / "src"
