@@ -1,15 +1,20 @@
 """The entry point: help, unknown names, exit codes, and what a shell sees of it."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 import torch
 
 from unimatrix import cli
-from unimatrix.cli import COMMANDS, main
+from unimatrix.cli import COMMANDS, main, train
+from unimatrix.cli.arguments import option_fields
+from unimatrix.cli.bench import MEASUREMENTS
 from unimatrix.errors import UserError
 
 SMALL = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--batch-size", "2", "--seq-len", "16"]
@@ -63,10 +68,10 @@ def test_unknown_commands_are_met_with_the_near_ones(refused) -> None:
 
 def test_options_that_do_not_exist_or_do_not_fit_are_told_in_one_line(refused) -> None:
     assert "--stps" in refused("train", "x", "--stps", "3")
-    assert "perhaps you meant --steps" in refused("train", "x", "--stps", "3")
+    assert "did you mean --steps or" in refused("train", "x", "--stps", "3")
     assert "steps: expected a positive number, got -3" in refused("train", "x", "--steps", "-3")
     assert "'fp8'" in refused("train", "x", "--precision", "fp8")
-    assert "see unimatrix models --help" in refused("models", "--nope")
+    assert "see unimatrix models --help" in refused("models", "--zzzz")
 
 
 @pytest.mark.parametrize(
@@ -164,3 +169,141 @@ def test_signals_save_and_print_the_command_that_goes_on(tmp_path, number, code)
     again = run([*UNIMATRIX, "train", "--resume", "--out", str(saved), "--steps", steps], cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
     assert f"checkpoint-{int(steps):06d}" in again.stdout
+
+
+ODD_VALUES = {
+    "whole": ("", " ", "x", "1.5", "1e3", "nan", "٣", "1_0", "0x1", "9" * 80),
+    "number": ("", " ", "x", "nan", "inf", "-inf", "1e999", "٣", "1,5"),
+    "word": ("", " ", "auto ", "AUTO", "x" * 5000),
+    "flag": ("yes",),
+    "path": ("", "not \udcff UTF-8"),
+}
+# every command whose options can be read before anything is looked for
+READ_FIRST = {
+    "train": ("train", "x"),
+    "eval": ("eval", "x"),
+    "generate": ("generate", "x"),
+    "inspect": ("inspect", "x"),
+    "models": ("models",),
+    "report": ("report",),
+    "reproduce": ("reproduce",),
+    **{f"bench {name}": ("bench", name) for name in MEASUREMENTS},
+}
+
+
+def kind_of(hint) -> str:
+    kinds = [get_args(one)[0] if get_origin(one) is tuple else one for one in (get_args(hint) or (hint,))]
+    named = {int: "whole", float: "number", bool: "word", str: "text", Path: "path"}
+    found = next(one for one in kinds if one is not type(None))
+    return "flag" if hint is bool else named.get(found, "word")
+
+
+def all_options():
+    for command, words in READ_FIRST.items():
+        for field in option_fields(options_of(command)):
+            if not field.positional:
+                yield from ((words, field, value) for value in ODD_VALUES.get(kind_of(field.hint), ()))
+
+
+def options_of(command):
+    if command == "train":
+        return train.Options(settings=train.OWN_TEXT)
+    if command.startswith("bench"):
+        return MEASUREMENTS[command.split()[1]].options
+    return importlib.import_module(COMMANDS[command].module).Options
+
+
+def test_a_value_that_does_not_fit_is_named_with_its_option_whatever_the_option(
+    refused, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    seen = set()
+    for words, field, value in all_options():
+        complaint = refused(*words, f"{field.option}={value}")
+        assert f"{field.option}: expected " in complaint
+        assert len(complaint) < 300
+        for foreign in ("invalid literal", "NoneType", "<class", "Traceback", "could not convert"):
+            assert foreign not in complaint
+        seen.add((words, field.option))
+    assert len(seen) > 80
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("reproduce", "--tables"), "--tables: expected at least one, got none"),
+        (("bench", "throughput", "--models"), "--models: expected at least one, got none"),
+        (("bench", "decode", "--positions"), "--positions: expected at least one, got none"),
+        (("reproduce", "--seeds", "7", "x"), "--seeds: expected whole numbers, got '7 x'"),
+        (("reproduce", "--seeds", "-1"), "seed: expected at least 0"),
+        (("reproduce", "--seeds", "9" * 30), "seed: expected at least 0"),
+        (("train", "x", "--eval-at"), "--eval-at: expected at least one, got none"),
+        (("train", "x", "--steps"), "--steps: expected a whole number, got none"),
+        (("train", "x", "--betas", "0.9"), "--betas: expected 2 numbers, got '0.9'"),
+        (("train", "x", "--write-gate"), "--write-gate: expected True or False, got none"),
+        (("train", "x", "y"), "expected options, got 'y'"),
+        (("train", "a\0b"), "without NUL"),
+        (("eval",), "expected a checkpoint"),
+        (("nosuch",), "unknown command 'nosuch'; known: reproduce"),
+        (("models", "--nope"), "unknown option '--nope'; see"),
+        (("bench", "nothing"), "unknown measurement 'nothing'; known: throughput"),
+        (("bench", "throughput", "--threads", "1000000"), "threads: expected more than 0 and at most"),
+        (("bench", "throughput", "--seconds", "-1"), "seconds: expected more than 0"),
+        (("bench", "throughput", "--seconds", "nan"), "--seconds: expected a number, got 'nan'"),
+        (("bench", "throughput", "--lengths", "0"), "lengths: expected more than 0"),
+        (("bench", "throughput", "--lengths", "9" * 12), "lengths: expected more than 0 and at most"),
+        (("bench", "throughput", "--models", "transfomer"), "preset: unknown name 'transfomer'"),
+        (("bench", "throughput", "--passes", "x"), "--passes: expected some of forward, training"),
+        (("report", "--tables", "tabel1"), "unknown table 'tabel1'; did you mean table1?"),
+        (("train", "--experiment", "zzz"), "unknown experiment 'zzz'; known: table1.MODEL, recall.MODEL"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_done(refused, tmp_path, monkeypatch, words, complaint):
+    monkeypatch.chdir(tmp_path)
+    assert complaint in refused(*words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["reproduce", "report", "bench throughput"])
+def test_a_folder_that_can_be_none_is_named(refused, tmp_path, command) -> None:
+    file, fifo = tmp_path / "file", tmp_path / "fifo"
+    file.write_text("mine")
+    os.mkfifo(fifo)
+    for path in (file, fifo, file / "below", tmp_path / ("x" * 300), Path("/proc/nothing/here")):
+        complaint = refused(*command.split(), "--out", path)
+        assert str(path)[:12] in complaint or path.name[:12] in complaint
+    assert file.read_text() == "mine"
+    assert sorted(tmp_path.iterdir()) == [fifo, file] or sorted(tmp_path.iterdir()) == [file, fifo]
+
+
+def test_a_reader_that_goes_away_loses_no_step(tmp_path) -> None:
+    (tmp_path / "text.txt").write_bytes(b"over and over " * 100)
+    arguments = ["train", "text.txt", *SMALL, "--steps", "1000000", "--log-every", "1", "--out", "run"]
+    running = subprocess.Popen(
+        [*UNIMATRIX, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    assert running.stderr is not None
+    for line in running.stdout:
+        if line.startswith("step 3/"):
+            break
+    running.stdout.close()
+    assert running.wait(timeout=60) == 141
+    with running.stderr as stderr:
+        assert stderr.read() == ""
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    assert int(checkpoint.name.removeprefix("checkpoint-")) >= 3
+
+
+def test_a_long_complaint_keeps_its_beginning_and_its_end(monkeypatch, capsys) -> None:
+    def fail(_arguments):
+        raise UserError(f"file: {'x' * 5000}\x1b[31m: expected none")
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    assert main(["models"]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("unimatrix: error: file: xxx")
+    assert complaint.endswith("[31m: expected none\n")
+    assert len(complaint) < 300
+    assert "\x1b" not in complaint

@@ -74,7 +74,7 @@ def test_train_of_a_task_takes_no_text(refused, call, tmp_path) -> None:
     assert complaint.format("--data-dir") in refused(*RECALL, "--data_dir", tmp_path)
     assert complaint.format("poem.txt") in refused(*RECALL, "poem.txt")
     # and a text has no pairs
-    assert "Unrecognized options: --num-pairs" in refused("train", "poem.txt", "--num-pairs", "4")
+    assert "unknown option '--num-pairs'" in refused("train", "poem.txt", "--num-pairs", "4")
     shown = {name: call(*start, "--help")[1] for name, start in (("task", RECALL), ("text", ["train"]))}
     assert "--num-keys" in shown["task"]
     assert "--num-keys" not in shown["text"]
@@ -84,7 +84,7 @@ def test_train_of_a_task_takes_no_text(refused, call, tmp_path) -> None:
     ("options", "complaint"),
     [
         (("--num-pairs", "9"), "num_pairs: expected at most num_keys 8, got 9"),
-        (("--num-pairs", "four"), "--num-pairs: invalid literal"),
+        (("--num-pairs", "four"), "--num-pairs: expected a whole number, got 'four'"),
         (("--length", "10"), "length: expected at least 11"),
         (("--length", "64", "--seq-len", "32"), "seq_len: expected the task's length 64, got 32"),
         (("--length", "256"), "seq_len: expected at most max_positions 128, got 256"),

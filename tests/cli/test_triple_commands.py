@@ -115,7 +115,7 @@ def test_each_kind_of_task_has_its_own_options(call, refused) -> None:
         # up to the next option
         assert re.search(rf"{option} ((?!--).)*\(default: {default}\)", shown, re.DOTALL)
     assert "--num-pairs INT" not in shown
-    assert "Unrecognized options: --num-pairs" in refused(*TRIPLE, "--num-pairs", "4")
+    assert "unknown option '--num-pairs'" in refused(*TRIPLE, "--num-pairs", "4")
 
 
 def test_options_reach_the_task(call, tmp_path) -> None:

@@ -11,11 +11,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
+from unimatrix.codec import did_you_mean, shown
 from unimatrix.errors import UserError
 
 BAD_INPUT, PIPE_CLOSED, CTRL_C = 2, 141, 130
+LONGEST_LINE = 280
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,14 +74,16 @@ def help_text() -> str:
 
 def _choose(name: str) -> Command:
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(COMMANDS)}"
-        raise UserError(f"unknown command {name!r}; {hint}")
+        raise UserError(f"unknown command {shown(name)}; {did_you_mean(name, COMMANDS)}")
     return COMMANDS[name]
 
 
 def _fail(message: str) -> int:
-    print(f"unimatrix: error: {' '.join(message.split())}", file=sys.stderr)
+    """One line on stderr: what is longer than a screen keeps its beginning and its end."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE - 85]} ... {line[-80:]}"
+    print(f"unimatrix: error: {line}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -1,15 +1,20 @@
 """What the commands' options have in common: reading them with tyro, and choosing a text."""
 
 import contextlib
+import dataclasses
 import io
+import math
 import re
 import sys
-from collections.abc import Sequence
+import types
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
+from unimatrix.codec import MAX_DIGITS, described, is_utf8, near_names, shown
 from unimatrix.data import Corpus, load_corpus, load_data_dir
 from unimatrix.errors import UserError
 
@@ -49,9 +54,11 @@ def parse(
         UserError: an unknown option, or a value that does not fit.
         SystemExit: code 0, after --help.
     """
-    complaint = io.StringIO()
+    if not {"-h", "--help"} & set(arguments):
+        _check(options if default is None else default, arguments, command=command)
     try:
-        with contextlib.redirect_stderr(complaint):
+        # what goes wrong now is told by the exceptions behind the exit
+        with contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(
                 options,
                 prog=f"unimatrix {command}",
@@ -68,21 +75,137 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(f"{command}: {_in_one_line(complaint.getvalue())}") from None
+        behind: BaseException | None = stop
+        while behind is not None and not isinstance(behind, UserError):
+            behind = behind.__cause__ or behind.__context__
+        raise UserError(str(behind or f"{command}: see unimatrix {command} --help")) from None
     finally:
         sys.stdout.flush()
 
 
-def _in_one_line(box: str) -> str:
-    """The message that tyro draws in a box, without the box."""
-    rows = [row.strip("│ ") for row in box.splitlines() if not row.startswith(("╭", "╰"))]
-    rows = [row for row in rows if row.strip("─- ")]
-    # where stdout shows no lines there is no frame either, and the title is a row
-    words = " ".join(rows if "╭" in box else rows[1:])
-    words = re.sub(r"^Error parsing [a-z_.]+: ", "", words)
-    words = re.sub(r"Perhaps you meant: ", "; perhaps you meant ", words)
-    words = re.sub(r" *For full helptext, (?:see|run) (unimatrix [a-z -]+ --help)$", r" (see \1)", words)
-    return re.sub(r" +;", ";", words) or " ".join(box.split())
+def _check(options: Any, arguments: Sequence[str], *, command: str) -> None:
+    """Raise a UserError, in our own words, unless every option is known and has the values that it takes."""
+    fields = {field.name: field for field in option_fields(options)}
+    named = {field.option: field.hint for field in fields.values() if not field.positional}
+    most = len(fields) - len(named)
+    for word in arguments:
+        if "\0" in word:
+            raise UserError(f"{command}: expected a text without NUL, got {shown(word)}")
+    left = list(arguments)
+    loose: list[str] = []
+    while left:
+        word = left.pop(0)
+        if not _is_option(word):
+            loose.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        if name not in named:
+            raise UserError(f"{command}: unknown option {shown(name)}; {_options_like(name, named, command)}")
+        words = [value] if equals else _take(left, named[name])
+        problem = _problem(named[name], words)
+        if problem is not None:
+            got = " ".join(words)
+            raise UserError(f"{name}: {problem}, got {shown(got) if words else 'none'}")
+    needed = [name for name, field in fields.items() if field.positional and field.default is MISSING]
+    if len(loose) > most:
+        raise UserError(
+            f"{command}: expected options, got {shown(loose[most])}; see unimatrix {command} --help"
+        )
+    if len(loose) < len(needed):
+        raise UserError(f"{command}: expected a {needed[len(loose)]}; see unimatrix {command} --help")
+
+
+@dataclass(frozen=True, slots=True)
+class OptionField:
+    """One option: the field that it sets, its type, whether it stands without --, its default or MISSING."""
+
+    name: str
+    hint: Any
+    positional: bool
+    default: Any
+
+    @property
+    def option(self) -> str:
+        """As it is written; a flag that is on is switched off by its negation."""
+        return f"--{'no-' if self.hint is bool and self.default is True else ''}{self.name.replace('_', '-')}"
+
+
+def option_fields(options: Any) -> Iterator[OptionField]:
+    """All options of a dataclass, or of an instance of one and of the settings nested in it."""
+    hints = get_type_hints(options if isinstance(options, type) else type(options), include_extras=True)
+    for field in dataclasses.fields(options):
+        hint, marks = hints[field.name], ()
+        if get_origin(hint) is Annotated:
+            hint, *marks = get_args(hint)
+        value = field.default if isinstance(options, type) else getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from option_fields(value)
+        elif not any(map(dataclasses.is_dataclass, (hint, *get_args(hint)))):
+            yield OptionField(field.name, hint, tyro.conf.Positional in marks, value)
+
+
+def _options_like(name: str, named: Collection[str], command: str) -> str:
+    near = near_names(name, named)
+    return f"did you mean {' or '.join(near)}?" if near else f"see unimatrix {command} --help"
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word names an option; a negative number is a value."""
+    return word.startswith("-") and word != "-" and not _NUMBER.fullmatch(word)
+
+
+def _take(left: list[str], hint: Any) -> list[str]:
+    """The words that belong to an option of this type, removed from those that are left."""
+    wanted = 0 if hint is bool else 1
+    for option in (hint, *get_args(hint)):
+        if get_origin(option) is tuple:
+            arguments = get_args(option)
+            wanted = len(left) if arguments[-1] is Ellipsis else len(arguments)
+    words = []
+    while left and len(words) < wanted and not _is_option(left[0]):
+        words.append(left.pop(0))
+    return words
+
+
+def _problem(hint: Any, words: Sequence[str]) -> str | None:
+    """What was expected, if the words do not fit the type; None if they do."""
+    if hint is bool:  # a flag
+        return "expected nothing behind it" if words else None
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if any(_fits(option, words) for option in options):
+        return None
+    (option,) = [option for option in options if option is not type(None)]
+    if get_origin(option) is tuple and get_args(option)[-1] is Ellipsis and not words:
+        return "expected at least one"
+    return f"expected {_DESCRIBED.get(option) or described(option)}"
+
+
+def _fits(option: Any, words: Sequence[str]) -> bool:
+    arguments = get_args(option)
+    if get_origin(option) is tuple:
+        several = arguments[-1] is Ellipsis
+        kinds = [arguments[0]] * len(words) if several else arguments
+        return len(words) == len(kinds) > 0 and all(map(_fits, kinds, ([word] for word in words)))
+    if len(words) != 1:
+        return False
+    (word,) = words
+    if option in (int, float):
+        if not _NUMBER.fullmatch(word) or len(word) > MAX_DIGITS:
+            return False
+        return math.isfinite(float(word)) if option is float else word.lstrip("+-").isdigit()
+    if get_origin(option) is Literal:
+        return word in arguments
+    words_of = {bool: ("True", "False"), type(None): ("None",)}
+    return (
+        word in words_of[option] if option in words_of else (option is str or (word != "" and is_utf8(word)))
+    )
+
+
+_DESCRIBED = {Path: "a path in UTF-8", bool: "True or False"}
+
+# as written everywhere: neither a NaN nor another script's digits
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def choose_corpus(data: str | None, data_dir: Path | None, *, otherwise: str) -> tuple[str, Corpus]:
@@ -104,7 +227,7 @@ def option_value(arguments: Sequence[str], option: str) -> str | None:
     value = None
     for position, argument in enumerate(arguments):
         name, equals, rest = argument.partition("=")
-        if name == option:
+        if name.replace("_", "-") == option:
             value = rest if equals else next(iter(arguments[position + 1 : position + 2]), None)
     return value
 

@@ -1,21 +1,24 @@
 """`unimatrix bench`: the measurements of unimatrix.bench, each one a word after the command."""
 
-import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from unimatrix.bench import chunk_length, decode, recall, throughput
 from unimatrix.bench.terminal import throughput_tables
 from unimatrix.cli.arguments import parse
+from unimatrix.codec import did_you_mean, read_json, shown
 from unimatrix.errors import UserError
+from unimatrix.models import preset_config
 from unimatrix.train.launch import device_kind
+from unimatrix.train.progress import PlainConsole
+from unimatrix.train.run_folder import check_path
 
 ABOUT = """usage: unimatrix bench MEASUREMENT [OPTIONS]
 
@@ -39,6 +42,8 @@ examples:
   unimatrix bench decode --threads 1
 
 `unimatrix bench MEASUREMENT --help` lists a measurement's options."""
+
+LONGEST = 2**24  # tokens of one sequence: more than any machine's memory holds the scores of
 
 Folder = Annotated[Path, tyro.conf.arg(metavar="DIR", help="Where the results go.")]
 Models = Annotated[
@@ -137,6 +142,21 @@ MEASUREMENTS: dict[str, Measurement] = {
 }
 
 
+def _check(settings: Mapping[str, Any]) -> None:
+    """Raise a UserError for what would fail, or never end, after minutes of measuring."""
+    device_kind(settings["device"])
+    check_path(settings["out"])
+    most = {"threads": max(64, os.cpu_count() or 1), "seconds": 86_400.0}
+    for name in ("threads", "seconds", "lengths", "positions", "chunk_lengths"):
+        value = settings.get(name, ())
+        for number in value if isinstance(value, tuple) else (value,):
+            limit = most.get(name, LONGEST)
+            if not 0 < number <= limit:
+                raise UserError(f"{name}: expected more than 0 and at most {limit:,}, got {shown(number)}")
+    for name in settings.get("models", ()):
+        preset_config(name)
+
+
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -144,16 +164,12 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in MEASUREMENTS:
-        near = get_close_matches(name, MEASUREMENTS, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(MEASUREMENTS)}"
-        raise UserError(f"unknown measurement {name!r}; {hint}")
+        raise UserError(f"unknown measurement {shown(name)}; {did_you_mean(name, MEASUREMENTS)}")
     measurement = MEASUREMENTS[name]
     options = parse(measurement.options, rest, command=f"bench {name}", about=measurement.about)
     settings = asdict(options)
-    device_kind(settings["device"])
+    _check(settings)
     threads = settings.pop("threads")
-    if threads < 1:
-        raise UserError(f"threads: expected a positive number, got {threads}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -161,6 +177,6 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         torch.set_num_threads(before)
     if measurement.table is not None:
-        Console().print(measurement.table(json.loads(path.read_text(encoding="utf-8"))))
+        PlainConsole().print(measurement.table(read_json(path)))
     print(f"Results: {path}")
     return 0

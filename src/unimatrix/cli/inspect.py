@@ -8,16 +8,16 @@ from typing import Annotated
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from unimatrix.cli.arguments import parse
-from unimatrix.codec import encode
+from unimatrix.codec import check_file, encode
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import Choice, Step, Traced
 from unimatrix.ops.slot_memory import EMPTY
 from unimatrix.paper.inspection import save_picture, trace_checkpoint
+from unimatrix.train.progress import PlainConsole, say
 
 ABOUT = """Show what a slot memory holds while a model reads: which slot each token wrote,
 which one it read with what weight, and what the pointer voted for against the
@@ -62,18 +62,20 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(
             f"figure: expected a file ending in {', '.join(FIGURE_FORMATS)}, got {options.figure}"
         )
+    if options.figure is not None and options.figure.exists():
+        check_file(options.figure)
     traced = trace_checkpoint(options.checkpoint, prompt=options.prompt, sample=options.sample)
     if options.figure is not None:
         save_picture(traced, options.figure)
     if options.json:
         print(json.dumps(encode(traced)))
         return 0
-    console = Console()
+    console = PlainConsole()
     console.print(_positions(traced, options.rows))
     console.print(_slots(traced))
     console.print(_answer(traced))
     if options.figure is not None:
-        console.print(f"Figure: {options.figure}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"Figure: {options.figure}")
     return 0
 
 

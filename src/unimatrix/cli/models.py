@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from unimatrix.cli.arguments import parse
@@ -22,6 +21,7 @@ from unimatrix.models import (
     state_bytes,
     task_presets,
 )
+from unimatrix.train.progress import PlainConsole
 
 ABOUT = """List the presets: what each is, its parameters, and the size of its state.
 
@@ -76,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps([asdict(row) for row in (*rows, *task_rows)], indent=2))
     else:
-        console = Console()
+        console = PlainConsole()
         console.print(_table(rows))
         console.print(_task_table(task_rows))
     return 0

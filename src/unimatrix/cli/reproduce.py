@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, parse
 from unimatrix.data import Corpus
@@ -17,6 +16,7 @@ from unimatrix.paper.experiments import EXPERIMENTS
 from unimatrix.paper.reproduce import DEFAULT_SEEDS, reads_text, reproduce
 from unimatrix.paper.table import Table
 from unimatrix.train.config import Device
+from unimatrix.train.progress import PlainConsole, say
 
 ABOUT = """Train the models of the paper's tables, compare, and judge its claims.
 
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="reproduce", about=ABOUT)
     tables = tuple(catalogue.table(name) for name in options.tables)
     source, corpus = _text(options, tables)
-    console = Console()
+    console = PlainConsole()
     result = reproduce(
         out=options.out,
         seeds=options.seeds,
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     if result.stop_signal is None:
         return 0
     again = shlex.join(["unimatrix", "reproduce", *arguments])
-    console.print(f"Stopped; to go on: {again}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"Stopped; to go on: {again}")
     return 128 + result.stop_signal
 
 

@@ -17,6 +17,7 @@ from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.paper.experiments import experiment
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
+from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.records import read_run
 from unimatrix.train.run_folder import MARK, check_path
 
@@ -77,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
     if recipe.task is not None:
         arguments = _with_seq_len(arguments)
     options = parse(Options, arguments, command="train", about=ABOUT, default=Options(settings=recipe))
-    console = _PipedConsole()
+    console = PlainConsole()
     if options.settings.task is None:
         source = _source(options, arguments)
         corpus = load_data_dir(source) if options.data_dir is not None else load_corpus(source)
@@ -98,9 +99,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     if result.stop_signal is not None:
         return 128 + result.stop_signal
-    _say(console, f"{result.parameters:,} parameters, {result.steps} steps in {result.seconds:.0f} s")
+    say(console, f"{result.parameters:,} parameters, {result.steps} steps in {result.seconds:.0f} s")
     for line in _outcome(result, settings.task):
-        _say(console, line)
+        say(console, line)
     return 0
 
 
@@ -132,7 +133,7 @@ def _say_notes(console: Console, corpus: Corpus, *, own_text: bool) -> None:
     for note in corpus.notes:
         # on a text of one's own nobody expects the paper's numbers
         if not own_text or note != NOT_THE_PAPERS_CORPUS:
-            _say(console, f"Note: {note}")
+            say(console, f"Note: {note}")
 
 
 def _with_seq_len(arguments: Sequence[str]) -> Sequence[str]:
@@ -151,17 +152,6 @@ def _check_no_text(options: Options, arguments: Sequence[str]) -> None:
         task = options.settings.task
         assert task is not None
         raise UserError(f"text: {options.settings.name} trains on the task {task.kind}, got {given[0]} too")
-
-
-class _PipedConsole(Console):
-    """Lets `unimatrix.cli` say with its own exit code that the reader went away; rich would exit with 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _source(options: Options, arguments: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
 """The tables that `unimatrix reproduce` knows, written out, and the look-up of tables by name."""
 
-from difflib import get_close_matches
-
+from unimatrix.codec import did_you_mean, shown
 from unimatrix.errors import UserError
 from unimatrix.paper.section56_memory import SECTION56_MEMORY
 from unimatrix.paper.section56_text import SECTION56_FIRST, SECTION56_TUNED
@@ -33,10 +32,8 @@ def table(name: str) -> Table:
     """The table of that name.
 
     Raises:
-        UserError: there is none; names the near ones and all.
+        UserError: there is none; names the near ones, or all.
     """
     if name not in TABLES:
-        near = get_close_matches(name, TABLES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UserError(f"unknown table {name!r}: {hint}known: {', '.join(TABLES)}")
+        raise UserError(f"unknown table {shown(name)}; {did_you_mean(name, TABLES)}")
     return TABLES[name]

@@ -6,8 +6,8 @@ Written out where their recipes are: on text in `text_experiments`, on associati
 """
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
+from unimatrix.codec import did_you_mean, near_names, shown
 from unimatrix.errors import UserError
 from unimatrix.paper.latent_experiments import LATENT_EXPERIMENTS
 from unimatrix.paper.recall_experiments import RECALL_EXPERIMENTS
@@ -32,7 +32,9 @@ def experiment(name: str) -> Experiment:
         UserError: there is none; names the near ones, or all.
     """
     if name not in EXPERIMENTS:
-        near = get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(EXPERIMENTS)}"
-        raise UserError(f"unknown experiment {name!r}; {hint}")
+        # there are too many to list: the near ones, or what their names begin with
+        near = near_names(name, EXPERIMENTS)
+        families = dict.fromkeys(f"{known.partition('.')[0]}.MODEL" for known in EXPERIMENTS)
+        hint = did_you_mean(name, near or families)
+        raise UserError(f"unknown experiment {shown(name)}; {hint}")
     return EXPERIMENTS[name]()

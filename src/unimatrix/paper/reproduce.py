@@ -41,6 +41,8 @@ from unimatrix.paper.traces import read_trace, write_trace
 from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
 from unimatrix.train.config import Device
 from unimatrix.train.launch import device_kind
+from unimatrix.train.progress import PlainConsole, say
+from unimatrix.train.run_folder import check_path
 from unimatrix.train.sources import Source, source_of
 
 RESULTS = "results.jsonl"
@@ -85,9 +87,10 @@ def reproduce(
         UserError: no seed, no text, a damaged results file, or what training refuses.
         OSError: the folder cannot be written.
     """
-    console = console or Console()
-    if not seeds:
-        raise UserError("seeds: expected at least one, got none")
+    console = console or PlainConsole()
+    check_path(out)
+    if not seeds or not tables:
+        raise UserError("seeds and tables: expected at least one of each, got none")
     planned = _plan(tables, experiments, seeds=seeds, device=device, source=source)
     rows = read_results(out / RESULTS)
     if corpus is None and reads_text(planned):
@@ -118,14 +121,15 @@ def report(
     Raises:
         UserError: there is no result of these tables yet, or the results file is damaged.
     """
-    console = console or Console()
+    console = console or PlainConsole()
+    check_path(out)
     rows = read_results(out / RESULTS)
     samples = {table.name: select(rows, latest_identities(rows, table.experiments)) for table in tables}
     if not any(runs for chosen in samples.values() for runs in chosen.values()):
         raise UserError(f"{out / RESULTS}: no finished run to report; run `unimatrix reproduce` first")
     found = _report(tables, samples, out=out, console=console)
     for name in _outdated(tables, samples, rows):
-        _say(
+        say(
             console,
             f"Note: the runs of {name} are left out: what they measured has changed since; "
             "`unimatrix reproduce` makes them anew",
@@ -151,7 +155,7 @@ def _report(
     print_summaries(console, summaries)
     for caution in shared_cautions(summaries):
         console.print(Text(f"Note: {caution}", style="yellow"))
-    _say(console, f"\nReport: {page}")
+    say(console, f"\nReport: {page}")
     return Reproduction(summaries=summaries, page=page)
 
 
@@ -206,11 +210,11 @@ def _announce(
     if corpus is not None:
         kind = "the paper's corpus" if corpus.is_paper_corpus else "not the paper's corpus"
         sizes = f"{len(corpus.train):,} bytes to train on, {len(corpus.valid):,} to evaluate on"
-        _say(console, f"Text: {corpus.name} ({kind}), {sizes}")
+        say(console, f"Text: {corpus.name} ({kind}), {sizes}")
     tasks = dict.fromkeys(run.task.kind for run in planned if run.task is not None)
     if tasks:
-        _say(console, f"Tasks: {', '.join(tasks)} (sequences drawn from each run's seed)")
-    _say(console, f"Runs: {len(planned)}, of which {len(planned) - len(missing)} finished before")
+        say(console, f"Tasks: {', '.join(tasks)} (sequences drawn from each run's seed)")
+    say(console, f"Runs: {len(planned)}, of which {len(planned) - len(missing)} finished before")
 
 
 def _train_all(
@@ -220,7 +224,7 @@ def _train_all(
     durations: list[float] = []
     with _overall_progress(console, len(missing)) as show:
         for number, experiment in enumerate(missing, start=1):
-            _say(console, f"[{number}/{len(missing)}] {experiment.name}, seed {experiment.loop.seed}")
+            say(console, f"[{number}/{len(missing)}] {experiment.name}, seed {experiment.loop.seed}")
             started = time.monotonic()
             source = _source(experiment, corpus)
             folder = run_folder(out, experiment, source.describe())
@@ -237,7 +241,7 @@ def _train_all(
                 durations.append(time.monotonic() - started)
                 left = _time_left(durations, len(missing) - number)
                 found = source.headline_text(result.metrics)
-                _say(console, f"  {found} after {durations[-1]:.1f} s{left and f'; {left}'}")
+                say(console, f"  {found} after {durations[-1]:.1f} s{left and f'; {left}'}")
                 show(number, left)
             if trained.stop_signal is not None:
                 return trained.stop_signal
@@ -250,14 +254,15 @@ def _overall_progress(console: Console, total: int) -> Iterator[Callable[[int, s
     if not console.is_terminal or total == 0:
         yield lambda number, left: None
         return
-    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+    columns = (
+        TextColumn("runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("runs", total=total, left="")
         yield lambda number, left: progress.update(task, completed=number, left=left)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def run_folder(out: Path, experiment: Experiment, data: Mapping[str, Any]) -> Path:

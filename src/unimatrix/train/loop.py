@@ -21,7 +21,7 @@ from unimatrix.train.config import Experiment
 from unimatrix.train.interrupts import Interrupts
 from unimatrix.train.launch import start_accelerator
 from unimatrix.train.memory import check_memory
-from unimatrix.train.progress import Reporter, reporting, say
+from unimatrix.train.progress import PlainConsole, Reporter, reporting, say
 from unimatrix.train.run import Run
 from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder, sole_use
 from unimatrix.train.schedule import learning_rate
@@ -92,7 +92,8 @@ def train(
 ) -> TrainResult:
     """Train an experiment in the folder `out` and evaluate it on the whole validation text, or on its task.
 
-    Ctrl-C and SIGTERM let the step end, save a checkpoint and return with interrupted=True.
+    Ctrl-C and SIGTERM let the step end, save a checkpoint and return with interrupted=True; so does a console
+    that can print no more, which then raises its own OSError (a BrokenPipeError after `| head`).
 
     Args:
         out: the run's folder (see unimatrix.train.run_folder); made if it is not there.
@@ -110,9 +111,9 @@ def train(
     source = source_of(experiment, corpus)
     data = source.describe()
     accelerator = start_accelerator(experiment)
-    console = Console() if console is None else console
+    console = PlainConsole() if console is None else console
     if not accelerator.is_main_process:
-        console = Console(quiet=True)
+        console = PlainConsole(quiet=True)
     checkpoint = check_run_folder(out, experiment, data, resume=resume, overwrite=overwrite)
     devices = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     # the caller's own random numbers go on afterwards as if no training had been
@@ -178,7 +179,7 @@ def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, cons
     unsaved = False
     with reporting(console, name=experiment.name, start=run.step, steps=loop.steps) as reporter:
         while run.step < loop.steps:
-            if _anyone_wants_to_stop(run, interrupts):
+            if _anyone_wants_to_stop(run, interrupts.wanted or reporter.gone is not None):
                 if unsaved:
                     run.save(out)
                 return True
@@ -234,11 +235,11 @@ def _report(run: Run, reporter: Reporter, tracker: Tracker, before: tuple[int, f
     return run.step, run.seconds
 
 
-def _anyone_wants_to_stop(run: Run, interrupts: Interrupts) -> bool:
+def _anyone_wants_to_stop(run: Run, wanted: bool) -> bool:
     """The same answer in every process: a signal may reach them at different steps."""
     if run.accelerator.num_processes == 1:
-        return interrupts.wanted
-    wish = torch.tensor(float(interrupts.wanted), device=run.accelerator.device)
+        return wanted
+    wish = torch.tensor(float(wanted), device=run.accelerator.device)
     total: Any = run.accelerator.reduce(wish, reduction="sum")
     return bool(total.item() > 0)
 

@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -12,7 +12,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 _LONGEST = 86_400.0 * (datetime.timedelta.max.days - 1)
 
 
+class PlainConsole(Console):
+    """Prints texts as they are, and leaves to the caller what a reader that went away (`| head`) means."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Reporter(Protocol):
+    """gone: why nothing can be shown any more (the reader went away, the disk behind it is full), if so."""
+
+    gone: OSError | None
+
     def advance(self, step: int) -> None:
         """`step` steps are done; called after each."""
         ...
@@ -52,6 +66,8 @@ def say(console: Console, text: str) -> None:
 
 
 class _Bar:
+    gone: OSError | None = None  # a terminal that goes away takes the process with it
+
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
@@ -73,6 +89,7 @@ class _Lines:
     def __init__(self, console: Console, steps: int) -> None:
         self._console = console
         self._steps = steps
+        self.gone: OSError | None = None
 
     def advance(self, step: int) -> None:
         pass
@@ -87,4 +104,7 @@ class _Lines:
         )
 
     def say(self, text: str) -> None:
-        say(self._console, text)
+        try:
+            say(self._console, text)
+        except OSError as error:
+            self.gone = error

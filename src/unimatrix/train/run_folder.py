@@ -50,8 +50,6 @@ def check_run_folder(
     if resume and overwrite:
         raise UserError("output folder: expected one of resume and overwrite, got both")
     check_path(out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"output folder: expected a folder, got the file {str(out)!r}")
     latest = latest_checkpoint(out)
     mark = read_run(out / MARK)
     if not resume:
@@ -68,7 +66,7 @@ def check_run_folder(
 
 
 def check_path(out: Path) -> None:
-    """Raise a UserError unless the system takes this path and every library that writes below it can, too."""
+    """Raise a UserError unless the system, and all that write below it, can take this path for a folder."""
     reason = None if is_utf8(str(out)) else "not UTF-8"
     try:
         # of paths that are too long, or hold a NUL, the system itself knows
@@ -79,6 +77,8 @@ def check_path(out: Path) -> None:
         reason = reason or (error.strerror if isinstance(error, OSError) else None) or str(error)
     if reason is not None:
         raise UserError(f"output folder: expected the path of a folder, got {shown(str(out))} ({reason})")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"output folder: expected a folder, got the file {shown(str(out))}")
 
 
 @contextmanager
