@@ -237,7 +237,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_option_whatever_the_option(
         (("bench", "decode", "--positions"), "--positions: expected at least one, got none"),
         (("reproduce", "--seeds", "7", "x"), "--seeds: expected whole numbers, got '7 x'"),
         (("reproduce", "--seeds", "-1"), "seed: expected at least 0"),
-        (("reproduce", "--seeds", "9" * 30), "seed: expected at least 0"),
+        (("reproduce", "--seeds", "9" * 30), "seed: expected a number below"),
         (("train", "x", "--eval-at"), "--eval-at: expected at least one, got none"),
         (("train", "x", "--steps"), "--steps: expected a whole number, got none"),
         (("train", "x", "--betas", "0.9"), "--betas: expected 2 numbers, got '0.9'"),
