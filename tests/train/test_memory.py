@@ -93,6 +93,9 @@ def test_an_evaluation_takes_a_batch_at_a_time(monkeypatch, text):
     # beyond the text's end there is nothing to hold
     few = bits_per_byte(model, text.valid[:100], window=10, batch_size=10**12)
     assert few.num_bytes == 100
+    assert bits_per_byte(model, text.valid[:100], window=10**12) == bits_per_byte(
+        model, text.valid[:100], window=100
+    )
     module = sys.modules["unimatrix.evals.bits_per_byte"]
     monkeypatch.setattr(module, "memory_of", lambda device: 2**20)
     with pytest.raises(UserError, match=r"1,000 bytes of text at a time: needs at least 2.0 MiB of memory"):

@@ -151,6 +151,8 @@ def _windows(data: np.ndarray, window: int, batch_size: int) -> Iterator[np.ndar
     """[B, T + 1] int64: T targets and the token before them; T = window but in the last, shorter one."""
     tokens = np.empty(len(data) + 1, dtype=np.int16)
     tokens[0], tokens[1:] = BOS, data
+    # one window holds any shorter text
+    window = min(window, max(1, len(data)))
     num_full = len(data) // window
     offsets = np.arange(window + 1)
     for first in range(0, num_full, batch_size):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unimatrix.codec import shown
 from unimatrix.data.tasks import IGNORE, Batch, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals.model import check_finite, device_of, evaluating, max_positions, sum_dtype, vocab_size
@@ -120,8 +121,8 @@ def _batches(config: TaskConfig, *, num_sequences: int, seed: int, batch_size: i
 
 def _check(model: nn.Module, config: TaskConfig, *, num_sequences: int, batch_size: int) -> None:
     for name, value in (("num_sequences", num_sequences), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{name}: expected at least 1, got {value}")
+        if not 1 <= value < 2**63:
+            raise UserError(f"{name}: expected at least 1 and below 2^63, got {shown(value)}")
     limit, known = max_positions(model), vocab_size(model)
     if limit is not None and config.length > limit:
         raise UserError(f"length: expected at most the model's {limit} positions, got {config.length}")
