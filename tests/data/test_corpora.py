@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 
@@ -106,6 +107,98 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
     with pytest.raises(UserError, match=r"secret.txt: expected a readable file \(Permission denied\)"):
         load_corpus(tmp_path / "secret.txt")
+
+
+def fifo(path):
+    os.mkfifo(path)
+    return path
+
+
+def bound_socket(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+    return path
+
+
+def link(path, target):
+    path.symlink_to(target)
+    return path
+
+
+def sparse(path):
+    with path.open("wb") as file:
+        file.truncate(2**43)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: fifo(folder / "x"), "x: expected a file, got a FIFO"),
+        (lambda folder: link(folder / "x", fifo(folder / "y")), "x: expected a file, got a FIFO"),
+        (lambda folder: link(folder / "x", "/dev/zero"), "x: expected a file, got a device"),
+        (lambda folder: "/dev/null", "/dev/null: expected a file, got a device"),
+        (lambda folder: bound_socket(folder / "x"), "x: expected a file, got a socket"),
+        (lambda folder: link(folder / "x", "gone"), "x: expected a file, a link to gone, which is not there"),
+        (lambda folder: link(folder / "x", "x"), "x: cannot be read .Too many levels of symbolic links"),
+        (lambda folder: sparse(folder / "x"), "x: 8,796,093,022,208 bytes: needs at least 8.0 TiB of memory"),
+        (lambda folder: "x" * 300, "data: expected .*; got 'xxx.*xxx' .File name too long"),
+        (lambda folder: "n\0l", "data: expected .*; got 'n.*l' .embedded null byte"),
+        (lambda folder: "~no-such-user-here/x", "data: expected .*; got '~no-such-user-here/x' ."),
+        (lambda folder: "embeded", "there is no 'embeded'; did you mean embedded.$"),
+        (lambda folder: "nosuch", "there is no 'nosuch'$"),
+        (lambda folder: None, "data: expected auto, .*; got None"),
+        (lambda folder: 3, "data: expected auto, .*; got 3"),
+        (lambda folder: b"x", "data: expected auto, .*; got b'x'"),
+    ],
+)
+def test_what_is_no_text_is_called_what_it_is_and_never_waited_for(tmp_path, prepare, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_corpus(prepare(tmp_path))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (fifo, "train.txt: expected a file, got a FIFO"),
+        (lambda path: link(path, "/dev/zero"), "train.txt: expected a file, got a device"),
+        (lambda path: link(path, "gone"), "train.txt: expected a file, a link to gone, which is not there"),
+        (lambda path: path.mkdir(), "train.txt: expected a file, got a folder"),
+    ],
+)
+def test_a_split_that_is_no_file_is_called_what_it_is(tmp_path, make, message):
+    write_splits(tmp_path, valid=b"x", test=b"x")
+    make(tmp_path / "train.txt")
+    for load in (load_corpus, load_data_dir):
+        with pytest.raises(UserError, match=message):
+            load(tmp_path)
+
+
+def test_a_folder_of_text_leaves_out_what_is_no_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"A" * 20)
+    fifo(tmp_path / "b.txt")
+    bound_socket(tmp_path / "c.txt")
+    for name, target in (
+        ("d.txt", "/dev/zero"),
+        ("e.txt", "gone"),
+        ("f.txt", "f.txt"),
+        ("g", "."),
+        ("h", "/"),
+    ):
+        link(tmp_path / name, target)
+    sparse(tmp_path / "i.bin")
+    corpus = load_corpus(tmp_path)
+    assert corpus.train.tobytes() + corpus.valid.tobytes() + corpus.test.tobytes() == b"A" * 20
+
+
+def test_a_corpus_has_a_name_that_can_be_written_down(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff\xfe.txt"
+    with open(path, "wb") as file:
+        file.write(b"x" * 100)
+    name = load_corpus(os.fsdecode(path)).name
+    assert name == "??.txt"
 
 
 # ---- embedded

@@ -5,20 +5,25 @@ splits, or any text of one's own.
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 
+from unimatrix.codec import check_file, is_utf8, near_names, shown
 from unimatrix.data import wikitext
 from unimatrix.data.embedded import read_embedded
+from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.splits import SPLITS, Split
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
 
 # the names that the splits go by in a folder: ours, and those of the official WikiText archives
 _SPLIT_FILES: tuple[dict[Split, str], ...] = (
     {"train": "train.txt", "valid": "valid.txt", "test": "test.txt"},
     {"train": "wiki.train.raw", "valid": "wiki.valid.raw", "test": "wiki.test.raw"},
 )
+_NAMES = ("auto", wikitext.NAME, "embedded")
+_SOURCES = f"{', '.join(_NAMES)}, or a file or folder"
 # a text of one's own: 90 % train, then 5 % valid, then 5 % test, in this order and never shuffled
 _TRAIN_PERCENT, _VALID_PERCENT = 90, 5
 _FEWEST_BYTES_TO_SPLIT = 20
@@ -43,6 +48,9 @@ class Corpus:
     is_paper_corpus: bool = False
 
     def __post_init__(self) -> None:
+        if not is_utf8(self.name):
+            # the name of a file need not be text, that of a corpus is written down
+            object.__setattr__(self, "name", self.name.encode("utf-8", "replace").decode())
         for split in SPLITS:
             # a view, so that the caller's own array stays as it is
             view = self.split(split).view()
@@ -68,22 +76,22 @@ def load_corpus(source: str | Path = "auto") -> Corpus:
     Raises:
         UserError: nothing there, empty, unreadable, a folder with only some of the splits, or no hub.
     """
+    if not isinstance(source, str | Path):
+        raise UserTypeError(f"data: expected {_SOURCES}; got {shown(source)}")
     if source == "":
         # as a path it would be the folder that the program runs in
-        raise UserError(
-            f"data: expected auto, {wikitext.NAME}, embedded, or a file or folder; got an empty text"
-        )
+        raise UserError(f"data: expected {_SOURCES}; got an empty text")
     if source == "auto":
         return _load_auto()
     if source == wikitext.NAME:
         return _recognised(wikitext.NAME, wikitext.read_from_hub(), ())
     if source == "embedded":
         return _load_embedded(())
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise UserError(
-            f"data: expected auto, {wikitext.NAME}, embedded, or a file or folder; there is no {str(path)!r}"
-        )
+    path = _path(source)
+    if not os.path.lexists(path):
+        near = near_names(source, _NAMES)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"data: expected {_SOURCES}; there is no {shown(str(path))}{hint}")
     if path.is_dir():
         return load_data_dir(path) if _holds_any_split(path) else _load_own_folder(path)
     return _split_by_position(path.name, _read(path), notes=())
@@ -95,13 +103,13 @@ def load_data_dir(folder: str | Path) -> Corpus:
     Raises:
         UserError: no such folder, a split missing (names it), unreadable or empty.
     """
-    root = Path(folder).expanduser()
+    root = _path(folder)
     if not root.is_dir():
         raise UserError(
-            f"data folder: expected a folder with train.txt, valid.txt and test.txt, got {str(root)!r}"
+            f"data folder: expected a folder with train.txt, valid.txt and test.txt, got {shown(str(root))}"
         )
     names = _split_names(root)
-    missing = [name for name in names.values() if not (root / name).is_file()]
+    missing = [name for name in names.values() if not os.path.lexists(root / name)]
     if missing:
         raise UserError(
             f"data folder {root}: expected {', '.join(names.values())}; {' and '.join(missing)} missing"
@@ -151,27 +159,40 @@ def _recognised(name: str, splits: dict[Split, np.ndarray], notes: tuple[str, ..
 
 def _split_names(root: Path) -> dict[Split, str]:
     """The naming that the folder follows, by the most files found; ours where none is."""
-    return max(_SPLIT_FILES, key=lambda names: sum((root / name).is_file() for name in names.values()))
+    return max(_SPLIT_FILES, key=lambda names: sum(os.path.lexists(root / name) for name in names.values()))
 
 
 def _holds_any_split(root: Path) -> bool:
-    return any((root / name).is_file() for name in _split_names(root).values())
+    # whatever it is that goes by the name: reading it tells
+    return any(os.path.lexists(root / name) for name in _split_names(root).values())
+
+
+def _path(source: str | Path) -> Path:
+    """The path meant, ~ being one's home; a UserError for one that the system does not take."""
+    try:
+        path = Path(source).expanduser()
+        path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UserError(f"data: expected {_SOURCES}; got {shown(str(source))} ({reason})") from error
+    return path
 
 
 def _load_own_folder(root: Path) -> Corpus:
     """Every text file below the folder, sorted by path; not the hidden ones, nor any with a NUL byte."""
     texts: list[np.ndarray] = []
-    num_binary = 0
+    num_binary = num_bytes = 0
     for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
         if hidden or not path.is_file() or path.stat().st_size == 0:
             continue
-        data = _read(path)
-        # git's own rule of thumb for what is no text
-        if (data[:8000] == 0).any():
+        if _is_binary(path):
             num_binary += 1
-        else:
-            texts.append(data)
+            continue
+        num_bytes += path.stat().st_size
+        # read, and put together
+        check_fits(2 * num_bytes, what=f"data folder {root}: {num_bytes:,} bytes", there=host_bytes())
+        texts.append(_read(path))
     if not texts:
         raise UserError(
             f"data folder {root}: expected train.txt, valid.txt and test.txt, or any text files; found none"
@@ -179,6 +200,15 @@ def _load_own_folder(root: Path) -> Corpus:
     left_out = f", {num_binary} binary ones left out" if num_binary else ""
     note = f"{len(texts)} text files of {root.resolve().name}, sorted by path{left_out}."
     return _split_by_position(root.resolve().name, np.concatenate(texts), notes=(note,))
+
+
+def _is_binary(path: Path) -> bool:
+    """git's own rule of thumb for what is no text."""
+    try:
+        with path.open("rb") as file:
+            return b"\0" in file.read(8000)
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable file ({error.strerror or error})") from error
 
 
 def _split_by_position(name: str, data: np.ndarray, *, notes: tuple[str, ...]) -> Corpus:
@@ -201,10 +231,11 @@ def _split_by_position(name: str, data: np.ndarray, *, notes: tuple[str, ...]) -
 
 def _read(path: Path) -> np.ndarray:
     """[N] uint8; an empty or unreadable file is the user's mistake."""
-    if path.exists() and not path.is_file():
-        # a pipe may never end, and a resumed run has to find the same text again
-        raise UserError(f"{path}: expected a file, got a pipe or a device")
+    # a pipe may never end, and a resumed run has to find the same text again
+    check_file(path)
     try:
+        num_bytes = path.stat().st_size
+        check_fits(num_bytes, what=f"{path}: {num_bytes:,} bytes", there=host_bytes())
         data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except OSError as error:
         raise UserError(f"{path}: expected a readable file ({error.strerror or error})") from error
