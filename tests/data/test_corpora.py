@@ -143,7 +143,7 @@ def sparse(path):
         (lambda folder: link(folder / "x", "x"), "x: cannot be read .Too many levels of symbolic links"),
         (lambda folder: sparse(folder / "x"), "x: 8,796,093,022,208 bytes: needs at least 8.0 TiB of memory"),
         (lambda folder: "x" * 300, "data: expected .*; got 'xxx.*xxx' .File name too long"),
-        (lambda folder: "n\0l", "data: expected .*; got 'n.*l' .embedded null byte"),
+        (lambda folder: "n\0l", "data: expected .*; there is no 'n.*l'$"),
         (lambda folder: "~no-such-user-here/x", "data: expected .*; got '~no-such-user-here/x' ."),
         (lambda folder: "embeded", "there is no 'embeded'; did you mean embedded.$"),
         (lambda folder: "nosuch", "there is no 'nosuch'$"),
