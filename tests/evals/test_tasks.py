@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from unimatrix.data.tasks import RecallConfig, TripleInteractionConfig, recall, triple_interaction
 from unimatrix.errors import UserError
 from unimatrix.evals import TaskScore, task_score, task_sums
-from unimatrix.models import build
+from unimatrix.models import LanguageModel, build
 
 CONFIG = RecallConfig(length=32)
 
@@ -118,6 +118,26 @@ def test_shares_add_up_to_the_whole(num_shares):
     torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=0)
     assert whole[2] == 500
     assert TaskScore.from_sums(whole, 500) == task_score(model, CONFIG, **arguments)
+
+
+@pytest.mark.parametrize("preset", ["transformer", "unimatrix-core", "unimatrix-sparse-pointer", "mamba2"])
+def test_logits_are_computed_only_where_something_is_asked(preset, monkeypatch):
+    torch.manual_seed(0)
+    model = build(preset, vocab_size=64)
+    rows = []
+    if preset != "mamba2":
+        real = LanguageModel._head
+        monkeypatch.setattr(
+            LanguageModel, "_head", lambda self, x: rows.append(x.shape[:-1].numel()) or real(self, x)
+        )
+    sums = task_sums(model, CONFIG, num_sequences=100, seed=3, batch_size=20)
+    assert sum(rows) == (0 if preset == "mamba2" else 100)
+    drawn = recall.make(CONFIG, seed=3, step=0, batch_size=256, stream="eval")
+    with torch.no_grad():
+        logits = model.eval()(drawn.input_ids[:100])[0][:, -1]
+    answers = drawn.labels[:100, -1]
+    assert float(sums[0]) == pytest.approx(float(F.cross_entropy(logits, answers, reduction="sum")), rel=1e-5)
+    assert int(sums[1]) == int((logits.argmax(-1) == answers).sum())
 
 
 def test_a_model_of_nan_has_no_score():

@@ -14,6 +14,7 @@ from unimatrix.codec import shown
 from unimatrix.data.tasks import IGNORE, Batch, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals.model import check_finite, device_of, evaluating, max_positions, sum_dtype, vocab_size
+from unimatrix.models import LanguageModel
 
 # sequences of one draw, whatever number of them goes through the model at a time
 _DRAWN_TOGETHER = 256
@@ -99,7 +100,7 @@ def task_sums(
                 continue
             labels = batch.labels.to(where)
             asked = labels != IGNORE
-            logits = model(batch.input_ids.to(where))[0][asked].float()  # [answers, V]
+            logits = _logits(model, batch.input_ids.to(where), asked).float()  # [answers, V]
             answers = labels[asked]
             sums[0] += F.cross_entropy(logits, answers, reduction="none").to(sums.dtype).sum()
             sums[1] += (logits.argmax(-1) == answers).sum()
@@ -107,6 +108,13 @@ def task_sums(
             if progress is not None:
                 progress(len(labels))
     return sums
+
+
+def _logits(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
+    """[answers, V]: what the model says at the asked positions; ours computes no others."""
+    if isinstance(model, LanguageModel):
+        return model(input_ids, logits_at=asked)[0]
+    return model(input_ids)[0][asked]
 
 
 def _batches(config: TaskConfig, *, num_sequences: int, seed: int, batch_size: int) -> Iterator[Batch]:

@@ -30,7 +30,7 @@ from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
-from unimatrix.models import AnyModel, TypedLatent, config_from_dict, model_from_config
+from unimatrix.models import AnyModel, TypedLatent, config_from_dict, model_from_config, upgrade_weights
 from unimatrix.train.records import TrainerRecord, read_trainer
 
 TRAINER = "trainer.json"
@@ -154,10 +154,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder / CONFIG}: model: expected an object with fields, got {shown(model_config)}"
         )
     weights = _load_tensors(folder / WEIGHTS)
+    weights = {name.removeprefix(_WEIGHTS_PREFIX): tensor for name, tensor in weights.items()}
     return Checkpoint(
         folder=folder,
-        weights={name.removeprefix(_WEIGHTS_PREFIX): tensor for name, tensor in weights.items()},
-        optimizer=_load_tensors(folder / OPTIMIZER),
+        weights=_upgraded(weights, folder / WEIGHTS),
+        optimizer=_upgraded(_load_tensors(folder / OPTIMIZER), folder / OPTIMIZER),
         rng=_load_tensors(folder / RNG),
         model_config=model_config,
         trainer=trainer,
@@ -247,6 +248,14 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: cannot be read as safetensors ({str(error).splitlines()[0]})") from error
     # cloned: safetensors gives views of the file, at addresses where matrix products may round differently
     return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _upgraded(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Under the names of this version, in which an older one may have written them."""
+    try:
+        return upgrade_weights(tensors)
+    except (RuntimeError, IndexError) as error:
+        raise UserError(f"{path}: expected an older version's tensors, got others ({error})") from error
 
 
 def _delete(folder: Path) -> None:
