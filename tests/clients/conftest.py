@@ -6,16 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from small_models import PRESETS, small_model
 
 from unimatrix.hf import UniMatrixForCausalLM
-from unimatrix.models import LanguageModel, build, presets
-
-PRESETS = sorted(presets())
-SMALL = {"d_model": 16, "num_heads": 2, "depth": 2}
-WIDTHS = {
-    name: SMALL | ({"state_dim": 8} if "state_dim" in preset.__code__.co_varnames else {})
-    for name, preset in presets().items()
-}
 
 
 @pytest.fixture(autouse=True)
@@ -33,24 +26,8 @@ def preset(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def make_language_model() -> Callable[..., LanguageModel]:
-    def make(preset: str, *, seed: int = 0, **overrides) -> LanguageModel:
-        torch.manual_seed(seed)
-        model = build(preset, **WIDTHS[preset] | overrides)
-        # fresh weights leave the logits to rounding; wide ones make every part count
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
-        return model.eval()
-
-    return make
-
-
-@pytest.fixture
-def make_model(make_language_model) -> Callable[..., UniMatrixForCausalLM]:
-    return lambda *args, **kwargs: UniMatrixForCausalLM.from_language_model(
-        make_language_model(*args, **kwargs)
-    )
+def make_model() -> Callable[..., UniMatrixForCausalLM]:
+    return lambda name, **overrides: UniMatrixForCausalLM.from_language_model(small_model(name, **overrides))
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ def triple_latent_compiled(
     dtype = accumulation_dtype(a.dtype)
     vectors = (x.to(dtype) for x in (a, b, q_l, q_r))
     log_keep = torch.stack([log_retention.to(dtype), log_pair_retention.to(dtype)], dim=-1)
-    addresses = None if addresses is None else addresses.to(dtype)
+    # a copy, as numpy pins the memory it is shown, and FSDP2 frees that of a gathered weight
+    addresses = None if addresses is None else addresses.to(dtype, copy=True)
     arguments = (*vectors, log_keep, state.sum.to(dtype), state.pairs.to(dtype), addresses)
     if torch.compiler.is_compiling():
         *rest, log_keep, start, pairs, addresses = arguments
