@@ -180,12 +180,6 @@ def test_a_conversation_goes_on_from_its_state(preset, make_model, count_fed):
     assert shapes == [(1, 6)] + [(1, 1)] * 4
 
 
-def test_a_stateful_model_refuses_assisted_generation(make_model):
-    model = make_model("unimatrix-core")
-    with pytest.raises(ValueError, match="not supported with stateful models"):
-        model.generate(torch.tensor([[1, 2, 3]]), assistant_model=model, max_new_tokens=2)
-
-
 def test_generating_past_the_positions_raises_and_without_positions_does_not(make_model):
     ids = torch.tensor([[1, 2, 3]])
     with pytest.raises(ValueError, match="max_positions = 8"):

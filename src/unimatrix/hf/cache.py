@@ -6,7 +6,7 @@ return; from 5.24 on `cache`, and the old name warns. Here either name will do, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ CACHE_NAMES = ("cache", "past_key_values")
 CACHE_NAME, _OTHER_NAME = sorted(
     CACHE_NAMES, key=lambda name: name not in {field.name for field in fields(CausalLMOutputWithPast)}
 )
+
+# how many tokens a recording state can go back, more than assistants propose, and between two that it keeps
+WINDOW, SPACING = 128, 16
 
 
 def by_one_name(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,10 +55,35 @@ class UniMatrixOutput(CausalLMOutputWithPast):
 setattr(UniMatrixOutput, _OTHER_NAME, property(lambda output: getattr(output, CACHE_NAME)))
 
 
+class _Read(NamedTuple):
+    """Tokens that were read one after another, and the state before them."""
+
+    state: Any
+    ids: Tensor  # [B, T]
+    mask: Tensor | None  # [B, T] bool
+
+    def __add__(self, more: "_Read") -> "_Read":  # type: ignore[override]
+        mask = None
+        if self.mask is not None or more.mask is not None:
+            both = (
+                torch.ones_like(part.ids).bool() if part.mask is None else part.mask for part in (self, more)
+            )
+            mask = torch.cat(list(both), dim=1)
+        return _Read(self.state, torch.cat([self.ids, more.ids], dim=1), mask)
+
+    def part(self, start: int, stop: int | None) -> "_Read":
+        mask = None if self.mask is None else self.mask[:, start:stop]
+        return _Read(self.state, self.ids[:, start:stop], mask)
+
+
 class UniMatrixCache(Cache):
     """A model's state between two calls.
 
     The forward pass replaces `state` and never writes into its tensors, so a state taken out stays valid.
+
+    From `activate_past_recording` on it can go back (`crop`) by up to WINDOW tokens: it keeps the state from
+    before every SPACING of them, and the tokens. What it goes back to lies between two of these states as a
+    rule; the tokens from the first on are then read again, together with the next ones.
 
     Attributes:
         state: the language model's state, None before the first token.
@@ -68,31 +96,87 @@ class UniMatrixCache(Cache):
         )  # transformers' layers hold keys and values; the state is kept here instead
         self.state: Any = None
         self.seq_length = 0
+        self._recording = False
+        self._past: list[_Read] = []  # the last tokens before `state`, oldest first
+        self._again: _Read | None = None  # tokens after `state` that were read before; it is their state
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.seq_length
+
+    def take(self, input_ids: Tensor, mask: Tensor | None) -> list[_Read]:
+        """What the model has to read one after another for these tokens [B, T]; they are the end of it.
+
+        Only the first piece comes with its state. Before them come tokens that were read before; recording,
+        the last WINDOW of a long text are a piece of their own, so that there is a state from before them.
+        """
+        again, new = self._again, _Read(self.state, input_ids, mask)
+        pieces = [new]
+        if self._recording and input_ids.shape[1] > WINDOW:
+            pieces = [new.part(0, -WINDOW), new.part(-WINDOW, None)]
+        if again is None:
+            return pieces
+        if again.ids.shape[1] > SPACING:
+            return [again, *pieces]
+        return [again + pieces[0], *pieces[1:]]
+
+    def put(self, state: Any, num_new: int, pieces: list[_Read]) -> None:
+        """The state after num_new more tokens, the end of `pieces`, each of which has the state before it."""
+        self.state, self.seq_length, self._again = state, self.seq_length + num_new, None
+        if not self._recording:
+            return
+        for piece in pieces:
+            if self._past and self._past[-1].ids.shape[1] + piece.ids.shape[1] <= SPACING:
+                self._past[-1] += piece
+            else:
+                self._past.append(piece)
+        lengths = [read.ids.shape[1] for read in self._past]
+        while sum(lengths[1:]) >= WINDOW:
+            del self._past[0], lengths[0]
+
+    def activate_past_recording(self) -> None:
+        """Keep from now on what it takes to go back."""
+        self._recording = True
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Go back by -tokens_to_remove tokens.
+
+        Raises:
+            UserError: a positive number, or further back than it is recorded.
+        """
+        if tokens_to_remove > 0:
+            raise UserError(f"crop: expected minus the number of tokens to remove, got {tokens_to_remove}")
+        rest = -tokens_to_remove
+        reads = [*self._past, *([] if self._again is None else [self._again])]
+        recorded = sum(read.ids.shape[1] for read in reads)
+        if rest > recorded:
+            raise UserError(
+                f"crop: this state can go back by {recorded} tokens, got {rest}; activate_past_recording()"
+                f" before they are read keeps what {WINDOW} need"
+            )
+        self.seq_length -= rest
+        while rest > 0:
+            read = reads.pop()
+            kept = read.ids.shape[1] - rest
+            self.state, self._again = read.state, read.part(0, kept) if kept > 0 else None
+            rest = max(0, -kept)
+            self._past = reads
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Continue row beam_idx[i] as row i (beam search)."""
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        if self.state is not None:
-            self.state = select_batch(self.state, indices)
+        self.state = select_batch(self.state, indices)
+        self._past = [select_batch(read, indices) for read in self._past]
+        self._again = select_batch(self._again, indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.state is not None:
-            rows = torch.arange(self.batch_size, device=self._tensor().device)
+        if self.batch_size > 0:
+            rows = torch.arange(self.batch_size)
             self.batch_select_indices(rows.repeat_interleave(repeats))
 
     def reset(self) -> None:
-        self.state, self.seq_length = None, 0
-
-    def crop(self, tokens_to_remove: int) -> None:
-        if tokens_to_remove != 0:
-            raise ValueError(
-                "a recurrent state cannot forget its last tokens: keep the state from before them"
-            )
+        self.state, self.seq_length, self._past, self._again = None, 0, [], None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -104,7 +188,20 @@ class UniMatrixCache(Cache):
 
     @property
     def batch_size(self) -> int:
-        return -1 if self.state is None else self._tensor().shape[0]
+        part = self.state if self._again is None else self._again.ids
+        while part is not None and not isinstance(part, Tensor):
+            part = part[0]
+        return -1 if part is None else part.shape[0]
+
+    @property
+    def position(self) -> Tensor | None:
+        """[B], how many tokens were read; None before the first."""
+        start = None if self.state is None else self.state.position
+        if self._again is None:
+            return start
+        ids, mask = self._again.ids, self._again.mask
+        again = ids.new_full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
+        return again if start is None else start + again
 
     @property
     def is_linear(self) -> list[bool]:
@@ -117,10 +214,4 @@ class UniMatrixCache(Cache):
 
     @property
     def is_croppable(self) -> bool:
-        return False
-
-    def _tensor(self) -> Tensor:
-        part = self.state
-        while not isinstance(part, Tensor):
-            part = part[0]
-        return part
+        return True

@@ -7,14 +7,17 @@ through `generate` as a `UniMatrixCache`, so the prompt is read once and each fu
 Letters: B batch, T time, V vocabulary, P tokens already in the state.
 """
 
+import copy
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.generation.logits_process import LogitsProcessorList
+from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
@@ -24,8 +27,12 @@ from unimatrix.hf.cache import CACHE_NAME, UniMatrixCache, UniMatrixOutput, by_o
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.loss import next_token_loss
 from unimatrix.hf.numbers import NumbersOnly
+from unimatrix.hf.stopping import StopBytes
+from unimatrix.hf.tokenizer import ByteTokenizer
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 
+# what generate hands on to the model though it is none of its business
+GENERATION_KWARGS = ("tokenizer", "assistant_tokenizer")
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
 # what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"}
@@ -48,7 +55,6 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
     config: UniMatrixConfig
     config_class = UniMatrixConfig
     _no_split_modules = ["LanguageModel"]  # noqa: RUF012 (transformers reads it off the class)
-    _is_stateful = True
     _supports_context_parallel = False  # the state is not exchanged between ranks
 
     def __init__(self, config: UniMatrixConfig, language_model: TextModel | None = None) -> None:
@@ -138,14 +144,14 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         if cache is None and use_cache:
             cache = UniMatrixCache()
 
-        before = None if cache is None else cache.state
         mask = _new_columns(attention_mask, input_ids, 0 if cache is None else cache.seq_length)
-        packing.check_one_text_a_row(kwargs, shape=tuple(input_ids.shape), mask=mask, state=before)
-        logits, state = self.language_model(input_ids, before, mask=mask)
+        start = None if cache is None else cache.position
+        packing.check_one_text_a_row(kwargs, shape=tuple(input_ids.shape), mask=mask, start=start)
+        logits, state, pieces = self._read(input_ids, mask, cache)
         if cache is not None and use_cache:
             if state is None:
                 raise UserError("use_cache: Mamba-2 keeps no state in training mode, got use_cache=True")
-            cache.state, cache.seq_length = state, cache.seq_length + input_ids.shape[1]
+            cache.put(state, input_ids.shape[1], pieces)
 
         loss = None
         if labels is not None or kwargs.get("shift_labels") is not None:
@@ -163,6 +169,17 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
             **{CACHE_NAME: cache if use_cache else None},  # type: ignore[arg-type]
         )
 
+    def _read(self, input_ids: Tensor, mask: Tensor | None, cache: UniMatrixCache | None) -> Any:
+        """Logits [B, T, V] of the tokens, the state after them, and what the cache is to remember of them."""
+        if cache is None:
+            return *self.language_model(input_ids, mask=mask), []
+        pieces, state, parts = cache.take(input_ids, mask), cache.state, []
+        for place, piece in enumerate(pieces):
+            pieces[place] = piece._replace(state=state)
+            logits, state = self.language_model(piece.ids, state, mask=piece.mask)
+            parts.append(logits)
+        return torch.cat(parts, dim=1)[:, -input_ids.shape[1] :], state, pieces
+
     @functools.wraps(_Generation.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[reportIncompatibleMethodOverride]
         return _Generation.generate(self, *args, **by_one_name(kwargs))
@@ -179,6 +196,8 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
                 "input_ids: expected at least one token more than the cache has read, got"
                 f" {'as many' if next_sequence_length == 0 else f'{-next_sequence_length} fewer'}"
             )
+        for name in GENERATION_KWARGS:
+            kwargs.pop(name, None)
         return _Generation.prepare_inputs_for_generation(self, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -230,6 +249,20 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
                 prefix = next(prefix for prefix, known in self.named_modules() if known is module)
                 raise UserError(f"checkpoint: no weights, or of the wrong shape, for {prefix}.{name}")
 
+    def _get_stopping_criteria(
+        self, generation_config: Any, *args: Any, tokenizer: Any = None, **kwargs: Any
+    ) -> StoppingCriteriaList:
+        stop_strings = generation_config.stop_strings
+        if stop_strings is None or not isinstance(tokenizer, ByteTokenizer):
+            return _Generation._get_stopping_criteria(
+                self, generation_config, *args, tokenizer=tokenizer, **kwargs
+            )
+        without = copy.copy(generation_config)
+        without.stop_strings = None
+        criteria = _Generation._get_stopping_criteria(self, without, *args, **kwargs)
+        criteria.append(StopBytes(tokenizer, stop_strings))
+        return criteria
+
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         processors = _Generation._get_logits_processor(self, *args, **kwargs)
         processors.append(NumbersOnly(self))
@@ -245,7 +278,9 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> None:
         _Generation._prepare_cache_for_generation(self, generation_config, model_kwargs, *args)
         if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
-            model_kwargs[CACHE_NAME] = UniMatrixCache()
+            model_kwargs[CACHE_NAME] = cache = UniMatrixCache()
+            if getattr(generation_config, "is_assistant", False):
+                cache.activate_past_recording()
 
 
 def _unwrapped(language_model: Any) -> TextModel:

@@ -20,13 +20,13 @@ NAMES = ("position_ids", *LENGTHS)
 _PACKED = "several documents in one row (packing, padding_free, flattening) would run into each other"
 
 
-def check_one_text_a_row(given: Mapping[str, Any], *, shape: tuple[int, int], mask: Any, state: Any) -> None:
+def check_one_text_a_row(given: Mapping[str, Any], *, shape: tuple[int, int], mask: Any, start: Any) -> None:
     """Raise a UserError if arguments of these names say anything but that each row goes on as one text.
 
     Args:
         given: a forward pass's arguments, of which `NAMES` are looked at; None says nothing.
         shape: B, T. mask: [B, T] bool or None.
-        state: the model's state that the tokens follow, or None.
+        start: [B], tokens before these, None for none.
     """
     for name in LENGTHS:
         if given.get(name) is not None:
@@ -47,8 +47,8 @@ def check_one_text_a_row(given: Mapping[str, Any], *, shape: tuple[int, int], ma
     position_ids = position_ids.expand(shape)
     real = torch.ones(shape, dtype=torch.bool, device=position_ids.device) if mask is None else mask
     expected = real.cumsum(1) - 1
-    if state is not None:
-        expected = expected + state.position[:, None]
+    if start is not None:
+        expected = expected + start[:, None]
     wrong = (real & (position_ids != expected)).nonzero()
     if len(wrong):
         row, column = wrong[0].tolist()
