@@ -146,7 +146,7 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
 
         mask = _new_columns(attention_mask, input_ids, 0 if cache is None else cache.seq_length)
         start = None if cache is None else cache.position
-        packing.check_one_text_a_row(kwargs, shape=tuple(input_ids.shape), mask=mask, start=start)
+        packing.check_one_text_a_row(kwargs, shape=input_ids.shape, mask=mask, start=start)
         logits, state, pieces = self._read(input_ids, mask, cache)
         if cache is not None and use_cache:
             if state is None:

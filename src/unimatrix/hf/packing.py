@@ -7,7 +7,7 @@ state would run on from one document into the next.
 Letters: B batch, T time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ NAMES = ("position_ids", *LENGTHS)
 _PACKED = "several documents in one row (packing, padding_free, flattening) would run into each other"
 
 
-def check_one_text_a_row(given: Mapping[str, Any], *, shape: tuple[int, int], mask: Any, start: Any) -> None:
+def check_one_text_a_row(given: Mapping[str, Any], *, shape: Sequence[int], mask: Any, start: Any) -> None:
     """Raise a UserError if arguments of these names say anything but that each row goes on as one text.
 
     Args:
@@ -42,10 +42,10 @@ def check_one_text_a_row(given: Mapping[str, Any], *, shape: tuple[int, int], ma
         raise UserError(
             "position_ids: expected none in a compiled or exported model, which cannot look at them"
         )
-    if tuple(position_ids.shape) not in (shape, (1, shape[1])):
+    if tuple(position_ids.shape) not in (tuple(shape), (1, shape[1])):
         raise UserError(f"position_ids: expected shape {list(shape)}, got {list(position_ids.shape)}")
-    position_ids = position_ids.expand(shape)
-    real = torch.ones(shape, dtype=torch.bool, device=position_ids.device) if mask is None else mask
+    position_ids = position_ids.expand(*shape)
+    real = torch.ones(*shape, dtype=torch.bool, device=position_ids.device) if mask is None else mask
     expected = real.cumsum(1) - 1
     if start is not None:
         expected = expected + start[:, None]
