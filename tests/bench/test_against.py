@@ -22,7 +22,7 @@ def test_another_version_is_run_and_its_other_logits_are_told(tmp_path):
     said: list[str] = []
     path = against.run(
         tmp_path / "out",
-        other=str(other),
+        version=str(other),
         models=["transformer"],
         lengths=[16],
         passes=["forward"],
@@ -40,9 +40,9 @@ def test_another_version_is_run_and_its_other_logits_are_told(tmp_path):
 @pytest.mark.parametrize("other", ["no-such-revision", "/nowhere", ""])
 def test_a_version_that_is_not_there_is_named(other, tmp_path):
     with pytest.raises(UserError, match="expected a git revision or a folder with the package"):
-        against.run(tmp_path, other=other, models=["transformer"])
+        against.run(tmp_path, version=other, models=["transformer"])
 
 
 def test_nothing_to_measure_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected a model"):
-        against.run(tmp_path, other="HEAD", models=[])
+        against.run(tmp_path, version="HEAD", models=[])

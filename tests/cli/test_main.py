@@ -244,7 +244,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_option_whatever_the_option(
         (("train", "x", "--write-gate"), "--write-gate: expected True or False, got none"),
         (("train", "x", "y"), "expected options, got 'y'"),
         (("train", "a\0b"), "without NUL"),
-        (("eval",), "expected a checkpoint"),
+        (("eval",), "expected one checkpoint"),
         (("nosuch",), "unknown command 'nosuch'; known: reproduce"),
         (("models", "--nope"), "unknown option '--nope'; see"),
         (("bench", "nothing"), "unknown measurement 'nothing'; known: throughput"),

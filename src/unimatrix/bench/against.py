@@ -78,7 +78,7 @@ class _Version:
 def run(
     out: Path,
     *,
-    other: str,
+    version: str,
     models: Sequence[str],
     lengths: Sequence[int] = (128,),
     passes: Sequence[str] = PASSES,
@@ -90,7 +90,7 @@ def run(
     """Compare, measure, print a line per row, write OUT/against.json; returns its path.
 
     Args:
-        other: a git revision, or a folder that holds the package `unimatrix`.
+        version: the other one: a git revision, or a folder that holds the package `unimatrix`.
         lengths: tokens per sequence; in decoding, tokens before the one that is timed.
         seconds: time spent on one model, length, pass and mode, shared by both versions.
     Raises:
@@ -104,10 +104,10 @@ def run(
     rows: list[Row] = []
     differences: dict[str, float] = {}
     with ExitStack() as held:
-        sources = held.enter_context(_sources(other))
+        sources = held.enter_context(_sources(version))
         mine, theirs = _Version(_HERE), _Version(sources)
-        for version in (mine, theirs):
-            held.callback(version.close)
+        for process in (mine, theirs):
+            held.callback(process.close)
         for model in models:
             differences[model] = _difference(mine, theirs, model)
             same = "equal" if differences[model] <= EQUALITY_TOLERANCE else "NOT equal"
@@ -124,7 +124,7 @@ def run(
     result = {
         "benchmark": "against",
         **provenance(device),
-        "other": other,
+        "other": version,
         "differences": differences,
         "rows": [asdict(row) for row in rows],
     }
@@ -169,17 +169,17 @@ def _difference(mine: _Version, theirs: _Version, model: str) -> float:
 
 
 @contextmanager
-def _sources(other: str) -> Iterator[Path]:
+def _sources(version: str) -> Iterator[Path]:
     """The folder that holds the other version's package."""
-    folder = Path(other)
+    folder = Path(version)
     if (folder / "unimatrix" / "__init__.py").is_file():
         yield folder.resolve()
         return
     repository = _HERE.parent
     with tempfile.TemporaryDirectory(prefix="unimatrix-other-") as place:
-        archive = ["git", "-C", str(repository), "archive", "--format=tar", other, "src"]
+        archive = ["git", "-C", str(repository), "archive", "--format=tar", version, "src"]
         found = subprocess.run(archive, check=False, capture_output=True)
         if found.returncode:
-            raise UserError(f"other: expected a git revision or a folder with the package, got {other!r}")
+            raise UserError(f"version: expected a git revision or a folder with the package, got {version!r}")
         subprocess.run(["tar", "-x", "-C", place], check=True, input=found.stdout)
         yield Path(place) / "src"

@@ -113,7 +113,7 @@ def _check(options: Any, arguments: Sequence[str], *, command: str) -> None:
             f"{command}: expected options, got {shown(loose[most])}; see unimatrix {command} --help"
         )
     if len(loose) < len(needed):
-        raise UserError(f"{command}: expected a {needed[len(loose)]}; see unimatrix {command} --help")
+        raise UserError(f"{command}: expected one {needed[len(loose)]}; see unimatrix {command} --help")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ import torch
 import tyro
 from rich.console import RenderableType
 
-from unimatrix.bench import chunk_length, decode, recall, throughput
+from unimatrix.bench import against, chunk_length, decode, recall, throughput
 from unimatrix.bench.terminal import throughput_tables
 from unimatrix.cli.arguments import parse
 from unimatrix.codec import did_you_mean, read_json, shown
 from unimatrix.errors import UserError
-from unimatrix.models import preset_config
+from unimatrix.models import preset_config, presets
 from unimatrix.train.launch import device_kind
 from unimatrix.train.progress import PlainConsole
 from unimatrix.train.run_folder import check_path
@@ -33,6 +33,9 @@ measurements:
                 and SparsePointer's time per token over the sequence length
   decode        time per token, one by one, at a near and at a far position
   chunk-length  time of the matrix-state op over its chunk length
+  against       this version's speed over another's, a git revision or a folder
+                with its sources: both take turns, after what they give is
+                compared
 
 examples:
   unimatrix bench throughput
@@ -40,6 +43,7 @@ examples:
   unimatrix bench throughput --models recurrent-ffn mamba2 --passes forward
   unimatrix bench recall --models unimatrix-sparse-pointer
   unimatrix bench decode --threads 1
+  unimatrix bench against HEAD~1 --models unimatrix-core transformer
 
 `unimatrix bench MEASUREMENT --help` lists a measurement's options."""
 
@@ -108,10 +112,27 @@ class ChunkLength:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Against:
+    version: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="VERSION")]
+    """A git revision, or a folder that holds the package unimatrix."""
+    out: Folder = Path("bench")
+    models: Models = tuple(presets())
+    lengths: Numbers = (128,)
+    """Tokens per sequence; in decoding, tokens before the one that is timed."""
+    passes: tuple[Literal["forward", "training", "decoding"], ...] = against.PASSES
+    """A forward pass, a whole training step, a token of batch 1, or several of these."""
+    modes: tuple[Literal["eager", "compile"], ...] = ("eager",)
+    """As it is, through torch.compile, or both."""
+    seconds: Seconds = 6.0
+    threads: Threads = 2
+    device: Device = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
     """A measurement by its options, the function that takes them, and its table if it has one."""
 
-    options: type[Throughput] | type[Recall] | type[Decode] | type[ChunkLength]
+    options: type[Throughput] | type[Recall] | type[Decode] | type[ChunkLength] | type[Against]
     about: str
     measure: Callable[..., Path]
     table: Callable[[Mapping[str, Any]], RenderableType] | None = None
@@ -138,6 +159,11 @@ MEASUREMENTS: dict[str, Measurement] = {
         options=ChunkLength,
         about="Time of the chunked matrix-state op, forward and backward, over its chunk length.",
         measure=chunk_length.run,
+    ),
+    "against": Measurement(
+        options=Against,
+        about="This version's speed over another's, call by call in turns, and whether both give the same.",
+        measure=against.run,
     ),
 }
 
