@@ -1,4 +1,4 @@
-"""Derivatives of derivatives, forward mode, transforms: right, or refused in words, in every form of every op.
+"""Second derivatives, forward mode, transforms: right, or refused in words, in every form of every op.
 
 What autograd of the equation says is right; gradgradcheck compares with finite differences on its own.
 """

@@ -1,5 +1,6 @@
 """Pure functions on tensors: the recurrences and memories, each with a reference and its fast forms."""
 
+from unimatrix.ops import threads as threads  # from here on it sees a fork
 from unimatrix.ops.backend import BACKENDS, Backend, chosen_backends
 from unimatrix.ops.gated_scan import gated_scan
 from unimatrix.ops.matrix_state import matrix_state

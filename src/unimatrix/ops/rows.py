@@ -37,9 +37,8 @@ def address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def channel_blocks(batch: int, width: int, groups: int) -> int:
+def channel_blocks(batch: int, width: int, groups: int, threads: int) -> int:
     """Into how many blocks the channels are cut: one, unless the batch alone leaves threads idle."""
-    threads = numba.get_num_threads()
     if threads == 1 or batch >= TASKS_PER_THREAD * threads:
         return 1
     wanted = -(-TASKS_PER_THREAD * threads // batch)

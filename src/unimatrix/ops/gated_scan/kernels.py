@@ -1,7 +1,7 @@
 """The compiled loops of the gated scan: one batch row and one block of channels after the other position.
 
-Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. cache=True keeps the
-machine code on disk: only the first run on a machine compiles.
+Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. The machine code is
+kept on disk (unimatrix.ops.jit): only the first run on a machine compiles.
 
 Letters: f, w, o, q the gates, a = tanh(f), s state, g dLoss/ds. Tensors come as addresses
 (unimatrix.ops.rows); address 0 stands for zeros, or for no query. Each inner loop writes one array: with
@@ -13,14 +13,14 @@ from typing import Any
 
 import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from unimatrix.ops.jit import kernel
 from unimatrix.ops.rows import FAST, ZEROS, address, channel_blocks, place, row, unit_stride
-from unimatrix.ops.threads import match_threads
+from unimatrix.ops.threads import threads_for
 
 WORK_PER_CHANNEL = 16  # multiply-adds that a tanh costs about
 LARGEST = 10.0  # beyond it float32's tanh is 1
@@ -33,20 +33,21 @@ def run_forward(gates: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor
     gates = unit_stride(gates)
     state = None if state is None else state.contiguous()
     batch, length, kinds, width = gates.shape
-    y = torch.empty((batch, length, width), dtype=gates.dtype)
-    states = torch.empty((batch, length if keep else 0, width), dtype=gates.dtype)
-    last = torch.empty((batch, width), dtype=gates.dtype)
+    y = gates.new_empty((batch, length, width))
+    states = gates.new_empty((batch, length if keep else 0, width))
+    last = gates.new_empty((batch, width))
     if y.numel() == 0:
         return y, last.zero_() if state is None else last.copy_(state), states
-    match_threads(WORK_PER_CHANNEL * y.numel())
+    threads = threads_for(WORK_PER_CHANNEL * y.numel())
     forward(
+        threads,
         *place(gates),
         gates.stride(2),
         address(state),
         y.data_ptr(),
         states.data_ptr() if keep else 0,
         last.data_ptr(),
-        (batch, length, width, kinds == 4, channel_blocks(batch, width, width)),
+        (batch, length, width, kinds == 4, channel_blocks(batch, width, width, threads)),
         ZEROS[gates.dtype],
     )
     return y, last, states
@@ -61,12 +62,13 @@ def run_backward(
     grad_y = states.new_zeros(states.shape) if grad_y is None else unit_stride(grad_y)
     state = None if state is None else state.contiguous()
     grad_last = None if grad_last is None else grad_last.contiguous()
-    grad_gates = torch.empty(gates.shape, dtype=gates.dtype)
-    grad_state = torch.empty((batch, width), dtype=gates.dtype)
+    grad_gates = gates.new_empty(gates.shape)
+    grad_state = gates.new_empty((batch, width))
     if states.numel() == 0:
         return grad_gates, grad_state.zero_() if grad_last is None else grad_state.copy_(grad_last)
-    match_threads(2 * WORK_PER_CHANNEL * states.numel())
+    threads = threads_for(2 * WORK_PER_CHANNEL * states.numel())
     backward(
+        threads,
         *place(gates),
         gates.stride(2),
         states.data_ptr(),
@@ -75,7 +77,7 @@ def run_backward(
         address(grad_last),
         grad_gates.data_ptr(),
         grad_state.data_ptr(),
-        (batch, length, width, kinds == 4, channel_blocks(batch, width, width)),
+        (batch, length, width, kinds == 4, channel_blocks(batch, width, width, threads)),
         ZEROS[gates.dtype],
     )
     return grad_gates, grad_state
@@ -126,7 +128,7 @@ def _tanh_of(x):
     return tanh
 
 
-@numba.njit(parallel=True, cache=True, fastmath=FAST)
+@kernel(fastmath=FAST)
 def forward(gates, gates_at, kind_at, state, y, states, last, sizes, zero):
     """a = tanh(f), s = a s + w, y = o s or o q s along time, for every batch row and block of channels."""
     batch, length, width, query, blocks = sizes
@@ -165,7 +167,7 @@ def forward(gates, gates_at, kind_at, state, y, states, last, sizes, zero):
             end[c] = s[c]
 
 
-@numba.njit(parallel=True, cache=True, fastmath=FAST)
+@kernel(fastmath=FAST)
 def backward(gates, gates_at, kind_at, states, state, d_y, d_y_at, d_last, d_gates, d_state, sizes, zero):
     """From the last position to the first: g = a_{t+1} g + o q dy, dw = g, df = g s_{t-1} (1 - a^2),
     do = dy q s, dq = dy o s."""

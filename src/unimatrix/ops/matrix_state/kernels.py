@@ -1,7 +1,7 @@
 """The compiled loops of the matrix state: forward and backward for one batch row and head at a time.
 
-Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. cache=True keeps the
-machine code on disk beside this file (or in numba's user cache): only the first run on a machine compiles.
+Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. The machine code is
+kept on disk (unimatrix.ops.jit): only the first run on a machine compiles.
 
 Letters: as in unimatrix.ops.matrix_state.compiled. A state is kept transposed, st[j * S + i] = S_ij, so that
 y_i = sum_j q_j st[j, i] runs along memory; g holds dLoss/dS untransposed. Tensors that may be
@@ -9,23 +9,18 @@ views come as an address and the strides of batch, time and head (the inner stri
 arrays.
 """
 
-import zlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
-from unimatrix.ops.matrix_state import steps
+from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
-from unimatrix.ops.threads import match_threads
+from unimatrix.ops.threads import threads_for
 
-# numba renews cached code when this file changes; the instructions of a step stand in another one
-STEPS_STAMP = zlib.crc32(Path(steps.__file__).read_bytes())
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
 
 
@@ -44,13 +39,12 @@ def run_forward(
     diag = None if diag is None else _unit(diag)
     state = state.contiguous()
     batch, length, heads, dim = q.shape
-    y = torch.empty(q.shape, dtype=q.dtype)
-    last = torch.empty(state.shape, dtype=q.dtype)
+    y = q.new_empty(q.shape)
+    last = q.new_empty(state.shape)
     blocks = -(-length // BLOCK) if keep else 0
-    borders = torch.empty(border_shape(batch, length, heads, dim) if keep else (0,), dtype=q.dtype)
-    kernel = _forward_kernel(dim, diag is not None)
-    match_threads(q.numel() * dim)  # the numbers of all states over all tokens
-    kernel(
+    borders = q.new_empty(border_shape(batch, length, heads, dim) if keep else (0,))
+    _forward_kernel(dim, diag is not None)(
+        threads_for(q.numel() * dim),  # the numbers of all states over all tokens
         *_place(q),
         *_place(k),
         *_place(v),
@@ -82,14 +76,13 @@ def run_backward(
     diag = None if diag is None else _unit(diag)
     grad_y, grad_last = _unit(grad_y), grad_last.contiguous()
     batch, length, heads, dim = q.shape
-    grad_q, grad_k, grad_v = (torch.empty(q.shape, dtype=q.dtype) for _ in range(3))
-    grad_rho = torch.empty(rho.shape, dtype=q.dtype)
-    grad_weights = torch.empty(weights.shape, dtype=q.dtype)
-    grad_diag = torch.empty(q.shape if diag is not None else (0,), dtype=q.dtype)
-    grad_state = torch.empty(grad_last.shape, dtype=q.dtype)
-    kernel = _backward_kernel(dim, diag is not None)
-    match_threads(q.numel() * dim)  # the numbers of all states over all tokens
-    kernel(
+    grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
+    grad_rho = q.new_empty(rho.shape)
+    grad_weights = q.new_empty(weights.shape)
+    grad_diag = q.new_empty(q.shape if diag is not None else (0,))
+    grad_state = q.new_empty(grad_last.shape)
+    _backward_kernel(dim, diag is not None)(
+        threads_for(q.numel() * dim),
         *_place(q),
         *_place(k),
         *_place(v),
@@ -129,12 +122,9 @@ def _place(x: Tensor) -> tuple[int, tuple[int, ...]]:
 @cache
 def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
     """The forward loop for one state dimension (a constant of the compiled code), with rule mixing or not."""
-    stamp = STEPS_STAMP
 
-    @numba.njit(parallel=True, cache=True)
+    @kernel
     def forward(q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, state, y, last, borders, sizes):
-        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
-            return
         batch, length, heads, blocks = sizes
         square = dim * dim
         for bh in numba.prange(batch * heads):
@@ -176,15 +166,12 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
     The recomputed states lie untransposed, so that writing v k^T there (k and v change places) and reading
     with dy gives dq = S^T dy on the way.
     """
-    stamp = STEPS_STAMP
 
-    @numba.njit(parallel=True, cache=True)
+    @kernel
     def backward(
         q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, borders, dy, dy_at, d_last,
         dq, dk, dv, d_rho, d_weights, d_diag, d_state, sizes,
     ):  # fmt: skip
-        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
-            return
         batch, length, heads, blocks = sizes
         square = dim * dim
         for bh in numba.prange(batch * heads):

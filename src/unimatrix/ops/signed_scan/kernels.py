@@ -1,7 +1,7 @@
 """The compiled loops of the signed scan: one batch row and one block of channels after the other position.
 
-Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. cache=True keeps the
-machine code on disk: only the first run on a machine compiles.
+Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. The machine code is
+kept on disk (unimatrix.ops.jit): only the first run on a machine compiles.
 
 Letters: a decay, w write, s state, g dLoss/ds; G groups of D / G channels that share a decay. Tensors come as
 addresses (unimatrix.ops.rows), with the strides of batch and time where they may be views; address 0 stands
@@ -10,11 +10,11 @@ for zeros.
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
+from unimatrix.ops.jit import kernel
 from unimatrix.ops.rows import FAST, ZEROS, address, channel_blocks, place, row, unit_stride
-from unimatrix.ops.threads import match_threads
+from unimatrix.ops.threads import threads_for
 
 
 def run_forward(decay: Tensor, write: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -22,18 +22,19 @@ def run_forward(decay: Tensor, write: Tensor, state: Tensor | None) -> tuple[Ten
     decay, write = unit_stride(decay), unit_stride(write)
     state = None if state is None else state.contiguous()
     batch, length, width = write.shape
-    states = torch.empty(write.shape, dtype=write.dtype)
-    last = torch.empty((batch, width), dtype=write.dtype)
+    states = write.new_empty(write.shape)
+    last = write.new_empty((batch, width))
     if states.numel() == 0:
         return states, last.zero_() if state is None else last.copy_(state)
-    match_threads(states.numel())
+    threads = threads_for(states.numel())
     forward(
+        threads,
         *place(decay),
         *place(write),
         address(state),
         states.data_ptr(),
         last.data_ptr(),
-        (batch, length, width, decay.shape[2], channel_blocks(batch, width, decay.shape[2])),
+        (batch, length, width, decay.shape[2], channel_blocks(batch, width, decay.shape[2], threads)),
         ZEROS[write.dtype],
     )
     return states, last
@@ -52,9 +53,9 @@ def run_backward(
     state = None if state is None else state.contiguous()
     grad_last = None if grad_last is None else grad_last.contiguous()
     batch, length, width = states.shape
-    grad_decay = torch.empty(decay.shape, dtype=states.dtype)
-    grad_write = torch.empty(states.shape, dtype=states.dtype)
-    grad_state = torch.empty((batch, width), dtype=states.dtype)
+    grad_decay = states.new_empty(decay.shape)
+    grad_write = states.new_empty(states.shape)
+    grad_state = states.new_empty((batch, width))
     if states.numel() == 0:
         grad_decay.zero_()
         return (
@@ -62,8 +63,9 @@ def run_backward(
             grad_write,
             grad_state.zero_() if grad_last is None else grad_state.copy_(grad_last),
         )
-    match_threads(2 * states.numel())
+    threads = threads_for(2 * states.numel())
     backward(
+        threads,
         *place(decay),
         states.data_ptr(),
         address(state),
@@ -72,13 +74,13 @@ def run_backward(
         grad_decay.data_ptr(),
         grad_write.data_ptr(),
         grad_state.data_ptr(),
-        (batch, length, width, decay.shape[2], channel_blocks(batch, width, decay.shape[2])),
+        (batch, length, width, decay.shape[2], channel_blocks(batch, width, decay.shape[2], threads)),
         ZEROS[states.dtype],
     )
     return grad_decay, grad_write, grad_state
 
 
-@numba.njit(parallel=True, cache=True, fastmath=FAST)
+@kernel(fastmath=FAST)
 def forward(decay, decay_at, write, write_at, state, states, last, sizes, zero):
     """s = a s + w along time, for every batch row and block of whole groups."""
     batch, length, width, groups, blocks = sizes
@@ -114,7 +116,7 @@ def forward(decay, decay_at, write, write_at, state, states, last, sizes, zero):
             end[c] = s[c]
 
 
-@numba.njit(parallel=True, cache=True, fastmath=FAST)
+@kernel(fastmath=FAST)
 def backward(
     decay, decay_at, states, state, d_states, d_states_at, d_last, d_decay, d_write, d_state, sizes, zero
 ):

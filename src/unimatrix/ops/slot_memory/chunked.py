@@ -15,6 +15,7 @@ from unimatrix.ops.backend import NUMBA_INSTALLED
 from unimatrix.ops.derivatives import transforming
 from unimatrix.ops.slot_memory.reference import softmax_over, top_slots
 from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes
+from unimatrix.ops.threads import threads_for
 
 
 def decisions_problem() -> str | None:
@@ -47,16 +48,15 @@ def slot_memory_chunked(
 def decide(writes: Writes, state: SlotMemoryState, rules: Rules) -> Tensor:
     """The slot that each position writes, [B, T] int64 on the inputs' device; -1 for none."""
     from unimatrix.ops.slot_memory import kernels
-    from unimatrix.ops.threads import match_threads
 
     def array(x: Tensor):
         return x.detach().to("cpu", copy=True).contiguous().numpy()
 
     device = writes.key.device
-    real = torch.empty(0, 0, dtype=torch.bool) if writes.real is None else writes.real
-    slot_of = torch.empty(writes.token_ids.shape, dtype=torch.int64)
-    match_threads(writes.key.numel() * rules.num_slots)
+    real = torch.empty(0, 0, dtype=torch.bool, device="cpu") if writes.real is None else writes.real
+    slot_of = torch.empty(writes.token_ids.shape, dtype=torch.int64, device="cpu")
     kernels.decide(
+        threads_for(writes.key.numel() * rules.num_slots),
         array(writes.key),
         array(writes.strength),
         array(real),

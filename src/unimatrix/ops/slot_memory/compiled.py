@@ -15,6 +15,7 @@ from torch import Tensor
 from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
 from unimatrix.ops.slot_memory.reference import slot_memory_reference
 from unimatrix.ops.slot_memory.state import Rules, SlotMemoryState, SlotReads, Writes
+from unimatrix.ops.threads import threads_for
 
 
 def slot_memory_compiled(
@@ -44,14 +45,17 @@ def _forward(
     write_threshold: float,
 ) -> tuple[Tensor, ...]:
     from unimatrix.ops.slot_memory import kernels
-    from unimatrix.ops.threads import match_threads
 
     state = tuple(_copy(x) for x in (keys, values, slot_ids, strengths, ages))
     outputs = _outputs(query, value, keys)
-    match_threads(query.numel() * keys.shape[1])
     given = [query, key, value, token_ids, strength, _no_mask(query) if real is None else real]
     rules = [top_k, match_threshold, write_threshold]
-    kernels.forward(*[_array(x) for x in given], *rules, *[x.numpy() for x in (*state, *outputs)])
+    kernels.forward(
+        threads_for(query.numel() * keys.shape[1]),
+        *[_array(x) for x in given],
+        *rules,
+        *[x.numpy() for x in (*state, *outputs)],
+    )
     reads, decisions = outputs[:3], outputs[3:]
     return (*reads, *state, *decisions)
 
@@ -74,14 +78,14 @@ def _backward(
     grad_strengths: Tensor,
 ) -> tuple[Tensor, ...]:
     from unimatrix.ops.slot_memory import kernels
-    from unimatrix.ops.threads import match_threads
 
-    grads = tuple(torch.empty(x.shape, dtype=x.dtype) for x in (query, key, value, strength))
+    grads = tuple(x.new_empty(x.shape) for x in (query, key, value, strength))
     grad_state = tuple(_copy(x) for x in (grad_keys, grad_values, grad_strengths))
     given = (query, key, value, strength, keys, values, strengths, weights, slot_of, replaced)
-    match_threads(query.numel() * keys.shape[1])
     arrays = [_array(x) for x in (*given, grad_context, grad_weights)]
-    kernels.backward(*arrays, *[x.numpy() for x in (*grad_state, *grads)])
+    kernels.backward(
+        threads_for(query.numel() * keys.shape[1]), *arrays, *[x.numpy() for x in (*grad_state, *grads)]
+    )
     return (*grads, *grad_state)
 
 

@@ -1,6 +1,6 @@
 """The compiled loops of the slot memory: one batch row after the other position, write then read.
 
-Imported only when a kernel runs. cache=True keeps the machine code on disk: only the first run compiles.
+Imported only when a kernel runs; the machine code is kept on disk (unimatrix.ops.jit).
 
 Letters: B batch, T time, N slots, E width of keys and queries, W width of values; s a slot, n a slot too.
 All arrays are contiguous; `real` has shape [0, 0] where no position is masked. Sums may be reassociated (so
@@ -12,6 +12,8 @@ import math
 import numba
 import numpy as np
 
+from unimatrix.ops.jit import kernel
+
 FAST = {"reassoc", "contract", "nsz"}
 NOT_WRITTEN = -1  # in slot_of
 # a score so far below the best one weighs 1e-20 of it, nothing even in float64; as 0 it costs nothing, while
@@ -20,7 +22,7 @@ NO_WEIGHT = -46.0
 WAS_EMPTY, WAS_GIVEN = -1, -2  # in replaced: the slot held nothing, or what the state brought along
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(fastmath=FAST)
 def choose_slot(key, keys, norms, ages, match_threshold):
     """The slot that a write of key [E] goes to: see reference.choose_slot; norms [N] are those of keys."""
     slots, width = keys.shape
@@ -49,7 +51,7 @@ def choose_slot(key, keys, norms, ages, match_threshold):
     return empty if empty >= 0 else oldest
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(fastmath=FAST)
 def _norm(key):
     square = 0.0
     for e in range(key.shape[0]):
@@ -57,7 +59,7 @@ def _norm(key):
     return math.sqrt(square)
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(fastmath=FAST)
 def _keep_top(score, ages, top_k, kept):
     """Mark the top_k taken slots of the largest scores; of equal ones the lowest."""
     slots = score.shape[0]
@@ -77,7 +79,7 @@ def _keep_top(score, ages, top_k, kept):
         kept[best] = True
 
 
-@numba.njit(parallel=True, cache=True, fastmath=FAST)
+@kernel(fastmath=FAST)
 def forward(
     query, key, value, token_ids, strength, real, top_k, match_threshold, write_threshold,
     keys, values, slot_ids, strengths, ages, context, weights, read_ids, slot_of, replaced,
@@ -148,7 +150,7 @@ def forward(
                         context[b, t, w] += weights[b, t, s] * values[b, s, w]
 
 
-@numba.njit(parallel=True, cache=True, fastmath=FAST)
+@kernel(fastmath=FAST)
 def backward(
     query, key, value, strength, keys0, values0, strengths0, weights, slot_of, replaced, d_context, d_weights,
     d_keys, d_values, d_strengths, d_query, d_key, d_value, d_strength,
@@ -210,7 +212,7 @@ def backward(
                 strengths[s] = strength[b, before] if before >= 0 else strengths0[b, s]
 
 
-@numba.njit(parallel=True, cache=True, fastmath=FAST)
+@kernel(fastmath=FAST)
 def decide(key, strength, real, match_threshold, write_threshold, keys, ages, slot_of):
     """The decisions alone: fill slot_of [B, T]; keys and ages leave as those of the last state."""
     batch, length, width = key.shape

@@ -1,7 +1,7 @@
 """The compiled loops of the dense triple latent: sum, pair memory and readout in one pass over the tokens.
 
-Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. cache=True keeps the
-machine code on disk: only the first run on a machine compiles.
+Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. The machine code is
+kept on disk (unimatrix.ops.jit): only the first run on a machine compiles.
 
 Letters: as in unimatrix.ops.triple_latent.compiled. The pair memory is a matrix state that binds b to the sum
 before it, and lies as P does: row j belongs to number j of the sum. Tensors that may be views come as an
@@ -9,26 +9,19 @@ address and the strides of batch, time and head (the inner stride is 1), the oth
 their gradients are [B, T, H, 2], the sum's first.
 """
 
-import zlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
-from unimatrix.ops.matrix_state import steps as matrix_steps
+from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.kernels import BLOCK
 from unimatrix.ops.matrix_state.steps import reverse, write_and_read
-from unimatrix.ops.threads import match_threads
-from unimatrix.ops.triple_latent import steps
+from unimatrix.ops.threads import threads_for
 from unimatrix.ops.triple_latent.steps import gate_and_retain, reverse_gate, reverse_retain
-
-# numba renews cached code when this file changes; the instructions of a step stand in other ones
-STEPS_STAMP = zlib.crc32(Path(steps.__file__).read_bytes() + Path(matrix_steps.__file__).read_bytes())
 
 
 def run_forward(
@@ -46,13 +39,13 @@ def run_forward(
     a, b, q_l, q_r = (unit(x) for x in (a, b, q_l, q_r))
     keep, write, start, pairs = (x.contiguous() for x in (keep, write, start, pairs))
     batch, length, heads, dim = a.shape
-    y, z = torch.empty(a.shape, dtype=a.dtype), torch.empty(a.shape, dtype=a.dtype)
-    last_sum, last_pairs = torch.empty_like(start), torch.empty_like(pairs)
+    y, z = a.new_empty(a.shape), a.new_empty(a.shape)
+    last_sum, last_pairs = start.new_empty(start.shape), pairs.new_empty(pairs.shape)
     blocks = border_count(length) if for_backward else 0
-    before = torch.empty(a.shape if for_backward else (0,), dtype=a.dtype)
-    borders = torch.empty((batch, heads, blocks, dim * dim), dtype=a.dtype)
-    match_threads(a.numel() * dim)  # the numbers of all pair memories over all tokens
+    before = a.new_empty(a.shape if for_backward else (0,))
+    borders = a.new_empty((batch, heads, blocks, dim * dim))
     _forward_kernel(dim)(
+        threads_for(a.numel() * dim),  # the numbers of all pair memories over all tokens
         *place(a),
         *place(b),
         *place(q_l),
@@ -91,11 +84,11 @@ def run_backward(
     keep, write = keep.contiguous(), write.contiguous()
     grad_sum, grad_pairs = grad_sum.contiguous(), grad_pairs.contiguous()
     batch, length, heads, dim = a.shape
-    grads = [torch.empty(a.shape, dtype=a.dtype) for _ in range(4)]
-    grad_keep, grad_write = torch.empty_like(keep), torch.empty_like(keep)
-    grad_start, grad_first = torch.empty_like(grad_sum), torch.empty_like(grad_pairs)
-    match_threads(a.numel() * dim)  # the numbers of all pair memories over all tokens
+    grads = [a.new_empty(a.shape) for _ in range(4)]
+    grad_keep, grad_write = keep.new_empty(keep.shape), keep.new_empty(keep.shape)
+    grad_start, grad_first = a.new_empty(grad_sum.shape), a.new_empty(grad_pairs.shape)
     _backward_kernel(dim)(
+        threads_for(a.numel() * dim),
         *place(a),
         *place(b),
         *place(q_l),
@@ -136,15 +129,12 @@ def place(x: Tensor) -> tuple[int, tuple[int, ...]]:
 @cache
 def _forward_kernel(dim: int) -> Callable[..., Any]:
     """The forward loop for one state dimension, a constant of the compiled code."""
-    stamp = STEPS_STAMP
 
-    @numba.njit(parallel=True, cache=True)
+    @kernel
     def forward(
         a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, start, pairs,
         y, z, last_sum, last_pairs, before, borders, sizes,
     ):  # fmt: skip
-        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
-            return
         batch, length, heads, blocks = sizes
         square = dim * dim
         for bh in numba.prange(batch * heads):
@@ -190,15 +180,12 @@ def _backward_kernel(dim: int) -> Callable[..., Any]:
     They lie transposed there, so that writing s b^T (b and s change places) and reading with dz gives
     dq_l = P dz on the way.
     """
-    stamp = STEPS_STAMP
 
-    @numba.njit(parallel=True, cache=True)
+    @kernel
     def backward(
         a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, z, before, borders, dy, dy_at, d_sum, d_pairs,
         da, db, dql, dqr, d_keep, d_write, d_start, d_first, sizes,
     ):  # fmt: skip
-        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
-            return
         batch, length, heads, blocks = sizes
         square = dim * dim
         for bh in numba.prange(batch * heads):

@@ -11,11 +11,11 @@ from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
-from unimatrix.ops.threads import match_threads
-from unimatrix.ops.triple_latent.kernels import BLOCK, STEPS_STAMP, border_count, place, unit
+from unimatrix.ops.jit import kernel
+from unimatrix.ops.threads import threads_for
+from unimatrix.ops.triple_latent.kernels import BLOCK, border_count, place, unit
 from unimatrix.ops.triple_latent.steps import (
     gate_and_retain,
     match,
@@ -44,14 +44,14 @@ def run_forward(
     keep, write, start, pairs, addresses = (x.contiguous() for x in (keep, write, start, pairs, addresses))
     batch, length, heads, dim = a.shape
     slots = len(addresses)
-    y, z = torch.empty(a.shape, dtype=a.dtype), torch.empty(a.shape, dtype=a.dtype)
-    last_sum, last_pairs = torch.empty_like(start), torch.empty_like(pairs)
+    y, z = a.new_empty(a.shape), a.new_empty(a.shape)
+    last_sum, last_pairs = start.new_empty(start.shape), pairs.new_empty(pairs.shape)
     blocks = border_count(length) if for_backward else 0
-    before = torch.empty(a.shape if for_backward else (0,), dtype=a.dtype)
-    borders = torch.empty((batch, heads, blocks, slots * dim), dtype=a.dtype)
-    weights = torch.empty((batch, length, heads, 2 * slots) if for_backward else (0,), dtype=a.dtype)
-    match_threads(a.numel() * 3 * slots)
+    before = a.new_empty(a.shape if for_backward else (0,))
+    borders = a.new_empty((batch, heads, blocks, slots * dim))
+    weights = a.new_empty((batch, length, heads, 2 * slots) if for_backward else (0,))
     _forward_kernel(dim, slots)(
+        threads_for(a.numel() * 3 * slots),
         *place(a),
         *place(b),
         *place(q_l),
@@ -95,12 +95,12 @@ def run_backward(
     grad_sum, grad_pairs = grad_sum.contiguous(), grad_pairs.contiguous()
     batch, length, heads, dim = a.shape
     slots = len(addresses)
-    grads = [torch.empty(a.shape, dtype=a.dtype) for _ in range(4)]
-    grad_keep, grad_write = torch.empty_like(keep), torch.empty_like(keep)
-    grad_start, grad_first = torch.empty_like(grad_sum), torch.empty_like(grad_pairs)
-    grad_addresses = torch.zeros((batch * heads, slots, dim), dtype=a.dtype)
-    match_threads(a.numel() * 6 * slots)
+    grads = [a.new_empty(a.shape) for _ in range(4)]
+    grad_keep, grad_write = keep.new_empty(keep.shape), keep.new_empty(keep.shape)
+    grad_start, grad_first = a.new_empty(grad_sum.shape), a.new_empty(grad_pairs.shape)
+    grad_addresses = a.new_zeros((batch * heads, slots, dim))
     _backward_kernel(dim, slots)(
+        threads_for(a.numel() * 6 * slots),
         *place(a),
         *place(b),
         *place(q_l),
@@ -153,15 +153,12 @@ def _reverse_softmax(weights, at, grad, first, count):
 @cache
 def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
     """The forward loop for one state dimension and number of slots, constants of the compiled code."""
-    stamp = STEPS_STAMP
 
-    @numba.njit(parallel=True, cache=True)
+    @kernel
     def forward(
         a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, start, pairs, addresses,
         y, z, last_sum, last_pairs, before, borders, weights, sizes,
     ):  # fmt: skip
-        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
-            return
         batch, length, heads, blocks = sizes
         size = slots * dim
         for bh in numba.prange(batch * heads):
@@ -211,15 +208,12 @@ def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
 @cache
 def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
     """The reverse loop: the slots of a block are recomputed from its border, then walked backwards."""
-    stamp = STEPS_STAMP
 
-    @numba.njit(parallel=True, cache=True)
+    @kernel
     def backward(
         a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, addresses, z, before, borders, weights,
         dy, dy_at, d_sum, d_pairs, da, db, dql, dqr, d_keep, d_write, d_start, d_first, d_addresses, sizes,
     ):  # fmt: skip
-        if stamp < 0:  # never: it makes the stamp a part of the key that the machine code is cached under
-            return
         batch, length, heads, blocks = sizes
         size = slots * dim
         for bh in numba.prange(batch * heads):
