@@ -12,11 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unimatrix.errors import UserError
-from unimatrix.hf import checksums
+from unimatrix.hf import ByteTokenizer, checksums, load
 from unimatrix.hf.config import CODE
 from unimatrix.models import build
 from unimatrix.train import Experiment
-from unimatrix.train import checkpoint as module
 from unimatrix.train.checkpoint import (
     delete_checkpoints,
     delete_leftovers,
@@ -24,9 +23,15 @@ from unimatrix.train.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
-    write_json,
 )
 from unimatrix.train.records import TextData, TextSplit, TrainerRecord
+from unimatrix.train.run_model import INDEX
+
+
+def checkpoints(folder):
+    """The names in a run's folder, but for those that make it load as its newest checkpoint."""
+    made = {"config.json", "generation_config.json", "tokenizer_config.json", "modeling_unimatrix.py", INDEX}
+    return sorted({path.name for path in folder.iterdir()} - made)
 
 
 def record(step, **fields):
@@ -109,7 +114,7 @@ def test_the_same_state_gives_the_same_bytes(save):
 def test_the_last_k_are_kept(save, tmp_path):
     for step in (1, 2, 10, 1_000_000, 2_000_000):
         save(step, keep=3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert checkpoints(tmp_path) == [
         "checkpoint-000010",
         "checkpoint-1000000",
         "checkpoint-2000000",
@@ -130,7 +135,7 @@ def test_the_same_step_again_replaces(save, tmp_path):
     save(3, loss=1.0)
     save(3, loss=2.0)
     assert load_checkpoint(tmp_path / "checkpoint-000003").trainer.loss == 2.0
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000003"]
+    assert checkpoints(tmp_path) == ["checkpoint-000003"]
 
 
 def test_unfinished_ones_do_not_count(save, tmp_path):
@@ -150,7 +155,7 @@ def test_one_that_lacks_its_checksums_is_the_newest_still_and_stays(save, tmp_pa
         load_checkpoint(find_checkpoint(tmp_path))
     for step in (3, 4, 5):
         save(step)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert checkpoints(tmp_path) == [
         "checkpoint-000002",
         "checkpoint-000004",
         "checkpoint-000005",
@@ -172,13 +177,9 @@ def test_leftovers_go_and_nothing_else(save, tmp_path):
     (tmp_path / ".checkpoint-of-mine").mkdir()
     (tmp_path / "thesis.txt").touch()
     delete_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "checkpoint-000001",
-        ".checkpoint-of-mine",
-        "thesis.txt",
-    }
+    assert checkpoints(tmp_path) == [".checkpoint-of-mine", "checkpoint-000001", "thesis.txt"]
     delete_checkpoints(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".checkpoint-of-mine", "thesis.txt"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".checkpoint-of-mine", "thesis.txt"]
 
 
 def test_a_checkpoint_is_found_by_its_own_or_its_runs_folder(save, tmp_path):
@@ -188,6 +189,74 @@ def test_a_checkpoint_is_found_by_its_own_or_its_runs_folder(save, tmp_path):
     assert find_checkpoint(str(tmp_path)) == folder
     with pytest.raises(UserError, match="expected a checkpoint or the folder of a run"):
         find_checkpoint(tmp_path / "nowhere")
+
+
+# ---- the run's folder
+
+
+def same_weights(model, other):
+    return all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_a_runs_folder_is_the_model_of_its_newest_checkpoint(save, tmp_path, model):
+    ids = ByteTokenizer()("hello")["input_ids"]
+    (tmp_path / "run.json").touch()
+    for step in (1, 2, 3):
+        save(step, keep=1)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+        assert same_weights(loaded.language_model, model)
+        assert AutoTokenizer.from_pretrained(tmp_path)("hello")["input_ids"] == ids
+        files = set(json.loads((tmp_path / INDEX).read_text())["weight_map"].values())
+        assert files == {f"checkpoint-{step:06d}/model.safetensors"}
+        # of our own loader the checksums are asked for too
+        assert same_weights(load(tmp_path)[0].language_model, model)
+    flip(tmp_path / "checkpoint-000003" / "model.safetensors")
+    with pytest.raises(UserError, match="wrong checksum"):
+        load(tmp_path)
+
+
+def test_somebodys_own_files_are_left_as_they_are(save, tmp_path):
+    (tmp_path / "config.json").write_text("mine")
+    save(1)
+    save(2)
+    assert (tmp_path / "config.json").read_text() == "mine"
+    assert not (tmp_path / INDEX).exists()
+    delete_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    "index", ["", "[]", "{}", '{"metadata": 3}', '{"metadata": {"files": 7}}', "[" * 10_000]
+)
+def test_an_index_that_is_not_ours_is_somebodys_own(save, tmp_path, index):
+    (tmp_path / INDEX).write_text(index)
+    save(1)
+    assert (tmp_path / INDEX).read_text() == index
+    assert checkpoints(tmp_path) == ["checkpoint-000001"]
+
+
+def test_an_index_never_leads_to_deleting_anything_else(save, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    for path in (tmp_path / "a.json", out / "run.json", out / "thesis.txt"):
+        path.write_text("mine")
+    files = ["../a.json", str(tmp_path / "a.json"), "run.json", "thesis.txt", 3, None, "", ".."]
+    (out / INDEX).write_text(json.dumps({"metadata": {"files": files}}))
+    delete_checkpoints(out)
+    assert sorted(path.name for path in out.iterdir()) == ["run.json", "thesis.txt"]
+    assert (tmp_path / "a.json").exists()
+
+
+def test_a_model_of_one_task_makes_no_folder_of_hugging_faces(tmp_path):
+    save_checkpoint(
+        tmp_path,
+        model=build("typed-latent"),
+        optimizer={"exp_avg/norm.weight": torch.zeros(16)},
+        rng={"cpu": torch.zeros(1, 8, dtype=torch.uint8)},
+        trainer=record(1),
+        keep=1,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000001"]
 
 
 # ---- damage
@@ -250,7 +319,7 @@ def test_a_write_that_fails_leaves_the_last_good_one(save, tmp_path, monkeypatch
         save(2)
     assert "last good one is" in str(caught.value)
     assert "checkpoint-000001" in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000001"]
+    assert checkpoints(tmp_path) == ["checkpoint-000001"]
     monkeypatch.undo()
     load_checkpoint(tmp_path / "checkpoint-000001")
 
@@ -283,7 +352,7 @@ for limit in (100, 1000, (first / "model.safetensors").stat().st_size - 1):
     except UserError as error:
         print("refused:", error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert [path.name for path in out.iterdir()] == ["checkpoint-000001"], list(out.iterdir())
+    assert [path.name for path in out.glob("*checkpoint*")] == ["checkpoint-000001"], list(out.iterdir())
     load_checkpoint(first)
 save(2)
 print("done")
@@ -302,17 +371,3 @@ def test_a_disk_that_refuses_bytes_leaves_the_last_good_one(tmp_path):
         assert "File too large" in line
         assert "the last good one is" in line
     assert lines[3] == "done"
-
-
-def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "run.json"
-    write_json(path, {"a": 1})
-
-    def full(path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "_flush", full)
-    with pytest.raises(OSError, match="No space"):
-        write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [found.name for found in tmp_path.iterdir()] == ["run.json"]

@@ -12,6 +12,7 @@ import pytest
 from unimatrix.errors import UserError
 from unimatrix.train import latest_checkpoint, load_checkpoint, train
 from unimatrix.train import run as run_module
+from unimatrix.train.run_model import INDEX
 
 # one process imports everything once and forks a child for each attempt; a child is killed from outside
 # after a time, or kills itself at the n-th operation on the disk, and the next one resumes
@@ -23,6 +24,7 @@ from rich.console import Console
 from unimatrix.data import Corpus
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, checkpoint, train
 from unimatrix.train.run_folder import MARK
+from unimatrix.train.run_model import INDEX
 
 out, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
 torch.set_num_threads(1)
@@ -66,7 +68,7 @@ assert wait(attempt(out / "whole")) == 0
 began = time.monotonic()
 assert wait(attempt(out / "timed")) == 0
 seconds = time.monotonic() - began
-report = {"random": [], "disk": []}
+report = {"random": [], "disk": [], "led": []}
 generator = random.Random(plan["seed"])
 finished = 0
 while len(report["random"]) < plan["random_kills"] or code != 0:
@@ -87,13 +89,18 @@ for operation in plan["operations"]:
     code = wait(attempt(folder, die=operation))
     assert code in (0, -signal.SIGKILL), code
     report["disk"].append([code, sorted(path.name for path in folder.iterdir())])
+    index = folder / INDEX
+    if index.exists():
+        # a kill never leaves the folder leading nowhere
+        files = json.loads(index.read_text())["weight_map"].values()
+        report["led"].append(all((folder / file).exists() for file in files))
 assert wait(attempt(folder)) == 0
 print(json.dumps(report))
 """
 
 
 def test_sigkill_at_random_moments_and_in_the_middle_of_writing(tmp_path):
-    operations = random.Random(1).sample(range(1, 40), 12)
+    operations = random.Random(1).sample(range(1, 70), 16)
     plan = {"seed": 2, "random_kills": 4, "operations": operations}
     command = [sys.executable, "-c", KILLER, str(tmp_path), json.dumps(plan)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -109,7 +116,11 @@ def test_sigkill_at_random_moments_and_in_the_middle_of_writing(tmp_path):
         for file in ("model.safetensors", "optimizer.safetensors", "rng.safetensors"):
             assert (checkpoint / file).read_bytes() == (whole / file).read_bytes(), (name, file)
         # nothing hidden is left behind
+        made = json.loads((tmp_path / name / INDEX).read_text())
+        assert set(made["weight_map"].values()) == {f"{whole.name}/model.safetensors"}
         assert {path.name for path in (tmp_path / name).iterdir()} == {
+            *made["metadata"]["files"],
+            INDEX,
             "run.json",
             "checkpoint-000011",
             "checkpoint-000012",
@@ -118,6 +129,8 @@ def test_sigkill_at_random_moments_and_in_the_middle_of_writing(tmp_path):
     assert len(report["random"]) == 4
     died = [names for code, names in report["disk"] if code == -signal.SIGKILL]
     assert len(died) >= 8
+    assert len(report["led"]) >= 8
+    assert all(report["led"])
     assert any(name.endswith(".partial") for names in died for name in names)
     assert any(name.endswith(".deleted") for names in died for name in names)
 
@@ -223,7 +236,8 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(fit, tiny, tmp_path
             UserError, match=r"checkpoint-000004: could not be written \(No space left on device\)"
         ):
             fit(tiny(steps=6, save_every=2))
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-000002", "run.json"]
+    names = [path.name for path in (tmp_path / "run").iterdir() if "checkpoint" in path.name]
+    assert names == ["checkpoint-000002"]
     load_checkpoint(tmp_path / "run" / "checkpoint-000002")
     rest = fit(tiny(steps=6, save_every=2), resume=True)
     assert rest.bpb == whole.bpb

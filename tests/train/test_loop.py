@@ -294,7 +294,7 @@ def test_tensorboard_has_the_curves_and_a_resume_continues_them(fit, tiny, tmp_p
 
 def test_no_tracker_writes_no_logs(fit, tiny, tmp_path):
     fit(tiny(steps=1, tracker="none"))
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-000001", "run.json"]
+    assert not (tmp_path / "run" / "logs").exists()
 
 
 def test_wandb_is_used_where_it_is_installed(fit, tiny, monkeypatch):

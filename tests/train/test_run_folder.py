@@ -12,6 +12,7 @@ from unimatrix.errors import UserError
 from unimatrix.hf.checksums import CHECKSUMS, write_checksums
 from unimatrix.train import loop, train
 from unimatrix.train.run_folder import sole_use
+from unimatrix.train.run_model import INDEX
 
 
 @pytest.fixture
@@ -49,7 +50,10 @@ def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(fit, tiny, tmp_path
     names = {
         path.relative_to(out).as_posix() for path in out.rglob("*") if "checkpoint-000001/" not in str(path)
     }
+    index = json.loads((out / INDEX).read_text())
     assert names == {
+        *index["metadata"]["files"],
+        INDEX,
         "run.json",
         "checkpoint-000001",
         "logs",

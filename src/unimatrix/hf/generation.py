@@ -234,7 +234,9 @@ def _find_folder(path_or_hub_name: str | Path) -> Path:
 
 def _newest_checkpoint(folder: Path) -> Path:
     """The folder itself if it holds a model, else its newest complete `checkpoint-<step>`."""
-    if (folder / "config.json").is_file():
+    # a training run's own folder shows the newest checkpoint's model, whose checksums are in the checkpoint
+    shows = (folder / "run.json").is_file() and not (folder / "model.safetensors").is_file()
+    if (folder / "config.json").is_file() and not shows:
         return folder
     try:
         inside = list(folder.iterdir())

@@ -31,7 +31,9 @@ from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
 from unimatrix.models import AnyModel, TypedLatent, config_from_dict, model_from_config, upgrade_weights
+from unimatrix.train.atomic import flush
 from unimatrix.train.records import TrainerRecord, read_trainer
+from unimatrix.train.run_model import delete_run_model, point_to
 
 TRAINER = "trainer.json"
 CONFIG = "config.json"
@@ -88,20 +90,23 @@ def save_checkpoint(
             stays.
     """
     final = out / f"checkpoint-{trainer.step:06d}"
-    partial = _hidden(final, "partial")
+    partial, unwritten = _hidden(final, "partial"), final
     try:
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir()
         _write_files(partial, model=model, optimizer=optimizer, rng=rng, trainer=trainer)
         _move_into_place(partial, final)
+        unwritten = out
+        # before the ones that the folder led to until now are deleted
+        point_to(final)
     except (OSError, SafetensorError) as error:
         # what was begun takes up the very space that is short
         shutil.rmtree(partial, ignore_errors=True)
         last = latest_checkpoint(out)
         kept = "there is none before it" if last is None else f"the last good one is {last}"
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
-        raise UserError(f"{final}: could not be written ({reason}); {kept}") from error
+        raise UserError(f"{unwritten}: could not be written ({reason}); {kept}") from error
     delete_checkpoints(out, keep=keep)
     return final
 
@@ -177,21 +182,11 @@ def delete_checkpoints(out: Path, *, keep: int = 0) -> None:
 
     One that lacks its checksums is left alone while others are kept: somebody may want to mend it.
     """
+    if keep == 0 and out.is_dir():
+        delete_run_model(out)
     found = [path for path in _checkpoints(out) if keep == 0 or _is_complete(path)]
     for folder in found[: max(0, len(found) - keep)]:
         _delete(folder)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Replace a JSON file atomically: a reader finds the old contents or the new."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        _flush(partial)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _write_files(
@@ -212,8 +207,8 @@ def _write_files(
         shutil.copymode(folder / TRAINER, path)
     write_checksums(folder)
     for path in folder.iterdir():
-        _flush(path)
-    _flush(folder)
+        flush(path)
+    flush(folder)
 
 
 def _write_model(folder: Path, model: AnyModel) -> None:
@@ -238,7 +233,7 @@ def _move_into_place(partial: Path, final: Path) -> None:
         shutil.rmtree(replaced)
     else:
         os.rename(partial, final)
-    _flush(final.parent)
+    flush(final.parent)
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
@@ -292,15 +287,3 @@ def _before(folder: Path) -> str:
     step = _step_of(folder)
     earlier = [path for path in _checkpoints(folder.parent) if _step_of(path) < step and _is_complete(path)]
     return f"; delete {folder.name} to go on from {earlier[-1].name}" if earlier else ""
-
-
-def _flush(path: Path) -> None:
-    """fsync of a file or a folder: a rename is only worth something once what it names is on the disk."""
-    if os.name == "nt" and path.is_dir():
-        # Windows has no handle on a folder to flush
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 run.json          the settings and the data's fingerprints: the mark of a run
 checkpoint-*/     see unimatrix.train.checkpoint
+config.json, ...  the model of the newest checkpoint, see unimatrix.train.run_model
 logs/             TensorBoard's event files
 """
 
@@ -14,16 +15,17 @@ from typing import Any
 
 from unimatrix.codec import encode, is_utf8, shown
 from unimatrix.errors import UserError
+from unimatrix.train.atomic import write_json
 from unimatrix.train.checkpoint import (
     Checkpoint,
     delete_checkpoints,
     delete_leftovers,
     latest_checkpoint,
     load_checkpoint,
-    write_json,
 )
 from unimatrix.train.config import Experiment, first_difference
 from unimatrix.train.records import RunRecord, TrainerRecord, data_record, read_run
+from unimatrix.train.run_model import point_to
 
 try:
     import fcntl
@@ -129,6 +131,10 @@ def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, 
         delete_checkpoints(out, keep=0 if overwrite else experiment.loop.keep_checkpoints)
         if overwrite:
             _delete_logs(out / LOGS)
+        latest = latest_checkpoint(out)
+        if latest is not None:
+            # a newer one may have been deleted by hand, or the run begun before its folder was a model
+            point_to(latest)
         mark = None if overwrite else read_run(out / MARK)
         run_id = mark.id if mark is not None else uuid.uuid4().hex
         record = RunRecord(id=run_id, experiment=experiment, data=data_record(data))

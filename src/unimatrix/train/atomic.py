@@ -1,0 +1,35 @@
+"""Files that are there whole or not at all, whenever a kill or a full disk comes."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Replace a JSON file atomically: a reader finds the old contents or the new."""
+    replace_file(path, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace any file likewise."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        flush(partial)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def flush(path: Path) -> None:
+    """fsync of a file or a folder: a rename is only worth something once what it names is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        # Windows has no handle on a folder to flush
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
