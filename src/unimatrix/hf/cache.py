@@ -4,12 +4,13 @@ Up to 5.23 transformers calls it `past_key_values` in the arguments of models an
 return; from 5.24 on `cache`, and the old name warns. Here either name will do, with either release.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -215,3 +216,33 @@ class UniMatrixCache(Cache):
     @property
     def is_croppable(self) -> bool:
         return True
+
+
+# in and out of torch.export, torch.func and whatever else takes nests of tensors apart
+_PARTS = ("state", "seq_length", "_past", "_again")
+
+
+def _take_apart(cache: UniMatrixCache) -> tuple[list[Any], bool]:
+    return [getattr(cache, name) for name in _PARTS], cache._recording
+
+
+def _take_apart_by_name(cache: UniMatrixCache) -> tuple[list[Any], bool]:
+    parts, recording = _take_apart(cache)
+    return [(pytree.GetAttrKey(name), part) for name, part in zip(_PARTS, parts, strict=True)], recording
+
+
+def _put_together(parts: Iterable[Any], recording: bool) -> UniMatrixCache:
+    cache = UniMatrixCache()
+    for name, part in zip(_PARTS, parts, strict=True):
+        setattr(cache, name, part)
+    cache._recording = recording
+    return cache
+
+
+pytree.register_pytree_node(
+    UniMatrixCache,
+    _take_apart,
+    _put_together,
+    serialized_type_name="unimatrix.hf.UniMatrixCache",
+    flatten_with_keys_fn=_take_apart_by_name,
+)

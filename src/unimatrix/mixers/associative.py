@@ -60,10 +60,11 @@ class AssociativeMemory(nn.Module):
             context, state = self._read_masked(query, key, value, state, mask)
         return torch.sigmoid(gate + self.gate_bias) * context, state
 
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
-        """Softmax attention of one head; `allowed` [B or 1, T, P] bool, None = the causal half."""
+    def _attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, *, causal: bool = False
+    ) -> Tensor:
+        """Softmax attention of one head; `allowed` [B or 1, T, P] bool, None = all, or the causal half."""
         mask = None if allowed is None else allowed[:, None]
-        causal = allowed is None and query.shape[1] > 1
         parts = (query[:, None], keys[:, None], values[:, None])
         return F.scaled_dot_product_attention(
             *parts, attn_mask=mask, is_causal=causal, scale=self.temperature / query.shape[-1]
@@ -72,11 +73,11 @@ class AssociativeMemory(nn.Module):
     def _read_fresh(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, AssociativeState]:
         """A text from its beginning, no padding: position t reads the bindings (i, i + 1) for all i < t."""
         keys, values = key[:, :-1], value[:, 1:]
-        present = key.new_ones(len(key), dtype=torch.bool)
+        present = key.new_ones(key.shape[0], dtype=torch.bool)
         state = AssociativeState(keys, values, None, Previous(key[:, -1], present))
         if query.shape[1] == 1:
             return torch.zeros_like(value), state
-        return F.pad(self._attend(query[:, 1:], keys, values, None), (0, 0, 1, 0)), state
+        return F.pad(self._attend(query[:, 1:], keys, values, None, causal=True), (0, 0, 1, 0)), state
 
     def _read_on(
         self, query: Tensor, key: Tensor, value: Tensor, state: AssociativeState

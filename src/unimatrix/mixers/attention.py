@@ -50,7 +50,7 @@ class CausalAttention(nn.Module):
             v = torch.cat([state.v, v], dim=2)
             real = _join_masks(state.real, mask, x.new_empty(batch, past), x.new_empty(batch, length))
         if real is None and (past == 0 or length == 1):
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=past == 0 and length > 1)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=bool(past == 0))
         else:
             allowed = _allowed(past, length, real, x.device)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)

@@ -43,7 +43,7 @@ def shift(x: Tensor, carry: Previous, mask: TokenMask | None) -> tuple[Tensor, T
     with_carry = torch.cat([carry.vector[:, None], x], dim=1)  # [B, T + 1, E]
     length = x.shape[1]
     if mask is None:
-        present = torch.cat([carry.present[:, None], carry.present.new_ones(len(x), length)], dim=1)
+        present = torch.cat([carry.present[:, None], carry.present.new_ones(x.shape[0], length)], dim=1)
         return with_carry[:, :-1], present[:, :-1], Previous(with_carry[:, -1], present[:, -1])
     newest = newest_real(mask)
     seen = with_carry.gather(1, newest[..., None].expand(-1, -1, x.shape[2]))

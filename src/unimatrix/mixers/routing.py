@@ -43,7 +43,7 @@ def route_previous_token(
     input_ids: TokenIds, state: RoutingState | None, mask: TokenMask | None
 ) -> tuple[TokenIds, RoutingState]:
     """The last real token before each position, NO_TOKEN where there is none; [B, T] and the next state."""
-    last = input_ids.new_full((len(input_ids),), NO_TOKEN) if state is None else state.last_token
+    last = input_ids.new_full((input_ids.shape[0],), NO_TOKEN) if state is None else state.last_token
     with_last = torch.cat([last[:, None], input_ids], dim=1)  # [B, T + 1]
     if mask is None:
         return with_last[:, :-1], RoutingState(with_last[:, -1])

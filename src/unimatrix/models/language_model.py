@@ -216,7 +216,10 @@ class LanguageModel(nn.Module):
             mask = None  # nothing is padding: the faster paths apply
         batch, length = given.shape[:2]
         piece = max(1, PIECE_TOKENS // max(1, batch))
-        in_pieces = length > piece and not torch.is_grad_enabled() and self.config.recurrent
+        pieces_pay = (
+            not torch.is_grad_enabled() and self.config.recurrent and not _one_graph_for_all_lengths()
+        )
+        in_pieces = pieces_pay and length > piece
         if not in_pieces or (torch.compiler.is_compiling() and length > MAX_COMPILED_PIECES * piece):
             return self._read(input_ids, inputs_embeds, state, mask, keep_streams)
         parts: list[Features] = []
@@ -304,9 +307,9 @@ class LanguageModel(nn.Module):
         """Logits plus what the pointer adds to them; a long text's in pieces, as its logits."""
         assert self.memory is not None
         vocab_size = self.config.vocab_size
-        piece = max(1, PIECE_TOKENS // max(1, len(hidden)))
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or hidden.dim() < 3:
             return logits + self.memory.votes(hidden, reads, vocab_size)
+        piece = max(1, PIECE_TOKENS // max(1, len(hidden)))
         for start in range(0, hidden.shape[1], piece):
             here = slice(start, start + piece)
             some = SlotReads(*(part[:, here] for part in reads))
@@ -389,7 +392,9 @@ class LanguageModel(nn.Module):
             return F.pad(classes, (first, after), value=-torch.inf)
         assert self.head is not None
         rows, piece = x.flatten(0, -2), HEAD_PIECE // self.config.vocab_size
-        if torch.is_grad_enabled() or piece < MIN_HEAD_ROWS or len(rows) <= PIECE_TOKENS:
+        if torch.is_grad_enabled() or piece < MIN_HEAD_ROWS or _one_graph_for_all_lengths():
+            return self.head(x)
+        if rows.shape[0] <= PIECE_TOKENS:
             return self.head(x)
         if torch.compiler.is_compiling():
             return torch.cat([self.head(p) for p in rows.split(PIECE_TOKENS)]).unflatten(0, x.shape[:-1])
@@ -462,6 +467,11 @@ def _joined(parts: list[Features]) -> Features:
         streams = tuple(torch.cat(stream, dim=1) for stream in pieces)
     hidden = torch.cat([part.hidden for part in parts], dim=1) if streams is None else streams[-1]
     return Features(hidden, parts[-1].state, recalled, streams)
+
+
+def _one_graph_for_all_lengths() -> bool:
+    """Whether this is torch.export, where a question about the length would bind the graph to the answer."""
+    return torch.compiler.is_exporting()
 
 
 def _all_real(mask: TokenMask) -> bool:

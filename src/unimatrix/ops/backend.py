@@ -33,7 +33,8 @@ def choose_backend(op: str, asked: str, *, preferred: str, problems: Mapping[str
     problem = problems.get(form)
     if problem is not None:
         raise UserError(f"backend {form!r} of {op} cannot run here: {problem}")
-    _chosen[op] = form
+    if not torch.compiler.is_exporting():  # of an exported model's side effects torch warns
+        _chosen[op] = form
     return form
 
 
