@@ -294,11 +294,40 @@ def test_damage_is_named_with_the_way_on(save, name, damage, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("contents", ["", "{}", "[]", '{"files": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        *("", "{}", "[]", '{"files": {"a": 1}}', '{"files": []}', '{"files": {}, "more": 1}', "\xff", "NaN"),
+        '{"files": {"a": {"bytes": "1", "sha256": "x"}}}',
+        '{"files": {"a": {"bytes": 1}}}',
+        "[" * 100_000,
+        '{"files":' * 50_000,
+    ],
+)
 def test_damaged_checksums_are_named(save, contents):
     folder = save(1)
     (folder / "checksums.json").write_text(contents)
     with pytest.raises(UserError, match=r"checksums.json: expected the checksums"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "trainer.json"])
+def test_a_file_without_a_checksum_is_not_trusted(save, name):
+    folder = save(1)
+    values = json.loads((folder / "checksums.json").read_text())
+    del values["files"][name]
+    (folder / "checksums.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"checksums.json: expected the checksum of {name}, got none"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b"])
+def test_checksums_are_of_files_beside_them(save, name):
+    folder = save(1)
+    values = json.loads((folder / "checksums.json").read_text())
+    values["files"][name] = {"sha256": "0", "bytes": 1}
+    (folder / "checksums.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"checksums.json: expected names of files beside it, got "):
         load_checkpoint(folder)
 
 

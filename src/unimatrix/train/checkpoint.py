@@ -144,11 +144,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             before, if any).
     """
     before = _before(folder)
-    for name in (CHECKSUMS, TRAINER, CONFIG, WEIGHTS, OPTIMIZER, RNG):
+    needed = (TRAINER, CONFIG, WEIGHTS, OPTIMIZER, RNG)
+    for name in (CHECKSUMS, *needed):
         if not os.path.lexists(folder / name):
             raise UserError(f"{folder / name}: missing from its checkpoint{before}")
         check_file(folder / name)
-    verify_checksums(folder, advice=before)
+    verify_checksums(folder, must_list=needed, advice=before)
     trainer = read_trainer(folder / TRAINER)
     if _step_of(folder) not in (0, trainer.step):
         raise UserError(f"{folder / TRAINER}: step: expected {_step_of(folder)}, got {trainer.step}")
