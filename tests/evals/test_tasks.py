@@ -158,9 +158,9 @@ def test_the_global_generator_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_sequences": 0}, "num_sequences: expected at least 1 and below 2.63, got 0"),
-        ({"num_sequences": 10**20}, "num_sequences: expected at least 1 and below 2.63, got 1000"),
-        ({"batch_size": 0}, "batch_size: expected at least 1 and below 2.63, got 0"),
+        ({"num_sequences": 0}, "num_sequences: expected at least 1, got 0"),
+        ({"num_sequences": 10**20}, "num_sequences: expected a number below 2.63, got 1000"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
         ({"config": RecallConfig(length=129)}, "length: expected at most the model's 128 positions, got 129"),
         (
             {"config": RecallConfig(vocab_size=65)},

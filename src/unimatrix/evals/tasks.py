@@ -129,8 +129,10 @@ def _batches(config: TaskConfig, *, num_sequences: int, seed: int, batch_size: i
 
 def _check(model: nn.Module, config: TaskConfig, *, num_sequences: int, batch_size: int) -> None:
     for name, value in (("num_sequences", num_sequences), ("batch_size", batch_size)):
-        if not 1 <= value < 2**63:
-            raise UserError(f"{name}: expected at least 1 and below 2^63, got {shown(value)}")
+        if value < 1:
+            raise UserError(f"{name}: expected at least 1, got {value}")
+        if value >= 2**63:
+            raise UserError(f"{name}: expected a number below 2^63, got {shown(value)}")
     limit, known = max_positions(model), vocab_size(model)
     if limit is not None and config.length > limit:
         raise UserError(f"length: expected at most the model's {limit} positions, got {config.length}")
