@@ -74,7 +74,8 @@ class AssociativeMemory(nn.Module):
         """A text from its beginning, no padding: position t reads the bindings (i, i + 1) for all i < t."""
         keys, values = key[:, :-1], value[:, 1:]
         present = key.new_ones(key.shape[0], dtype=torch.bool)
-        state = AssociativeState(keys, values, None, Previous(key[:, -1], present))
+        # keys and the last one share what they lie in; the values' other neighbours are not kept alive
+        state = AssociativeState(keys, values.clone(), None, Previous(key[:, -1], present))
         if query.shape[1] == 1:
             return torch.zeros_like(value), state
         return F.pad(self._attend(query[:, 1:], keys, values, None, causal=True), (0, 0, 1, 0)), state

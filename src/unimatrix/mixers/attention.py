@@ -42,7 +42,7 @@ class CausalAttention(nn.Module):
         batch, length, width = x.shape
         split = (batch, length, 3, self.num_heads, width // self.num_heads)
         q, k, v = self.qkv(x).view(split).permute(2, 0, 3, 1, 4)  # [B, H, T, E]
-        real = mask
+        real = None if mask is None else mask.clone()
         past = 0
         if state is not None:
             past = state.k.shape[2]
@@ -55,6 +55,9 @@ class CausalAttention(nn.Module):
             allowed = _allowed(past, length, real, x.device)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         y = self.out(y.transpose(1, 2).reshape(batch, length, width))
+        if state is None:
+            # else the projection of the queries would stay alive with them
+            k, v = (part.clone(memory_format=torch.contiguous_format) for part in (k, v))
         return y, AttentionState(k, v, real)
 
 

@@ -50,7 +50,7 @@ class LocalConvolution(nn.Module):
             # token n of the packed row is token order[n] of the given one
             back = order.argsort(dim=1)[:, past:] - past
             y = y.gather(1, back.clamp_min(0)[..., None].expand_as(y))
-        return y, ConvolutionState(tokens[:, length:])
+        return y, ConvolutionState(tokens[:, length:].clone())
 
 
 def _real_last(mask: TokenMask, past: int) -> Tensor:

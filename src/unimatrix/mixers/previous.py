@@ -38,14 +38,16 @@ def shift(x: Tensor, carry: Previous, mask: TokenMask | None) -> tuple[Tensor, T
     Args:
         x: [B, T, E], each position's own vector. mask: [B, T] bool, None = all real.
     Returns:
-        before [B, T, E], present [B, T] bool (False where no real token came before), the next carry.
+        before [B, T, E], present [B, T] bool (False where no real token came before), the next carry, which
+        is no view of x: a state keeps no more alive than what it holds.
     """
     with_carry = torch.cat([carry.vector[:, None], x], dim=1)  # [B, T + 1, E]
     length = x.shape[1]
     if mask is None:
         present = torch.cat([carry.present[:, None], carry.present.new_ones(x.shape[0], length)], dim=1)
-        return with_carry[:, :-1], present[:, :-1], Previous(with_carry[:, -1], present[:, -1])
+        carry = Previous(with_carry[:, -1].clone(), present[:, -1].clone())
+        return with_carry[:, :-1], present[:, :-1], carry
     newest = newest_real(mask)
     seen = with_carry.gather(1, newest[..., None].expand(-1, -1, x.shape[2]))
     present = (newest > 0) | carry.present[:, None]
-    return seen[:, :-1], present[:, :-1], Previous(seen[:, -1], present[:, -1])
+    return seen[:, :-1], present[:, :-1], Previous(seen[:, -1].clone(), present[:, -1].clone())

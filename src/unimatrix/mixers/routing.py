@@ -46,6 +46,6 @@ def route_previous_token(
     last = input_ids.new_full((input_ids.shape[0],), NO_TOKEN) if state is None else state.last_token
     with_last = torch.cat([last[:, None], input_ids], dim=1)  # [B, T + 1]
     if mask is None:
-        return with_last[:, :-1], RoutingState(with_last[:, -1])
+        return with_last[:, :-1], RoutingState(with_last[:, -1].clone())
     seen = with_last.gather(1, newest_real(mask))  # [B, T + 1]
-    return seen[:, :-1], RoutingState(seen[:, -1])
+    return seen[:, :-1], RoutingState(seen[:, -1].clone())

@@ -161,7 +161,7 @@ class TypedLatent(nn.Module):
         after = self.config.vocab_size - first - self.config.num_values
         return (
             F.pad(logits, (first, after), value=-torch.inf),
-            TypedLatentState(end, task[:, -1], bindings, unfinished),
+            TypedLatentState(end, *(part.clone() for part in (task[:, -1], bindings, unfinished))),
         )
 
     def _tasks(self, input_ids: TokenIds, state: TypedLatentState, mask: TokenMask | None) -> Tensor:

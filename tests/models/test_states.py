@@ -1,0 +1,91 @@
+"""A state owns what it keeps and no more, stays as it was, and can be gone back to."""
+
+import io
+
+import pytest
+import torch
+from torch import Tensor
+from trained_size import ALL_PRESETS, random_ids, trained_size
+
+import unimatrix
+from unimatrix.models import language_model, state_bytes, task_presets
+
+LENGTHS = (0, 1, 2, 5, 2048 + 7)
+
+
+def tensors(state: object) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    return [] if state is None else [tensor for part in state for tensor in tensors(part)]
+
+
+def owned_bytes(state: object) -> int:
+    """Bytes of the memory that a state keeps alive."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors(state)}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize("name", [*ALL_PRESETS, "typed-latent", "mamba2"])
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("how", ["evaluation", "training", "no gradients", "padded", "holes", "continued"])
+def test_a_state_owns_its_memory_and_no_more(name, length, how):
+    torch.manual_seed(0)
+    model = unimatrix.build(name, max_positions=None).train(how == "training")
+    ids, mask, state = random_ids(2, length, below=53), None, None
+    if how in ("padded", "holes") and length:
+        if name == "mamba2" and how == "holes":
+            return
+        mask = torch.ones(2, length, dtype=torch.bool)
+        mask[0, : length // 2] = False
+        if how == "holes":
+            mask[1, length // 2 :: 2] = False
+    if how == "continued":
+        state = model(ids[:, :7])[1]
+    with torch.set_grad_enabled(how in ("training", "continued")):
+        state = model(ids, state, mask=mask)[1]
+    if state is None:
+        assert (name, how) == ("mamba2", "training")
+        return
+    assert owned_bytes(state) == state_bytes(state)
+    file = io.BytesIO()
+    torch.save(state, file)
+    assert len(file.getvalue()) < state_bytes(state) + 1000 * (1 + len(tensors(state)))
+
+
+@pytest.mark.parametrize("name", ALL_PRESETS)
+def test_a_state_shares_nothing_with_what_was_given(name):
+    """Neither with the mask nor with the ids: whoever writes into these does not change what was read."""
+    model = trained_size(name)
+    ids, mask = random_ids(2, 9, below=53), torch.ones(2, 9, dtype=torch.bool)
+    mask[0, 0] = False
+    state = model(ids, mask=mask)[1]
+    expected = model(ids[:, :4].clone(), state)[0]
+    more = ids[:, :4].clone()
+    ids.fill_(7)
+    mask.fill_(False)
+    assert torch.equal(model(more, state)[0], expected)
+
+
+@pytest.mark.parametrize("name", [*ALL_PRESETS, *task_presets(), "mamba2"])
+@pytest.mark.parametrize("pieces", [False, True])
+@torch.no_grad()
+def test_one_can_go_back_to_an_older_state(name, pieces, monkeypatch):
+    """What assisted decoding does: read ahead, throw it away, go on from before."""
+    if pieces:
+        monkeypatch.setattr(language_model, "PIECE_TOKENS", 8)
+    torch.manual_seed(0)
+    model = unimatrix.build(name).eval() if name in ("mamba2", "typed-latent") else trained_size(name)
+    ids, other = random_ids(2, 40, below=53), 52 - random_ids(2, 40, below=53)
+    states = [model(ids[:, :10])[1]]
+    kept = [[tensor.clone() for tensor in tensors(states[0])]]
+    expected = [model(ids[:, 10:13], states[0])[0]]
+    for step in range(4):  # a few tokens at a time, one at a time, and none
+        ahead = other[:, 10 + step : 10 + step + (5, 1, 1, 0)[step]]
+        states.append(model(ahead, states[-1])[1])
+        kept.append([tensor.clone() for tensor in tensors(states[-1])])
+        expected.append(model(ids[:, 10:13], states[-1])[0])
+    for state, before, logits in reversed(list(zip(states, kept, expected, strict=True))):
+        assert all(map(torch.equal, tensors(state), before))
+        assert torch.equal(model(ids[:, 10:13], state)[0], logits)
+    # what was thrown away leaves no trace
+    assert torch.equal(model(ids[:, 10:13], model(ids[:, :10])[1])[0], expected[0])
