@@ -31,13 +31,14 @@ def check_embeddings(inputs_embeds: Stream, d_model: int, mask: TokenMask | None
 
 def _check_tensor(name: str, value: object, dtype: torch.dtype | None, what: str) -> None:
     """A tensor, of a dtype; None is any floating one."""
+    if isinstance(value, Tensor) and (value.is_floating_point() if dtype is None else value.dtype == dtype):
+        return
     kind = "floating point" if dtype is None else str(dtype).removeprefix("torch.")
     if not isinstance(value, Tensor):
         got = "None" if value is None else f"a {type(value).__name__}"
         raise UserTypeError(f"{name}: expected a tensor of {what} ({kind}), got {got}")
-    if value.dtype != dtype if dtype is not None else not value.is_floating_point():
-        got = str(value.dtype).removeprefix("torch.")
-        raise UserTypeError(f"{name}: expected {what} of dtype {kind}, got {got}")
+    got = str(value.dtype).removeprefix("torch.")
+    raise UserTypeError(f"{name}: expected {what} of dtype {kind}, got {got}")
 
 
 def _check_mask(mask: object, given: Tensor) -> None:
