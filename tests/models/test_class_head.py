@@ -115,7 +115,7 @@ def test_the_config_survives_json():
     [
         ({"num_classes": 0, "first_token": 0}, "num_classes: expected a whole number of at least 1, got 0"),
         ({"num_classes": 4, "first_token": -1}, "first_token: expected a token id, got -1"),
-        ({"num_classes": 4, "first_token": 1.5}, "first_token: expected a token id, got 1.5"),
+        ({"num_classes": 4, "first_token": 1.5}, "first_token: expected a whole number, got 1.5"),
         ({"num_classes": 4, "first_token": 7}, "classes among the 10 tokens, got 4 from token 7"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every preset in half precision, by autocast and by its weights, and in double: forward, backward, decoding."""
+"""Every preset in half precision, by autocast and by its weights, and in double: gradients, and decoding."""
 
 import pytest
 import torch

@@ -18,14 +18,17 @@ def check_types(config: Any) -> None:
     for name, hint in get_type_hints(type(config)).items():
         if get_origin(hint) is ClassVar:
             continue
-        value = getattr(config, name)
-        try:
-            # a list is no tuple here, and an object's fields are no settings yet
-            fits = decode(hint, value, where=name) == value
-        except UserError:
-            fits = False
-        if not fits:
-            raise UserTypeError(f"{name}: expected {described(hint)}, got {shown(value)}")
+        check_type(name, hint, getattr(config, name))
+
+
+def check_type(name: str, hint: Any, value: Any) -> None:
+    """A value is of a type: a list is no tuple here, and an object's fields are no settings yet."""
+    try:
+        fits = decode(hint, value, where=name) == value
+    except UserError:
+        fits = False
+    if not fits:
+        raise UserTypeError(f"{name}: expected {described(hint)}, got {shown(value)}")
 
 
 def check_positive(config: Any, *names: str) -> None:

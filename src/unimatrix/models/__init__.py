@@ -2,6 +2,7 @@
 
 from unimatrix.mixers import upgrade_weights
 from unimatrix.models.config import ClassHeadConfig, ModelConfig
+from unimatrix.models.estimate import Estimate, estimate
 from unimatrix.models.kinds import (
     AnyModel,
     AnyModelConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "AnyModel",
     "AnyModelConfig",
     "ClassHeadConfig",
+    "Estimate",
     "LanguageModel",
     "LanguageModelState",
     "Mamba2",
@@ -38,6 +40,7 @@ __all__ = [
     "build",
     "build_language_model",
     "config_from_dict",
+    "estimate",
     "model_from_config",
     "parameter_count",
     "peer_presets",

@@ -1,15 +1,20 @@
-"""The configuration of a language model: frozen, nested, JSON and back.
+"""The configuration of a language model: frozen, nested, JSON and back; what cannot work cannot be made.
 
-A kind of mixer or routing is a class of its own rather than a flag; KINDS lists them all.
+A kind of mixer or routing is a class of its own rather than a flag.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from unimatrix.errors import UserError
-from unimatrix.ops import BACKENDS, Backend
+from unimatrix.codec import decode, did_you_mean, encode, shown
+from unimatrix.data.settings import check_range, check_types
+from unimatrix.errors import UserError, UserTypeError
+from unimatrix.ops import Backend
+
+# the bytes of every matrix can be counted in 64 bits
+_MOST_OF = {"vocab_size": 2**31 - 1, "max_positions": 2**31 - 1, "depth": 2**31 - 1, "num_heads": 2**16}
+_MOST = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,8 +30,7 @@ class AttentionConfig:
     qkv_init: Literal["normal", "xavier"] = "normal"
 
     def __post_init__(self) -> None:
-        if self.qkv_init not in ("normal", "xavier"):
-            raise UserError(f"qkv_init: expected normal or xavier, got {self.qkv_init!r}")
+        _check(self, "num_heads")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +43,9 @@ class MatrixStateConfig:
     rule_mixing: bool = False
     spectral_norm: bool = False
     backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        _check(self, "num_heads", "state_dim")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +62,9 @@ class TripleLatentConfig:
     num_slots: int | None = None
     backend: Backend = "auto"
 
+    def __post_init__(self) -> None:
+        _check(self, "num_heads", "state_dim", "num_slots")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MLPConfig:
@@ -62,6 +72,9 @@ class MLPConfig:
 
     kind: ClassVar[str] = "mlp"
     expansion: int = 4
+
+    def __post_init__(self) -> None:
+        _check(self, "expansion")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +91,9 @@ class RecurrentFFNConfig:
     local_width: int | None = None
     backend: Backend = "auto"
 
+    def __post_init__(self) -> None:
+        _check(self, "width", "local_width")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreviousTokenRoutingConfig:
@@ -93,6 +109,9 @@ class DeepEmbedConfig:
     kind: ClassVar[str] = "deep_embed"
     rank: int = 32
 
+    def __post_init__(self) -> None:
+        _check(self, "rank")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvolutionConfig:
@@ -100,6 +119,9 @@ class ConvolutionConfig:
 
     kind: ClassVar[str] = "convolution"
     kernel_size: int = 5
+
+    def __post_init__(self) -> None:
+        _check(self, "kernel_size")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,9 +133,9 @@ class ClassHeadConfig:
     first_token: int
 
     def __post_init__(self) -> None:
-        _require_positive("num_classes", self.num_classes)
-        if not isinstance(self.first_token, int) or self.first_token < 0:
-            raise UserError(f"first_token: expected a token id, got {self.first_token!r}")
+        _check(self, "num_classes")
+        if self.first_token < 0:
+            raise UserError(f"first_token: expected a token id, got {self.first_token}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +149,7 @@ class AssociativeMemoryConfig:
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
+        _check(self)
         if not self.temperature > 0.0:
             raise UserError(f"temperature: expected a positive number, got {self.temperature}")
 
@@ -149,27 +172,14 @@ class SlotMemoryConfig:
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        _require_positive("slots", self.num_slots)
-        _require_positive("memory width", self.width)
+        check_types(self)
+        _check_count("slots", self.num_slots)
+        _check_count("memory width", self.width)
+        _check_backend(self)
         if self.top_k is not None and not 1 <= self.top_k <= self.num_slots:
             raise UserError(f"top_k: expected 1 to slots = {self.num_slots}, got {self.top_k}")
         if not -1.0 <= self.match_threshold < 1.0:
             raise UserError(f"match_threshold: expected a cosine in [-1, 1), got {self.match_threshold}")
-
-
-KINDS: dict[str, type] = {
-    "attention": AttentionConfig,
-    "matrix_state": MatrixStateConfig,
-    "triple_latent": TripleLatentConfig,
-    "mlp": MLPConfig,
-    "recurrent_ffn": RecurrentFFNConfig,
-    "previous_token": PreviousTokenRoutingConfig,
-    "deep_embed": DeepEmbedConfig,
-    "associative": AssociativeMemoryConfig,
-    "slots": SlotMemoryConfig,
-    "convolution": ConvolutionConfig,
-    "classes": ClassHeadConfig,
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,8 +198,9 @@ class ModelConfig:
     shared_depth: bool = False
     dropout: float = 0.0
     init_std: float = 0.02
-    mixer: AttentionConfig | MatrixStateConfig | TripleLatentConfig = AttentionConfig()
-    feed_forward: MLPConfig | RecurrentFFNConfig = MLPConfig()
+    # made when they are needed: to check them takes more than torch and numpy
+    mixer: AttentionConfig | MatrixStateConfig | TripleLatentConfig = field(default_factory=AttentionConfig)
+    feed_forward: MLPConfig | RecurrentFFNConfig = field(default_factory=MLPConfig)
     routing: PreviousTokenRoutingConfig | None = None
     memory: AssociativeMemoryConfig | SlotMemoryConfig | None = None
     deep_embed: DeepEmbedConfig | None = None
@@ -198,27 +209,20 @@ class ModelConfig:
     head: ClassHeadConfig | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "depth"):
-            _require_positive(name, getattr(self, name))
-        if self.max_positions is not None:
-            _require_positive("max_positions", self.max_positions)
-        if not 0.0 <= self.dropout < 1.0:
-            raise UserError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        check_types(self)
+        for name in ("vocab_size", "d_model", "depth", "max_positions"):
+            _check_count(name, getattr(self, name))
+        check_range(self, "dropout", low=0.0, below=1.0)
         if not self.init_std > 0.0:
             raise UserError(f"init_std: expected a positive number, got {self.init_std}")
-        for part in (self.mixer, self.feed_forward, self.deep_embed, self.convolution):
-            for field in () if part is None else fields(part):
-                value = getattr(part, field.name)
-                if value is not None and not isinstance(value, bool | str):
-                    _require_positive(field.name, value)
-        for part in (self.mixer, self.feed_forward, self.memory):
-            backend = getattr(part, "backend", "auto")
-            if backend not in BACKENDS:
-                raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-        if isinstance(self.memory, AssociativeMemoryConfig) and not isinstance(self.mixer, MatrixStateConfig):
-            raise UserError(
-                f"memory: the associative memory stands beside a matrix state, got {self.mixer.kind}"
-            )
+        # what a part gives to the matrix state's readout, or reads beside it, no other mixer has a place for
+        for name in ("routing", "memory"):
+            part = getattr(self, name)
+            beside = isinstance(part, PreviousTokenRoutingConfig | AssociativeMemoryConfig)
+            if beside and not isinstance(self.mixer, MatrixStateConfig):
+                raise UserError(
+                    f"{name}: expected a matrix_state mixer beside {part.kind}, got {self.mixer.kind}"
+                )
         if self.head is not None and self.head.first_token + self.head.num_classes > self.vocab_size:
             raise UserError(
                 f"head: expected classes among the {self.vocab_size} tokens, got "
@@ -237,44 +241,40 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; nested parts carry their kind."""
-        return {field.name: _part_to_dict(getattr(self, field.name)) for field in fields(self)}
+        return encode(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """The inverse of to_dict; raises a UserError for an unknown key, naming the near ones."""
-        known = [field.name for field in fields(cls)]
-        check_known_settings("model config", values, known)
-        return cls(**{key: _part_from_dict(value) for key, value in values.items()})
-
-
-def _part_to_dict(value: Any) -> Any:
-    if type(value) in KINDS.values():
-        return {"kind": value.kind, **{f.name: getattr(value, f.name) for f in fields(value)}}
-    return value
-
-
-def _part_from_dict(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    rest = dict(value)
-    kind = rest.pop("kind", None)
-    if kind not in KINDS:
-        raise UserError(f"model config: expected a kind among {', '.join(KINDS)}, got {kind!r}")
-    part = KINDS[kind]
-    check_known_settings(f"{kind} config", rest, [field.name for field in fields(part)])
-    return part(**rest)
+        """The inverse of to_dict; a UserError names the setting that is unknown, of another type or range."""
+        check_known_settings("model config", values, [field.name for field in fields(cls)])
+        return decode(cls, values, where="model config")
 
 
 def check_known_settings(what: str, values: Mapping[str, Any], known: list[str]) -> None:
     """Raise a UserError unless `values` maps names among `known`; `what` is what they are settings of."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{what}: expected an object with settings, got {values!r}")
+        raise UserTypeError(f"{what}: expected an object with settings, got {shown(values)}")
     for key in values:
         if key not in known:
-            near = get_close_matches(key, known, n=3) or known
-            raise UserError(f"{what}: unknown setting {key!r}; near ones: {', '.join(near)}")
+            raise UserError(f"{what}: unknown setting {shown(key)}; {did_you_mean(key, known)}")
 
 
-def _require_positive(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name}: expected a whole number of at least 1, got {value!r}")
+def _check(part: Any, *counts: str) -> None:
+    """Raise a UserError unless fields have their types, those named are counts, and the backend exists."""
+    check_types(part)
+    for name in counts:
+        _check_count(name, getattr(part, name))
+    _check_backend(part)
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise UserError(f"{name}: expected a whole number of at least 1, got {shown(value)}")
+    most = _MOST_OF.get(name, _MOST)
+    if value is not None and value > most:
+        raise UserError(f"{name}: expected a whole number of at most {most:,}, got {shown(value)}")
+
+
+def _check_backend(part: Any) -> None:
+    if getattr(part, "backend", None) == "triton":
+        raise UserError(f"backend: expected another than triton, which {part.kind} has no form of")

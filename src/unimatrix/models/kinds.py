@@ -6,6 +6,7 @@ The general language model, another's (Mamba-2), and the one that knows its task
 from collections.abc import Mapping
 from typing import Any
 
+from unimatrix.codec import shown
 from unimatrix.errors import UserError
 from unimatrix.models.config import ModelConfig
 from unimatrix.models.language_model import LanguageModel
@@ -45,8 +46,8 @@ def config_from_dict(values: Mapping[str, Any]) -> AnyModelConfig:
     kind = values.get("kind") if isinstance(values, Mapping) else None
     if kind is None:
         return ModelConfig.from_dict(values)
-    if kind not in _KINDS:
-        raise UserError(f"model config: expected no kind or {' or '.join(_KINDS)}, got {kind!r}")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise UserError(f"model config: expected no kind or {' or '.join(_KINDS)}, got {shown(kind)}")
     return _KINDS[kind].from_dict(values)
 
 

@@ -6,12 +6,12 @@ The counts in the docstrings are those the paper prints (V = 259 bytes; V = 64 f
 positions); tests count the built models against them.
 """
 
-import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from unimatrix.errors import UserError
+from unimatrix.codec import did_you_mean, shown
+from unimatrix.data.settings import check_type
+from unimatrix.errors import UserError, UserTypeError
 from unimatrix.models.config import (
     AssociativeMemoryConfig,
     AttentionConfig,
@@ -23,7 +23,9 @@ from unimatrix.models.config import (
     PreviousTokenRoutingConfig,
     SlotMemoryConfig,
     TripleLatentConfig,
+    check_known_settings,
 )
+from unimatrix.models.estimate import check_memory
 from unimatrix.models.kinds import AnyModel, AnyModelConfig, model_from_config
 from unimatrix.models.language_model import LanguageModel
 from unimatrix.models.peer_presets import PEER_PRESETS
@@ -318,14 +320,15 @@ def preset_config(name: str, **overrides: Any) -> AnyModelConfig:
         UserError: an unknown preset or override (the near ones are named), or a value that does not fit.
     """
     known = PRESETS | PEER_PRESETS | TASK_PRESETS
+    if not isinstance(name, str):
+        raise UserTypeError(f"preset: expected a name, got {shown(name)}")
     if name not in known:
-        near = get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
-        raise UserError(f"preset: unknown name {name!r}; near ones: {', '.join(near)}")
-    allowed = list(inspect.signature(known[name]).parameters)
-    for key in overrides:
-        if key not in allowed:
-            near = get_close_matches(key, allowed, n=3, cutoff=0.5) or allowed
-            raise UserError(f"preset {name}: unknown setting {key!r}; near ones: {', '.join(near)}")
+        raise UserError(f"preset: unknown name {shown(name)}; {did_you_mean(name, known)}")
+    hints = get_type_hints(known[name])
+    hints.pop("return")
+    check_known_settings(f"preset {name}", overrides, list(hints))
+    for key, value in overrides.items():
+        check_type(key, hints[key], value)
     return known[name](**overrides)
 
 
@@ -347,9 +350,12 @@ def build(name: str, **overrides: Any) -> AnyModel:
             (max_positions is a limit alone) and no MLP.
 
     Raises:
-        UserError: an unknown name or override (the near ones are named), or a value that does not fit.
+        UserError: an unknown name or override (the near ones are named), a value that does not fit, or more
+            weights than the machine has memory for (the estimate is named).
     """
-    return model_from_config(preset_config(name, **overrides))
+    config = preset_config(name, **overrides)
+    check_memory(config, what=f"preset {name}")
+    return model_from_config(config)
 
 
 def build_language_model(name: str, **overrides: Any) -> LanguageModel:
@@ -358,4 +364,5 @@ def build_language_model(name: str, **overrides: Any) -> LanguageModel:
     if not isinstance(config, ModelConfig):
         why = "is a peer's" if name in PEER_PRESETS else "knows one task's tokens alone"
         raise UserError(f"preset {name}: {why}, expected a language model of this library's own")
+    check_memory(config, what=f"preset {name}")
     return LanguageModel(config)

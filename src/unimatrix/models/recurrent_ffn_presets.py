@@ -1,7 +1,8 @@
 """The presets of section 5.6: the transformer's attention, and a recurrent memory in each MLP's place.
 
 Without a width of their own they have about as many weights as the MLP of four times the width that they
-replace, 8 D^2. The counts in the docstrings are those of unimatrix.models.presets, which lists them.
+replace, 8 D^2. A width of at least 1 lets a d_model of 0 be named as what is wrong. The counts in the
+docstrings are those of unimatrix.models.presets, which lists them.
 """
 
 from typing import Literal
@@ -30,7 +31,9 @@ def recurrent_ffn(
         depth=depth,
         dropout=dropout,
         mixer=AttentionConfig(num_heads=num_heads, qkv_init=qkv_init),
-        feed_forward=RecurrentFFNConfig(width=2 * d_model if width is None else width, backend=backend),
+        feed_forward=RecurrentFFNConfig(
+            width=2 * max(1, d_model) if width is None else width, backend=backend
+        ),
     )
 
 
@@ -55,7 +58,7 @@ def recurrent_ffn_readout(
         dropout=dropout,
         mixer=AttentionConfig(num_heads=num_heads, qkv_init=qkv_init),
         feed_forward=RecurrentFFNConfig(
-            width=2 * d_model if width is None else width, query=True, backend=backend
+            width=2 * max(1, d_model) if width is None else width, query=True, backend=backend
         ),
     )
 
@@ -82,9 +85,9 @@ def recurrent_ffn_hybrid(
         dropout=dropout,
         mixer=AttentionConfig(num_heads=num_heads, qkv_init=qkv_init),
         feed_forward=RecurrentFFNConfig(
-            width=d_model if width is None else width,
+            width=max(1, d_model) if width is None else width,
             query=True,
-            local_width=d_model if local_width is None else local_width,
+            local_width=max(1, d_model) if local_width is None else local_width,
             backend=backend,
         ),
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unimatrix.codec import decode, encode
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.tasks.triple_interaction import RULES, Symbols, symbolic_answer
 from unimatrix.errors import UserError
@@ -62,14 +63,13 @@ class TypedLatentConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values with the kind."""
-        return {"kind": self.kind, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        return encode(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TypedLatentConfig":
         """The inverse of to_dict; raises a UserError for an unknown key, naming the near ones."""
-        rest = {name: value for name, value in values.items() if name != "kind"}
-        check_known_settings(f"{cls.kind} config", rest, [field.name for field in fields(cls)])
-        return cls(**rest)
+        check_known_settings(f"{cls.kind} config", values, ["kind", *(field.name for field in fields(cls))])
+        return decode(cls, values, where=f"{cls.kind} config")
 
 
 class TypedLatentState(NamedTuple):

@@ -1,0 +1,91 @@
+"""Every combination of parts works, or its configuration cannot be made."""
+
+import itertools
+
+import pytest
+import torch
+from trained_size import random_ids
+
+from unimatrix.errors import UserError
+from unimatrix.models import LanguageModel, ModelConfig, parameter_count
+from unimatrix.models.config import (
+    AssociativeMemoryConfig,
+    AttentionConfig,
+    ClassHeadConfig,
+    ConvolutionConfig,
+    DeepEmbedConfig,
+    MatrixStateConfig,
+    MLPConfig,
+    PreviousTokenRoutingConfig,
+    RecurrentFFNConfig,
+    SlotMemoryConfig,
+    TripleLatentConfig,
+)
+from unimatrix.models.estimate import estimate
+
+SMALL = {"num_heads": 2, "state_dim": 4}
+MIXERS = {
+    "attention": AttentionConfig(num_heads=2),
+    "matrix": MatrixStateConfig(**SMALL),
+    "matrix, rules": MatrixStateConfig(**SMALL, rule_mixing=True),
+    "matrix, norm": MatrixStateConfig(**SMALL, spectral_norm=True),
+    "matrix, rules, norm": MatrixStateConfig(**SMALL, rule_mixing=True, spectral_norm=True),
+    "triple": TripleLatentConfig(**SMALL),
+    "triple, slots": TripleLatentConfig(**SMALL, num_slots=2),
+}
+PARTS = {
+    "feed_forward": (MLPConfig(expansion=2), RecurrentFFNConfig(width=4, query=True, local_width=3)),
+    "routing": (None, PreviousTokenRoutingConfig()),
+    "memory": (
+        None,
+        AssociativeMemoryConfig(),
+        SlotMemoryConfig(num_slots=3, width=4),
+        SlotMemoryConfig(num_slots=3, width=4, pointer=False, write_gate=False),
+    ),
+    "deep_embed": (None, DeepEmbedConfig(rank=2)),
+    "convolution": (None, ConvolutionConfig(kernel_size=2)),
+    "head": (None, ClassHeadConfig(num_classes=3, first_token=1)),
+    "shared_depth": (False, True),
+    "step_embeddings": (False, True),
+}
+IDS = random_ids(2, 5, below=7)
+MASK = torch.tensor([[False, True, True, True, True], [True] * 5])
+
+
+def refused(mixer: str, parts: dict) -> bool:
+    """What has its place beside a matrix state alone."""
+    beside = parts["routing"] is not None or isinstance(parts["memory"], AssociativeMemoryConfig)
+    return beside and not mixer.startswith("matrix")
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("head", [False, True])
+def test_each_combination_works_or_cannot_be_made(mixer, head):
+    made = 0
+    for chosen in itertools.product(*PARTS.values()):
+        parts = dict(zip(PARTS, chosen, strict=True))
+        if (parts["head"] is not None) != head:
+            continue
+        settings = {"vocab_size": 7, "d_model": 8, "depth": 2, "max_positions": 8, **parts}
+        if refused(mixer, parts):
+            with pytest.raises(UserError, match=r"^(routing|memory): expected a matrix_state mixer beside"):
+                ModelConfig(mixer=MIXERS[mixer], **settings)
+            continue
+        config = ModelConfig(mixer=MIXERS[mixer], **settings)
+        model = LanguageModel(config)
+        logits, state = model(IDS, mask=MASK)
+        logits = logits[torch.isfinite(logits)]
+        assert logits.numel() > 0
+        logits.sum().backward()
+        missing = [key for key, weight in model.named_parameters() if weight.grad is None]
+        # classes have a head of their own, and slots without a vote give to the stream
+        assert not missing, (parts, missing)
+        with torch.no_grad():
+            decoded, _ = model.eval()(IDS[:, :1], state)
+        assert decoded.shape == (2, 1, 7)
+        assert not decoded.isnan().any()
+        if made % 16 == 0:
+            assert estimate(config).parameters == parameter_count(model)
+            assert ModelConfig.from_dict(config.to_dict()) == config
+        made += 1
+    assert made >= 96
