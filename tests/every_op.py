@@ -96,7 +96,7 @@ def _triple(slots: int) -> Case:
         state = None
         if "state.sum" in inputs:
             state = TripleLatentState(inputs["state.sum"], inputs["state.pairs"])
-        y, last = triple_latent(**given, state=state, **options)
+        y, last = triple_latent(**given, **({"state": state} | options))
         return y, *last
 
     return Case(make, call)
@@ -116,8 +116,10 @@ def _slots(top_k: int | None) -> Case:
 
     def call(inputs: Inputs, **options) -> tuple[Tensor, ...]:
         given = {name: x for name, x in inputs.items() if "." not in name}
-        batch, length = given["query"].shape[:2]
-        device = given["query"].device
+        like = next(
+            x for x in (*given.values(), torch.zeros(2, 5, 4)) if isinstance(x, Tensor) and x.dim() == 3
+        )
+        (batch, length), device = like.shape[:2], like.device
         ids = torch.arange(length, device=device).expand(batch, length)
         state = None
         if "state.keys" in inputs:

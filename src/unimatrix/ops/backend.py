@@ -25,7 +25,7 @@ _chosen: dict[str, str] = {}
 
 def choose_backend(op: str, asked: str, *, preferred: str, problems: Mapping[str, str | None]) -> str:
     """Resolve `asked` for `op`; `problems` says for each form why it cannot run here (None: it can)."""
-    if asked not in BACKENDS:
+    if not isinstance(asked, str) or asked not in BACKENDS:
         near = get_close_matches(str(asked), BACKENDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {asked!r}{hint}")
@@ -47,6 +47,18 @@ def loops_problem(x: Tensor) -> str | None:
     if not torch.compiler.is_compiling() and transforming():
         return "torch.func and forward-mode derivatives go through plain torch alone"
     return None
+
+
+def watched(x: Tensor) -> bool:
+    """Whether somebody follows the operators, and would not see a loop that works on addresses.
+
+    torch.compile and export do, a dispatch mode (make_fx, FakeTensorMode), or a tensor that is its own.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
 
 def chosen_backends() -> dict[str, str]:

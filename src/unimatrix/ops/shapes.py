@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
+from unimatrix.ops.backend import watched
+from unimatrix.ops.derivatives import transforming
 
 HeadVectors = Tensor  # [B, T, H, S]
 HeadScalars = Tensor  # [B, T, H]
@@ -27,6 +29,92 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
     """Raise a UserError that names the argument, what was expected and what came."""
     if tuple(tensor.shape) != tuple(expected):
         raise UserError(f"{name}: expected shape {list(expected)}, got {list(tensor.shape)}")
+
+
+def check_first(name: str, tensor: object, letters: str) -> None:
+    """Raise a UserError unless it is a floating tensor with as many dimensions as `letters` has words."""
+    _check_tensor(name, tensor)
+    assert isinstance(tensor, Tensor)
+    if tensor.dim() != len(letters.split(", ")):
+        raise UserError(f"{name}: expected [{letters}], got {list(tensor.shape)}")
+    if not tensor.is_floating_point():
+        raise UserError(f"{name}: expected a floating dtype, got {tensor.dtype}")
+
+
+def check_like(name: str, tensor: object, expected: tuple[int, ...], first: Tensor) -> None:
+    """Raise a UserError unless it is a floating tensor of the expected shape beside `first`.
+
+    It lies on the same device, and is not float64 where sums are float32: nothing is rounded unsaid.
+    """
+    _check_tensor(name, tensor)
+    assert isinstance(tensor, Tensor)
+    if tensor.shape != expected:
+        raise UserError(f"{name}: expected shape {list(expected)}, got {list(tensor.shape)}")
+    if tensor.dtype is not first.dtype:
+        if not tensor.is_floating_point():
+            raise UserError(f"{name}: expected a floating dtype, got {tensor.dtype}")
+        if tensor.dtype == torch.float64:
+            raise UserError(f"{name}: expected at most float32 beside {first.dtype}, got {tensor.dtype}")
+    _check_device(name, tensor, first)
+
+
+def check_other(
+    name: str, tensor: object, dtype: torch.dtype, expected: tuple[int, ...], first: Tensor
+) -> None:
+    """Raise a UserError unless it is a tensor of this dtype and shape on the device of `first`."""
+    _check_tensor(name, tensor)
+    assert isinstance(tensor, Tensor)
+    check_shape(name, tensor, expected)
+    if tensor.dtype != dtype:
+        raise UserError(f"{name}: expected dtype {str(dtype).removeprefix('torch.')}, got {tensor.dtype}")
+    _check_device(name, tensor, first)
+
+
+def check_count(name: str, value: object, high: int | None = None, *, limit: str = "") -> None:
+    """Raise a UserError unless it is a whole number from 1 on, up to `high`, which `limit` names."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserTypeError(f"{name}: expected a whole number, got {value!r}")
+    if high is not None and not 1 <= value <= high:
+        raise UserError(f"{name}: expected 1 to {limit} = {high}, got {value}")
+    if value < 1:
+        raise UserError(f"{name}: expected at least 1, got {value}")
+
+
+def check_tuple(name: str, value: object, kind: type) -> None:
+    """Raise a UserError unless it is a `kind`, a NamedTuple."""
+    if not isinstance(value, kind):
+        raise UserTypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+
+
+def check_range(name: str, x: Tensor, low: float, high: float, mask: TokenMask | None) -> None:
+    """Raise a UserError for a number outside [low, high], or NaN, where a look at the values is free.
+
+    Off the CPU, and in a compiled graph, it would cost a synchronisation. Masked positions may hold anything.
+    """
+    if x.device.type != "cpu" or x.numel() == 0 or watched(x) or transforming():
+        return
+    x = x.detach()
+    wrong = ~((x >= low) & (x <= high))
+    if mask is not None:
+        wrong &= mask.reshape(mask.shape + (1,) * (x.dim() - 2))
+    if wrong.any():
+        expected = "at most 0" if high == 0 else f"from {low:g} to {high:g}"
+        raise UserError(f"{name}: expected numbers {expected}, got {x[wrong][0].item():g}")
+
+
+def _check_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise UserTypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    # of a conjugate's imaginary part: the numbers in memory have the other sign (an operator resolves it)
+    if not torch.compiler.is_compiling() and tensor.is_neg():
+        raise UserError(
+            f"{name}: expected a tensor that holds its numbers, got a negated view (resolve_neg())"
+        )
+
+
+def _check_device(name: str, tensor: Tensor, first: Tensor) -> None:
+    if tensor.device != first.device:
+        raise UserError(f"{name}: expected a tensor on {first.device}, as the others, got {tensor.device}")
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

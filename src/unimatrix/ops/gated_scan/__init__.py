@@ -13,7 +13,7 @@ from unimatrix.ops.backend import Backend, choose_backend, loops_problem
 from unimatrix.ops.gated_scan.chunked import gated_scan_chunked
 from unimatrix.ops.gated_scan.compiled import gated_scan_compiled
 from unimatrix.ops.gated_scan.reference import gated_scan_reference
-from unimatrix.ops.shapes import Stream, TokenMask, check_shape
+from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_other
 
 __all__ = ["gated_scan"]
 
@@ -42,7 +42,8 @@ def gated_scan(
         y: [B, T, W] in the gates' dtype; the last state: [B, W] in the accumulation dtype.
 
     Raises:
-        UserError: shapes disagree, a mask that is not bool, a backend that is unknown or cannot run here.
+        UserError: shapes, dtypes or devices disagree, a mask that is not bool, a backend that is unknown or
+            cannot run here.
 
     Numerics: states and sums are float32, or float64 for float64 gates. The compiled form's float32 tanh is
     its own, exact at 0 and where float32's is 1, within 2e-7 elsewhere. Differentiable in gates and state.
@@ -55,6 +56,8 @@ def gated_scan(
         preferred="compiled" if problem is None else "chunked",
         problems={"compiled": problem, "triton": "there is no triton form of this op"},
     )
+    if state is not None and gates.shape[1] == 0:
+        state = state.clone()  # what is returned is the caller's own
     if form == "reference":
         return gated_scan_reference(gates, state, mask=mask)
     if form == "chunked":
@@ -68,12 +71,12 @@ def gated_scan(
 
 
 def _check(gates: Tensor, state: Tensor | None, mask: TokenMask | None) -> None:
-    if gates.dim() != 4 or gates.shape[2] not in (3, 4):
-        raise UserError(f"gates: expected [batch, time, 3 or 4, width], got {list(gates.shape)}")
-    batch, length, _, width = gates.shape
+    letters = "batch, time, 3 or 4, width"
+    check_first("gates", gates, letters)
+    batch, length, kinds, width = gates.shape
+    if kinds not in (3, 4):
+        raise UserError(f"gates: expected [{letters}], got {list(gates.shape)}")
     if state is not None:
-        check_shape("state", state, (batch, width))
+        check_like("state", state, (batch, width), gates)
     if mask is not None:
-        check_shape("mask", mask, (batch, length))
-        if mask.dtype != torch.bool:
-            raise UserError(f"mask: expected dtype bool, got {mask.dtype}")
+        check_other("mask", mask, torch.bool, (batch, length), gates)

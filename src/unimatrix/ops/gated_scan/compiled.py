@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimatrix.ops.backend import watched
 from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
 from unimatrix.ops.gated_scan.reference import gated_scan_reference
 from unimatrix.ops.shapes import Stream, accumulation_dtype
@@ -21,7 +22,7 @@ def gated_scan_compiled(gates: Tensor, state: Tensor | None) -> tuple[Stream, Te
     arguments = (gates.to(dtype), None if state is None else state.to(dtype))
     # without gradients nobody asks for the states in between
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
-    if torch.compiler.is_compiling():
+    if watched(gates):
         y, last, _ = torch.ops.unimatrix.gated_scan_forward(*arguments, keep)
     elif keep:
         y, last = _Scan.apply(*arguments)  # type: ignore[misc]

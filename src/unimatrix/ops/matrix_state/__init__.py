@@ -12,7 +12,18 @@ from unimatrix.ops.backend import Backend, choose_backend
 from unimatrix.ops.matrix_state.chunked import matrix_state_chunked
 from unimatrix.ops.matrix_state.compiled import compiled_problem, matrix_state_compiled
 from unimatrix.ops.matrix_state.reference import matrix_state_reference
-from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, TokenMask, check_shape
+from unimatrix.ops.shapes import (
+    HeadScalars,
+    HeadVectors,
+    MatrixState,
+    RuleWeights,
+    TokenMask,
+    check_count,
+    check_first,
+    check_like,
+    check_other,
+    check_range,
+)
 
 __all__ = ["matrix_state"]
 
@@ -42,7 +53,8 @@ def matrix_state(
         y_t = S_t q_t
 
     Args:
-        q, k, v: [B, T, H, S], any float dtype, any strides. q and v may have another width R than k: the
+        q, k, v: [B, T, H, S], any float dtype, any strides; float64 beside narrower ones is refused here
+            and in every argument. q and v may have another width R than k: the
             state is then S x R, and y is as wide as k. Rule mixing needs R = S.
         log_retention: [B, T, H], natural log of rho, <= 0; -inf forgets everything, 0 writes nothing.
             float32 or wider keeps retentions near 1 exact.
@@ -58,8 +70,8 @@ def matrix_state(
         y: [B, T, H, S] in v's dtype; the final state: [B, H, S, R] in the accumulation dtype.
 
     Raises:
-        UserError: shapes disagree, rule_weights without diag or the reverse, chunk_len < 1, a backend that
-            is unknown or cannot run here.
+        UserError: shapes, dtypes or devices disagree, rule_weights without diag or the reverse, a retention
+            above 1 (on a CPU), chunk_len < 1, a backend that is unknown or cannot run here.
 
     Numerics: states and sums are float32, or float64 for float64 inputs. No exponential of a positive number
     is taken. Differentiable in every floating argument, the state included.
@@ -72,10 +84,15 @@ def matrix_state(
         preferred="compiled" if problem is None else "chunked",
         problems={"compiled": problem, "triton": "there is no triton form of this op"},
     )
+    if state is not None and q.shape[1] == 0:
+        state = state.clone()  # what is returned is the caller's own
+    if form != "compiled":
+        check_range("log_retention", log_retention, -torch.inf, 0.0, mask)
     if form == "reference":
-        return matrix_state_reference(
-            q, k, v, log_retention, rule_weights=rule_weights, diag=diag, state=state, mask=mask
-        )
+        with torch.autocast(q.device.type, enabled=False):
+            return matrix_state_reference(
+                q, k, v, log_retention, rule_weights=rule_weights, diag=diag, state=state, mask=mask
+            )
     if mask is not None:
         # rho = 1 neither decays nor writes, since the write strength is 1 - rho
         log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
@@ -83,7 +100,10 @@ def matrix_state(
         y, last = matrix_state_compiled(q, k, v, log_retention, rule_weights, diag, state)
     else:
         best = CPU_CHUNK_LEN if q.device.type == "cpu" else ACCELERATOR_CHUNK_LEN
-        y, last = matrix_state_chunked(q, k, v, log_retention, rule_weights, diag, state, chunk_len or best)
+        with torch.autocast(q.device.type, enabled=False):
+            y, last = matrix_state_chunked(
+                q, k, v, log_retention, rule_weights, diag, state, chunk_len or best
+            )
     if mask is not None:
         y = y.masked_fill(~mask[..., None, None], 0.0)
     return y, last
@@ -100,23 +120,20 @@ def _check(
     mask: TokenMask | None,
     chunk_len: int | None,
 ) -> None:
-    if q.dim() != 4:
-        raise UserError(f"q: expected [batch, time, heads, state_dim], got {list(q.shape)}")
+    check_first("q", q, "batch, time, heads, state_dim")
     batch, length, heads, width = q.shape
-    dim = k.shape[-1] if k.dim() == 4 and rule_weights is None else width
-    check_shape("k", k, (batch, length, heads, dim))
-    check_shape("v", v, q.shape)
-    check_shape("log_retention", log_retention, (batch, length, heads))
+    dim = k.shape[-1] if isinstance(k, torch.Tensor) and k.dim() == 4 and rule_weights is None else width
+    check_like("k", k, (batch, length, heads, dim), q)
+    check_like("v", v, (batch, length, heads, width), q)
+    check_like("log_retention", log_retention, (batch, length, heads), q)
     if (rule_weights is None) != (diag is None):
         raise UserError("rule_weights and diag: expected both or neither, got one of them")
-    if rule_weights is not None and diag is not None:
-        check_shape("rule_weights", rule_weights, (batch, length, heads, 3))
-        check_shape("diag", diag, q.shape)
+    if rule_weights is not None:
+        check_like("rule_weights", rule_weights, (batch, length, heads, 3), q)
+        check_like("diag", diag, (batch, length, heads, width), q)
     if state is not None:
-        check_shape("state", state, (batch, heads, dim, width))
+        check_like("state", state, (batch, heads, dim, width), q)
     if mask is not None:
-        check_shape("mask", mask, (batch, length))
-        if mask.dtype != torch.bool:
-            raise UserError(f"mask: expected dtype bool, got {mask.dtype}")
-    if chunk_len is not None and chunk_len < 1:
-        raise UserError(f"chunk_len: expected at least 1, got {chunk_len}")
+        check_other("mask", mask, torch.bool, (batch, length), q)
+    if chunk_len is not None:
+        check_count("chunk_len", chunk_len)

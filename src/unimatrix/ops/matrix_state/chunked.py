@@ -71,7 +71,7 @@ def matrix_state_chunked(
     carried = carried.unflatten(-1, (dim, width))
     y = y + from_start.exp()[..., None] * (q_c @ carried[..., :-1, :, :].mT)
     y = y.flatten(2, 3)[:, :, :length].transpose(1, 2)  # [B, T, H, S]
-    return y.to(v.dtype), carried[:, :, -1]
+    return y.to(v.dtype), carried[:, :, -1].clone()  # and not all of them
 
 
 def pairwise_decay(log_rho: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unimatrix.ops.backend import loops_problem
+from unimatrix.ops.backend import loops_problem, watched
 from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
 from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, accumulation_dtype
 
@@ -61,13 +61,13 @@ def matrix_state_compiled(
     if state is None:
         state = q.new_zeros(batch, heads, q.shape[-1], q.shape[-1], dtype=dtype)
     arguments = (q.to(dtype), k.to(dtype), v.to(dtype), log_rho.exp(), weights, diag, state.to(dtype))
-    if torch.compiler.is_compiling():
+    if watched(q):
         keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
         y, last, _ = torch.ops.unimatrix.matrix_state_forward(*arguments, keep)
     else:
         y, last = _Scan.apply(*arguments)  # type: ignore[misc]
     if width != dim:
-        y, last = y[..., :dim], last[..., :dim, :width]
+        y, last = y[..., :dim], last[..., :dim, :width].clone()
     return y.to(out_dtype), last
 
 

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 from torch import Tensor
 
+from unimatrix.errors import UserError
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
 from unimatrix.ops.threads import threads_for
@@ -43,7 +44,7 @@ def run_forward(
     last = q.new_empty(state.shape)
     blocks = -(-length // BLOCK) if keep else 0
     borders = q.new_empty(border_shape(batch, length, heads, dim) if keep else (0,))
-    _forward_kernel(dim, diag is not None)(
+    wrong = _forward_kernel(dim, diag is not None)(
         threads_for(q.numel() * dim),  # the numbers of all states over all tokens
         *_place(q),
         *_place(k),
@@ -57,7 +58,16 @@ def run_forward(
         borders.view(-1).numpy(),
         (batch, length, heads, blocks),
     )
+    if wrong:
+        check_retention("log_retention", rho)
     return y, last, borders
+
+
+def check_retention(name: str, rho: Tensor) -> None:
+    """Raise a UserError that names the first retention that is above 1 or NaN, if there is one."""
+    wrong = rho[~(rho <= 1)]
+    if len(wrong):
+        raise UserError(f"{name}: expected numbers at most 0, got {wrong[0].log().item():g}")
 
 
 def run_backward(
@@ -127,6 +137,7 @@ def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
     def forward(q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, state, y, last, borders, sizes):
         batch, length, heads, blocks = sizes
         square = dim * dim
+        wrong = 0  # retentions above 1, or NaN
         for bh in numba.prange(batch * heads):
             b = np.int64(bh) // heads
             h = np.int64(bh) % heads
@@ -141,6 +152,7 @@ def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
                     for n in range(square):
                         borders[at + n] = st[n]
                 row = (b * length + t) * heads + h
+                wrong += 0 if rho[row] <= 1 else 1
                 qo = b * q_at[0] + t * q_at[1] + h * q_at[2]
                 ko = b * k_at[0] + t * k_at[1] + h * k_at[2]
                 vo = b * v_at[0] + t * v_at[1] + h * v_at[2]
@@ -155,6 +167,7 @@ def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
             for j in range(dim):
                 for i in range(dim):
                     last[start + i * dim + j] = st[j * dim + i]
+        return wrong
 
     return forward
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unimatrix.errors import UserError
 from unimatrix.ops.backend import Backend, choose_backend, loops_problem
-from unimatrix.ops.shapes import Stream, TokenMask, check_shape
+from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_other
 from unimatrix.ops.signed_scan.chunked import signed_scan_chunked
 from unimatrix.ops.signed_scan.compiled import signed_scan_compiled
 from unimatrix.ops.signed_scan.reference import signed_scan_reference
@@ -33,7 +33,7 @@ def signed_scan(
         decay: [B, T, G], any float dtype; meant for [-1, 1], both signs, exact 0 and exact +-1 included.
             G divides D: channels g D/G to (g + 1) D/G - 1 share decay g. G = D gives each its own.
             float32 or wider keeps decays near 1 exact.
-        write: [B, T, D], any float dtype.
+        write: [B, T, D], any float dtype; float64 beside a narrower one is refused in every argument.
         state: [B, D], s_0; None is zeros. Never modified.
         mask: [B, T] bool; a False position neither writes nor decays: its state is the one before it.
         backend: "auto" takes the compiled form on a CPU and the chunked form elsewhere. A form asked for by
@@ -43,8 +43,8 @@ def signed_scan(
         states: [B, T, D] in write's dtype, s_1 to s_T; the last state: [B, D] in the accumulation dtype.
 
     Raises:
-        UserError: shapes disagree, D not divisible by G, a mask that is not bool, a backend that is unknown
-            or cannot run here.
+        UserError: shapes, dtypes or devices disagree, D not divisible by G, a mask that is not bool, a
+            backend that is unknown or cannot run here.
 
     Numerics: states and sums are float32, or float64 for a float64 write. No form takes a logarithm or
     divides, so that a sign or a zero is a number like any other. Differentiable in decay, write and state.
@@ -57,6 +57,8 @@ def signed_scan(
         preferred="compiled" if problem is None else "chunked",
         problems={"compiled": problem, "triton": "there is no triton form of this op"},
     )
+    if state is not None and write.shape[1] == 0:
+        state = state.clone()  # what is returned is the caller's own
     if form == "reference":
         return signed_scan_reference(decay, write, state, mask=mask)
     if mask is not None:
@@ -68,18 +70,14 @@ def signed_scan(
 
 
 def _check(decay: Tensor, write: Stream, state: Tensor | None, mask: TokenMask | None) -> None:
-    if write.dim() != 3:
-        raise UserError(f"write: expected [batch, time, channels], got {list(write.shape)}")
+    check_first("write", write, "batch, time, channels")
     batch, length, width = write.shape
-    if decay.dim() != 3:
-        raise UserError(f"decay: expected [batch, time, groups], got {list(decay.shape)}")
+    check_first("decay", decay, "batch, time, groups")
     groups = decay.shape[2]
-    check_shape("decay", decay, (batch, length, groups))
+    check_like("decay", decay, (batch, length, groups), write)
     if groups == 0 or width % groups:
         raise UserError(f"decay: expected groups that divide the {width} channels of write, got {groups}")
     if state is not None:
-        check_shape("state", state, (batch, width))
+        check_like("state", state, (batch, width), write)
     if mask is not None:
-        check_shape("mask", mask, (batch, length))
-        if mask.dtype != torch.bool:
-            raise UserError(f"mask: expected dtype bool, got {mask.dtype}")
+        check_other("mask", mask, torch.bool, (batch, length), write)

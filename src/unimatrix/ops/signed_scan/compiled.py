@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimatrix.ops.backend import watched
 from unimatrix.ops.derivatives import plain_gradients_wanted
 from unimatrix.ops.shapes import Stream, accumulation_dtype
 from unimatrix.ops.signed_scan.chunked import scan_gradients
@@ -19,7 +20,7 @@ def signed_scan_compiled(decay: Tensor, write: Stream, state: Tensor | None) -> 
     """Arguments as in `signed_scan`, already checked; the mask is already in decay and write."""
     dtype = accumulation_dtype(write.dtype)
     arguments = (decay.to(dtype), write.to(dtype), None if state is None else state.to(dtype))
-    if torch.compiler.is_compiling():
+    if watched(write):
         states, last = torch.ops.unimatrix.signed_scan_forward(*arguments)
     else:
         states, last = _Scan.apply(*arguments)  # type: ignore[misc]

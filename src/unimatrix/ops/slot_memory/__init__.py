@@ -8,9 +8,20 @@ gradient (tests/ops/test_slot_memory.py).
 import torch
 from torch import Tensor
 
-from unimatrix.errors import UserError
-from unimatrix.ops.backend import Backend, choose_backend, loops_problem
-from unimatrix.ops.shapes import TokenIds, TokenMask, accumulation_dtype, check_shape
+from unimatrix.errors import UserError, UserTypeError
+from unimatrix.ops.backend import Backend, choose_backend, loops_problem, watched
+from unimatrix.ops.derivatives import transforming
+from unimatrix.ops.shapes import (
+    TokenIds,
+    TokenMask,
+    accumulation_dtype,
+    check_count,
+    check_first,
+    check_like,
+    check_other,
+    check_range,
+    check_tuple,
+)
 from unimatrix.ops.slot_memory.chunked import decisions_problem, slot_memory_chunked
 from unimatrix.ops.slot_memory.compiled import slot_memory_compiled
 from unimatrix.ops.slot_memory.reference import slot_memory_reference
@@ -51,7 +62,8 @@ def slot_memory(
         w = softmax(beta) over the TopK of them;  context_t = sum_s w_s V_s
 
     Args:
-        query, key: [B, T, E]; value: [B, T, W]; any float dtype.
+        query, key: [B, T, E]; value: [B, T, W]; any float dtype; float64 beside narrower ones is refused
+            here and in every argument.
         token_ids: [B, T] int64, >= 0, the ids stored with the values.
         write_strength: [B, T], lambda in [0, 1].
         num_slots: N. top_k: slots that a query reads, at most N; None is all.
@@ -67,7 +79,8 @@ def slot_memory(
             [B, T, N]; a pointer adds the weights up by token id (eq. 14). The state after the last position.
 
     Raises:
-        UserError: shapes disagree, num_slots < 1, top_k outside 1..num_slots, a negative token id, a
+        UserError: shapes, dtypes or devices disagree, a strength outside [0, 1] (on a CPU),
+            num_slots < 1, top_k outside 1..num_slots, a negative token id, a
             threshold out of range, a backend that is unknown or cannot run here.
 
     Numerics: float32, or float64 for float64 inputs; cosines are compared in float64 by every form.
@@ -81,12 +94,14 @@ def slot_memory(
     if state is None:
         state = empty_state(batch, num_slots, width, value.shape[-1], dtype=dtype, device=query.device)
     else:
-        _check_state(state, batch, num_slots, width, value.shape[-1])
+        _check_state(state, num_slots, query, value)
+        if query.shape[1] == 0:
+            state = SlotMemoryState(*(x.clone() for x in state))  # what is returned is the caller's own
         state = state._replace(
             keys=state.keys.to(dtype), values=state.values.to(dtype), strengths=state.strengths.to(dtype)
         )
-    if chunk_len is not None and chunk_len < 1:
-        raise UserError(f"chunk_len: expected at least 1, got {chunk_len}")
+    if chunk_len is not None:
+        check_count("chunk_len", chunk_len)
     problem, undecided = loops_problem(query), decisions_problem()
     form = choose_backend(
         "slot_memory",
@@ -101,20 +116,25 @@ def slot_memory(
     writes = Writes(
         query.to(dtype), key.to(dtype), value.to(dtype), token_ids, write_strength.to(dtype), mask
     )
+    if form != "compiled":
+        check_range("write_strength", write_strength, 0.0, 1.0, mask)
     if form == "reference":
         reads, last = slot_memory_reference(writes, state, rules)
     elif form == "compiled":
         reads, last = slot_memory_compiled(writes, state, rules)
     else:
-        reads, last = slot_memory_chunked(writes, state, rules, chunk_len or CHUNK_LEN)
+        with torch.autocast(query.device.type, enabled=False):
+            reads, last = slot_memory_chunked(writes, state, rules, chunk_len or CHUNK_LEN)
     return reads._replace(context=reads.context.to(value.dtype)), last
 
 
 def _rules(num_slots: int, top_k: int | None, match_threshold: float, write_threshold: float) -> Rules:
-    if num_slots < 1:
-        raise UserError(f"num_slots: expected at least 1, got {num_slots}")
-    if top_k is not None and not 1 <= top_k <= num_slots:
-        raise UserError(f"top_k: expected 1 to num_slots = {num_slots}, got {top_k}")
+    check_count("num_slots", num_slots)
+    if top_k is not None:
+        check_count("top_k", top_k, num_slots, limit="num_slots")
+    for name, number in (("match_threshold", match_threshold), ("write_threshold", write_threshold)):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise UserTypeError(f"{name}: expected a number, got {number!r}")
     if not -1.0 <= match_threshold < 1.0:
         raise UserError(f"match_threshold: expected a cosine in [-1, 1), got {match_threshold}")
     if not 0.0 <= write_threshold < 1.0:
@@ -130,29 +150,26 @@ def _check(
     write_strength: Tensor,
     mask: TokenMask | None,
 ) -> None:
-    if query.dim() != 3:
-        raise UserError(f"query: expected [batch, time, width], got {list(query.shape)}")
-    batch, length, _ = query.shape
-    check_shape("key", key, query.shape)
-    if value.dim() != 3:
-        raise UserError(f"value: expected [batch, time, width], got {list(value.shape)}")
-    check_shape("value", value, (batch, length, value.shape[-1]))
-    check_shape("token_ids", token_ids, (batch, length))
-    check_shape("write_strength", write_strength, (batch, length))
-    if token_ids.dtype != torch.int64:
-        raise UserError(f"token_ids: expected dtype int64, got {token_ids.dtype}")
+    check_first("query", query, "batch, time, width")
+    batch, length, width = query.shape
+    check_like("key", key, (batch, length, width), query)
+    check_first("value", value, "batch, time, width")
+    check_like("value", value, (batch, length, value.shape[-1]), query)
+    check_other("token_ids", token_ids, torch.int64, (batch, length), query)
+    check_like("write_strength", write_strength, (batch, length), query)
     # off the CPU, and in a compiled graph, a look at the values would cost a synchronisation
-    looks = token_ids.device.type == "cpu" and token_ids.numel() and not torch.compiler.is_compiling()
-    if looks and int(token_ids.min()) < 0:
-        raise UserError(f"token_ids: expected ids from 0 on, got {int(token_ids.min())}")
+    looks = token_ids.device.type == "cpu" and token_ids.numel() and not watched(token_ids)
+    if looks and not transforming() and (low := int(token_ids.min())) < 0:
+        raise UserError(f"token_ids: expected ids from 0 on, got {low}")
     if mask is not None:
-        check_shape("mask", mask, (batch, length))
-        if mask.dtype != torch.bool:
-            raise UserError(f"mask: expected dtype bool, got {mask.dtype}")
+        check_other("mask", mask, torch.bool, (batch, length), query)
 
 
-def _check_state(state: SlotMemoryState, batch: int, slots: int, width: int, value_width: int) -> None:
-    check_shape("state.keys", state.keys, (batch, slots, width))
-    check_shape("state.values", state.values, (batch, slots, value_width))
-    for name in ("token_ids", "strengths", "ages"):
-        check_shape(f"state.{name}", getattr(state, name), (batch, slots))
+def _check_state(state: SlotMemoryState, slots: int, query: Tensor, value: Tensor) -> None:
+    check_tuple("state", state, SlotMemoryState)
+    batch = len(query)
+    check_like("state.keys", state.keys, (batch, slots, query.shape[-1]), query)
+    check_like("state.values", state.values, (batch, slots, value.shape[-1]), query)
+    check_like("state.strengths", state.strengths, (batch, slots), query)
+    check_other("state.token_ids", state.token_ids, torch.int64, (batch, slots), query)
+    check_other("state.ages", state.ages, torch.int64, (batch, slots), query)

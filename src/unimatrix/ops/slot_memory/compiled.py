@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
+from unimatrix.ops.shapes import check_range
 from unimatrix.ops.slot_memory.reference import slot_memory_reference
 from unimatrix.ops.slot_memory.state import Rules, SlotMemoryState, SlotReads, Writes
 from unimatrix.ops.threads import threads_for
@@ -50,12 +51,14 @@ def _forward(
     outputs = _outputs(query, value, keys)
     given = [query, key, value, token_ids, strength, _no_mask(query) if real is None else real]
     rules = [top_k, match_threshold, write_threshold]
-    kernels.forward(
+    wrong = kernels.forward(
         threads_for(query.numel() * keys.shape[1]),
         *[_array(x) for x in given],
         *rules,
         *[x.numpy() for x in (*state, *outputs)],
     )
+    if wrong:
+        check_range("write_strength", strength, 0.0, 1.0, real)
     reads, decisions = outputs[:3], outputs[3:]
     return (*reads, *state, *decisions)
 

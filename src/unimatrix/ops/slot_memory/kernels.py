@@ -92,6 +92,7 @@ def forward(
     slots, value_width = values.shape[1], values.shape[2]
     scale = 1.0 / math.sqrt(width)
     masked = real.shape[0] > 0
+    wrong = 0  # strengths outside [0, 1], or NaN
     for b in numba.prange(batch):
         score = np.empty(slots, query.dtype)
         log_strength = np.empty(slots, query.dtype)
@@ -111,6 +112,7 @@ def forward(
                     weights[b, t, s] = 0.0
                     read_ids[b, t, s] = -1
                 continue
+            wrong += 0 if 0 <= strength[b, t] <= 1 else 1
             for s in range(slots):
                 ages[b, s] += ages[b, s] >= 0
             if strength[b, t] > write_threshold:
@@ -148,6 +150,7 @@ def forward(
                     weights[b, t, s] /= total
                     for w in range(value_width):
                         context[b, t, w] += weights[b, t, s] * values[b, s, w]
+    return wrong
 
 
 @kernel(fastmath=FAST)

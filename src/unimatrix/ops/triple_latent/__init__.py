@@ -15,7 +15,17 @@ from unimatrix.errors import UserError
 from unimatrix.ops.backend import Backend, choose_backend
 from unimatrix.ops.matrix_state import matrix_state
 from unimatrix.ops.matrix_state.compiled import compiled_problem
-from unimatrix.ops.shapes import HeadScalars, HeadVectors, TokenMask, accumulation_dtype, check_shape
+from unimatrix.ops.shapes import (
+    HeadScalars,
+    HeadVectors,
+    TokenMask,
+    accumulation_dtype,
+    check_first,
+    check_like,
+    check_other,
+    check_range,
+    check_tuple,
+)
 from unimatrix.ops.signed_scan import signed_scan
 from unimatrix.ops.triple_latent.compiled import triple_latent_compiled
 from unimatrix.ops.triple_latent.reference import triple_latent_reference
@@ -48,7 +58,8 @@ def triple_latent(
     With addresses E the memory has M rows in place of S, and softmax(E s_{t-1}) writes, softmax(E q_l) reads.
 
     Args:
-        a, b, q_l, q_r: [B, T, H, S], any float dtype, any strides.
+        a, b, q_l, q_r: [B, T, H, S], any float dtype, any strides; float64 beside narrower ones is refused
+            here and in every argument.
         log_retention, log_pair_retention: [B, T, H], natural logs of lambda and mu, <= 0; -inf forgets
             everything, 0 writes nothing. float32 or wider keeps retentions near 1 exact.
         addresses: [M, S], the learned addresses of the slots, shared by the heads; None is the dense memory.
@@ -61,7 +72,8 @@ def triple_latent(
         y: [B, T, H, S] in b's dtype; the final state in the accumulation dtype.
 
     Raises:
-        UserError: shapes disagree, or a backend that is unknown or cannot run here.
+        UserError: shapes, dtypes or devices disagree, a retention above 1 (on a CPU), or a backend that
+            is unknown or cannot run here.
 
     Numerics: states and sums are float32, or float64 for float64 inputs. No exponential of a positive number
     is taken but in the softmax over slots. Differentiable in every floating argument, the state included.
@@ -83,10 +95,16 @@ def triple_latent(
         state = TripleLatentState(
             a.new_zeros(batch, heads, dim, dtype=dtype), a.new_zeros(batch, heads, rows, dim, dtype=dtype)
         )
+    elif a.shape[1] == 0:
+        state = TripleLatentState(*(x.clone() for x in state))  # what is returned is the caller's own
+    if form != "compiled":
+        check_range("log_retention", log_retention, -torch.inf, 0.0, mask)
+        check_range("log_pair_retention", log_pair_retention, -torch.inf, 0.0, mask)
     if form == "reference":
-        return triple_latent_reference(
-            a, b, q_l, q_r, log_retention, log_pair_retention, addresses=addresses, state=state, mask=mask
-        )
+        with torch.autocast(a.device.type, enabled=False):
+            return triple_latent_reference(
+                a, b, q_l, q_r, log_retention, log_pair_retention, addresses=addresses, state=state, mask=mask
+            )
     if form == "compiled":
         if mask is not None:
             # a retention of 1 neither decays nor writes, since the write strength is 1 minus it
@@ -94,16 +112,17 @@ def triple_latent(
             log_pair_retention = log_pair_retention.masked_fill(~mask[..., None], 0.0)
         y, state = triple_latent_compiled(a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state)
         return (y if mask is None else y.masked_fill(~mask[..., None, None], 0.0)), state
-    before, last = _retained_sum(a, log_retention, state.sum, mask)
-    read, pairs = matrix_state(
-        address(q_l if addresses is None else q_l.to(dtype), addresses),
-        b,
-        address(before, addresses),
-        log_pair_retention,
-        state=state.pairs.mT,
-        mask=mask,
-        backend="chunked",
-    )
+    with torch.autocast(a.device.type, enabled=False):
+        before, last = _retained_sum(a, log_retention, state.sum.to(dtype), mask)
+        read, pairs = matrix_state(
+            address(q_l.to(dtype), addresses),
+            b.to(dtype),
+            address(before, addresses),
+            log_pair_retention,
+            state=state.pairs.mT,
+            mask=mask,
+            backend="chunked",
+        )
     return (read * q_r).to(b.dtype), TripleLatentState(last, pairs.mT)
 
 
@@ -130,22 +149,22 @@ def _check(
     state: TripleLatentState | None,
     mask: TokenMask | None,
 ) -> None:
-    if a.dim() != 4:
-        raise UserError(f"a: expected [batch, time, heads, state_dim], got {list(a.shape)}")
+    check_first("a", a, "batch, time, heads, state_dim")
     batch, length, heads, dim = a.shape
     for name, vectors in (("b", b), ("q_l", q_l), ("q_r", q_r)):
-        check_shape(name, vectors, a.shape)
-    check_shape("log_retention", log_retention, (batch, length, heads))
-    check_shape("log_pair_retention", log_pair_retention, (batch, length, heads))
+        check_like(name, vectors, (batch, length, heads, dim), a)
+    check_like("log_retention", log_retention, (batch, length, heads), a)
+    check_like("log_pair_retention", log_pair_retention, (batch, length, heads), a)
     rows = dim
     if addresses is not None:
-        if addresses.dim() != 2 or addresses.shape[-1] != dim or not len(addresses):
-            raise UserError(f"addresses: expected [slots, {dim}], got {list(addresses.shape)}")
+        check_first("addresses", addresses, "slots, state_dim")
         rows = len(addresses)
+        if addresses.shape[-1] != dim or not rows:
+            raise UserError(f"addresses: expected [slots, {dim}], got {list(addresses.shape)}")
+        check_like("addresses", addresses, (rows, dim), a)
     if state is not None:
-        check_shape("state.sum", state.sum, (batch, heads, dim))
-        check_shape("state.pairs", state.pairs, (batch, heads, rows, dim))
+        check_tuple("state", state, TripleLatentState)
+        check_like("state.sum", state.sum, (batch, heads, dim), a)
+        check_like("state.pairs", state.pairs, (batch, heads, rows, dim), a)
     if mask is not None:
-        check_shape("mask", mask, (batch, length))
-        if mask.dtype != torch.bool:
-            raise UserError(f"mask: expected dtype bool, got {mask.dtype}")
+        check_other("mask", mask, torch.bool, (batch, length), a)

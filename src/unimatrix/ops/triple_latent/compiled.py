@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimatrix.ops.backend import watched
 from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
 from unimatrix.ops.shapes import HeadScalars, HeadVectors, accumulation_dtype
 from unimatrix.ops.triple_latent.reference import triple_latent_steps
@@ -35,7 +36,7 @@ def triple_latent_compiled(
     # a copy, as numpy pins the memory it is shown, and FSDP2 frees that of a gathered weight
     addresses = None if addresses is None else addresses.to(dtype, copy=True)
     arguments = (*vectors, log_keep, state.sum.to(dtype), state.pairs.to(dtype), addresses)
-    if torch.compiler.is_compiling():
+    if watched(a):
         *rest, log_keep, start, pairs, addresses = arguments
         keep, write = log_keep.exp(), -torch.expm1(log_keep)
         for_backward = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.matrix_state.kernels import BLOCK
+from unimatrix.ops.matrix_state.kernels import BLOCK, check_retention
 from unimatrix.ops.matrix_state.steps import reverse, write_and_read
 from unimatrix.ops.threads import threads_for
 from unimatrix.ops.triple_latent.steps import gate_and_retain, reverse_gate, reverse_retain
@@ -44,7 +44,7 @@ def run_forward(
     blocks = border_count(length) if for_backward else 0
     before = a.new_empty(a.shape if for_backward else (0,))
     borders = a.new_empty((batch, heads, blocks, dim * dim))
-    _forward_kernel(dim)(
+    wrong = _forward_kernel(dim)(
         threads_for(a.numel() * dim),  # the numbers of all pair memories over all tokens
         *place(a),
         *place(b),
@@ -62,6 +62,8 @@ def run_forward(
         borders.view(-1).numpy(),
         (batch, length, heads, blocks),
     )
+    if wrong:
+        check_retentions(keep)
     return y, last_sum, last_pairs, z, before, borders
 
 
@@ -111,6 +113,12 @@ def run_backward(
     return (*grads, grad_keep, grad_write, grad_start, grad_first)
 
 
+def check_retentions(keep: Tensor) -> None:
+    """Raise a UserError that names the first retention [B, T, H, 2] that is above 1 or NaN."""
+    check_retention("log_retention", keep[..., 0])
+    check_retention("log_pair_retention", keep[..., 1])
+
+
 def border_count(length: int) -> int:
     """How many pair memories are kept: one per block of BLOCK tokens."""
     return -(-length // BLOCK)
@@ -137,6 +145,7 @@ def _forward_kernel(dim: int) -> Callable[..., Any]:
     ):  # fmt: skip
         batch, length, heads, blocks = sizes
         square = dim * dim
+        wrong = 0  # retentions above 1, or NaN
         for bh in numba.prange(batch * heads):
             n = np.int64(bh) // heads
             h = np.int64(bh) % heads
@@ -148,6 +157,7 @@ def _forward_kernel(dim: int) -> Callable[..., Any]:
                 p[i] = pairs[np.int64(bh) * square + i]
             for t in range(length):
                 row = (n * length + t) * heads + h
+                wrong += 0 if keep[2 * row] <= 1 and keep[2 * row + 1] <= 1 else 1
                 if blocks > 0:
                     for i in range(dim):
                         before[row * dim + i] = s[i]
@@ -169,6 +179,7 @@ def _forward_kernel(dim: int) -> Callable[..., Any]:
                 last_sum[np.int64(bh) * dim + i] = s[i]
             for i in range(square):
                 last_pairs[np.int64(bh) * square + i] = p[i]
+        return wrong
 
     return forward
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.threads import threads_for
-from unimatrix.ops.triple_latent.kernels import BLOCK, border_count, place, unit
+from unimatrix.ops.triple_latent.kernels import BLOCK, border_count, check_retentions, place, unit
 from unimatrix.ops.triple_latent.steps import (
     gate_and_retain,
     match,
@@ -50,7 +50,7 @@ def run_forward(
     before = a.new_empty(a.shape if for_backward else (0,))
     borders = a.new_empty((batch, heads, blocks, slots * dim))
     weights = a.new_empty((batch, length, heads, 2 * slots) if for_backward else (0,))
-    _forward_kernel(dim, slots)(
+    wrong = _forward_kernel(dim, slots)(
         threads_for(a.numel() * 3 * slots),
         *place(a),
         *place(b),
@@ -70,6 +70,8 @@ def run_forward(
         weights.view(-1).numpy(),
         (batch, length, heads, blocks),
     )
+    if wrong:
+        check_retentions(keep)
     return y, last_sum, last_pairs, z, before, borders, weights
 
 
@@ -161,6 +163,7 @@ def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
     ):  # fmt: skip
         batch, length, heads, blocks = sizes
         size = slots * dim
+        wrong = 0  # retentions above 1, or NaN
         for bh in numba.prange(batch * heads):
             n = np.int64(bh) // heads
             h = np.int64(bh) % heads
@@ -173,6 +176,7 @@ def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                 p[i] = pairs[np.int64(bh) * size + i]
             for t in range(length):
                 row = (n * length + t) * heads + h
+                wrong += 0 if keep[2 * row] <= 1 and keep[2 * row + 1] <= 1 else 1
                 ao = n * a_at[0] + t * a_at[1] + h * a_at[2]
                 bo = n * b_at[0] + t * b_at[1] + h * b_at[2]
                 lo = n * ql_at[0] + t * ql_at[1] + h * ql_at[2]
@@ -201,6 +205,7 @@ def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                 last_sum[np.int64(bh) * dim + i] = s[i]
             for i in range(size):
                 last_pairs[np.int64(bh) * size + i] = p[i]
+        return wrong
 
     return forward
 
