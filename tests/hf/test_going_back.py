@@ -66,7 +66,7 @@ def test_what_is_kept_does_not_grow(make_model):
         for _ in range(3 * WINDOW):
             model(torch.zeros(1, 1, dtype=torch.int64), cache=cache)
     assert len(cache._past) <= WINDOW / SPACING + 1
-    assert WINDOW <= sum(read.ids.shape[1] for read in cache._past) < 2 * WINDOW
+    assert WINDOW <= sum(read.length for read in cache._past) < 2 * WINDOW
 
 
 def test_prompt_lookup_equals_plain_decoding(preset, make_model, count_fed):

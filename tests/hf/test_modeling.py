@@ -115,10 +115,11 @@ def test_arguments_that_mean_nothing_here_raise(make_model, arguments, message):
 def test_embeddings_can_be_read_and_set_and_the_vocabulary_stays(make_model):
     model = make_model("unimatrix-rosa")
     assert model.get_input_embeddings() is model.language_model.embedding
-    assert model.get_output_embeddings() is None
+    assert model.get_output_embeddings() is model.language_model.head
     replacement = torch.nn.Embedding(259, 16)
     model.set_input_embeddings(replacement)
     assert model.language_model.embedding is replacement
+    assert model.get_output_embeddings().weight is replacement.weight
     assert model.resize_token_embeddings(259) is replacement
     with pytest.raises(UserError, match="has 259 tokens and cannot get 300"):
         model.resize_token_embeddings(300)

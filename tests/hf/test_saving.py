@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from unimatrix.errors import UserError
-from unimatrix.hf import ByteTokenizer, UniMatrixConfig, UniMatrixForCausalLM
+from unimatrix.hf import ByteTokenizer, UniMatrixConfig, UniMatrixForCausalLM, UniMatrixModel, load
 from unimatrix.hf.config import CODE
 from unimatrix.models import ModelConfig, preset_config
 
@@ -80,8 +80,8 @@ def test_the_loaded_weights_are_no_views_of_the_file(make_model, tmp_path):
     assert all(tensor.data_ptr() % 64 == 0 for tensor in loaded.state_dict().values())
 
 
-def test_half_a_checkpoint_is_refused(preset, make_model, tmp_path):
-    make_model(preset).save_pretrained(tmp_path)
+def test_what_half_a_checkpoint_lacks_is_told_and_drawn_as_in_a_fresh_model(preset, make_model, tmp_path):
+    make_model(preset, dropout=0.0).save_pretrained(tmp_path)
     names = list(load_file(tmp_path / "model.safetensors"))
     buffers = [name for name in names if name.endswith(".u")]
     assert bool(buffers) == (preset == "unimatrix-discovery")
@@ -89,17 +89,76 @@ def test_half_a_checkpoint_is_refused(preset, make_model, tmp_path):
         folder = tmp_path / "half"
         shutil.copytree(tmp_path, folder)
         edit_weights(folder, lambda tensors, name=name: tensors.pop(name))
-        with pytest.raises(UserError, match="no weights, or of the wrong shape, for language_model"):
-            UniMatrixForCausalLM.from_pretrained(folder)
+        with pytest.raises(UserError, match=f"no weights, or of the wrong shape, for {name}"):
+            load(folder)
+        loaded, info = UniMatrixForCausalLM.from_pretrained(folder, output_loading_info=True)
+        assert set(info["missing_keys"]) == {name}
+        whole = load_file(tmp_path / "model.safetensors")
+        for other, tensor in loaded.state_dict().items():
+            redrawn = other == name or (
+                name.endswith(".u") and other == name[:-1] + "v"
+            )  # they belong together
+            assert torch.equal(tensor, whole[other]) != redrawn, other
+        drawn = loaded.state_dict()[name]
+        assert torch.isfinite(drawn).all()
+        assert drawn.std() < 1.5 * loaded.config.to_model_config().init_std or name.endswith(
+            ("addresses", ".u", "norm.weight")
+        )
         shutil.rmtree(folder)
+
+
+def test_memory_without_weights_gets_those_of_a_fresh_model(preset, make_model):
+    config = make_model(preset).config
+    with torch.device("meta"):
+        empty = UniMatrixForCausalLM(config)
+    empty.to_empty(device="cpu")
+    empty.init_weights()
+    fresh = UniMatrixForCausalLM(config)
+    for name, tensor in fresh.state_dict().items():
+        got = empty.state_dict()[name]
+        if tensor.numel() > 1 and tensor.std() > 0:
+            assert got.std() == pytest.approx(tensor.std(), rel=3 * tensor.numel() ** -0.5), name
+        else:
+            assert torch.equal(got, tensor), name
+    assert torch.isfinite(empty(IDS).logits).all()
 
 
 def test_weights_of_another_shape_are_refused(make_model, tmp_path):
     make_model("unimatrix-core").save_pretrained(tmp_path)
     edit_weights(tmp_path, lambda t: t.update({"language_model.norm.weight": torch.ones(17)}))
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(UserError, match=r"wrong shape, for language_model\.norm\.weight$"):
+        load(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         UniMatrixForCausalLM.from_pretrained(tmp_path)
-    assert "wrong shape, for language_model.norm.weight" in str(caught.value.__context__)
+
+
+@pytest.mark.parametrize("cls", [UniMatrixForCausalLM, UniMatrixModel, AutoModel, AutoModelForCausalLM])
+def test_a_folder_loads_with_and_without_the_head(preset, make_model, tmp_path, cls):
+    model = make_model(preset)
+    model.save_pretrained(tmp_path / "with")
+    model.base_model.save_pretrained(tmp_path / "without")
+    with torch.no_grad():
+        expected = model.base_model(IDS).last_hidden_state
+        for folder in ("with", "without"):
+            loaded, info = cls.from_pretrained(tmp_path / folder, output_loading_info=True)
+            assert not info["missing_keys"] | info["unexpected_keys"]
+            assert torch.equal(loaded.base_model(IDS).last_hidden_state, expected)
+
+
+def test_the_files_of_earlier_versions_load(make_model, tmp_path):
+    model = make_model("unimatrix-core")
+    model.save_pretrained(tmp_path)
+    before = "language_model.blocks.0.mixer."
+
+    def older(tensors):
+        tensors[before + "dqkv.weight"] = torch.cat(
+            [tensors.pop(before + f"{x}.weight") for x in ("d", "qkv")]
+        )
+
+    edit_weights(tmp_path, older)
+    for loaded in (AutoModelForCausalLM.from_pretrained(tmp_path), load(tmp_path)[0]):
+        assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+        assert loaded.name_or_path == str(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

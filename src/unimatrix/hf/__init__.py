@@ -7,16 +7,25 @@
 it is generated.
 """
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from unimatrix.hf.cache import UniMatrixCache
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.generation import load, stream
-from unimatrix.hf.modeling import UniMatrixForCausalLM
+from unimatrix.hf.modeling import UniMatrixForCausalLM, UniMatrixModel
 from unimatrix.hf.tokenizer import ByteTokenizer
 
 AutoConfig.register(UniMatrixConfig.model_type, UniMatrixConfig, exist_ok=True)
+AutoModel.register(UniMatrixConfig, UniMatrixModel, exist_ok=True)
 AutoModelForCausalLM.register(UniMatrixConfig, UniMatrixForCausalLM, exist_ok=True)
 AutoTokenizer.register(UniMatrixConfig, ByteTokenizer, exist_ok=True)
 
-__all__ = ["ByteTokenizer", "UniMatrixCache", "UniMatrixConfig", "UniMatrixForCausalLM", "load", "stream"]
+__all__ = [
+    "ByteTokenizer",
+    "UniMatrixCache",
+    "UniMatrixConfig",
+    "UniMatrixForCausalLM",
+    "UniMatrixModel",
+    "load",
+    "stream",
+]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from transformers import Cache
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from unimatrix.errors import UserError
 from unimatrix.models import select_batch
@@ -39,42 +39,65 @@ def by_one_name(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return named if kwargs.get(_OTHER_NAME) is None else named | {CACHE_NAME: kwargs[_OTHER_NAME]}
 
 
-@dataclass
-class UniMatrixOutput(CausalLMOutputWithPast):
-    """transformers' output of a causal language model, in which the state answers to both its names."""
+class _EitherName:
+    """An output in which the state answers to both its names."""
 
     def __getitem__(self, k: Any) -> Any:
-        return super().__getitem__(CACHE_NAME if k == _OTHER_NAME else k)
+        return super().__getitem__(_known(k))  # type: ignore[reportAttributeAccessIssue]
 
     def __contains__(self, key: object) -> bool:
-        return super().__contains__(CACHE_NAME if key == _OTHER_NAME else key)
+        return super().__contains__(_known(key))  # type: ignore[reportAttributeAccessIssue]
 
     def get(self, key: str, default: Any = None) -> Any:
-        return super().get(CACHE_NAME if key == _OTHER_NAME else key, default)
+        return super().get(_known(key), default)  # type: ignore[reportAttributeAccessIssue]
 
 
-setattr(UniMatrixOutput, _OTHER_NAME, property(lambda output: getattr(output, CACHE_NAME)))
+def _known(key: Any) -> Any:
+    return CACHE_NAME if isinstance(key, str) and key == _OTHER_NAME else key
 
 
-class _Read(NamedTuple):
-    """Tokens that were read one after another, and the state before them."""
+setattr(_EitherName, _OTHER_NAME, property(lambda output: getattr(output, CACHE_NAME)))
+
+
+@dataclass
+class UniMatrixModelOutput(_EitherName, BaseModelOutputWithPast):
+    """last_hidden_state [B, T, D], cache, hidden_states."""
+
+
+@dataclass
+class UniMatrixOutput(_EitherName, CausalLMOutputWithPast):
+    """loss, logits [B, T, V], cache, hidden_states."""
+
+
+class Read(NamedTuple):
+    """What one call of the model reads, and the state before it."""
 
     state: Any
-    ids: Tensor  # [B, T]
+    given: Tensor  # ids [B, T], or embeddings [B, T, D]
     mask: Tensor | None  # [B, T] bool
 
-    def __add__(self, more: "_Read") -> "_Read":  # type: ignore[override]
-        mask = None
-        if self.mask is not None or more.mask is not None:
-            both = (
-                torch.ones_like(part.ids).bool() if part.mask is None else part.mask for part in (self, more)
-            )
-            mask = torch.cat(list(both), dim=1)
-        return _Read(self.state, torch.cat([self.ids, more.ids], dim=1), mask)
+    @property
+    def length(self) -> int:
+        return self.given.shape[1]
 
-    def part(self, start: int, stop: int | None) -> "_Read":
+    @property
+    def real(self) -> Tensor:
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(self.given.shape[:2], dtype=torch.bool, device=self.given.device)
+
+    def goes_with(self, more: "Read", *, most: int) -> bool:
+        """Whether both may be one, of the same kind and at most so long."""
+        return self.given.dim() == more.given.dim() and self.length + more.length <= most
+
+    def joined(self, more: "Read") -> "Read":
+        unmasked = self.mask is None and more.mask is None
+        mask = None if unmasked else torch.cat([self.real, more.real], dim=1)
+        return Read(self.state, torch.cat([self.given, more.given], dim=1), mask)
+
+    def part(self, start: int, stop: int | None) -> "Read":
         mask = None if self.mask is None else self.mask[:, start:stop]
-        return _Read(self.state, self.ids[:, start:stop], mask)
+        return Read(self.state, self.given[:, start:stop], mask)
 
 
 class UniMatrixCache(Cache):
@@ -98,41 +121,40 @@ class UniMatrixCache(Cache):
         self.state: Any = None
         self.seq_length = 0
         self._recording = False
-        self._past: list[_Read] = []  # the last tokens before `state`, oldest first
-        self._again: _Read | None = None  # tokens after `state` that were read before; it is their state
+        self._past: list[Read] = []  # the last tokens before `state`, oldest first
+        self._again: Read | None = None  # tokens after `state` that were read before; it is their state
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.seq_length
 
-    def take(self, input_ids: Tensor, mask: Tensor | None) -> list[_Read]:
+    def take(self, given: Tensor, mask: Tensor | None) -> list[Read]:
         """What the model has to read one after another for these tokens [B, T]; they are the end of it.
 
         Only the first piece comes with its state. Before them come tokens that were read before; recording,
         the last WINDOW of a long text are a piece of their own, so that there is a state from before them.
         """
-        again, new = self._again, _Read(self.state, input_ids, mask)
+        again, new = self._again, Read(self.state, given, mask)
         pieces = [new]
-        if self._recording and input_ids.shape[1] > WINDOW:
+        if self._recording and new.length > WINDOW:
             pieces = [new.part(0, -WINDOW), new.part(-WINDOW, None)]
         if again is None:
             return pieces
-        if again.ids.shape[1] > SPACING:
-            return [again, *pieces]
-        return [again + pieces[0], *pieces[1:]]
+        if again.goes_with(pieces[0], most=SPACING + pieces[0].length):
+            return [again.joined(pieces[0]), *pieces[1:]]
+        return [again, *pieces]
 
-    def put(self, state: Any, num_new: int, pieces: list[_Read]) -> None:
+    def put(self, state: Any, num_new: int, pieces: list[Read]) -> None:
         """The state after num_new more tokens, the end of `pieces`, each of which has the state before it."""
         self.state, self.seq_length, self._again = state, self.seq_length + num_new, None
         if not self._recording:
             return
         for piece in pieces:
-            if self._past and self._past[-1].ids.shape[1] + piece.ids.shape[1] <= SPACING:
-                self._past[-1] += piece
+            if self._past and self._past[-1].goes_with(piece, most=SPACING):
+                self._past[-1] = self._past[-1].joined(piece)
             else:
                 self._past.append(piece)
-        lengths = [read.ids.shape[1] for read in self._past]
-        while sum(lengths[1:]) >= WINDOW:
-            del self._past[0], lengths[0]
+        while sum(read.length for read in self._past[1:]) >= WINDOW:
+            del self._past[0]
 
     def activate_past_recording(self) -> None:
         """Keep from now on what it takes to go back."""
@@ -148,7 +170,7 @@ class UniMatrixCache(Cache):
             raise UserError(f"crop: expected minus the number of tokens to remove, got {tokens_to_remove}")
         rest = -tokens_to_remove
         reads = [*self._past, *([] if self._again is None else [self._again])]
-        recorded = sum(read.ids.shape[1] for read in reads)
+        recorded = sum(read.length for read in reads)
         if rest > recorded:
             raise UserError(
                 f"crop: this state can go back by {recorded} tokens, got {rest}; activate_past_recording()"
@@ -157,7 +179,7 @@ class UniMatrixCache(Cache):
         self.seq_length -= rest
         while rest > 0:
             read = reads.pop()
-            kept = read.ids.shape[1] - rest
+            kept = read.length - rest
             self.state, self._again = read.state, read.part(0, kept) if kept > 0 else None
             rest = max(0, -kept)
             self._past = reads
@@ -189,7 +211,7 @@ class UniMatrixCache(Cache):
 
     @property
     def batch_size(self) -> int:
-        part = self.state if self._again is None else self._again.ids
+        part = self.state if self._again is None else self._again.given
         while part is not None and not isinstance(part, Tensor):
             part = part[0]
         return -1 if part is None else part.shape[0]
@@ -200,8 +222,7 @@ class UniMatrixCache(Cache):
         start = None if self.state is None else self.state.position
         if self._again is None:
             return start
-        ids, mask = self._again.ids, self._again.mask
-        again = ids.new_full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
+        again = self._again.real.sum(1)
         return again if start is None else start + again
 
     @property

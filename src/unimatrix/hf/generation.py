@@ -66,14 +66,19 @@ def load(
     try:
         with _quiet_log():
             model, info = UniMatrixForCausalLM.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are named below
+                output_loading_info=True,
             )
     except SafetensorError as error:
         raise UserError(f"{folder}: the weights are cut short or corrupt ({_first_line(error)})") from error
     except (OSError, ValueError, RuntimeError) as error:
-        # transformers raises its own over the UserError that names the tensor of the wrong shape
-        cause = error.__context__ if isinstance(error.__context__, UserError) else error
-        raise UserError(f"{folder}: cannot be loaded ({_first_line(cause)})") from error
+        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+    lacking = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    if lacking:
+        raise UserError(f"{folder}: no weights, or of the wrong shape, for {min(lacking)}")
     if info["unexpected_keys"]:
         raise UserError(
             f"{folder}: the weights do not belong to its config.json; unknown: {min(info['unexpected_keys'])}"

@@ -4,47 +4,58 @@ A thin adapter. The mathematics is `unimatrix.models.LanguageModel` (or a peer, 
 `.language_model`; what is added here is the shape of transformers' interfaces. The model's state travels
 through `generate` as a `UniMatrixCache`, so the prompt is read once and each further step feeds one token.
 
-Letters: B batch, T time, V vocabulary, P tokens already in the state.
+Letters: B batch, T time, D width, V vocabulary, P tokens already in the state.
 """
 
-import copy
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
-from transformers.generation.logits_process import LogitsProcessorList
-from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf import packing
-from unimatrix.hf.cache import CACHE_NAME, UniMatrixCache, UniMatrixOutput, by_one_name
+from unimatrix.hf.cache import CACHE_NAME, Read, UniMatrixCache, UniMatrixModelOutput, UniMatrixOutput
 from unimatrix.hf.config import UniMatrixConfig
+from unimatrix.hf.decoding import Decoding
 from unimatrix.hf.loss import next_token_loss
-from unimatrix.hf.numbers import NumbersOnly
-from unimatrix.hf.stopping import StopBytes
-from unimatrix.hf.tokenizer import ByteTokenizer
+from unimatrix.hf.older_files import in_this_versions_names
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 
-# what generate hands on to the model though it is none of its business
-GENERATION_KWARGS = ("tokenizer", "assistant_tokenizer")
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
 # what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"}
-_Generation: Any = GenerationMixin  # its methods are typed for a protocol that its own models do not satisfy
 
 
-class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
-    """`LanguageModel` behind transformers' causal-LM interface.
+class _Asked(NamedTuple):
+    """The tokens of a forward pass, checked: what the state, the mask and the options mean for them."""
 
-    `UniMatrixForCausalLM(config)` draws the same initial weights as `LanguageModel(config.to_model_config())`
-    under the same seed. Its parameters are the language model's, under the prefix `language_model.`; the
-    output head's weights are the embedding's, and are saved once.
+    given: Tensor  # [B, T] ids or [B, T, D] embeddings
+    mask: Tensor | None  # [B, T] bool
+    cache: UniMatrixCache | None
+    use_cache: bool
+    keep_streams: bool
+
+
+class _Given(NamedTuple):
+    """What the language model made of them."""
+
+    logits: Tensor | None  # [B, K, V] at the kept positions
+    hidden: Tensor | None  # [B, T, D]
+    streams: tuple[Tensor, ...] | None
+
+
+class UniMatrixPreTrainedModel(PreTrainedModel):
+    """What the model with a head and the one without have in common.
+
+    `cls(config)` draws the same initial weights as `LanguageModel(config.to_model_config())` under the same
+    seed. The parameters are the language model's, under the prefix `language_model.`, with a head or without:
+    a folder saved from the one loads as the other. The output head's weights are the embedding's, and are
+    saved once.
 
     Args:
         config: what to build.
@@ -54,8 +65,10 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
 
     config: UniMatrixConfig
     config_class = UniMatrixConfig
+    base_model_prefix = "model"
     _no_split_modules = ["LanguageModel"]  # noqa: RUF012 (transformers reads it off the class)
     _supports_context_parallel = False  # the state is not exchanged between ranks
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: UniMatrixConfig, language_model: TextModel | None = None) -> None:
         super().__init__(config)
@@ -64,14 +77,21 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         )
         if getattr(self.language_model, "head", None) is not None:
             self._tied_weights_keys = {"language_model.head.weight": "language_model.embedding.weight"}
-        # the language model has drawn its weights; on the meta device they are still to come, from a file
+        # the language model has drawn its weights; on the meta device they are still to come
         if not any(parameter.is_meta for parameter in self.parameters()):
             for module in self.modules():
                 module._is_hf_initialized = True  # type: ignore[assignment]
+        self._borrowing = language_model is not None
         self.post_init()
+        self._borrowing = False
+
+    def init_weights(self) -> None:
+        """Draw what has not been drawn or loaded; of a model that this one is made around, nothing."""
+        if not self._borrowing:
+            super().init_weights()
 
     @classmethod
-    def from_language_model(cls, language_model: TextModel) -> "UniMatrixForCausalLM":
+    def from_language_model(cls, language_model: TextModel) -> Any:
         """Wrap a built model. The weights are shared, not copied; no random number is drawn.
 
         Of a model that torch.compile or DistributedDataParallel has wrapped it is the model inside; what is
@@ -87,118 +107,112 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
 
         transformers leaves them as views of the file, at addresses that are no multiple of a vector register:
         matrix products then round differently than in the model that was saved, and whoever overwrites
-        the file changes the model.
+        the file changes the model. A folder of an earlier version's weights loads too.
         """
-        with quiet_progress():
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        with quiet_progress(), in_this_versions_names(pretrained_model_name_or_path) as place:
+            loaded = super().from_pretrained(place, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.device.type == "cpu":
                 tensor.data = tensor.data.clone()
         return loaded
 
-    @can_return_tuple
-    def forward(
+    def _ask(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        cache: UniMatrixCache | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        past_key_values: UniMatrixCache | None = None,
-        **kwargs: Any,
-    ) -> UniMatrixOutput:
-        """Next-token logits, and the loss if labels are given.
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        caches: tuple[UniMatrixCache | None, UniMatrixCache | None],
+        use_cache: bool | None,
+        output_hidden_states: bool | None,
+        kwargs: dict[str, Any],
+    ) -> _Asked:
+        """The arguments of a forward pass, checked.
 
-        Args:
-            input_ids: [B, T] int64, only the tokens that the state has not seen yet.
-            attention_mask: [B, T] or [B, P + T], 0 or False at padding; only the last T columns are used, as
-                the state knows about the others.
-            cache, or past_key_values: the state that an earlier call returned; it is brought up to date in
-                place.
-            labels: [B, T] int64, the input ids themselves: they are shifted here. -100 does not count, nor
-                does a label at padding or after padding (`next_token_loss`).
-            use_cache: return the state; None means config.use_cache, and no in training.
-            logits_to_keep: the logits of so many last positions only, or of these positions; 0 means all.
-            kwargs: `num_items_in_batch` and `shift_labels` go to the loss; `position_ids` may say where each
-                token stands if that is where it does stand; any other must be None or False.
-        Returns:
-            loss (scalar float32 or None), logits [B, T, V], cache (`UniMatrixCache` or None; it answers to
-            past_key_values too).
         Raises:
-            UserError: the mask does not fit the tokens, an argument that this model does not know, or a state
-                that it does not keep (Mamba-2 in training mode).
+            UserError: what `forward` says.
         """
         for name, value in kwargs.items():
             if name not in (*LOSS_KWARGS, *packing.NAMES) and value is not None and value is not False:
-                raise UserError(f"UniMatrixForCausalLM: unknown argument {name!r}")
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
-        if past_key_values is not None:
-            if cache is not None:
-                raise UserError("cache: expected it by one name, got past_key_values too")
-            cache = past_key_values
+                raise UserError(f"{type(self).__name__}: unknown argument {name!r}")
+        given = inputs_embeds if input_ids is None else input_ids
+        if given is None or (input_ids is not None and inputs_embeds is not None):
+            number = "neither" if given is None else "both"
+            raise UserError(f"input_ids: expected either it or inputs_embeds, got {number}")
+        if not isinstance(given, Tensor) or given.dim() < 2:
+            shape = f"a {type(given).__name__}" if not isinstance(given, Tensor) else list(given.shape)
+            name = "inputs_embeds" if input_ids is None else "input_ids"
+            raise UserTypeError(f"{name}: expected a tensor [batch, time, ...], got {shape}")
+        cache, other = caches if caches[0] is not None else (caches[1], None)
+        if other is not None:
+            raise UserError("cache: expected it by one name, got past_key_values too")
         if cache is not None and not isinstance(cache, UniMatrixCache):
             raise UserTypeError(f"cache: expected a UniMatrixCache, got a {type(cache).__name__}")
+        if cache is not None and cache.batch_size not in (-1, len(given)):
+            raise UserError(f"cache: expected the state of {len(given)} rows, got one of {cache.batch_size}")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
         if cache is None and use_cache:
             cache = UniMatrixCache()
-
-        mask = _new_columns(attention_mask, input_ids, 0 if cache is None else cache.seq_length)
+        mask = _new_columns(attention_mask, given, 0 if cache is None else cache.seq_length)
         start = None if cache is None else cache.position
-        packing.check_one_text_a_row(kwargs, shape=input_ids.shape, mask=mask, start=start)
-        logits, state, pieces = self._read(input_ids, mask, cache)
+        packing.check_one_text_a_row(kwargs, shape=given.shape[:2], mask=mask, start=start)
+        if output_hidden_states is None:
+            output_hidden_states = bool(self.config.output_hidden_states)
+        return _Asked(given, mask, cache, use_cache, output_hidden_states)
+
+    def _read(self, asked: _Asked, *, head: bool, keep: int | Tensor | None = None) -> _Given:
+        """Let the language model read the tokens, and bring the cache up to date.
+
+        Args:
+            head: whether logits are wanted, at the positions that `keep` names (`LanguageModel.logits`).
+        """
+        given, mask, cache, use_cache, keep_streams = asked
+        model: Any = self.language_model
+        state = None if cache is None else cache.state
+        pieces = [Read(state, given, mask)] if cache is None else cache.take(given, mask)
+        whole = len(pieces) == 1 and pieces[0].length == given.shape[1]
+        # tokens that were read before stand first, and nothing is wanted of them
+        unwanted = sum(piece.length for piece in pieces) - given.shape[1]
+        parts: list[_Given] = []
+        for number, piece in enumerate(pieces):
+            pieces[number] = piece._replace(state=state)
+            fresh = max(0, piece.length - unwanted)
+            unwanted = max(0, unwanted - piece.length)
+            at = keep if whole else fresh
+            ids, embeds = (piece.given, None) if piece.given.dim() == 2 else (None, piece.given)
+            if head and not keep_streams:  # the module itself is called, for those who hook or wrap it
+                logits, state = model(ids, state, mask=piece.mask, inputs_embeds=embeds, logits_at=at)
+                parts.append(_Given(logits, None, None))
+                continue
+            features = model.features(
+                ids, state, mask=piece.mask, inputs_embeds=embeds, keep_streams=keep_streams
+            )
+            state = features.state
+            logits = model.logits(features, at=at) if head else None
+            first = piece.length - fresh
+            streams = tuple(stream[:, first:] for stream in features.streams or ())
+            parts.append(_Given(logits, features.hidden[:, first:], streams if keep_streams else None))
         if cache is not None and use_cache:
             if state is None:
                 raise UserError("use_cache: Mamba-2 keeps no state in training mode, got use_cache=True")
-            cache.put(state, input_ids.shape[1], pieces)
-
-        loss = None
-        if labels is not None or kwargs.get("shift_labels") is not None:
-            loss_kwargs = {name: kwargs[name] for name in LOSS_KWARGS if name in kwargs}
-            loss = next_token_loss(
-                self.loss_function, logits, labels, mask=mask, training=self.training, **loss_kwargs
+            cache.put(state, given.shape[1], pieces)
+        if whole:
+            return parts[0]
+        logits, hidden = (
+            torch.cat(some, dim=1) if some else None
+            for some in (
+                [part.logits for part in parts if part.logits is not None],
+                [part.hidden for part in parts if part.hidden is not None],
             )
-        if isinstance(logits_to_keep, Tensor):
-            logits = logits[:, logits_to_keep]
-        elif logits_to_keep:
-            logits = logits[:, -logits_to_keep:]
-        return UniMatrixOutput(
-            loss=loss,  # type: ignore[arg-type]
-            logits=logits,
-            **{CACHE_NAME: cache if use_cache else None},  # type: ignore[arg-type]
         )
-
-    def _read(self, input_ids: Tensor, mask: Tensor | None, cache: UniMatrixCache | None) -> Any:
-        """Logits [B, T, V] of the tokens, the state after them, and what the cache is to remember of them."""
-        if cache is None:
-            return *self.language_model(input_ids, mask=mask), []
-        pieces, state, parts = cache.take(input_ids, mask), cache.state, []
-        for place, piece in enumerate(pieces):
-            pieces[place] = piece._replace(state=state)
-            logits, state = self.language_model(piece.ids, state, mask=piece.mask)
-            parts.append(logits)
-        return torch.cat(parts, dim=1)[:, -input_ids.shape[1] :], state, pieces
-
-    @functools.wraps(_Generation.generate)
-    def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[reportIncompatibleMethodOverride]
-        return _Generation.generate(self, *args, **by_one_name(kwargs))
-
-    # transformers reads the signature to learn which arguments there are
-    @functools.wraps(_Generation.prepare_inputs_for_generation)
-    def prepare_inputs_for_generation(  # type: ignore[reportIncompatibleMethodOverride]
-        self, *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        next_sequence_length = kwargs.get("next_sequence_length")
-        if next_sequence_length is not None and next_sequence_length < 1:
-            # transformers would slice [-0:] and feed all of it a second time
-            raise UserError(
-                "input_ids: expected at least one token more than the cache has read, got"
-                f" {'as many' if next_sequence_length == 0 else f'{-next_sequence_length} fewer'}"
+        streams = None
+        if keep_streams:
+            streams = tuple(
+                torch.cat(depth, dim=1) for depth in zip(*(part.streams or () for part in parts), strict=True)
             )
-        for name in GENERATION_KWARGS:
-            kwargs.pop(name, None)
-        return _Generation.prepare_inputs_for_generation(self, *args, **kwargs)
+        return _Given(None if logits is None else _kept(logits, keep), hidden, streams)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.embedding
@@ -206,7 +220,10 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
     def set_input_embeddings(self, value: nn.Module) -> None:
         assert isinstance(value, nn.Embedding)
         if isinstance(self.language_model, LanguageModel):
+            tied = self.language_model.tied
             self.language_model.embedding = value
+            if tied:
+                self.language_model.tie_weights()
         else:
             self.language_model.backbone.set_input_embeddings(value)
 
@@ -222,7 +239,8 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
         if new_num_tokens not in (None, self.config.vocab_size):
             raise UserError(
                 f"resize_token_embeddings: the vocabulary has {self.config.vocab_size} tokens and cannot get"
-                f" {new_num_tokens}; build a model with vocab_size={new_num_tokens} instead"
+                f" {new_num_tokens}, as routing tables, votes and states go by token ids too; build a model"
+                f" with vocab_size={new_num_tokens} instead"
             )
         return self.language_model.embedding
 
@@ -242,45 +260,161 @@ class UniMatrixForCausalLM(PreTrainedModel, GenerationMixin):
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
         """Does nothing: a saved folder says where its classes are (`unimatrix.hf.config`)."""
 
+    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # reached only in from_pretrained, for what the file did not hold: half a model is no model
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if not getattr(tensor, "_is_hf_initialized", False):
-                prefix = next(prefix for prefix, known in self.named_modules() if known is module)
-                raise UserError(f"checkpoint: no weights, or of the wrong shape, for {prefix}.{name}")
+        """Draw what neither __init__ nor a file has given (transformers guards what one has)."""
+        model = self.language_model
+        if not isinstance(model, LanguageModel):
+            return  # the peer's own class knows how
+        tensors = [*model.parameters(), *model.buffers()]
+        if not any(_is_there(tensor) for tensor in tensors):
+            model.init_weights()  # all at once, as a fresh model does
+            for tensor in tensors:
+                tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+            return
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if module is not model.head and not all(_is_there(tensor) for tensor in own):
+            model.init_module(module)
 
-    def _get_stopping_criteria(
-        self, generation_config: Any, *args: Any, tokenizer: Any = None, **kwargs: Any
-    ) -> StoppingCriteriaList:
-        stop_strings = generation_config.stop_strings
-        if stop_strings is None or not isinstance(tokenizer, ByteTokenizer):
-            return _Generation._get_stopping_criteria(
-                self, generation_config, *args, tokenizer=tokenizer, **kwargs
+
+class UniMatrixModel(UniMatrixPreTrainedModel):
+    """The language model without its head: the stream that the head reads."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: UniMatrixCache | None = None,
+        use_cache: bool | None = None,
+        past_key_values: UniMatrixCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> UniMatrixModelOutput:
+        """last_hidden_state [B, T, D], behind the last LayerNorm; arguments as in `UniMatrixForCausalLM`."""
+        asked = self._ask(
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            (cache, past_key_values),
+            use_cache,
+            output_hidden_states,
+            kwargs,
+        )
+        read = self._read(asked, head=False)
+        return UniMatrixModelOutput(
+            last_hidden_state=read.hidden,  # type: ignore[arg-type]
+            hidden_states=read.streams,  # type: ignore[arg-type]
+            **{CACHE_NAME: asked.cache if asked.use_cache else None},  # type: ignore[arg-type]
+        )
+
+
+# transformers looks for GenerationMixin among the direct bases
+class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
+    UniMatrixPreTrainedModel, Decoding, GenerationMixin
+):
+    """The language model behind transformers' causal-LM interface."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: UniMatrixCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        past_key_values: UniMatrixCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> UniMatrixOutput:
+        """Next-token logits, and the loss if labels are given.
+
+        Args:
+            input_ids: [B, T] int64, only the tokens that the state has not seen yet.
+            attention_mask: [B, T] or [B, P + T], 0 or False at padding; only the last T columns are used, as
+                the state knows about the others.
+            cache, or past_key_values: the state that an earlier call returned; it is brought up to date in
+                place.
+            labels: [B, T] int64, the input ids themselves: they are shifted here. -100 does not count, nor
+                does a label at padding or after padding (`next_token_loss`).
+            use_cache: return the state; None means config.use_cache, and no in training.
+            logits_to_keep: the logits of so many last positions only, or of these positions; 0 means all.
+                The head computes no others, unless there are labels.
+            inputs_embeds: [B, T, D] in the place of input_ids, where no part reads the ids themselves.
+            output_hidden_states: return the stream behind the embeddings and behind each depth step; None
+                means config.output_hidden_states.
+            kwargs: `num_items_in_batch` and `shift_labels` go to the loss; `position_ids` may say where each
+                token stands if that is where it does stand; any other must be None or False.
+        Returns:
+            loss (scalar float32 or None), logits [B, T, V], cache (`UniMatrixCache` or None; it answers to
+            past_key_values too), hidden_states (L + 1 times [B, T, D], or None).
+        Raises:
+            UserError: the mask does not fit the tokens, an argument that this model does not know, a state
+                of other rows or one that it does not keep (Mamba-2 in training mode).
+        """
+        asked = self._ask(
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            (cache, past_key_values),
+            use_cache,
+            output_hidden_states,
+            kwargs,
+        )
+        keep = logits_to_keep if isinstance(logits_to_keep, Tensor) else logits_to_keep or None
+        with_loss = labels is not None or kwargs.get("shift_labels") is not None
+        read = self._read(asked, head=True, keep=None if with_loss else keep)
+        logits, loss = read.logits, None
+        assert logits is not None
+        if with_loss:
+            loss_kwargs = {name: kwargs[name] for name in LOSS_KWARGS if name in kwargs}
+            loss = next_token_loss(
+                self.loss_function, logits, labels, mask=asked.mask, training=self.training, **loss_kwargs
             )
-        without = copy.copy(generation_config)
-        without.stop_strings = None
-        criteria = _Generation._get_stopping_criteria(self, without, *args, **kwargs)
-        criteria.append(StopBytes(tokenizer, stop_strings))
-        return criteria
+            logits = _kept(logits, keep)
+        return UniMatrixOutput(
+            loss=loss,  # type: ignore[arg-type]
+            logits=logits,  # type: ignore[arg-type]
+            hidden_states=read.streams,  # type: ignore[arg-type]
+            **{CACHE_NAME: asked.cache if asked.use_cache else None},  # type: ignore[arg-type]
+        )
 
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        processors = _Generation._get_logits_processor(self, *args, **kwargs)
-        processors.append(NumbersOnly(self))
-        return processors
+    @property
+    def model(self) -> UniMatrixModel:
+        """The same language model without its head (transformers' `base_model`); the weights are shared."""
+        # no submodule: the weights have one name
+        base = self.__dict__.get("_headless")
+        if base is None or base.language_model is not self.language_model:
+            base = UniMatrixModel(self.config, self.language_model)
+            self.__dict__["_headless"] = base
+        base.training = self.training
+        return base
 
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The head, or None: Mamba-2's is its embedding itself."""
+        model = self.language_model
+        if not isinstance(model, LanguageModel):
+            return None
+        return model.class_head if model.head is None else model.head
 
-    # transformers declares bool and returns nothing
-    def _prepare_cache_for_generation(  # type: ignore[reportIncompatibleMethodOverride]
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
-    ) -> None:
-        _Generation._prepare_cache_for_generation(self, generation_config, model_kwargs, *args)
-        if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
-            model_kwargs[CACHE_NAME] = cache = UniMatrixCache()
-            if getattr(generation_config, "is_assistant", False):
-                cache.activate_past_recording()
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        if not isinstance(self.language_model, LanguageModel) or self.language_model.head is None:
+            raise UserError("set_output_embeddings: expected a model whose head is over the vocabulary")
+        assert isinstance(new_embeddings, nn.Linear)
+        self.language_model.head = new_embeddings
+
+
+def _is_there(tensor: Tensor) -> bool:
+    return getattr(tensor, "_is_hf_initialized", False)
+
+
+def _kept(logits: Tensor, keep: int | Tensor | None) -> Tensor:
+    if keep is None:
+        return logits
+    return logits[:, keep] if isinstance(keep, Tensor) else logits[:, -keep:]
 
 
 def _unwrapped(language_model: Any) -> TextModel:
@@ -295,11 +429,13 @@ def _unwrapped(language_model: Any) -> TextModel:
     return model
 
 
-def _new_columns(attention_mask: Tensor | None, input_ids: Tensor, num_past: int) -> Tensor | None:
+def _new_columns(attention_mask: Any, given: Tensor, num_past: int) -> Tensor | None:
     """The mask [B, T] bool of the tokens that are fed now, from a mask of these or of all tokens so far."""
     if attention_mask is None:
         return None
-    batch_size, num_new = input_ids.shape
+    if not isinstance(attention_mask, Tensor):
+        raise UserTypeError(f"attention_mask: expected a tensor, got a {type(attention_mask).__name__}")
+    batch_size, num_new = given.shape[:2]
     if tuple(attention_mask.shape) not in ((batch_size, num_new), (batch_size, num_past + num_new)):
         raise UserError(
             f"attention_mask: expected shape {(batch_size, num_new)}"

@@ -16,7 +16,13 @@ from torch.nn import functional as F
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.errors import UserError
 from unimatrix.models.config import check_known_settings
-from unimatrix.models.input_checks import check_ids, check_positions, check_shapes
+from unimatrix.models.input_checks import (
+    check_embeddings,
+    check_ids,
+    check_positions,
+    check_shapes,
+    positions_at,
+)
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 _FALLBACK = "falling back to its reference PyTorch implementation"
@@ -99,6 +105,14 @@ class Mamba2State(NamedTuple):
     layers: tuple[Mamba2LayerState, ...]
 
 
+class Mamba2Features(NamedTuple):
+    """What `Mamba2.features` makes of a text, and its `logits` reads."""
+
+    hidden: Stream  # [B, T, D]
+    state: Mamba2State | None
+    streams: tuple[Stream, ...] | None  # the stream into each block, and hidden
+
+
 class Mamba2(nn.Module):
     """Token ids in, logits and a state out; decoding is the same call on what comes next.
 
@@ -160,10 +174,12 @@ class Mamba2(nn.Module):
 
     def forward(
         self,
-        input_ids: TokenIds,
+        input_ids: TokenIds | None,
         state: Mamba2State | None = None,
         *,
         mask: TokenMask | None = None,
+        inputs_embeds: Stream | None = None,
+        logits_at: int | Tensor | None = None,
     ) -> tuple[Tensor, Mamba2State | None]:
         """Logits for the token after each position.
 
@@ -174,6 +190,8 @@ class Mamba2(nn.Module):
                 decoding, where transformers writes over what a gradient would need.
             mask: [B, T] bool; False positions are no tokens, and their logits mean nothing. They must lie
                 before a row's first token, in a call without a state.
+            inputs_embeds: [B, T, D] in the place of input_ids, which is then None.
+            logits_at: where logits are wanted, as in `LanguageModel.logits`; None is everywhere.
 
         Returns:
             logits [B, T, V] float32; the state after the last position, or None in training mode without a
@@ -183,34 +201,67 @@ class Mamba2(nn.Module):
             UserError: a token id outside the vocabulary, more tokens than max_positions, a wrong shape,
                 padding elsewhere.
         """
-        check_shapes(input_ids, mask)
-        check_ids(input_ids, self.config.vocab_size, training=self.training)
+        features = self.features(input_ids, state, mask=mask, inputs_embeds=inputs_embeds)
+        return self.logits(features, at=logits_at), features.state
+
+    def features(
+        self,
+        input_ids: TokenIds | None,
+        state: Mamba2State | None = None,
+        *,
+        mask: TokenMask | None = None,
+        inputs_embeds: Stream | None = None,
+        keep_streams: bool = False,
+    ) -> Mamba2Features:
+        """`forward` up to the head, which `logits` is; keep_streams: the stream between the blocks too."""
+        tokens = self._embeddings(input_ids, inputs_embeds, mask)
         if mask is not None:
             mask = _padding(mask, fresh=state is None)
-        batch, length = input_ids.shape
-        start = input_ids.new_zeros(batch) if state is None else state.position
+        batch, length, _ = tokens.shape
+        start = torch.zeros(batch, dtype=torch.int64, device=tokens.device)
+        start = start if state is None else state.position
         end = start + (length if mask is None else mask.sum(1))
         if length == 0:
-            nothing = torch.zeros(batch, 0, self.config.vocab_size, device=input_ids.device)
-            return nothing, self.init_state(batch) if state is None else state
+            after = self.init_state(batch) if state is None else state
+            streams = (tokens,) * (self.config.depth + 1)
+            return Mamba2Features(tokens, after, streams if keep_streams else None)
         check_positions(self.config.max_positions, length, end, fresh=state is None and mask is None)
         if mask is not None and length == 1:
             # transformers does not look at the mask of a single position
-            input_ids, mask = F.pad(input_ids, (1, 0)), F.pad(mask, (1, 0))
+            tokens, mask = F.pad(tokens, (0, 0, 1, 0)), F.pad(mask, (1, 0))
         keep = state is not None or not self.training
         # ids, embeddings, cache: by place, as the cache has another name from transformers 5.24 on
-        x: Stream
-        x, *kept = self.backbone(
+        hidden, *rest = self.backbone(
             None,
-            self.dropout(self.embedding(input_ids)),
+            self.dropout(tokens),
             None if state is None else self._cache_of(state),
             use_cache=keep,
+            output_hidden_states=keep_streams,
             attention_mask=mask,
             return_dict=False,
         )
-        x = x[:, -length:]
-        logits = F.linear(x.to(self.embedding.weight.dtype), self.embedding.weight).float()
-        return logits, self._state_of(kept[0], end) if keep else None
+        streams = tuple(stream[:, -length:] for stream in rest[-1]) if keep_streams else None
+        after = self._state_of(rest[0], end) if keep else None
+        return Mamba2Features(hidden[:, -length:], after, streams)
+
+    def logits(self, features: Mamba2Features, *, at: int | Tensor | None = None) -> Tensor:
+        """The logits of what `features` returned, [B, T, V], or where `LanguageModel.logits` says."""
+        hidden = features.hidden if at is None else positions_at(at, features.hidden)(features.hidden)
+        return F.linear(hidden.to(self.embedding.weight.dtype), self.embedding.weight).float()
+
+    def _embeddings(
+        self, input_ids: TokenIds | None, inputs_embeds: Stream | None, mask: TokenMask | None
+    ) -> Stream:
+        """Those of the tokens or the ones given, after refusing what the model cannot read."""
+        if inputs_embeds is not None:
+            if input_ids is not None:
+                raise UserError("inputs_embeds: expected it in the place of input_ids, got both")
+            check_embeddings(inputs_embeds, self.config.d_model, mask)
+            return inputs_embeds
+        check_shapes(input_ids, mask)
+        assert input_ids is not None
+        check_ids(input_ids, self.config.vocab_size, training=self.training)
+        return self.embedding(input_ids)
 
     def _drop(self, mixer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         """Dropout on what a block adds to the stream; transformers' own has none."""

@@ -1,0 +1,76 @@
+"""What `generate` of transformers does differently for a model that carries a state and speaks in bytes."""
+
+import copy
+import functools
+from typing import Any
+
+from transformers import GenerationMixin
+from transformers.generation.logits_process import LogitsProcessorList
+from transformers.generation.stopping_criteria import StoppingCriteriaList
+
+from unimatrix.errors import UserError
+from unimatrix.hf.cache import CACHE_NAME, UniMatrixCache, by_one_name
+from unimatrix.hf.numbers import NumbersOnly
+from unimatrix.hf.stopping import StopBytes
+from unimatrix.hf.tokenizer import ByteTokenizer
+
+# what generate hands on to the model though it is none of its business
+GENERATION_KWARGS = ("tokenizer", "assistant_tokenizer")
+_Generation: Any = GenerationMixin  # its methods are typed for a protocol that its own models do not satisfy
+
+
+class Decoding(GenerationMixin):
+    """transformers' `generate` with a `UniMatrixCache` as the state."""
+
+    @functools.wraps(_Generation.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[reportIncompatibleMethodOverride]
+        return _Generation.generate(self, *args, **by_one_name(kwargs))
+
+    # transformers reads the signature to learn which arguments there are
+    @functools.wraps(_Generation.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(  # type: ignore[reportIncompatibleMethodOverride]
+        self, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        next_sequence_length = kwargs.get("next_sequence_length")
+        if next_sequence_length is not None and next_sequence_length < 1:
+            # transformers would slice [-0:] and feed all of it a second time
+            raise UserError(
+                "input_ids: expected at least one token more than the cache has read, got"
+                f" {'as many' if next_sequence_length == 0 else f'{-next_sequence_length} fewer'}"
+            )
+        for name in GENERATION_KWARGS:
+            kwargs.pop(name, None)
+        return _Generation.prepare_inputs_for_generation(self, *args, **kwargs)
+
+    def _get_stopping_criteria(
+        self, generation_config: Any, *args: Any, tokenizer: Any = None, **kwargs: Any
+    ) -> StoppingCriteriaList:
+        stop_strings = generation_config.stop_strings
+        if stop_strings is None or not isinstance(tokenizer, ByteTokenizer):
+            return _Generation._get_stopping_criteria(
+                self, generation_config, *args, tokenizer=tokenizer, **kwargs
+            )
+        without = copy.copy(generation_config)
+        without.stop_strings = None
+        criteria = _Generation._get_stopping_criteria(self, without, *args, **kwargs)
+        criteria.append(StopBytes(tokenizer, stop_strings))
+        return criteria
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors = _Generation._get_logits_processor(self, *args, **kwargs)
+        processors.append(NumbersOnly(self))  # type: ignore[reportArgumentType]
+        return processors
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    # transformers declares bool and returns nothing
+    def _prepare_cache_for_generation(  # type: ignore[reportIncompatibleMethodOverride]
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
+    ) -> None:
+        _Generation._prepare_cache_for_generation(self, generation_config, model_kwargs, *args)
+        if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
+            model_kwargs[CACHE_NAME] = cache = UniMatrixCache()
+            if getattr(generation_config, "is_assistant", False):
+                cache.activate_past_recording()
