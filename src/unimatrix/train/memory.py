@@ -10,7 +10,7 @@ import torch
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.memory import check_fits, in_words
 from unimatrix.evals.model import memory_of
-from unimatrix.models import AnyModelConfig, ModelConfig, preset_config
+from unimatrix.models import ModelConfig, estimate, preset_config
 from unimatrix.train.config import Experiment
 
 _FLOAT = 4
@@ -30,7 +30,7 @@ def check_memory(experiment: Experiment) -> None:
     num_processes = max(1, int(os.environ.get("WORLD_SIZE", "1")))
     windows = -(-loop.batch_size // (num_processes * optim.accumulation))
     tokens = windows * loop.seq_len
-    weights = _fewest_weights(config) * _OF_A_WEIGHT
+    weights = estimate(config).parameters * _OF_A_WEIGHT
     # ids and labels of the whole batch; log-probabilities and their gradient; what each depth step keeps
     batch = loop.batch_size * loop.seq_len * 2 * _ID + tokens * vocab_size * 2 * _FLOAT
     if isinstance(config, ModelConfig):
@@ -44,15 +44,6 @@ def check_memory(experiment: Experiment) -> None:
         f"(weights and optimiser {in_words(weights)}, a batch {in_words(batch)})"
     )
     check_fits(weights + batch, what=what, there=memory_of(_device(experiment)))
-
-
-def _fewest_weights(config: AnyModelConfig) -> int:
-    """Embeddings, and two matrices [D, D] a block."""
-    if not isinstance(config, ModelConfig):
-        return 0
-    blocks = 1 if config.shared_depth else config.depth
-    rows = config.vocab_size + (config.max_positions or 0) + 2 * blocks * config.d_model
-    return rows * config.d_model
 
 
 def _device(experiment: Experiment) -> torch.device:
