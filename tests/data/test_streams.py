@@ -108,7 +108,7 @@ def test_numbers_that_have_no_stream_are_named(value):
         bit_generator("windows", seed=0, step=value)
 
 
-# nobody's seed is asked for: bench measures speed, and a power iteration needs some start; 0 and 1 are written out
+# nobody's seed counts here, 0 or 1 is written out: bench measures speed, a power iteration needs some start
 CONSTANT = ("bench/", "mixers/spectral.py")
 # every other file that makes or seeds a generator
 SEEDING = {
