@@ -3,22 +3,27 @@
 Ids 0..255 are the bytes themselves, then BOS, EOS and PAD (`unimatrix.data.tokenizer` has the numbers).
 Three decisions, each made so that text survives the round trip exactly:
 
-- Text is never searched for special tokens: "<|bos|>" inside a string is seven bytes of text, not BOS.
+- Text is not searched for special tokens: "<|bos|>" inside a string is seven bytes of text, not BOS.
   Nobody can smuggle a control token in through user text, and any text decodes to itself. Whoever
-  means BOS writes its id (or asks for it with `prepend_bos=True`).
+  means BOS writes its id (or asks for it with `prepend_bos=True`). A program that ends its texts with
+  "<|eos|>" and means EOS (TRL) needs `tokenizer.split_special_tokens = False`, which no file can set.
 - Nothing is added by default: `tokenizer(text).input_ids` are the text's UTF-8 bytes and no more.
 - Bytes that are not UTF-8 come back as U+FFFD, so that what is decoded can always be printed. With
   `errors="surrogateescape"` they come back as U+DC80..U+DCFF, which encode to the same bytes again;
   `encode_bytes` and `decode_bytes` need no text at all.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizer
+from transformers.utils import logging
 
 from unimatrix.data.tokenizer import BOS, EOS, PAD, VOCAB_SIZE, decode
 from unimatrix.errors import UserError
+
+logger: Any = logging.get_logger(__name__)  # transformers adds warning_once
 
 BOS_TOKEN, EOS_TOKEN, PAD_TOKEN = "<|bos|>", "<|eos|>", "<|pad|>"
 DECODING_ERRORS = ("replace", "surrogateescape", "ignore", "strict", "backslashreplace")
@@ -82,8 +87,32 @@ class ByteTokenizer(PreTrainedTokenizer):
         return decode([int(token_id) for token_id in token_ids])
 
     def tokenize(self, text: str, **_: Any) -> list[str]:
-        """One character per byte; special-token text is text."""
-        return list(_to_bytes(text).decode("latin-1"))
+        """One character per byte; special-token text is text, unless `self.split_special_tokens` is False."""
+        if self.split_special_tokens:
+            if text.endswith(EOS_TOKEN):
+                logger.warning_once(
+                    f"a text ends with {EOS_TOKEN!r}, which is text here and no end; where EOS is meant set"
+                    " tokenizer.split_special_tokens = False"
+                )
+            return list(_to_bytes(text).decode("latin-1"))
+        specials = (BOS_TOKEN, EOS_TOKEN, PAD_TOKEN)
+        parts = re.split("(" + "|".join(map(re.escape, specials)) + ")", text)
+        return [
+            token
+            for part in parts
+            for token in ([part] if part in specials else _to_bytes(part).decode("latin-1"))
+        ]
+
+    def apply_chat_template(  # type: ignore[reportIncompatibleMethodOverride]
+        self, *args: Any, return_assistant_tokens_mask: bool = False, **kwargs: Any
+    ) -> Any:
+        if return_assistant_tokens_mask:
+            # transformers asks for the characters' places, which only its fast tokenizers know
+            raise UserError(
+                "return_assistant_tokens_mask: expected False, as this tokenizer does not say which characters"
+                " a token is; prompt and completion apart (completion_only_loss) give the same loss"
+            )
+        return super().apply_chat_template(*args, **kwargs)
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         # the base class looks tokens up one by one; a run of one-character tokens is a byte string already
