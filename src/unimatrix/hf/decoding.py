@@ -9,7 +9,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from unimatrix.errors import UserError
-from unimatrix.hf.cache import CACHE_NAME, UniMatrixCache, by_one_name
+from unimatrix.hf.cache import CACHE_NAME, CACHE_NAMES, UniMatrixCache, by_one_name
 from unimatrix.hf.numbers import NumbersOnly
 from unimatrix.hf.stopping import StopBytes
 from unimatrix.hf.tokenizer import ByteTokenizer
@@ -40,7 +40,11 @@ class Decoding(GenerationMixin):
             )
         for name in GENERATION_KWARGS:
             kwargs.pop(name, None)
-        return _Generation.prepare_inputs_for_generation(self, *args, **kwargs)
+        inputs = _Generation.prepare_inputs_for_generation(self, *args, **kwargs)
+        # PEFT looks for the older name alone, and finding no state it would feed its prompt at every step
+        return inputs | {
+            name: inputs[CACHE_NAME] for name in CACHE_NAMES if inputs.get(CACHE_NAME) is not None
+        }
 
     def _get_stopping_criteria(
         self, generation_config: Any, *args: Any, tokenizer: Any = None, **kwargs: Any

@@ -145,7 +145,7 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             name = "inputs_embeds" if input_ids is None else "input_ids"
             raise UserTypeError(f"{name}: expected a tensor [batch, time, ...], got {shape}")
         cache, other = caches if caches[0] is not None else (caches[1], None)
-        if other is not None:
+        if other is not None and other is not cache:
             raise UserError("cache: expected it by one name, got past_key_values too")
         if cache is not None and not isinstance(cache, UniMatrixCache):
             raise UserTypeError(f"cache: expected a UniMatrixCache, got a {type(cache).__name__}")
@@ -245,6 +245,12 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         return self.language_model.embedding
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        model = self.language_model
+        if getattr(model, "head", None) is not None and not getattr(model, "tied", True):
+            raise UserError(
+                "save_pretrained: expected the embedding's weights in the head, as a model is loaded, got other"
+                " ones (those of an adapter that was merged into one of the two?)"
+            )
         state_dict = kwargs.get("state_dict") or self.state_dict()
         if any(WRAPPERS & set(name.split(".")) for name in state_dict):
             # a part has been compiled, or recomputes its activations: the weights are no others for that

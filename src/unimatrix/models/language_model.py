@@ -154,6 +154,15 @@ class LanguageModel(nn.Module):
         """Whether the head's weights are the embedding's, as they are at first."""
         return self.head is not None and getattr(self.head, "weight", None) is self.embedding.weight
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # merging an adapter of one into the matrix that is both would silently change the other
+        if name in ("embedding", "head") and hasattr(value, "base_layer") and self.tied:
+            raise UserError(
+                f"{name}: expected no adapter, as its weights are those of embedding and head alike, got a"
+                f" {type(value).__module__.split('.')[0]} {type(value).__name__}; adapt other modules"
+            )
+        super().__setattr__(name, value)
+
     def tie_weights(self) -> None:
         """Make the embedding's weights the head's too, after one of them was replaced."""
         if self.head is not None:
