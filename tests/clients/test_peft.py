@@ -116,7 +116,7 @@ def test_prompt_tuning(preset, make_model, texts):
     tuned = get_peft_model(make_model(preset), config)
     assert tuned.active_peft_config.token_dim == 16
     if preset in READ_IDS:
-        with pytest.raises(UserError, match="inputs_embeds: expected input_ids, which the model's .* reads"):
+        with pytest.raises(UserError, match=r"inputs_embeds: expected input_ids, which the model's .* reads"):
             tuned(IDS)
         return
     first, last = train(tuned, texts)
@@ -136,7 +136,7 @@ def test_prompt_tuning(preset, make_model, texts):
 def test_prefix_tuning_is_refused(make_model):
     """It makes keys and values, which is not what a state is made of."""
     config = PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
-    with pytest.raises((UserError, KeyError), match="UniMatrixCache|num_key_value_heads"):
+    with pytest.raises((UserError, KeyError), match=r"UniMatrixCache|num_key_value_heads"):
         get_peft_model(make_model("unimatrix-core"), config)(IDS)
 
 

@@ -16,7 +16,10 @@ pytestmark = [
     ),
 ]
 
-CHAT = "{% for m in messages %}{{ m['role'] }}: {% generation %}{{ m['content'] }}{% endgeneration %}\n{% endfor %}"
+CHAT = (
+    "{% for m in messages %}{{ m['role'] }}: "
+    "{% generation %}{{ m['content'] }}{% endgeneration %}\n{% endfor %}"
+)
 
 
 @pytest.fixture

@@ -42,9 +42,8 @@ class Decoding(GenerationMixin):
             kwargs.pop(name, None)
         inputs = _Generation.prepare_inputs_for_generation(self, *args, **kwargs)
         # PEFT looks for the older name alone, and finding no state it would feed its prompt at every step
-        return inputs | {
-            name: inputs[CACHE_NAME] for name in CACHE_NAMES if inputs.get(CACHE_NAME) is not None
-        }
+        state = inputs.get(CACHE_NAME)
+        return inputs if state is None else inputs | dict.fromkeys(CACHE_NAMES, state)
 
     def _get_stopping_criteria(
         self, generation_config: Any, *args: Any, tokenizer: Any = None, **kwargs: Any

@@ -248,8 +248,8 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         model = self.language_model
         if getattr(model, "head", None) is not None and not getattr(model, "tied", True):
             raise UserError(
-                "save_pretrained: expected the embedding's weights in the head, as a model is loaded, got other"
-                " ones (those of an adapter that was merged into one of the two?)"
+                "save_pretrained: expected the embedding's weights in the head, as a model is loaded, got"
+                " other ones (an adapter's, merged into one of the two?)"
             )
         state_dict = kwargs.get("state_dict") or self.state_dict()
         if any(WRAPPERS & set(name.split(".")) for name in state_dict):

@@ -109,8 +109,8 @@ class ByteTokenizer(PreTrainedTokenizer):
         if return_assistant_tokens_mask:
             # transformers asks for the characters' places, which only its fast tokenizers know
             raise UserError(
-                "return_assistant_tokens_mask: expected False, as this tokenizer does not say which characters"
-                " a token is; prompt and completion apart (completion_only_loss) give the same loss"
+                "return_assistant_tokens_mask: expected False, as this tokenizer does not say which"
+                " characters a token is; prompt and completion apart (completion_only_loss) give the same loss"
             )
         return super().apply_chat_template(*args, **kwargs)
 
