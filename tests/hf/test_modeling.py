@@ -6,10 +6,11 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerances import assert_close
 from transformers import DynamicCache, Trainer, TrainingArguments
 
 from unimatrix.errors import UserError
-from unimatrix.hf import ByteTokenizer, UniMatrixConfig, UniMatrixForCausalLM
+from unimatrix.hf import ByteTokenizer, UniMatrixCache, UniMatrixConfig, UniMatrixForCausalLM
 from unimatrix.models import LanguageModel, build, preset_config
 
 
@@ -43,8 +44,6 @@ def test_forward_gives_the_language_models_logits(preset, make_model):
     with torch.no_grad():
         logits = model.language_model(ids)[0]
         assert torch.equal(model(ids).logits, logits)
-        assert torch.equal(model(ids, logits_to_keep=2).logits, logits[:, -2:])
-        assert torch.equal(model(ids, logits_to_keep=torch.tensor([0, 3])).logits, logits[:, [0, 3]])
         assert torch.equal(model(ids, return_dict=False)[0], logits)
 
 
@@ -177,3 +176,123 @@ def test_importing_needs_neither_datasets_nor_plotting():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_hidden_states_are_what_lies_between_the_depth_steps(preset, make_model):
+    model = make_model(preset)
+    ids = torch.randint(0, 256, (2, 9))
+    with torch.no_grad():
+        out = model(ids, output_hidden_states=True)
+        base = model.base_model(ids)
+        streams = model.language_model.features(ids, keep_streams=True).streams
+        assert len(out.hidden_states) == model.config.num_hidden_layers + 1
+        for given, expected in zip(out.hidden_states, streams, strict=True):
+            assert torch.equal(given, expected)
+        assert torch.equal(out.hidden_states[-1], base.last_hidden_state)
+        assert torch.equal(out.logits, model(ids).logits)
+        assert base.hidden_states is model(ids).hidden_states is None
+        model.config.output_hidden_states = True
+        assert len(model.base_model(ids).hidden_states) == len(streams)
+        # a state that went back: the tokens read again are none of these
+        cache = UniMatrixCache()
+        cache.activate_past_recording()
+        model(ids[:, :6], cache=cache)
+        cache.crop(-2)
+        after = model(ids[:, 4:], cache=cache).hidden_states
+        for given, expected in zip(after, out.hidden_states, strict=True):
+            assert_close(given, expected[:, 4:], "logits")
+    assert model.base_model is not model
+    assert model.base_model.language_model is model.language_model
+
+
+def test_embeddings_stand_for_ids_or_are_refused_where_a_part_reads_ids(preset, make_model):
+    model = make_model(preset)
+    ids = torch.randint(0, 256, (2, 9))
+    embeds = model.get_input_embeddings()(ids)
+    if preset in ("unimatrix-rosa", "unimatrix-sparse-pointer", "unimatrix-discovery"):
+        for call in (model, model.base_model):
+            with pytest.raises(UserError, match="inputs_embeds: expected input_ids, which the model's"):
+                call(inputs_embeds=embeds)
+        return
+    settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    with torch.no_grad():
+        assert torch.equal(model(inputs_embeds=embeds).logits, model(ids).logits)
+        generated = model.generate(inputs_embeds=embeds, **settings)
+        assert torch.equal(generated, model.generate(ids, **settings)[:, 9:])
+
+
+@pytest.mark.parametrize("keep", [1, 3, 30, torch.tensor([0, 4]), torch.tensor([-1])], ids=str)
+def test_the_head_computes_the_kept_positions_alone(preset, make_model, keep):
+    model = make_model(preset)
+    ids = torch.randint(0, 256, (2, 9))
+    rows = []
+    model.get_output_embeddings().register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        all_of_them = model(ids).logits
+        kept = model(ids, logits_to_keep=keep).logits
+        expected = all_of_them[:, keep] if isinstance(keep, torch.Tensor) else all_of_them[:, -keep:]
+        assert_close(kept, expected, "logits")
+        assert rows == [9, expected.shape[1]]
+        assert torch.equal(model(ids, logits_to_keep=keep, labels=ids).loss, model(ids, labels=ids).loss)
+
+
+def test_blocks_are_computed_again_when_asked(preset, make_model):
+    model = make_model(preset).train()
+    ids = torch.randint(0, 256, (2, 9))
+    expected = torch.autograd.grad(model(ids, labels=ids).loss, list(model.parameters()), allow_unused=True)
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    model = make_model(preset).train()
+    calls = []
+    model.language_model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+    loss = model(ids, labels=ids).loss
+    before = len(calls)
+    got = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    assert len(calls) == 2 * before
+    for gradient, other in zip(expected, got, strict=True):
+        if gradient is not None:
+            assert_close(other, gradient, "gradient")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "input_ids: expected either it or inputs_embeds, got neither"),
+        ({"input_ids": torch.tensor([[1]]), "inputs_embeds": torch.zeros(1, 1, 16)}, "got both"),
+        ({"input_ids": [[1, 2]]}, "input_ids: expected a tensor .*, got a list"),
+        ({"input_ids": torch.tensor([1, 2])}, r"input_ids: expected a tensor .*, got \[2\]"),
+        ({"input_ids": torch.tensor([[1.0]])}, "input_ids: expected token ids of dtype int64, got float32"),
+        ({"input_ids": torch.tensor([[1]], dtype=torch.int32)}, "dtype int64, got int32"),
+        ({"input_ids": torch.tensor([[259]])}, "expected token ids from 0 to 258, got 259"),
+        ({"inputs_embeds": torch.zeros(1, 2, 15)}, r"inputs_embeds: expected shape \[batch, time, 16\]"),
+        (
+            {"input_ids": torch.tensor([[1]]), "attention_mask": [[1]]},
+            "attention_mask: expected a tensor, got a list",
+        ),
+        (
+            {"input_ids": torch.tensor([[1]]), "output_attentions": True},
+            "unknown argument 'output_attentions'",
+        ),
+        ({"input_ids": torch.tensor([[1]]), "cache": 3}, "cache: expected a UniMatrixCache, got a int"),
+        ({"input_ids": torch.tensor([[1]]), "logits_to_keep": 1.5}, "at: expected a number"),
+    ],
+)
+def test_wrong_arguments_are_named(make_model, arguments, message):
+    for call in (make_model("unimatrix-core"), make_model("unimatrix-core").base_model):
+        if "logits_to_keep" in arguments and not hasattr(call, "generate"):
+            continue
+        with pytest.raises(UserError, match=message) as caught:
+            call(**arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_other_rows_or_of_another_model_is_refused(make_model):
+    model, other = make_model("unimatrix-core"), make_model("transformer")
+    ids = torch.randint(0, 256, (2, 5))
+    with pytest.raises(UserError, match="cache: expected the state of 1 rows, got one of 2"):
+        model(ids[:1], cache=model(ids).cache)
+    with pytest.raises(
+        UserError, match="cache: expected this model's state, got the state of one with another"
+    ):
+        model(ids, cache=other(ids).cache)

@@ -85,7 +85,7 @@ def test_what_half_a_checkpoint_lacks_is_told_and_drawn_as_in_a_fresh_model(pres
     names = list(load_file(tmp_path / "model.safetensors"))
     buffers = [name for name in names if name.endswith(".u")]
     assert bool(buffers) == (preset == "unimatrix-discovery")
-    for name in [names[0], names[-1], *buffers[:1]]:
+    for name in ["language_model.embedding.weight", names[0], names[-1], *buffers[:1]]:
         folder = tmp_path / "half"
         shutil.copytree(tmp_path, folder)
         edit_weights(folder, lambda tensors, name=name: tensors.pop(name))
@@ -117,7 +117,9 @@ def test_memory_without_weights_gets_those_of_a_fresh_model(preset, make_model):
     for name, tensor in fresh.state_dict().items():
         got = empty.state_dict()[name]
         if tensor.numel() > 1 and tensor.std() > 0:
-            assert got.std() == pytest.approx(tensor.std(), rel=3 * tensor.numel() ** -0.5), name
+            assert float(got.std()) == pytest.approx(float(tensor.std()), rel=5 * tensor.numel() ** -0.5), (
+                name
+            )
         else:
             assert torch.equal(got, tensor), name
     assert torch.isfinite(empty(IDS).logits).all()

@@ -112,6 +112,7 @@ class UniMatrixCache(Cache):
     Attributes:
         state: the language model's state, None before the first token.
         seq_length: P, how many positions were fed, padding included.
+        config: the configuration of the model whose state it is, None before the first token.
     """
 
     def __init__(self) -> None:
@@ -120,6 +121,7 @@ class UniMatrixCache(Cache):
         )  # transformers' layers hold keys and values; the state is kept here instead
         self.state: Any = None
         self.seq_length = 0
+        self.config: Any = None
         self._recording = False
         self._past: list[Read] = []  # the last tokens before `state`, oldest first
         self._again: Read | None = None  # tokens after `state` that were read before; it is their state
@@ -199,7 +201,7 @@ class UniMatrixCache(Cache):
             self.batch_select_indices(rows.repeat_interleave(repeats))
 
     def reset(self) -> None:
-        self.state, self.seq_length, self._past, self._again = None, 0, [], None
+        self.state, self.seq_length, self.config, self._past, self._again = None, 0, None, [], None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

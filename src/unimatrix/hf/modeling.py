@@ -75,8 +75,6 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         self.language_model = (
             text_model_from_config(config.to_model_config()) if language_model is None else language_model
         )
-        if getattr(self.language_model, "head", None) is not None:
-            self._tied_weights_keys = {"language_model.head.weight": "language_model.embedding.weight"}
         # the language model has drawn its weights; on the meta device they are still to come
         if not any(parameter.is_meta for parameter in self.parameters()):
             for module in self.modules():
@@ -151,6 +149,10 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             raise UserTypeError(f"cache: expected a UniMatrixCache, got a {type(cache).__name__}")
         if cache is not None and cache.batch_size not in (-1, len(given)):
             raise UserError(f"cache: expected the state of {len(given)} rows, got one of {cache.batch_size}")
+        if cache is not None and cache.config not in (None, self.language_model.config):
+            raise UserError(
+                "cache: expected this model's state, got the state of one with another configuration"
+            )
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if cache is None and use_cache:
@@ -192,12 +194,16 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             state = features.state
             logits = model.logits(features, at=at) if head else None
             first = piece.length - fresh
-            streams = tuple(stream[:, first:] for stream in features.streams or ())
-            parts.append(_Given(logits, features.hidden[:, first:], streams if keep_streams else None))
+            streams, hidden = features.streams, features.hidden
+            if first > 0:
+                hidden = hidden[:, first:]
+                streams = None if streams is None else tuple(stream[:, first:] for stream in streams)
+            parts.append(_Given(logits, hidden, streams))
         if cache is not None and use_cache:
             if state is None:
                 raise UserError("use_cache: Mamba-2 keeps no state in training mode, got use_cache=True")
             cache.put(state, given.shape[1], pieces)
+            cache.config = model.config
         if whole:
             return parts[0]
         logits, hidden = (
