@@ -3,14 +3,15 @@
 Letters: B batch, T new tokens, P bindings so far, D model width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimatrix.mixers.initial import draw_children
-from unimatrix.mixers.previous import Previous, none_before, shift
+from unimatrix.mixers.layout import kept
+from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
 from unimatrix.ops.shapes import Stream, TokenMask
 
 _EPS = 1e-12  # on the mean square: a vector of zeros stays one
@@ -44,6 +45,12 @@ class AssociativeMemory(nn.Module):
         """Draw the projections from N(0, std); the gate starts half open."""
         draw_children(self, std)
         nn.init.zeros_(self.gate_bias)
+
+    def state_layout(self) -> Any:
+        width = self.gate_bias.shape[0]
+        bindings = kept((None, width), "stream")
+        valid = kept((None,), torch.bool, optional=True)
+        return AssociativeState(bindings, bindings, valid, previous_layout(width))
 
     def forward(
         self, u: Stream, state: AssociativeState | None = None, *, mask: TokenMask | None = None

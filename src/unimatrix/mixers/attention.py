@@ -3,13 +3,14 @@
 Letters: B batch, T new tokens, P tokens in the cache, H heads, E = D / H head width, D model width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimatrix.errors import UserError
+from unimatrix.mixers.layout import kept
 from unimatrix.ops.shapes import Stream, TokenMask
 
 
@@ -34,6 +35,10 @@ class CausalAttention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
+
+    def state_layout(self) -> Any:
+        heads = kept((self.num_heads, None, self.out.in_features // self.num_heads), "stream")
+        return AttentionState(heads, heads, kept((None,), torch.bool, optional=True))
 
     def forward(
         self, x: Stream, state: AttentionState | None = None, *, mask: TokenMask | None = None

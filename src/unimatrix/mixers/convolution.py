@@ -3,12 +3,13 @@
 Letters: B batch, T new tokens, D width, K kernel size.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimatrix.mixers.layout import kept
 from unimatrix.ops.shapes import Stream, TokenMask
 
 
@@ -28,6 +29,9 @@ class LocalConvolution(nn.Module):
         super().__init__()
         self.kernel_size = kernel_size
         self.mix = nn.Linear(kernel_size * d_model, d_model)  # the oldest token's weights first
+
+    def state_layout(self) -> Any:
+        return ConvolutionState(kept((self.kernel_size - 1, self.mix.out_features), "stream"))
 
     def forward(
         self, x: Stream, state: ConvolutionState | None = None, *, mask: TokenMask | None = None

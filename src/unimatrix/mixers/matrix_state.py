@@ -3,13 +3,14 @@
 Letters: D model width, H heads, S state dimension; HS = H * S.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from unimatrix.mixers.initial import draw_weights
+from unimatrix.mixers.layout import kept
 from unimatrix.mixers.older_weights import upgrade_before_loading
 from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.ops import Backend, matrix_state
@@ -73,6 +74,10 @@ class MatrixStateMixer(nn.Module):
         for part in (self.dqkv, self.gates, self.readout, self.rules):
             if part is not None:
                 draw_weights(part, std)
+
+    def state_layout(self) -> Any:
+        """See `unimatrix.mixers.layout`; every mixer has one."""
+        return MatrixStateMixerState(kept((self.num_heads, self.state_dim, self.state_dim), "sums"))
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None) -> MatrixStateMixerState:
         """The empty state: zeros [B, H, S, S]."""

@@ -3,11 +3,12 @@
 Letters: B batch, T time, E width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from unimatrix.mixers.layout import kept
 from unimatrix.ops.shapes import TokenMask
 
 
@@ -16,6 +17,11 @@ class Previous(NamedTuple):
 
     vector: Tensor  # [B, E]; zeros before the first real token
     present: Tensor  # [B] bool, whether there was one
+
+
+def previous_layout(width: int) -> Any:
+    """The carry of vectors of a width, see `unimatrix.mixers.layout`."""
+    return Previous(kept((width,), "stream"), kept((), torch.bool))
 
 
 def none_before(x: Tensor) -> Previous:

@@ -3,13 +3,14 @@
 Letters: B batch, T time, D model width, W width of the memory.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimatrix.mixers.initial import draw_children
+from unimatrix.mixers.layout import kept
 from unimatrix.ops import Backend, gated_scan
 from unimatrix.ops.shapes import Stream, TokenMask
 
@@ -58,6 +59,9 @@ class RecurrentFFN(nn.Module):
         draw_children(self, std)
         if self.local_width is not None:
             nn.init.zeros_(self.mix)
+
+    def state_layout(self) -> Any:
+        return RecurrentFFNState(kept((self.width,), "sums"))
 
     def forward(
         self, x: Stream, state: RecurrentFFNState | None = None, *, mask: TokenMask | None = None

@@ -4,11 +4,12 @@ The paper's code routes the previous token, a stub it says so itself of; that is
 automaton answers the same question (`route`) better, with the same weights.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from unimatrix.mixers.layout import kept
 from unimatrix.mixers.previous import newest_real
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
@@ -28,6 +29,9 @@ class PreviousTokenRouting(nn.Module):
         super().__init__()
         self.table = nn.Embedding(vocab_size, d_model)
         self.project = nn.Linear(d_model, d_model)
+
+    def state_layout(self) -> Any:
+        return RoutingState(kept((), torch.int64))
 
     def forward(
         self, input_ids: TokenIds, state: RoutingState | None = None, *, mask: TokenMask | None = None

@@ -3,12 +3,13 @@
 Letters: B batch, T time, N slots, E width of keys, values and queries, D model width, V vocabulary.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from unimatrix.mixers.previous import Previous, none_before, shift
+from unimatrix.mixers.layout import kept
+from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
 from unimatrix.ops import Backend, SlotMemoryState, SlotReads, slot_memory
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
@@ -62,6 +63,12 @@ class SlotMemory(nn.Module):
         self.out = nn.Linear(width, d_model, bias=False)
         self.write_gate = nn.Linear(d_model, 1) if write_gate else None
         self.pointer_gate = nn.Linear(d_model, 1) if pointer else None
+
+    def state_layout(self) -> Any:
+        slots, width = self.num_slots, self.out.in_features
+        vectors, whole = kept((slots, width), "sums"), kept((slots,), torch.int64)
+        held = SlotMemoryState(vectors, vectors, whole, kept((slots,), "sums"), whole)
+        return SlotMemoryMixerState(held, previous_layout(width))
 
     def forward(
         self,

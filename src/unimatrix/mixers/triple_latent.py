@@ -3,11 +3,14 @@
 Letters: D model width, H heads, S state dimension, M slots; HS = H * S.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from unimatrix.mixers.initial import draw_children
+from unimatrix.mixers.layout import kept
 from unimatrix.ops import Backend, TripleLatentState, triple_latent
 from unimatrix.ops.shapes import Stream, TokenMask
 
@@ -51,6 +54,11 @@ class TripleLatentMixer(nn.Module):
         """Draw the projections from N(0, std); the retentions start at 1/2. `init_addresses` is apart."""
         draw_children(self, std)
         nn.init.zeros_(self.retention_bias)
+
+    def state_layout(self) -> Any:
+        rows = self.state_dim if self.addresses is None else self.addresses.shape[0]
+        heads, dim = self.num_heads, self.state_dim
+        return TripleLatentState(kept((heads, dim), "sums"), kept((heads, rows, dim), "sums"))
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None) -> TripleLatentState:
         """The empty state: zeros [B, H, S] and [B, H, S or M, S]."""

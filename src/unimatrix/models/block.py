@@ -47,6 +47,15 @@ class Block(nn.Module):
         if isinstance(config.memory, AssociativeMemoryConfig):
             self.associations = AssociativeMemory(config.d_model, temperature=config.memory.temperature)
 
+    def state_layout(self) -> BlockState:
+        """What its state looks like, see `unimatrix.mixers.layout`."""
+        mixer: Any = self.mixer
+        return BlockState(
+            mixer.state_layout(),
+            None if self.associations is None else self.associations.state_layout(),
+            self.feed_forward.state_layout() if isinstance(self.feed_forward, RecurrentFFN) else None,
+        )
+
     def forward(
         self, x: Stream, state: BlockState, *, mask: TokenMask | None, context: Stream | None
     ) -> tuple[Stream, BlockState]:

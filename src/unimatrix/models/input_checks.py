@@ -109,7 +109,7 @@ def check_positions(limit: int | None, length: int, end: Tensor, *, fresh: bool)
     """
     if limit is None or (torch.compiler.is_compiling() and not fresh):
         return
-    longest = length if fresh else int(end.max())
+    longest = length if fresh or end.shape[0] == 0 else int(end.max())
     if longest > limit:
         raise UserError(
             f"input_ids: expected at most max_positions = {limit} tokens, got {longest}; "

@@ -26,6 +26,7 @@ from unimatrix.mixers import (
     TripleLatentMixer,
 )
 from unimatrix.mixers.initial import draw_weights
+from unimatrix.mixers.layout import check_state, kept
 from unimatrix.mixers.routing import RoutingState
 from unimatrix.mixers.spectral import SameEachTime
 from unimatrix.models.block import Block, BlockState
@@ -116,6 +117,7 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         # whether training keeps only what lies between the blocks, and computes each again for its gradient
         self.gradient_checkpointing = False
+        self._layout: Any = None  # of a state, described when the first one comes
         self.register_state_dict_post_hook(_leave_out_tied)
         self.register_load_state_dict_pre_hook(_add_tied)
         self.register_load_state_dict_post_hook(_tie_again)
@@ -220,6 +222,8 @@ class LanguageModel(nn.Module):
     ) -> Features:
         """`forward` up to the head, which `logits` is; keep_streams: the stream between the blocks too."""
         given = self._check_inputs(input_ids, inputs_embeds, mask)
+        if state is not None and not torch.compiler.is_compiling():
+            self._check_state(state, given)
         self._renew()
         if mask is not None and _all_real(mask):
             mask = None  # nothing is padding: the faster paths apply
@@ -276,6 +280,8 @@ class LanguageModel(nn.Module):
         if self.memory is None:
             raise UserError("trace: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
         self._check_inputs(input_ids, None, None)
+        if state is not None:
+            self._check_state(state, input_ids)
         self._renew()
         hidden, state, recalled, _ = self._read(input_ids, None, state, None, False)
         assert recalled is not None
@@ -283,6 +289,28 @@ class LanguageModel(nn.Module):
         if self.memory.pointer_gate is not None:
             votes = self.memory.votes(hidden, recalled.reads, self.config.vocab_size)
         return Trace(words, votes, recalled, state)
+
+    def _state_layout(self) -> Any:
+        """What a state of this model looks like, for `check_state`."""
+        config = self.config
+        blocks: list[Any] = [*self.blocks] * (config.depth if config.shared_depth else 1)
+        parts = [block.state_layout() for block in blocks]
+        memory = None if self.memory is None else self.memory.state_layout()
+        if isinstance(config.memory, AssociativeMemoryConfig):
+            memory = tuple(part.associations for part in parts)
+        return LanguageModelState(
+            kept((), torch.int64),
+            tuple(part.mixer for part in parts),
+            None if self.routing is None else self.routing.state_layout(),
+            memory,
+            None if self.convolution is None else self.convolution.state_layout(),
+            tuple(part.feed_forward for part in parts if part.feed_forward is not None) or None,
+        )
+
+    def _check_state(self, state: Any, given: Tensor) -> None:
+        if self._layout is None:
+            self._layout = self._state_layout()
+        check_state(state, self._layout, given, self.embedding.weight.dtype)
 
     def _check_inputs(
         self, input_ids: TokenIds | None, inputs_embeds: Stream | None, mask: TokenMask | None

@@ -20,6 +20,7 @@ from unimatrix.codec import decode, encode
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.tasks.triple_interaction import RULES, Symbols, symbolic_answer
 from unimatrix.errors import UserError
+from unimatrix.mixers.layout import check_state, kept
 from unimatrix.models.config import check_known_settings
 from unimatrix.models.input_checks import check_ids, check_positions, check_shapes
 from unimatrix.ops.shapes import TokenIds, TokenMask
@@ -148,6 +149,8 @@ class TypedLatent(nn.Module):
         """
         check_shapes(input_ids, mask)
         check_ids(input_ids, self.config.vocab_size, training=self.training)
+        if state is not None:
+            check_state(state, self._layout(), input_ids, self.factors.dtype)
         fresh = state is None and mask is None
         state = self.init_state(len(input_ids)) if state is None else state
         length = input_ids.shape[1]
@@ -163,6 +166,11 @@ class TypedLatent(nn.Module):
             F.pad(logits, (first, after), value=-torch.inf),
             TypedLatentState(end, *(part.clone() for part in (task[:, -1], bindings, unfinished))),
         )
+
+    def _layout(self) -> Any:
+        whole = torch.int64
+        bindings = kept((self.config.num_tag_symbols, Symbols.NUM_ROLES), whole)
+        return TypedLatentState(kept((), whole), kept((), whole), bindings, kept((2,), whole))
 
     def _tasks(self, input_ids: TokenIds, state: TypedLatentState, mask: TokenMask | None) -> Tensor:
         """[B, T + 1]: the task known before the first position and at each; its first token sets it."""

@@ -1,0 +1,101 @@
+"""What a state looks like: its own nested tuples with a description in each tensor's place."""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unimatrix.errors import UserError, UserTypeError
+
+
+class Kept(NamedTuple):
+    """One tensor of a state, batch first.
+
+    shape: without the batch; None is any size. dtype: of its own, or the model's ("stream"), or the one sums
+    are kept in ("sums": float32, float64 in a float64 model). optional: None may stand in its place.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: torch.dtype | Literal["stream", "sums"]
+    optional: bool = False
+
+
+def kept(shape: tuple[int | None, ...], dtype: Any, *, optional: bool = False) -> Any:
+    """A `Kept`, where a state's type has a tensor."""
+    return Kept(shape, dtype, optional)
+
+
+class _Given(NamedTuple):
+    """What a state has to go with."""
+
+    batch: int
+    device: torch.device
+    dtypes: dict[torch.dtype | str, torch.dtype | None]
+
+
+def check_state(state: Any, layout: Any, inputs: Tensor, dtype: torch.dtype) -> None:
+    """Raise a UserError unless a state is one of this model, for these inputs [B, ...]; looks at no value.
+
+    Args:
+        layout: the state with a `Kept` for each tensor, and None where the model has no such part.
+        dtype: of the model's weights.
+    """
+    device = inputs.device
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    # under autocast a state has the dtype that the products were made in
+    stream = None if torch.is_autocast_enabled(device.type) else dtype
+    dtypes = {"stream": stream, "sums": sums, torch.int64: torch.int64, torch.bool: torch.bool}
+    _check(("state",), state, layout, _Given(inputs.shape[0], device, dtypes))
+
+
+def _check(place: tuple[Any, ...], value: Any, layout: Any, given: _Given) -> None:
+    if type(layout) is Kept:
+        if value is None and layout.optional:
+            return
+        if not isinstance(value, Tensor):
+            raise UserTypeError(f"{_named(place)}: expected a tensor, got {_kind(value)}")
+        shape, (batch, device, dtypes) = value.shape, given
+        wanted = layout.shape
+        if len(shape) != len(wanted) + 1 or any(
+            w is not None and w != got for w, got in zip(wanted, shape[1:], strict=True)
+        ):
+            sizes = ", ".join("any" if size is None else str(size) for size in (batch, *wanted))
+            raise UserError(
+                f"{_named(place)}: expected one of this model, shape [{sizes}], got {list(shape)}"
+            )
+        if shape[0] != batch:
+            raise UserError(f"{_named(place)}: expected as many rows as the inputs, {batch}, got {shape[0]}")
+        dtype = dtypes[layout.dtype]
+        if dtype is not value.dtype and (dtype is not None or not value.is_floating_point()):
+            raise UserTypeError(f"{_named(place)}: expected {_short(dtype)}, got {_short(value.dtype)}")
+        if value.device != device:
+            raise UserError(
+                f"{_named(place)}: expected it where the inputs are, {device}, got {value.device}"
+            )
+    elif layout is None:
+        if value is not None:
+            raise UserTypeError(f"{_named(place)}: expected none in this model, got {_kind(value)}")
+    else:
+        if type(value) is not type(layout) or len(value) != len(layout):
+            expected = type(layout).__name__ if hasattr(layout, "_fields") else f"tuple of {len(layout)}"
+            raise UserTypeError(
+                f"{_named(place)}: expected a {expected}, as this model returns it, got {_kind(value)}"
+            )
+        names = getattr(layout, "_fields", range(len(layout)))
+        for name, part, expected in zip(names, value, layout, strict=True):
+            if part is not None or expected is not None:
+                _check((*place, name), part, expected, given)
+
+
+def _named(place: tuple[Any, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return f"a tuple of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _short(dtype: torch.dtype | None) -> str:
+    return "floating point" if dtype is None else str(dtype).removeprefix("torch.")
