@@ -6,18 +6,37 @@ from pathlib import Path
 import pytest
 
 import unimatrix
+from unimatrix.cli import main
 from unimatrix.models import parameter_count, peer_presets
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_quickstart_runs(capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(block.strip().splitlines()) <= 12
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(block: str) -> None:
     exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_quickstart_runs(capsys):
+    assert len(BLOCKS[0].strip().splitlines()) <= 12
+    run(BLOCKS[0])
     printed = capsys.readouterr().out
     assert printed.startswith("12296 bytes, now and after a million tokens\nHello")
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")  # torch's, of a machine without an accelerator
+def test_the_other_blocks_run_on_the_run_that_they_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "mytext.txt"
+    text.write_text("Once upon a time there was a text of one's own. " * 100)
+    assert main(["train", "mytext.txt", "--steps", "2", "--batch-size", "2", "--tracker", "none"]) == 0
+    assert len(BLOCKS) > 1
+    for block in BLOCKS[1:]:
+        run(block)
+    assert "Once upon" in capsys.readouterr().out
 
 
 def test_linked_files_exist():
