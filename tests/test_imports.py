@@ -21,7 +21,8 @@ def test_core_imports_nothing_but_torch(module):
     out = subprocess.run(
         [sys.executable, "-c", PROBE.format(module=module)], capture_output=True, text=True, check=True
     )
-    extra = set(json.loads(out.stdout)) - {"unimatrix"}
+    # numpy.random, imported on demand, registers what Cython gave it
+    extra = {name for name in json.loads(out.stdout) if "cython" not in name} - {"unimatrix"}
     # torch.library and torch.compile's flags pull in parts of torch and what it itself depends on
     assert extra <= {
         "torch",

@@ -69,9 +69,9 @@ def test_recipes_are_the_papers(name: str) -> None:
 def test_unknown_names_are_met_with_the_near_ones() -> None:
     with pytest.raises(UserError, match=r"'table1.unimatrix-cor'; did you mean table1.unimatrix-core"):
         experiment("table1.unimatrix-cor")
-    with pytest.raises(UserError, match=r"'qqq'; known: table1.transformer"):
+    with pytest.raises(UserError, match=r"'qqq'; known: table1.MODEL, recall.MODEL"):
         experiment("qqq")
-    with pytest.raises(UserError, match=r"'tabel1': did you mean table1 or "):
+    with pytest.raises(UserError, match=r"'tabel1'; did you mean table1\?"):
         table("tabel1")
     assert table("table1") is TABLE1
 
