@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from tolerances import assert_close
 
+import unimatrix
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 
@@ -170,3 +171,17 @@ def test_a_head_of_its_own_is_not_saved_as_if_it_were_the_embedding(make_model, 
     with pytest.raises(UserError, match="save_pretrained: expected the embedding's weights in the head"):
         merged.save_pretrained(tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_lora_on_the_peer():
+    torch.manual_seed(0)
+    model = unimatrix.build("mamba2", d_model=16, num_heads=2, depth=2, state_dim=8).eval()
+    tuned = lora(UniMatrixForCausalLM.from_language_model(model), init_lora_weights=False)
+    assert set(tuned.targeted_module_names) == {
+        f"language_model.backbone.layers.{layer}.mixer.{name}"
+        for layer in (0, 1)
+        for name in ("in_proj", "out_proj")
+    }
+    with torch.no_grad():
+        expected = tuned(IDS).logits
+        assert_close(tuned.merge_and_unload()(IDS).logits, expected, "output")

@@ -110,7 +110,7 @@ class ByteTokenizer(PreTrainedTokenizer):
             # transformers asks for the characters' places, which only its fast tokenizers know
             raise UserError(
                 "return_assistant_tokens_mask: expected False, as this tokenizer does not say which"
-                " characters a token is; prompt and completion apart (completion_only_loss) give the same loss"
+                " characters a token is; prompt and completion in columns of their own give the same loss"
             )
         return super().apply_chat_template(*args, **kwargs)
 
