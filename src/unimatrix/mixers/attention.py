@@ -46,7 +46,8 @@ class CausalAttention(nn.Module):
         """[B, T, D] to [B, T, D]; a masked (False) position is no key for any other one."""
         batch, length, width = x.shape
         split = (batch, length, 3, self.num_heads, width // self.num_heads)
-        q, k, v = self.qkv(x).view(split).permute(2, 0, 3, 1, 4)  # [B, H, T, E]
+        projected = self.qkv(x).view(split)
+        q, k, v = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, E]
         real = None if mask is None else mask.clone()
         past = 0
         if state is not None:
@@ -62,7 +63,7 @@ class CausalAttention(nn.Module):
         y = self.out(y.transpose(1, 2).reshape(batch, length, width))
         if state is None:
             # else the projection of the queries would stay alive with them
-            k, v = (part.clone(memory_format=torch.contiguous_format) for part in (k, v))
+            k, v = projected[:, :, 1:].clone(memory_format=torch.contiguous_format).permute(2, 0, 3, 1, 4)
         return y, AttentionState(k, v, real)
 
 
