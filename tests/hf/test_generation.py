@@ -74,6 +74,20 @@ LARGER = preset_config("unimatrix-core", d_model=16, num_heads=2, depth=2, state
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors.index.json"],
+)
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"3", b"\xff{}", b"{", b'{"a": NaN}', b""])
+def test_a_file_that_is_no_settings_is_named(folder, name, content, capfd):
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load(folder)
+    assert str(caught.value).startswith(f"{folder / name}: ")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda f: cut(f / "model.safetensors", 20_000), "cut short or corrupt"),
@@ -82,8 +96,8 @@ LARGER = preset_config("unimatrix-core", d_model=16, num_heads=2, depth=2, state
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 5000), "cut short or corrupt"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights, expected model.safetensors"),
         (lambda f: (f / "config.json").unlink(), "no model in this folder"),
-        (lambda f: cut(f / "config.json", 30), r"config\.json: cannot be read"),
-        (lambda f: (f / "config.json").write_text("[1]"), "expected a JSON object, got list"),
+        (lambda f: cut(f / "config.json", 30), r"config\.json: expected JSON"),
+        (lambda f: (f / "config.json").write_text("[1]"), "expected an object with fields"),
         (lambda f: (f / "config.json").write_text("{}"), "expected model_type 'unimatrix', got None"),
         (lambda f: set_config(f, model_type="llama"), "expected model_type 'unimatrix', got 'llama'"),
         (lambda f: set_config(f, model={"d_modle": 3}), "unknown setting 'd_modle'"),
@@ -95,7 +109,7 @@ LARGER = preset_config("unimatrix-core", d_model=16, num_heads=2, depth=2, state
         ),
         (lambda f: set_config(f, hidden_size="x"), "hidden_size: expected 16 .* got 'x'"),
         (lambda f: set_config(f, model=LARGER), "no weights, or of the wrong shape, for language_model"),
-        (lambda f: cut(f / "tokenizer_config.json", 9), r"tokenizer_config\.json: cannot be read"),
+        (lambda f: cut(f / "tokenizer_config.json", 9), r"tokenizer_config\.json: expected JSON"),
     ],
 )
 def test_a_damaged_folder_is_named_in_one_line(folder, damage, message, capfd):

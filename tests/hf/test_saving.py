@@ -229,3 +229,38 @@ def test_a_wrapped_model_is_saved_under_the_names_it_loads_from(make_model, tmp_
 def test_what_is_no_language_model_is_not_wrapped():
     with pytest.raises(TypeError, match="language_model: expected a LanguageModel or a Mamba2, got a Linear"):
         UniMatrixForCausalLM.from_language_model(torch.nn.Linear(2, 2))
+
+
+def test_the_names_of_transformers_change_the_settings(preset):
+    config = UniMatrixConfig.from_model_config(preset_config(preset))
+    config.vocab_size, config.hidden_size, config.num_hidden_layers = 300, 32, 2
+    config.num_attention_heads, config.max_position_embeddings = 2, None
+    settings = config.to_model_config()
+    assert (settings.vocab_size, settings.d_model, settings.depth) == (300, 32, 2)
+    assert config.num_attention_heads == 2
+    assert settings.max_positions is None
+    assert UniMatrixForCausalLM(config)(IDS).logits.shape == (2, 24, 300)
+    with pytest.raises(UserError, match="vocab_size"):
+        config.vocab_size = -1
+    assert config.vocab_size == 300
+    assert UniMatrixConfig(vocab_size=64, hidden_size=32).to_model_config().vocab_size == 64
+    with pytest.raises(UserError, match="vocab_size: expected 300 as in the model's own settings, got 4"):
+        UniMatrixConfig(model=config.model, vocab_size=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": [1]}, "model config: expected an object"),
+        ({"model": 3}, "model config"),
+        ({"use_cache": "yes"}, "use_cache: expected true or false, got 'yes'"),
+        ({"eos_token_id": "x"}, "eos_token_id: expected a token id or None, got 'x'"),
+        ({"eos_token_id": [1, 2.5]}, "eos_token_id: expected a token id or None, got 2.5"),
+        ({"pad_token_id": True}, "pad_token_id: expected a token id or None, got True"),
+        ({"hidden_size": "wide"}, "d_model"),
+    ],
+)
+def test_a_wrong_argument_of_the_config_is_named(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        UniMatrixConfig(**settings)
+    assert "\n" not in str(caught.value)

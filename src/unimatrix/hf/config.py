@@ -14,30 +14,32 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from unimatrix.codec import shown
 from unimatrix.data.tokenizer import BOS, EOS, PAD
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
 from unimatrix.models import ModelConfig, TextModelConfig, preset_config, text_config_from_dict
 
 DEFAULT_PRESET = "unimatrix-core"
-# what is read off the model config
-READ_OFF = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-)
+# what is read off the model config, and what it is called there
+SETTINGS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "num_heads",
+    "max_position_embeddings": "max_positions",
+}
 
 CODE_FILE = "modeling_unimatrix.py"
 CODE = """\
 # This model is one of the package unimatrix-lm, whose classes stand here by name: nothing else is run.
 try:
-    from unimatrix.hf import UniMatrixConfig, UniMatrixForCausalLM
+    from unimatrix.hf import UniMatrixConfig, UniMatrixForCausalLM, UniMatrixModel
 except ImportError as error:
     raise ImportError("this model needs the package unimatrix-lm: pip install unimatrix-lm") from error
 """
 AUTO_MAP = {
     "AutoConfig": f"{CODE_FILE.removesuffix('.py')}.UniMatrixConfig",
+    "AutoModel": f"{CODE_FILE.removesuffix('.py')}.UniMatrixModel",
     "AutoModelForCausalLM": f"{CODE_FILE.removesuffix('.py')}.UniMatrixForCausalLM",
 }
 
@@ -65,16 +67,27 @@ class UniMatrixConfig(PreTrainedConfig):
     pad_token_id: int | None = PAD
 
     def __post_init__(self, **kwargs: Any) -> None:
-        config = preset_config(DEFAULT_PRESET) if self.model is None else text_config_from_dict(self.model)
+        changes = {name: kwargs.pop(name) for name in SETTINGS if kwargs.get(name) is not None}
+        if self.model is None:
+            self.model = preset_config(DEFAULT_PRESET).to_dict()
+            for name, value in changes.items():
+                self._set(name, value)
+        config = text_config_from_dict(self.model)
         self.model = config.to_dict()
+        for name, value in changes.items():
+            if value != getattr(self, name, None):
+                here = getattr(self, name, None)
+                raise UserError(f"{name}: expected {here} as in the model's own settings, got {shown(value)}")
         self.auto_map = AUTO_MAP
         kwargs.pop("auto_map", None)
-        for name in READ_OFF:
-            here, given = getattr(self, name, None), kwargs.pop(name, None)
-            if given is not None and given != here:
-                raise UserError(f"{name}: expected {here} as in the model's own settings, got {given!r}")
+        if not isinstance(self.use_cache, bool):
+            raise UserTypeError(f"use_cache: expected true or false, got {shown(self.use_cache)}")
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             token_id = getattr(self, name)
+            several = name == "eos_token_id" and isinstance(token_id, list)
+            for one in token_id if several else [token_id]:
+                if one is not None and (not isinstance(one, int) or isinstance(one, bool)):
+                    raise UserTypeError(f"{name}: expected a token id or None, got {shown(one)}")
             if isinstance(token_id, int) and token_id >= config.vocab_size:
                 setattr(self, name, None)
         super().__post_init__(**kwargs)
@@ -90,7 +103,7 @@ class UniMatrixConfig(PreTrainedConfig):
         return text_config_from_dict(self.model)
 
     def to_dict(self) -> dict[str, Any]:
-        read_off = {name: getattr(self, name, None) for name in READ_OFF}
+        read_off = {name: getattr(self, name, None) for name in SETTINGS}
         return {name: value for name, value in read_off.items() if value is not None} | super().to_dict()
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -104,22 +117,48 @@ class UniMatrixConfig(PreTrainedConfig):
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
         """Does nothing: transformers would copy this file into saved folders, where it would grow old."""
 
+    def _set(self, name: str, value: Any) -> None:
+        """Change the model's setting that goes by this name in transformers; a model made before stays."""
+        assert self.model is not None, "filled in when the configuration was made"
+        model, setting = dict(self.model), SETTINGS[name]
+        if setting in model:
+            model[setting] = value
+        else:  # the heads are the mixer's, but a peer's own
+            model["mixer"] = {**model["mixer"], setting: value}
+        self.model = text_config_from_dict(model).to_dict()
+
     @property
     def vocab_size(self) -> int:
         return self.to_model_config().vocab_size
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self._set("vocab_size", value)
 
     @property
     def hidden_size(self) -> int:
         return self.to_model_config().d_model
 
+    @hidden_size.setter
+    def hidden_size(self, value: int) -> None:
+        self._set("hidden_size", value)
+
     @property
     def num_hidden_layers(self) -> int:
         return self.to_model_config().depth
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value: int) -> None:
+        self._set("num_hidden_layers", value)
 
     @property
     def num_attention_heads(self) -> int:
         config = self.to_model_config()
         return config.mixer.num_heads if isinstance(config, ModelConfig) else config.num_heads
+
+    @num_attention_heads.setter
+    def num_attention_heads(self, value: int) -> None:
+        self._set("num_attention_heads", value)
 
     @property
     def max_position_embeddings(self) -> int:
@@ -128,3 +167,7 @@ class UniMatrixConfig(PreTrainedConfig):
             # tools such as lm-evaluation-harness ask with hasattr, and take a number if there is one
             raise AttributeError("max_position_embeddings: this model has no positions, any length will do")
         return max_positions
+
+    @max_position_embeddings.setter
+    def max_position_embeddings(self, value: int | None) -> None:
+        self._set("max_position_embeddings", value)

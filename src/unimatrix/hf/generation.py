@@ -1,7 +1,6 @@
 """A saved model by its name, and text from it as it comes: what `unimatrix generate` stands on."""
 
 import codecs
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from transformers.generation.logits_process import (
 )
 from transformers.utils import logging
 
+from unimatrix.codec import read_json, shown
 from unimatrix.data.streams import torch_seed
 from unimatrix.data.tokenizer import BOS, EOS, VOCAB_SIZE
 from unimatrix.errors import UserError
@@ -36,6 +36,8 @@ from unimatrix.hf.tokenizer import ByteTokenizer
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 SETTING_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 HUB_FILES = [*SETTING_FILES, *WEIGHT_FILES, "*.safetensors"]
+# what transformers lets out when such a file holds what it does not expect
+READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError)
 PROBE_SECONDS = 5.0
 # below it the softmax of any logits that differ in float32 is 0 and 1, and dividing by it overflows
 COLDEST = 1e-30
@@ -63,6 +65,10 @@ def load(
     _check_config(folder)
     if not _holds_weights(folder):
         raise UserError(f"{folder}: no weights, expected model.safetensors")
+    for name in (*SETTING_FILES, *WEIGHT_FILES[1:]):
+        if (folder / name).exists():
+            _read_object(folder / name)
+    tokenizer = ByteTokenizer()
     try:
         with _quiet_log():
             model, info = UniMatrixForCausalLM.from_pretrained(
@@ -72,9 +78,11 @@ def load(
                 ignore_mismatched_sizes=True,  # they are named below
                 output_loading_info=True,
             )
+            if (folder / "tokenizer_config.json").is_file():
+                tokenizer = ByteTokenizer.from_pretrained(folder)
     except SafetensorError as error:
         raise UserError(f"{folder}: the weights are cut short or corrupt ({_first_line(error)})") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except READING_ERRORS as error:
         raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
     lacking = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if lacking:
@@ -88,10 +96,6 @@ def load(
         raise UserError(
             f"{folder}: a vocabulary of {model.config.vocab_size} tokens is no text, expected {VOCAB_SIZE}"
         )
-    tokenizer = ByteTokenizer()
-    if (folder / "tokenizer_config.json").is_file():
-        _read_object(folder / "tokenizer_config.json")
-        tokenizer = ByteTokenizer.from_pretrained(folder)
     if device is not None:
         try:
             model.to(torch.device(device))
@@ -279,16 +283,15 @@ def _check_config(folder: Path) -> None:
         raise UserError(f"{folder}: no model here, expected config.json")
     model_type = _read_object(path).get("model_type")
     if model_type != UniMatrixConfig.model_type:
-        raise UserError(f"{path}: expected model_type {UniMatrixConfig.model_type!r}, got {model_type!r}")
+        raise UserError(
+            f"{path}: expected model_type {UniMatrixConfig.model_type!r}, got {shown(model_type)}"
+        )
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({_first_line(error)})") from error
+    values = read_json(path)
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}")
+        raise UserError(f"{path}: expected an object with fields, got {shown(values)}")
     return values
 
 
