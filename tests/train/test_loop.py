@@ -337,6 +337,36 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_last_checkpoin
     assert math.isfinite(loaded.trainer.loss)
 
 
+@pytest.mark.parametrize("preset", [*PRESETS, "unimatrix-sparse-pointer", "triple-hybrid", "mamba2"])
+@pytest.mark.parametrize(("eval_every", "step"), [(None, 4), (3, 3)])
+def test_whoever_meets_a_lost_number_first_the_step_is_named(
+    fit, tiny, monkeypatch, preset, eval_every, step
+):
+    real = torch.optim.AdamW.step
+
+    def spoil(self, *arguments, **named):
+        result = real(self, *arguments, **named)
+        for parameter, state in self.state.items():
+            if state["step"] == 3:
+                parameter.data.fill_(math.nan)
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    experiment = tiny(preset=preset, save_every=2, eval_every=eval_every, dropout=0.0)
+    with pytest.raises(
+        UserError, match=rf"^training stopped: .* at step {step}; the last good one is .*checkpoint-000002$"
+    ):
+        fit(experiment)
+
+
+def test_steps_that_loss_scaling_leaves_out_are_kept_as_none(fit, tiny, monkeypatch):
+    whole = fit(tiny(steps=2), name="whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", lambda self, *arguments, **named: None)
+        fit(tiny(steps=1))
+    assert fit(tiny(steps=2), resume=True).steps == whole.steps
+
+
 def test_weights_that_are_no_numbers_are_not_saved(fit, tiny, tmp_path, monkeypatch):
     # a finite loss whose gradient is not: the loss would show it one step too late
     real = torch.optim.AdamW.step

@@ -166,7 +166,8 @@ class Run:
                 # the mean over this piece's labels counts by their share of the batch's; the processes'
                 # gradients are averaged. A piece without labels has loss 0 and takes part
                 share = accelerator.num_processes * max(1, int(asked[index].sum()))
-                loss = self._loss(*piece) / (num_labels / share)
+                with self._stopping_at(self.step + 1):
+                    loss = self._loss(*piece) / (num_labels / share)
                 accelerator.backward(loss)
             losses.append(loss.detach())
         if optim.clip is not None:
@@ -205,13 +206,14 @@ class Run:
             total: Any = accelerator.reduce(sums, reduction="sum")
             return total
 
-        metrics = self.source.evaluate(
-            self.model,
-            seed=self.experiment.loop.seed,
-            extent=extent,
-            share=(accelerator.process_index, accelerator.num_processes),
-            add_up=add_up,
-        )
+        with self._stopping_at(self.step):
+            metrics = self.source.evaluate(
+                self.model,
+                seed=self.experiment.loop.seed,
+                extent=extent,
+                share=(accelerator.process_index, accelerator.num_processes),
+                add_up=add_up,
+            )
         headline = metrics[self.source.headline]
         self.curve.append((self.step, headline))
         if self.is_asked_at:
@@ -228,10 +230,11 @@ class Run:
         self.look()
         finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
         if not finite:
-            raise UserError(self._not_finite("a weight", self.step))
+            raise self._stopped("a weight is no longer a finite number", self.step)
         moments = [state[name] for state in self._raw_optimizer.state.values() for name in MOMENTS]
-        if not torch.stack([moment.isfinite().all() for moment in moments]).all():
-            raise UserError(self._not_finite("a value of the optimiser", self.step))
+        # none yet where fp16's loss scaling has left out every step so far
+        if moments and not torch.stack([moment.isfinite().all() for moment in moments]).all():
+            raise self._stopped("a value of the optimiser is no longer a finite number", self.step)
         rng: dict[str, Any] = {
             name: self.accelerator.gather(state[None].to(self.accelerator.device))
             for name, state in rng_tensors(self.accelerator.device).items()
@@ -271,14 +274,22 @@ class Run:
         self._unseen.clear()
         for step, loss in enumerate(losses, start=first):
             if not -float("inf") < loss < float("inf"):
-                raise UserError(self._not_finite(f"the loss ({loss})", step))
+                raise self._stopped(f"the loss ({loss}) is no longer a finite number", step)
         self.last_loss = losses[-1]
 
-    def _not_finite(self, what: str, step: int) -> str:
+    @contextmanager
+    def _stopping_at(self, step: int) -> Iterator[None]:
+        """A UserError that leaves the block tells the step: a model refuses NaN before there is a loss."""
+        try:
+            yield
+        except UserError as error:
+            raise self._stopped(str(error), step) from error
+
+    def _stopped(self, why: str, step: int) -> UserError:
         kept = (
             "no checkpoint was written before" if self.saved is None else f"the last good one is {self.saved}"
         )
-        return f"training stopped: {what} is no longer a finite number at step {step}; {kept}"
+        return UserError(f"training stopped: {why} at step {step}; {kept}")
 
 
 @contextmanager

@@ -18,11 +18,13 @@ _QUANTITIES = ("step", *MOMENTS)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state on the CPU, by quantity and parameter; a parameter not yet updated has none."""
+    """AdamW's state on the CPU, by quantity and parameter; zeros, its first state, where none was needed yet."""
     tensors = {}
     for name, parameter in model.named_parameters():
-        for quantity, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{quantity}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        state = optimizer.state.get(parameter, {})
+        for quantity in _QUANTITIES:
+            first = torch.zeros([] if quantity == "step" else parameter.shape)
+            tensors[f"{quantity}/{name}"] = state.get(quantity, first).detach().cpu().contiguous()
     return tensors
 
 
