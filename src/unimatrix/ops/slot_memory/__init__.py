@@ -125,7 +125,7 @@ def slot_memory(
     else:
         with torch.autocast(query.device.type, enabled=False):
             reads, last = slot_memory_chunked(writes, state, rules, chunk_len or CHUNK_LEN)
-    return reads._replace(context=reads.context.to(value.dtype)), last
+    return SlotReads(reads.context.to(value.dtype), reads.weights, reads.token_ids), last
 
 
 def _rules(num_slots: int, top_k: int | None, match_threshold: float, write_threshold: float) -> Rules:
@@ -133,7 +133,7 @@ def _rules(num_slots: int, top_k: int | None, match_threshold: float, write_thre
     if top_k is not None:
         check_count("top_k", top_k, num_slots, limit="num_slots")
     for name, number in (("match_threshold", match_threshold), ("write_threshold", write_threshold)):
-        if isinstance(number, bool) or not isinstance(number, int | float):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise UserTypeError(f"{name}: expected a number, got {number!r}")
     if not -1.0 <= match_threshold < 1.0:
         raise UserError(f"match_threshold: expected a cosine in [-1, 1), got {match_threshold}")
