@@ -48,7 +48,7 @@ def test_the_pipeline_stops(model):
     with torch.no_grad():  # only letters can be said
         model.language_model.embedding.weight[128:] = 0.0
     text = generator("some text", **settings)[0]["generated_text"]
-    stop = text[10:12]
+    stop = text[10]  # transformers up to 5.15 at least looks at its first token alone
     stopped = generator("some text", stop_sequence=stop, **settings)[0]["generated_text"]
     assert stopped == text[: text.index(stop) + len(stop)]
 
