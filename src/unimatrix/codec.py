@@ -160,8 +160,8 @@ def did_you_mean(name: object, known: Collection[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a complaint: what Python calls it, cut short."""
-    return _repr.repr(value)
+    """A value in a complaint: what Python calls it, cut short, on one line."""
+    return " ".join(_repr.repr(value).split()) if not isinstance(value, str) else _repr.repr(value)
 
 
 _repr = reprlib.Repr()

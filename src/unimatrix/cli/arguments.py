@@ -88,14 +88,12 @@ def _check(options: Any, arguments: Sequence[str], *, command: str) -> None:
     fields = {field.name: field for field in option_fields(options)}
     named = {field.option: field.hint for field in fields.values() if not field.positional}
     most = len(fields) - len(named)
-    for word in arguments:
-        if "\0" in word:
-            raise UserError(f"{command}: expected a text without NUL, got {shown(word)}")
     left = list(arguments)
     loose: list[str] = []
     while left:
         word = left.pop(0)
         if not _is_option(word):
+            _check_no_nul(word, command)
             loose.append(word)
             continue
         name, equals, value = word.partition("=")
@@ -103,6 +101,8 @@ def _check(options: Any, arguments: Sequence[str], *, command: str) -> None:
         if name not in named:
             raise UserError(f"{command}: unknown option {shown(name)}; {_options_like(name, named, command)}")
         words = [value] if equals else _take(left, named[name])
+        for one in words:
+            _check_no_nul(one, name)
         problem = _problem(named[name], words)
         if problem is not None:
             got = " ".join(words)
@@ -143,6 +143,11 @@ def option_fields(options: Any) -> Iterator[OptionField]:
             yield from option_fields(value)
         elif not any(map(dataclasses.is_dataclass, (hint, *get_args(hint)))):
             yield OptionField(field.name, hint, tyro.conf.Positional in marks, value)
+
+
+def _check_no_nul(word: str, where: str) -> None:
+    if "\0" in word:
+        raise UserError(f"{where}: expected a text without NUL, got {shown(word)}")
 
 
 def _options_like(name: str, named: Collection[str], command: str) -> str:

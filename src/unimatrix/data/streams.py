@@ -6,11 +6,13 @@ alone. Here each number has two words, at fixed places: the low ones as they alw
 of small numbers stays what it was, and after the purpose's own word the high ones.
 """
 
+import operator
 from typing import Literal
 
 import numpy as np
 
-from unimatrix.errors import UserError
+from unimatrix.codec import shown
+from unimatrix.errors import UserError, UserTypeError
 
 # windows: of a text, by seed and step. starts: which of them start with BOS, likewise.
 # sequences: of a task, by seed, step and stream. table: of the triple interaction's lookup, by its seed.
@@ -49,6 +51,10 @@ def torch_seed(purpose: Purpose, **numbers: int) -> int:
 
 def _seed_sequence(purpose: Purpose, numbers: dict[str, int]) -> np.random.SeedSequence:
     for name, number in numbers.items():
+        try:
+            numbers[name] = number = operator.index(number)
+        except TypeError:
+            raise UserTypeError(f"{name}: expected a whole number, got {shown(number)}") from None
         if not 0 <= number < _WORD**2:
             raise UserError(f"{name}: expected at least 0 and below 2^64, got {number}")
     low = [number % _WORD for number in numbers.values()]

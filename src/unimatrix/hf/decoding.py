@@ -2,15 +2,18 @@
 
 import copy
 import functools
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from transformers import GenerationMixin
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
-from unimatrix.errors import UserError
+from unimatrix.codec import shown
+from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf.cache import CACHE_NAME, CACHE_NAMES, UniMatrixCache, by_one_name
-from unimatrix.hf.numbers import NumbersOnly
+from unimatrix.hf.numbers import NumbersOnly, check_plain
 from unimatrix.hf.stopping import StopBytes
 from unimatrix.hf.tokenizer import ByteTokenizer
 
@@ -19,11 +22,40 @@ GENERATION_KWARGS = ("tokenizer", "assistant_tokenizer")
 _Generation: Any = GenerationMixin  # its methods are typed for a protocol that its own models do not satisfy
 
 
+# what transformers would complain about deep inside, in Python's words
+_COUNTS = ("max_new_tokens", "max_length", "num_beams", "num_return_sequences")
+_FLAGS = ("do_sample", "use_cache")
+
+
+def _check_arguments(given: Mapping[str, Any]) -> None:
+    """Raise a UserError for what cannot be generated from, or so."""
+    for name in ("inputs", "input_ids", "attention_mask"):
+        value = given.get(name)
+        if value is not None and (not isinstance(value, Tensor) or value.dim() != 2 or not value.numel()):
+            got = list(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise UserTypeError(f"{name}: expected a tensor [batch, time] with something in it, got {got}")
+        if isinstance(value, Tensor) and value.is_meta:
+            raise UserError(f"{name}: expected a tensor with values, got one on the meta device")
+    for name in _COUNTS:
+        value = given.get(name)
+        # no length of its own is a wish; no number of beams is none
+        if (value is not None or (name in given and "num" in name)) and (
+            not isinstance(value, int) or isinstance(value, bool) or value < 1
+        ):
+            raise UserTypeError(f"{name}: expected a whole number of at least 1, got {shown(value)}")
+    for name in _FLAGS:
+        check_plain(name, given.get(name), bool)
+    check_plain("top_k", given.get("top_k"), int)
+    for name in ("temperature", "top_p"):
+        check_plain(name, given.get(name), float)
+
+
 class Decoding(GenerationMixin):
     """transformers' `generate` with a `UniMatrixCache` as the state."""
 
     @functools.wraps(_Generation.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[reportIncompatibleMethodOverride]
+        _check_arguments(dict(zip(("inputs",), args, strict=False)) | kwargs)
         return _Generation.generate(self, *args, **by_one_name(kwargs))
 
     # transformers reads the signature to learn which arguments there are

@@ -23,14 +23,14 @@ from transformers.generation.logits_process import (
 )
 from transformers.utils import logging
 
-from unimatrix.codec import read_json, shown
+from unimatrix.codec import check_file, decode, read_json, shown
 from unimatrix.data.streams import torch_seed
 from unimatrix.data.tokenizer import BOS, EOS, VOCAB_SIZE
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.modeling import UniMatrixForCausalLM
-from unimatrix.hf.numbers import check_logits, check_weights
+from unimatrix.hf.numbers import check_logits, check_plain, check_weights
 from unimatrix.hf.tokenizer import ByteTokenizer
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -59,10 +59,15 @@ def load(
             without a model, another kind of model, damaged or missing weights (in a checkpoint of
             training one altered byte is enough) or such as hold NaN, a device that is not there.
     """
+    if not isinstance(path_or_hub_name, str | Path):
+        raise UserTypeError(f"path_or_hub_name: expected a text or a path, got {shown(path_or_hub_name)}")
+    if not isinstance(device, str | torch.device | None):
+        raise UserTypeError(f"device: expected a text, got {shown(device)}")
     folder = _find_folder(path_or_hub_name)
     if (folder / CHECKSUMS).is_file():
         verify_checksums(folder, names=(*SETTING_FILES, *WEIGHT_FILES))
     _check_config(folder)
+    _check_index(folder)
     if not _holds_weights(folder):
         raise UserError(f"{folder}: no weights, expected model.safetensors")
     for name in (*SETTING_FILES, *WEIGHT_FILES[1:]):
@@ -134,6 +139,18 @@ def stream(
         UserError: a setting out of range, prompt and new tokens do not fit the model's positions, or the
             logits hold NaN.
     """
+    if not hasattr(model, "language_model"):
+        raise UserTypeError(f"model: expected a UniMatrixForCausalLM, got {shown(model)}")
+    if not isinstance(tokenizer, ByteTokenizer):
+        raise UserTypeError(f"tokenizer: expected a ByteTokenizer, got {shown(tokenizer)}")
+    if not isinstance(prompt, str | bytes):
+        raise UserTypeError(f"prompt: expected a text or bytes, got {shown(prompt)}")
+    if temperature is None:
+        raise UserTypeError("temperature: expected a number, got None")
+    check_plain("temperature", temperature, float)
+    check_plain("top_p", top_p, float)
+    for name, number in (("max_new_tokens", max_new_tokens), ("top_k", top_k), ("seed", seed)):
+        check_plain(name, number, int)
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UserError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
     choose = _chooser(temperature, top_k, top_p, seed, model.device)
@@ -293,6 +310,19 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected an object with fields, got {shown(values)}")
     return values
+
+
+def _check_index(folder: Path) -> None:
+    """The table of contents of weights in several files, as transformers reads it."""
+    path = folder / WEIGHT_FILES[1]
+    if path.exists():
+        files = decode(dict[str, str], _read_object(path).get("weight_map"), where=f"{path}: weight_map")
+        for name in sorted(set(files.values())):
+            if Path(name).name != name:
+                raise UserError(f"{path}: weight_map: expected names of files beside it, got {shown(name)}")
+            check_file(folder / name)
+        if not files:
+            raise UserError(f"{path}: weight_map: expected at least one weight, got none")
 
 
 @contextmanager

@@ -81,7 +81,12 @@ def _check(name: str, labels: Tensor, shape: torch.Size, vocab_size: int, *, tra
     if labels.shape != shape:
         raise UserError(f"{name}: expected shape {list(shape)}, got {list(labels.shape)}")
     # as with ids, where a look at the values is free
-    if torch.compiler.is_compiling() or (training and labels.device.type != "cpu") or labels.numel() == 0:
+    if (
+        torch.compiler.is_compiling()
+        or (training and labels.device.type != "cpu")
+        or labels.numel() == 0
+        or labels.is_meta
+    ):
         return
     wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= vocab_size))]
     if wrong.numel():

@@ -17,12 +17,14 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
+from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf import packing
 from unimatrix.hf.cache import CACHE_NAME, Read, UniMatrixCache, UniMatrixModelOutput, UniMatrixOutput
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.decoding import Decoding
 from unimatrix.hf.loss import next_token_loss
+from unimatrix.hf.numbers import check_plain
 from unimatrix.hf.older_files import in_this_versions_names
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 
@@ -153,6 +155,8 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             raise UserError(
                 "cache: expected this model's state, got the state of one with another configuration"
             )
+        check_plain("use_cache", use_cache, bool)
+        check_plain("output_hidden_states", output_hidden_states, bool)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if cache is None and use_cache:
@@ -426,6 +430,11 @@ def _is_there(tensor: Tensor) -> bool:
 def _kept(logits: Tensor, keep: int | Tensor | None) -> Tensor:
     if keep is None:
         return logits
+    if isinstance(keep, bool) or not (
+        isinstance(keep, int)
+        or (isinstance(keep, Tensor) and not keep.is_floating_point() and keep.dim() < 2)
+    ):
+        raise UserTypeError(f"logits_to_keep: expected a whole number or positions, got {shown(keep)}")
     return logits[:, keep] if isinstance(keep, Tensor) else logits[:, -keep:]
 
 

@@ -4,7 +4,14 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor
 
-from unimatrix.errors import UserError
+from unimatrix.codec import described, fits, shown
+from unimatrix.errors import UserError, UserTypeError
+
+
+def check_plain(name: str, value: object, kind: type) -> None:
+    """Raise a UserError unless a setting is of this plain type (int, float, bool), or None."""
+    if value is not None and not fits(value, kind):
+        raise UserTypeError(f"{name}: expected {described(kind)} or None, got {shown(value)}")
 
 
 def check_weights(model: nn.Module, *, name: str = "model") -> None:

@@ -13,6 +13,7 @@ Three decisions, each made so that text survives the round trip exactly:
   `encode_bytes` and `decode_bytes` need no text at all.
 """
 
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,8 +21,9 @@ from typing import Any
 from transformers import AddedToken, PreTrainedTokenizer
 from transformers.utils import logging
 
+from unimatrix.codec import shown
 from unimatrix.data.tokenizer import BOS, EOS, PAD, VOCAB_SIZE, decode
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
 
 logger: Any = logging.get_logger(__name__)  # transformers adds warning_once
 
@@ -80,14 +82,31 @@ class ByteTokenizer(PreTrainedTokenizer):
         Raises:
             UserError: the text holds a surrogate that stands for no byte (outside U+DC80..U+DCFF).
         """
+        if not isinstance(data, bytes | str):
+            raise UserTypeError(f"data: expected bytes or a text, got {shown(data)}")
         return list(data if isinstance(data, bytes) else _to_bytes(data))
+
+    def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if text is None and kwargs.get("text_target") is None:
+            raise UserTypeError("text: expected a text or a list of texts, got None")
+        one = text
+        while isinstance(one, list | tuple) and one:
+            one = one[0]
+        if not isinstance(one, str | int | list | tuple | None):
+            raise UserTypeError(f"text: expected a text or a list of texts, got {shown(text)}")
+        return super().__call__(text, *args, **kwargs)
 
     def decode_bytes(self, token_ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for, exactly; special tokens are left out."""
-        return decode([int(token_id) for token_id in token_ids])
+        try:
+            return decode([operator.index(token_id) for token_id in token_ids])
+        except TypeError:
+            raise UserTypeError(f"token_ids: expected token ids, got {shown(token_ids)}") from None
 
     def tokenize(self, text: str, **_: Any) -> list[str]:
         """One character per byte; special-token text is text, unless `self.split_special_tokens` is False."""
+        if not isinstance(text, str):
+            raise UserTypeError(f"text: expected a text, got {shown(text)}")
         if self.split_special_tokens:
             if text.endswith(EOS_TOKEN):
                 logger.warning_once(
@@ -116,14 +135,21 @@ class ByteTokenizer(PreTrainedTokenizer):
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         # the base class looks tokens up one by one; a run of one-character tokens is a byte string already
+        if not isinstance(tokens, str | list | tuple):
+            raise UserTypeError(f"tokens: expected a token or a list of them, got {shown(tokens)}")
+        one_by_one = [tokens] if isinstance(tokens, str) else tokens
+        if not all(isinstance(token, str) for token in one_by_one):
+            raise UserTypeError(f"tokens: expected texts, got {shown(tokens)}")
         if isinstance(tokens, list) and set(map(len, tokens)) == {1}:
             try:
                 return list("".join(tokens).encode("latin-1"))
             except UnicodeEncodeError:
                 pass  # a character that is no byte: the slow way below names it
-        return super().convert_tokens_to_ids(tokens)
+        return super().convert_tokens_to_ids(tokens)  # pyright: ignore[reportArgumentType]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        if not isinstance(tokens, list | tuple):
+            raise UserTypeError(f"tokens: expected a list of tokens, got {shown(tokens)}")
         return self._decode([self._convert_token_to_id_with_added_voc(token) for token in tokens])
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
@@ -134,9 +160,9 @@ class ByteTokenizer(PreTrainedTokenizer):
         """Does nothing: a saved folder says where its classes are (`unimatrix.hf.config`)."""
 
     def _convert_token_to_id(self, token: str) -> int:
-        if len(token) == 1 and ord(token) < 256:
+        if isinstance(token, str) and len(token) == 1 and ord(token) < 256:
             return ord(token)
-        raise UserError(f"token {token!r}: expected one character of U+0000..U+00FF or a special token")
+        raise UserError(f"token {shown(token)}: expected one character of U+0000..U+00FF or a special token")
 
     def _convert_id_to_token(self, index: int) -> str:
         if 0 <= index < 256:
@@ -154,6 +180,10 @@ class ByteTokenizer(PreTrainedTokenizer):
     ) -> str:
         # clean_up_tokenization_spaces is for word tokenizers; here it would alter text
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
+        try:
+            ids = [operator.index(token_id) for token_id in ids]
+        except TypeError:
+            raise UserTypeError(f"token_ids: expected token ids, got {shown(token_ids)}") from None
         if skip_special_tokens:
             data = decode(ids)
         else:
@@ -190,6 +220,8 @@ class ByteTokenizer(PreTrainedTokenizer):
 
 
 def _to_bytes(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise UserTypeError(f"text: expected a text, got {shown(text)}")
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:

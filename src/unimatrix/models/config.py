@@ -17,6 +17,9 @@ _MOST_OF = {"vocab_size": 2**31 - 1, "max_positions": 2**31 - 1, "depth": 2**31 
 _MOST = 2**20
 
 
+_LARGEST_LOGIT = 1e6  # its sigmoid has long been 0 or 1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionConfig:
     """Causal softmax attention.
@@ -180,6 +183,10 @@ class SlotMemoryConfig:
             raise UserError(f"top_k: expected 1 to slots = {self.num_slots}, got {self.top_k}")
         if not -1.0 <= self.match_threshold < 1.0:
             raise UserError(f"match_threshold: expected a cosine in [-1, 1), got {self.match_threshold}")
+        if not abs(self.write_gate_bias) <= _LARGEST_LOGIT:
+            raise UserError(
+                f"write_gate_bias: expected a logit of at most {_LARGEST_LOGIT:g}, got {self.write_gate_bias}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from unimatrix.codec import shown
 from unimatrix.errors import UserError
 from unimatrix.ops.derivatives import transforming
 
@@ -28,7 +29,7 @@ def choose_backend(op: str, asked: str, *, preferred: str, problems: Mapping[str
     if not isinstance(asked, str) or asked not in BACKENDS:
         near = get_close_matches(str(asked), BACKENDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {asked!r}{hint}")
+        raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {shown(asked)}{hint}")
     form = preferred if asked == "auto" else asked
     problem = problems.get(form)
     if problem is not None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.ops.backend import watched
 from unimatrix.ops.derivatives import transforming
@@ -73,7 +74,7 @@ def check_other(
 def check_count(name: str, value: object, high: int | None = None, *, limit: str = "") -> None:
     """Raise a UserError unless it is a whole number from 1 on, up to `high`, which `limit` names."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserTypeError(f"{name}: expected a whole number, got {value!r}")
+        raise UserTypeError(f"{name}: expected a whole number, got {shown(value)}")
     if high is not None and not 1 <= value <= high:
         raise UserError(f"{name}: expected 1 to {limit} = {high}, got {value}")
     if value < 1:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from unimatrix.codec import described, shown
 from unimatrix.data import Corpus
+from unimatrix.errors import UserTypeError
 from unimatrix.models import AnyModel, LanguageModel, Mamba2, parameter_count
 from unimatrix.models.config import RecurrentFFNConfig
 from unimatrix.ops import chosen_backends
@@ -105,6 +107,15 @@ def train(
         UserError: bad input, an occupied or unwritable folder, a damaged checkpoint, a full disk, a loss that
             is no longer finite (names the step; the last good checkpoint stays).
     """
+    for name, given, kind in (
+        ("experiment", experiment, Experiment),
+        ("out", out, str | Path),
+        ("corpus", corpus, Corpus | None),
+        ("resume", resume, bool),
+        ("overwrite", overwrite, bool),
+    ):
+        if not isinstance(given, kind):
+            raise UserTypeError(f"{name}: expected {described(kind)}, got {shown(given)}")
     out = Path(out).expanduser()
     check_tracker(experiment.loop.tracker)
     check_memory(experiment)

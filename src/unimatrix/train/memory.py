@@ -39,8 +39,13 @@ def check_memory(experiment: Experiment) -> None:
         batch += config.depth * (tokens * config.d_model * _FLOAT + windows * state)
         # which token each slot holds, and how old it is
         batch += windows * getattr(config.memory, "num_slots", 0) * 2 * _ID
+    sizes = {
+        name: getattr(choice, name) for name in ("d_model", "depth", "state_dim", "max_positions", "slots")
+    }
+    sizes |= {"vocab_size": vocab_size, "batch_size": loop.batch_size, "seq_len": loop.seq_len}
+    given = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size is not None)
     what = (
-        f"preset {choice.preset}, batch_size {loop.batch_size:,}, seq_len {loop.seq_len:,}: training "
+        f"preset {choice.preset}, {given}: training "
         f"(weights and optimiser {in_words(weights)}, a batch {in_words(batch)})"
     )
     check_fits(weights + batch, what=what, there=memory_of(_device(experiment)))

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimatrix.codec import shown
 from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.streams import bit_generator
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
 
 # the label of a position where nothing is asked: what torch's cross entropy leaves out by default
 IGNORE = -100
@@ -33,6 +34,18 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
+def check_draw(config: object, kind: type, *, batch_size: int, stream: object) -> None:
+    """Raise a UserError unless these are settings of the task, a number of sequences and a stream."""
+    if not isinstance(config, kind):
+        raise UserTypeError(f"config: expected a {kind.__name__}, got {shown(config)}")
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool):
+        raise UserTypeError(f"batch_size: expected a whole number, got {shown(batch_size)}")
+    if batch_size < 1:
+        raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    if not isinstance(stream, str) or stream not in _STREAMS:
+        raise UserError(f"stream: expected one of {', '.join(_STREAMS)}, got {shown(stream)}")
+
+
 def raw_draws(*, seed: int, step: int, stream: Stream, rows: int, columns: int) -> np.ndarray:
     """[rows, columns] uint64, uniform; a function of its arguments alone, and row i of nothing after it.
 
@@ -41,7 +54,9 @@ def raw_draws(*, seed: int, step: int, stream: Stream, rows: int, columns: int) 
     """
     # the draws and, at the least, ids and labels
     check_fits(
-        rows * columns * 8 * 2, what=f"{rows:,} sequences of {columns:,} draws each", there=host_bytes()
+        rows * columns * 8 * 2,
+        what=f"batch_size: {rows:,} sequences of {columns:,} draws each",
+        there=host_bytes(),
     )
     generator = bit_generator("sequences", seed=seed, step=step, stream=_STREAMS[stream])
     return generator.random_raw(rows * columns).reshape(rows, columns)

@@ -19,6 +19,7 @@ from unimatrix.data.tasks.batch import (
     IGNORE,
     Batch,
     Stream,
+    check_draw,
     first_of_shuffled,
     one_of,
     raw_draws,
@@ -127,8 +128,7 @@ def make(config: RecallConfig, *, seed: int, step: int, batch_size: int, stream:
     Raises:
         UserError: batch_size is not positive.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    check_draw(config, RecallConfig, batch_size=batch_size, stream=stream)
     num_filler = config.length - _FRAME - 2 * config.num_pairs
     num_items = config.num_pairs + num_filler
     widths = (config.num_keys, config.num_values, config.num_free, num_filler, num_items, 1)

@@ -21,6 +21,7 @@ from unimatrix.data.tasks.batch import (
     IGNORE,
     Batch,
     Stream,
+    check_draw,
     first_of_shuffled,
     one_of,
     raw_draws,
@@ -122,8 +123,7 @@ def make(
     Raises:
         UserError: batch_size is not positive.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    check_draw(config, SignalNoiseConfig, batch_size=batch_size, stream=stream)
     num_noise_tokens = config.length - _FRAME - config.num_distractors
     num_items = 1 + config.num_distractors + num_noise_tokens
     widths = (config.num_values, config.num_free, num_noise_tokens, num_items)

@@ -34,6 +34,7 @@ from unimatrix.data.tasks.batch import (
     IGNORE,
     Batch,
     Stream,
+    check_draw,
     first_of_shuffled,
     raw_draws,
     read_names,
@@ -217,8 +218,7 @@ def make(
     Raises:
         UserError: batch_size is not positive.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    check_draw(config, TripleInteractionConfig, batch_size=batch_size, stream=stream)
     bindings, fillers, symbols = config.num_bindings, config.num_filler, config.symbols
     # the rule, the query, tags, values, the bindings' order and the order inside each, filler (one symbol
     # more, for the task token's place) and the bindings' places

@@ -129,7 +129,7 @@ def slot_memory(
 
 
 def _rules(num_slots: int, top_k: int | None, match_threshold: float, write_threshold: float) -> Rules:
-    check_count("num_slots", num_slots)
+    check_count("num_slots", num_slots, 2**31 - 1, limit="an int32")
     if top_k is not None:
         check_count("top_k", top_k, num_slots, limit="num_slots")
     for name, number in (("match_threshold", match_threshold), ("write_threshold", write_threshold)):

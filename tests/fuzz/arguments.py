@@ -1,0 +1,342 @@
+"""A target for each argument of each public function, and each field of each experiment's settings.
+
+What there is, is read from signatures and dataclasses; written out here is one good call of each function.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from fuzz.harness import Accepted, Target, scratch, works_or_is_refused
+from fuzz.values import PYTHON_VALUES, changed_tensor
+from hypothesis import strategies as st
+from torch import Tensor
+
+from unimatrix import build, hf, ops
+from unimatrix.data import load_corpus
+from unimatrix.data.tasks import TASKS, TaskConfig
+from unimatrix.models import LanguageModel, peer_presets, presets, task_presets
+from unimatrix.ops import SlotMemoryState, TripleLatentState
+from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, loop, train
+
+# what an argument is called in a complaint that is about it and another one together
+ALSO: dict[str, tuple[str, ...]] = {
+    "name": ("preset",),
+    "overrides": ("preset",),
+    "slots": ("num_slots",),
+    "memory_width": ("width", "memory"),
+    "mlp_expansion": ("expansion",),
+    "deep_embed_rank": ("rank",),
+    "device": ("device",),
+    "path_or_hub_name": ("folder", "model", "hub", "path"),
+    "experiment": ("experiment",),
+    "out": ("output folder",),
+    "resume": ("output folder", "resume"),
+    "overwrite": ("output folder", "overwrite"),
+    "corpus": ("corpus", "text"),
+    "config": ("config", "task"),
+    "inputs_embeds": ("input_ids", "embeds"),
+    "logits_at": ("at:",),
+    "input_ids": ("mask", "inputs_embeds", "attention_mask"),
+    "text": ("data",),
+    "state": ("input_ids",),
+    "tokens": ("token",),
+    "num_keys": ("vocab_size",),
+    "num_values": ("vocab_size",),
+    "num_tag_symbols": ("vocab_size",),
+    "depth": ("preset",),
+    "d_model": ("preset",),
+    "past_key_values": ("cache", "past_key_values"),
+    "task": ("seq_len", "kind", "text"),
+    "max_positions": ("seq_len",),
+    "model": ("model", "preset"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A public function and arguments with which it works; `given` is made anew for each case."""
+
+    name: str
+    function: Callable[..., Any]
+    given: Callable[[Any], dict[str, Any]]
+
+
+def _draw(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def _mask(length: int) -> Tensor:
+    return torch.arange(length)[None].expand(2, -1) > 0
+
+
+# letters: B 2, T 3, H 2, S 4
+_HEADS = (2, 3, 2, 4)
+
+
+def _op_calls() -> Iterator[Call]:
+    decays = -_draw(*_HEADS[:3]).abs()
+    good: dict[str, dict[str, Any]] = {
+        "matrix_state": {
+            **{name: _draw(*_HEADS) for name in ("q", "k", "v", "diag")},
+            "log_retention": decays,
+            "rule_weights": _draw(*_HEADS[:3], 3).softmax(-1),
+            "state": _draw(2, 2, 4, 4),
+            "chunk_len": 2,
+        },
+        "signed_scan": {"decay": _draw(2, 3, 4), "write": _draw(2, 3, 4), "state": _draw(2, 4)},
+        "gated_scan": {"gates": _draw(2, 3, 3, 4), "state": _draw(2, 4)},
+        "slot_memory": {
+            **{name: _draw(2, 3, 4) for name in ("query", "key", "value")},
+            "token_ids": torch.tensor([[1, 2, 3], [3, 2, 1]]),
+            "write_strength": torch.full((2, 3), 0.75),
+            "num_slots": 2,
+            "top_k": 2,
+            "match_threshold": 0.9,
+            "write_threshold": 0.5,
+            "state": None,
+            "chunk_len": 2,
+        },
+        "triple_latent": {
+            **{name: _draw(*_HEADS) for name in ("a", "b", "q_l", "q_r")},
+            "log_retention": decays,
+            "log_pair_retention": decays,
+            "addresses": None,
+            "state": None,
+        },
+    }
+    for name in public_ops():
+        extra = {"mask": _mask(3), "backend": "auto"}
+
+        def given(_: Any, name: str = name, extra: Any = extra) -> dict[str, Any]:
+            copies = {
+                key: value.clone() if isinstance(value, Tensor) else value
+                for key, value in good[name].items()
+            }
+            return copies | extra
+
+        yield Call(f"ops.{name}", getattr(ops, name), given)
+
+
+def public_ops() -> list[str]:
+    """The functions that unimatrix.ops offers and that compute something."""
+    return [
+        name for name in ops.__all__ if inspect.isfunction(getattr(ops, name)) and name != "chosen_backends"
+    ]
+
+
+@cache
+def _tiny(name: str = "unimatrix-core") -> Any:
+    torch.manual_seed(0)
+    return build(name, d_model=8, num_heads=2, depth=1, max_positions=16).eval()
+
+
+@cache
+def _hf_model() -> hf.UniMatrixForCausalLM:
+    return hf.UniMatrixForCausalLM.from_language_model(_tiny()).eval()
+
+
+_IDS = torch.tensor([[104, 105, 106], [5, 6, 7]])
+
+
+def _model_calls() -> Iterator[Call]:
+    def forward(_: Any) -> dict[str, Any]:
+        _, state = _tiny()(_IDS)
+        return {
+            "input_ids": _IDS.clone(),
+            "state": state,
+            "mask": _mask(3),
+            "inputs_embeds": None,
+            "logits_at": 1,
+        }
+
+    def hf_forward(_: Any) -> dict[str, Any]:
+        return {"input_ids": _IDS.clone(), "attention_mask": torch.ones_like(_IDS), "labels": _IDS.clone()}
+
+    def generate(_: Any) -> dict[str, Any]:
+        return {"input_ids": _IDS.clone(), "attention_mask": torch.ones_like(_IDS), "max_new_tokens": 2}
+
+    def stream(_: Any) -> dict[str, Any]:
+        given = {"model": _hf_model(), "tokenizer": hf.ByteTokenizer(), "prompt": "ab", "max_new_tokens": 2}
+        return given | {"temperature": 0.9, "top_k": 5, "top_p": 0.9, "seed": 3}
+
+    def take(**given: Any) -> Any:
+        pieces = hf.stream(**given)
+        return [piece for piece, _ in zip(pieces, range(4), strict=False)]
+
+    take.__signature__ = inspect.signature(hf.stream)  # type: ignore[attr-defined]
+    yield Call("LanguageModel.forward", _tiny(), forward)
+    yield Call("UniMatrixForCausalLM.forward", _hf_model(), hf_forward)
+    yield Call("UniMatrixForCausalLM.generate", _hf_model().generate, generate)
+    yield Call("hf.load", hf.load, lambda world: {"path_or_hub_name": world.checkpoint, "device": "cpu"})
+    yield Call("hf.stream", take, stream)
+
+
+def _tokenizer_calls() -> Iterator[Call]:
+    tokenizer = hf.ByteTokenizer()
+    good: dict[str, dict[str, Any]] = {
+        "encode_bytes": {"data": b"ab"},
+        "decode_bytes": {"token_ids": [97, 98]},
+        "tokenize": {"text": "ab"},
+        "convert_tokens_to_ids": {"tokens": ["a", "b"]},
+        "convert_tokens_to_string": {"tokens": ["a", "b"]},
+        "decode": {"token_ids": [97, 98]},
+        "__call__": {"text": "ab"},
+    }
+    for name, given in good.items():
+        yield Call(f"ByteTokenizer.{name}", getattr(tokenizer, name), lambda _, given=given: dict(given))
+    yield Call("ByteTokenizer", hf.ByteTokenizer, lambda _: {"errors": "replace", "prepend_bos": False})
+
+
+def _task_calls() -> Iterator[Call]:
+    for kind, task in TASKS.items():
+
+        def given(_: Any, task: Any = task) -> dict[str, Any]:
+            return {"config": task.config(), "seed": 1, "step": 2, "batch_size": 2, "stream": "train"}
+
+        yield Call(f"{kind}.make", task.make, given)
+
+
+def _train_calls() -> Iterator[Call]:
+    def given(world: Any) -> dict[str, Any]:
+        sizes = ModelChoice(d_model=8, num_heads=2, depth=1)
+        settings = LoopConfig(steps=1, batch_size=2, seq_len=8, tracker="none", device="cpu")
+        experiment = Experiment(model=sizes, loop=settings)
+        return {"experiment": experiment, "corpus": load_corpus(str(world.text)), "out": "out"}
+
+    def call(**given: Any) -> Any:
+        def accept(*_: Any, **__: Any) -> Any:
+            raise Accepted
+
+        with pytest.MonkeyPatch.context() as patch, scratch() as folder:
+            patch.chdir(folder)
+            patch.setattr(loop, "_advance", accept)
+            return train(**given)
+
+    call.__signature__ = inspect.signature(train)  # type: ignore[attr-defined]
+    yield Call("train", call, given)
+
+
+def calls() -> list[Call]:
+    """All public functions with several arguments of their own."""
+    parts = (_op_calls, _model_calls, _tokenizer_calls, _task_calls, _train_calls)
+    return [call for part in parts for call in part()]
+
+
+def parameters(call: Call) -> list[str]:
+    """The names that a function declares, and those that the good call gives besides."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    declared = [name for name, one in _signature(call).items() if one.kind not in kinds and name != "self"]
+    return declared
+
+
+def _signature(call: Call) -> Any:
+    functions: dict[str, Any] = {
+        "LanguageModel.forward": LanguageModel.forward,
+        "UniMatrixForCausalLM.forward": hf.UniMatrixForCausalLM.forward,
+    }
+    if call.name == "UniMatrixForCausalLM.generate":
+        names = (
+            "input_ids",
+            "attention_mask",
+            "max_new_tokens",
+            "do_sample",
+            "temperature",
+            "top_k",
+            "num_beams",
+        )
+        return {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names}
+    if call.name.startswith("ByteTokenizer.") and call.name.split(".")[1] in ("decode", "__call__"):
+        # transformers' own, of which the first is what we answer for
+        (first, *_) = [name for name in inspect.signature(call.function).parameters if name != "self"]
+        return {first: inspect.Parameter(first, inspect.Parameter.KEYWORD_ONLY)}
+    return inspect.signature(functions.get(call.name, call.function)).parameters
+
+
+def _check_call(call: Call, name: str) -> Any:
+    def check(world: Any, value: Any) -> None:
+        given = call.given(world)
+        # of tensors that do not agree any one may be named
+        others = [one for one in given if isinstance(value, Tensor) and isinstance(given[one], Tensor)]
+        try:
+            with works_or_is_refused(name, *ALSO.get(name, ()), *others):
+                call.function(**given | {name: value})
+        except Accepted:
+            pass
+
+    return check
+
+
+def _values(good: Any) -> st.SearchStrategy[Any]:
+    if isinstance(good, Tensor):
+        return st.one_of(changed_tensor(good), changed_tensor(good), PYTHON_VALUES)
+    if isinstance(good, tuple) and hasattr(good, "_fields"):
+        # a state: each of its tensors changed, or one of another kind
+        places = [
+            (name, part) for name, part in zip(good._fields, good, strict=True) if isinstance(part, Tensor)
+        ]
+        changed = [
+            changed_tensor(part).map(lambda new, name=name: good._replace(**{name: new}))
+            for name, part in places
+        ]
+        return st.one_of(*changed, PYTHON_VALUES, st.just(SlotMemoryState), st.just(TripleLatentState))
+    return PYTHON_VALUES
+
+
+def _build_targets() -> Iterator[Target]:
+    """Every setting of every preset, tried on one that has it."""
+    functions = presets() | peer_presets() | task_presets()
+    by_setting: dict[str, list[str]] = {}
+    for preset, function in functions.items():
+        for setting in inspect.signature(function).parameters:
+            by_setting.setdefault(setting, []).append(preset)
+    for setting, names in by_setting.items():
+
+        def check(_: Any, case: tuple[str, Any], setting: str = setting) -> None:
+            preset, value = case
+            with works_or_is_refused(setting, *ALSO.get(setting, ())):
+                build(preset, **{setting: value})
+
+        yield Target("argument", f"build {setting}", st.tuples(st.sampled_from(names), PYTHON_VALUES), check)
+
+    def check_name(_: Any, value: Any) -> None:
+        with works_or_is_refused("preset", "name"):
+            build(value)
+
+    yield Target("argument", "build name", PYTHON_VALUES, check_name)
+
+
+def _settings_targets() -> Iterator[Target]:
+    """Every field of an experiment and of the tasks."""
+    classes: list[Any] = [Experiment, ModelChoice, OptimConfig, LoopConfig, *TaskConfig.__args__]
+    for one in classes:
+        for field in dataclasses.fields(one):
+
+            def check(_: Any, value: Any, one: Any = one, name: str = field.name) -> None:
+                with works_or_is_refused(name, *ALSO.get(name, ())):
+                    one(**{name: value})
+
+            yield Target("argument", f"{one.__name__} {field.name}", PYTHON_VALUES, check)
+
+
+def argument_targets(world: Any) -> list[Target]:
+    """One for each argument."""
+    found = []
+    for call in calls():
+        good = call.given(world)
+        for name in parameters(call):
+            target = Target(
+                "argument", f"{call.name} {name}", _values(good.get(name)), _check_call(call, name)
+            )
+            found.append(target)
+    return [*found, *_build_targets(), *_settings_targets()]
+
+
+def argument_names() -> list[str]:
+    """The targets' names, which need no world."""
+    found = [f"{call.name} {name}" for call in calls() for name in parameters(call)]
+    return [*found, *(target.name for target in (*_build_targets(), *_settings_targets()))]

@@ -1,0 +1,155 @@
+"""A target for each file that is read: damaged, it is met in one line that names it, and nothing is lost."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz.harness import Accepted, Target, check_command, scratch, works_or_is_refused
+from fuzz.values import Bytes, damaged_json, damaged_tensors
+from hypothesis import strategies as st
+
+from unimatrix.hf.checksums import CHECKSUMS, write_checksums
+from unimatrix.paper import reproduce
+from unimatrix.paper.catalogue import TABLES
+from unimatrix.paper.figures import LIGHT
+from unimatrix.paper.results import latest_identities, read_results, select
+from unimatrix.paper.slots_figure import draw_slots
+from unimatrix.paper.traces import read_trace
+
+# (bytes to be put in the file's place, whether the checksums are made to agree with it)
+Damage = tuple[bytes, bool]
+
+
+def _in_run(
+    name: str, commands: Callable[[Path], list[list[str]]], *, inside: str = "checkpoint-000002"
+) -> Any:
+    """A check: the file of a run is replaced, and each command is given the run."""
+
+    def check(world: Any, damage: Damage) -> None:
+        data, agreeing = damage
+        with scratch(world.run) as run:
+            path = run / inside / name
+            path.write_bytes(data)
+            if agreeing and inside and name != CHECKSUMS:
+                # of all files that are there
+                (path.parent / CHECKSUMS).unlink()
+                write_checksums(path.parent)
+            for arguments in commands(run):
+                check_command(arguments, path.name, path.parent.name, "preset", "model", folder=run)
+
+    return check
+
+
+def _generate(run: Path) -> list[str]:
+    return ["generate", str(run), "--prompt", "ab", "--max-new-tokens", "2", "--temperature", "0"]
+
+
+def _read_model(run: Path) -> list[list[str]]:
+    return [_generate(run), ["eval", str(run), "--data", str(run.parent / "sea.txt")]][:1]
+
+
+def _resume(run: Path) -> list[list[str]]:
+    # the last one, which may write
+    return [["eval", str(run)], ["train", "--resume", "--out", str(run), "--steps", "3"]]
+
+
+def _check_sharded(world: Any, data: bytes) -> None:
+    with scratch(world.sharded) as folder:
+        (folder / "model.safetensors.index.json").write_bytes(data)
+        check_command(_generate(folder), folder.name, folder=folder)
+
+
+def _check_results(world: Any, data: bytes) -> None:
+    with scratch(world.results) as folder, pytest.MonkeyPatch.context() as patch:
+        (folder / reproduce.RESULTS).write_bytes(data)
+        # the drawing takes seconds, and is the same for all
+        patch.setattr(reproduce, "write_report", _accept)
+        check_command(
+            ["report", "--out", str(folder), "--tables", "table1"], reproduce.RESULTS, folder=folder
+        )
+
+
+def _accept(*_: Any, **__: Any) -> Any:
+    raise Accepted
+
+
+def _check_look(world: Any, data: bytes) -> None:
+    table = TABLES["table5"]
+    assert table.inspection is not None
+    rows = read_results(world.results / reproduce.RESULTS)
+    samples = select(rows, latest_identities(rows, table.experiments))
+    with scratch(world.results) as folder:
+        (path,) = (folder / "inspections").glob("*-seed7.json")
+        path.write_bytes(data)
+        with works_or_is_refused(path.name):
+            traced = read_trace(folder, table.inspection, samples)
+            if traced is not None:
+                draw_slots(traced, LIGHT).savefig(io.BytesIO(), dpi=20)
+
+
+def _json(path: Path) -> st.SearchStrategy[bytes]:
+    return damaged_json(json.loads(path.read_bytes()))
+
+
+def _lines(path: Path) -> st.SearchStrategy[bytes]:
+    """A file of lines with one of them damaged."""
+    first, second, *rest = path.read_bytes().splitlines(keepends=True)
+    damaged = damaged_json(json.loads(second)).map(lambda data: Bytes(data.replace(b"\n", b" ") + b"\n"))
+    several = damaged.map(lambda line: Bytes(first + line + b"".join(rest)))
+    return st.one_of(several, several, damaged.map(lambda line: Bytes(line[:-1])))
+
+
+def file_targets(world: Any) -> list[Target]:
+    """One for each reader."""
+    here = world.checkpoint
+
+    def of_run(name: str, values: Any, commands: Any, **where: Any) -> Target:
+        return Target("file", name, st.tuples(values, st.booleans()), _in_run(name, commands, **where))
+
+    (look,) = (world.results / "inspections").glob("*-seed7.json")
+    traced = json.loads(look.read_bytes())
+    short = traced | {
+        "traced": traced["traced"] | {"history": {"steps": traced["traced"]["history"]["steps"][:2]}}
+    }
+    return [
+        of_run("config.json", _json(here / "config.json"), lambda run: [_generate(run), *_resume(run)]),
+        of_run("generation_config.json", _json(here / "generation_config.json"), _read_model),
+        of_run("tokenizer_config.json", _json(here / "tokenizer_config.json"), _read_model),
+        of_run("checksums.json", _json(here / "checksums.json"), lambda run: [_generate(run), *_resume(run)]),
+        of_run("trainer.json", _json(here / "trainer.json"), _resume),
+        of_run("run.json", _json(world.run / "run.json"), lambda run: _resume(run)[1:], inside=""),
+        of_run(
+            "model.safetensors",
+            damaged_tensors((here / "model.safetensors").read_bytes()),
+            lambda run: [_generate(run), *_resume(run)],
+        ),
+        of_run(
+            "optimizer.safetensors", damaged_tensors((here / "optimizer.safetensors").read_bytes()), _resume
+        ),
+        of_run("rng.safetensors", damaged_tensors((here / "rng.safetensors").read_bytes()), _resume),
+        Target(
+            "file",
+            "model.safetensors.index.json",
+            _json(world.sharded / "model.safetensors.index.json"),
+            _check_sharded,
+        ),
+        Target("file", "results.jsonl", _lines(world.results / "results.jsonl"), _check_results),
+        Target("file", "inspections/*.json", damaged_json(short), _check_look),
+    ]
+
+
+FILES = (
+    *(
+        "config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "checksums.json",
+        "trainer.json",
+        "run.json",
+    ),
+    *("model.safetensors", "optimizer.safetensors", "rng.safetensors", "model.safetensors.index.json"),
+    *("results.jsonl", "inspections/*.json"),
+)

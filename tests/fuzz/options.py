@@ -1,0 +1,208 @@
+"""A target for each option of each command, enumerated from the commands' own dataclasses."""
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz.harness import Accepted, Target, check_command, scratch
+from fuzz.values import option_values
+from hypothesis import strategies as st
+
+import unimatrix
+from unimatrix.bench import against, chunk_length, decode, recall, throughput
+from unimatrix.cli import COMMANDS, generate, models, train
+from unimatrix.cli.arguments import OptionField, option_fields
+from unimatrix.cli.bench import MEASUREMENTS
+from unimatrix.paper import reproduce
+from unimatrix.paper.experiments import experiment
+from unimatrix.train import loop
+
+# a recipe for each kind of task, which brings options of its own
+TASK_RECIPES = ("recall.unimatrix-core", "triple.typed-latent", "signal-noise.recurrent-ffn")
+PATHS = (
+    "sea.txt",
+    "folder",
+    "fifo",
+    "missing",
+    "link",
+    "/dev/null",
+    "/dev/zero",
+    "/proc/nothing/here",
+    "x" * 300,
+)
+SMALL = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--batch-size", "2", "--seq-len", "8"]
+QUIET = ["--tracker", "none", "--device", "cpu", "--out", "out"]
+
+
+def commands() -> dict[str, tuple[Any, list[str]]]:
+    """Every command with its options: what their fields are read from, and a command line that works.
+
+    $X stands for the folder X of the world.
+    """
+    found = {
+        "train": (
+            train.Options(settings=train.OWN_TEXT),
+            ["train", "sea.txt", "--steps", "1", *SMALL, *QUIET],
+        ),
+        "eval": (_options("eval"), ["eval", "$run"]),
+        "generate": (_options("generate"), ["generate", "$run", "--prompt", "ab", "--max-new-tokens", "2"]),
+        "inspect": (_options("inspect"), ["inspect", "$recall"]),
+        "models": (_options("models"), ["models", "--json"]),
+        "report": (_options("report"), ["report", "--out", "$results", "--tables", "table1"]),
+        "reproduce": (
+            _options("reproduce"),
+            ["reproduce", "--tables", "table1", "--data", "sea.txt", "--out", "out", "--device", "cpu"],
+        ),
+    }
+    found |= {
+        f"bench {name}": (one.options, ["bench", name, "--out", "out"]) for name, one in MEASUREMENTS.items()
+    }
+    found["bench against"][1].insert(2, str(Path(unimatrix.__file__).parents[1]))
+    for name in TASK_RECIPES:
+        base = ["train", "--experiment", name, *QUIET]
+        found[f"train {experiment(name).task.kind}"] = (train.Options(settings=experiment(name)), base)  # pyright: ignore
+    return found
+
+
+def _options(command: str) -> Any:
+    return importlib.import_module(COMMANDS[command].module).Options
+
+
+def all_options() -> dict[str, tuple[OptionField, list[str]]]:
+    """Name of the target -> the field, and the command line it is added to; of the tasks their own alone."""
+    found: dict[str, tuple[OptionField, list[str]]] = {}
+    general = {field.name for field in option_fields(commands()["train"][0])}
+    for command, (options, base) in commands().items():
+        for field in option_fields(options):
+            if command.startswith("train ") and field.name in general:
+                continue
+            name = field.name.upper() if field.positional else field.option
+            found[f"{command} {name}"] = (field, base)
+    return found
+
+
+@contextlib.contextmanager
+def stopped_where_accepted() -> Iterator[None]:
+    """What a command does once its input is taken is replaced by an end of it."""
+
+    def accept(*_: Any, **__: Any) -> Any:
+        raise Accepted
+
+    written = []
+
+    def write(text: str) -> None:
+        written.append(text)
+        if len(written) > 8:
+            raise Accepted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_advance", accept)
+        patch.setattr(reproduce, "_train_all", accept)
+        patch.setattr(reproduce, "write_report", accept)
+        patch.setattr(generate, "_write", write)
+        patch.setattr(models, "describe", accept)
+        patch.setattr(throughput, "_check_models", accept)
+        patch.setattr(recall, "check_equality", accept)
+        patch.setattr(decode, "_prefill", accept)
+        patch.setattr(against, "_Version", accept)
+        patch.setattr(chunk_length, "time_in_turns", accept)
+        yield
+
+
+@contextlib.contextmanager
+def standing_in(folder: Path) -> Iterator[None]:
+    """The current folder is this one, with something of each kind in it."""
+    (folder / "sea.txt").write_bytes(b"the sea and the sky\n" * 40)
+    (folder / "folder").mkdir()
+    (folder / "link").symlink_to("/dev/zero")
+    os.mkfifo(folder / "fifo")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def command_line(
+    world: Any, folder: Path, base: list[str], field: OptionField, words: list[str], joined: bool
+) -> list[str]:
+    """The command with the option at its end, as two words or joined by "="."""
+    places = {"$run": world.run, "$recall": world.recall, "$results": folder / "results"}
+    line = [str(places.get(word, word)) for word in base]
+    if field.positional:
+        # in the place of the one that works
+        place = 2 if line[0] == "bench" else 1
+        return [*line[:place], *words, *line[place + 1 :]]
+    return [*line, f"{field.option}={' '.join(words)}"] if joined else [*line, field.option, *words]
+
+
+def names_of(field: OptionField, words: list[str]) -> tuple[str, ...]:
+    """What a complaint about an option may call it: its name, or the value where that is a path or a name."""
+    return (
+        field.name,
+        field.option,
+        *UNNAMED,
+        *ALSO.get(field.name, ()),
+        *(word[:10] for word in words if word),
+    )
+
+
+# words too many are told by themselves
+UNNAMED = ("expected options, got", "unknown option", "without NUL")
+# options that are told by what they are part of, or go against
+ALSO = {
+    "eval_at": ("eval_at",),
+    "text": ("data", "train"),
+    "data": ("text",),
+    "data_dir": ("text", "train"),
+    "checkpoint": ("eval", "inspect", "folder"),
+    "model": ("generate", "folder"),
+    "seeds": ("seed",),
+    "tables": ("table", "report"),
+    "models": ("preset", "bench"),
+    "out": ("output folder", "folder", "no finished run"),
+    "lengths": ("length",),
+    "preset": ("name",),
+    "version": ("bench against", "revision", "package"),
+    "prompt": ("token",),
+    "max_positions": ("seq_len",),
+    "positions": ("bench",),
+    "resume": ("output folder",),
+    "overwrite": ("output folder",),
+}
+
+
+def _check(field: OptionField, base: list[str]) -> Any:
+    def check(world: Any, case: tuple[list[str], bool]) -> None:
+        words, joined = case
+        with scratch() as folder, standing_in(folder), stopped_where_accepted():
+            if "$results" in base:
+                import shutil
+
+                shutil.copytree(world.results, folder / "results")
+            line = command_line(world, folder, base, field, words, joined)
+            check_command(line, *names_of(field, words), folder=folder)
+
+    return check
+
+
+def option_targets() -> list[Target]:
+    """One for each option of each command."""
+    return [
+        Target(
+            "option",
+            name,
+            st.tuples(
+                st.just([]) if field.hint is bool else option_values(field.hint, paths=PATHS), st.booleans()
+            )
+            if field.hint is not bool
+            else st.tuples(st.sampled_from([[], ["x"], ["True"]]), st.booleans()),
+            _check(field, base),
+        )
+        for name, (field, base) in all_options().items()
+    ]

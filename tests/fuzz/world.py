@@ -1,0 +1,76 @@
+"""What every case takes a copy of: a text, runs, a model in several files, the results of a reproduction."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from fuzz.harness import command
+
+from unimatrix.hf import load
+from unimatrix.paper.table1 import TABLE1
+from unimatrix.paper.table5 import SLOTS32
+
+COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "tables"
+SIZES = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--state-dim", "4", "--batch-size", "2"]
+QUIET = ["--tracker", "none", "--device", "cpu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Things that are good, which every case takes a copy of and damages.
+
+    text: to train on. run: of two steps on it, with one checkpoint. recall: a run with slots on its task.
+    sharded: the run's model in several files. results: a reproduction's folder, with a look into a model.
+    """
+
+    folder: Path
+    text: Path
+    run: Path
+    recall: Path
+    sharded: Path
+    results: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.run / "checkpoint-000002"
+
+
+def build_world(folder: Path) -> World:
+    """Everything of a world, made in this folder."""
+    world = World(
+        folder=folder,
+        text=folder / "sea.txt",
+        run=folder / "run",
+        recall=folder / "recall",
+        sharded=folder / "sharded",
+        results=folder / "results",
+    )
+    world.text.write_bytes(b"the sea and the sky and the sea and the sky\n" * 12)
+    steps = ["--steps", "2", "--seq-len", "16", *SIZES, *QUIET]
+    assert command("train", str(world.text), *steps, "--out", str(world.run)) == (0, "")
+    task = [
+        "--length",
+        "16",
+        "--num-pairs",
+        "2",
+        "--eval-num-pairs",
+        "2",
+        "--eval-sequences",
+        "4",
+        "--slots",
+        "4",
+    ]
+    recipe = ["train", "--experiment", "recall-no-dropout.no-gate", *SIZES, *QUIET, *task, "--steps", "1"]
+    assert command(*recipe, "--out", str(world.recall)) == (0, "")
+    model, tokenizer = load(world.checkpoint)
+    model.save_pretrained(world.sharded, max_shard_size="4KB")
+    tokenizer.save_pretrained(world.sharded)
+    assert (world.sharded / "model.safetensors.index.json").is_file()
+    world.results.mkdir()
+    wanted = {SLOTS32, *TABLE1.experiments}
+    rows = [json.loads(line) for line in (COMMITTED / "results.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["experiment"] in wanted and row["seed"] in (7, 11)]
+    (world.results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    shutil.copytree(COMMITTED / "inspections", world.results / "inspections")
+    return world
