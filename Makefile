@@ -1,5 +1,6 @@
 # make reproduce   train the models of the paper's tables, write report.html      (sets everything up first)
 # make test        all tests                                                       (sets everything up first)
+# make fuzz        10,000 cases of bad input, real processes, planted faults
 # make check       formatting, lint, types, the floors of the house
 # make lock        renew lock.txt from the newest releases, run the tests on them
 # make test-range  the tests at the oldest and the newest releases that pyproject.toml allows
@@ -13,7 +14,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint lock.txt
 
-.PHONY: setup test check bench report reproduce lock test-range
+.PHONY: setup test fuzz check bench report reproduce lock test-range
 
 setup: $(READY)
 
@@ -26,6 +27,9 @@ $(READY): pyproject.toml lock.txt
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+fuzz: $(READY)
+	$(BIN)/python -m pytest -n 2 tests/fuzz --fuzz-cases full $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests .ci
