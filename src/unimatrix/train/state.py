@@ -18,7 +18,7 @@ _QUANTITIES = ("step", *MOMENTS)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """AdamW's state on the CPU, by quantity and parameter; zeros, its first state, where none was needed yet."""
+    """AdamW's state on the CPU, by quantity and parameter; before the first step zeros, as it begins."""
     tensors = {}
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter, {})
