@@ -132,12 +132,14 @@ def test_bad_input_is_named(arguments, message):
 @pytest.mark.parametrize("nats", [math.nan, math.inf, 1e6])
 def test_a_number_that_is_not_finite_is_no_result(nats):
     # the perplexity of the last one is beyond all numbers
-    with pytest.raises(UserError, match=r"evaluation: expected a finite loss, got .* nats per byte"):
+    with pytest.raises(
+        UserError, match=r"evaluation: expected a finite loss and perplexity, got .* nats per byte"
+    ):
         BitsPerByte.from_nats(nats, 1)
 
 
 def test_a_model_of_nan_has_no_bits_per_byte():
     model = Bigram()
     torch.nn.init.constant_(model.table, torch.nan)
-    with pytest.raises(UserError, match="expected a finite loss, got nan nats per byte"):
+    with pytest.raises(UserError, match="expected a finite loss and perplexity, got nan nats per byte"):
         bits_per_byte(model, TEXT, window=64)

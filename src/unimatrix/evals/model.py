@@ -43,10 +43,8 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 def check_finite(*measured: float, unit: str) -> None:
     """Raise a UserError unless all that was measured, nats per `unit` first, are finite numbers."""
     if not all(map(math.isfinite, measured)):
-        raise UserError(
-            f"evaluation: expected a finite loss, got {measured[0]:g} nats per {unit}; "
-            "are the model's weights finite?"
-        )
+        words = "a finite loss" if len(measured) == 1 else "a finite loss and perplexity"
+        raise UserError(f"evaluation: expected {words}, got {measured[0]:g} nats per {unit}")
 
 
 @contextmanager

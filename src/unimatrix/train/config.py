@@ -165,8 +165,8 @@ class LoopConfig:
         check_types(self)
         check_positive(self, "steps", "batch_size", "seq_len", "eval_every", "eval_bytes", "save_every")
         check_positive(self, "keep_checkpoints", "log_every")
-        check_positive(self, "bos_share")
-        check_range(self, "bos_share", low=0.0, below=math.nextafter(1.0, 2.0))
+        if self.bos_share is not None and not 0.0 < self.bos_share <= 1.0:
+            raise UserError(f"bos_share: expected above 0, at most 1, or None for none; got {self.bos_share}")
         check_range(self, "seed", low=0, below=2**63)
         asked = self.eval_at or ()
         if list(asked) != sorted({step for step in asked if step > 0}):

@@ -230,11 +230,11 @@ class Run:
         self.look()
         finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
         if not finite:
-            raise self._stopped("a weight is no longer a finite number", self.step)
+            raise self._not_finite("a weight", self.step)
         moments = [state[name] for state in self._raw_optimizer.state.values() for name in MOMENTS]
         # none yet where fp16's loss scaling has left out every step so far
         if moments and not torch.stack([moment.isfinite().all() for moment in moments]).all():
-            raise self._stopped("a value of the optimiser is no longer a finite number", self.step)
+            raise self._not_finite("a value of the optimiser", self.step)
         rng: dict[str, Any] = {
             name: self.accelerator.gather(state[None].to(self.accelerator.device))
             for name, state in rng_tensors(self.accelerator.device).items()
@@ -274,7 +274,7 @@ class Run:
         self._unseen.clear()
         for step, loss in enumerate(losses, start=first):
             if not -float("inf") < loss < float("inf"):
-                raise self._stopped(f"the loss ({loss}) is no longer a finite number", step)
+                raise self._not_finite(f"the loss ({loss})", step)
         self.last_loss = losses[-1]
 
     @contextmanager
@@ -283,13 +283,17 @@ class Run:
         try:
             yield
         except UserError as error:
-            raise self._stopped(str(error), step) from error
+            raise UserError(f"training stopped at step {step}: {error}; {self._kept}") from error
 
-    def _stopped(self, why: str, step: int) -> UserError:
-        kept = (
+    def _not_finite(self, what: str, step: int) -> UserError:
+        words = f"{what} is no longer a finite number at step {step}"
+        return UserError(f"training stopped: {words}; {self._kept}")
+
+    @property
+    def _kept(self) -> str:
+        return (
             "no checkpoint was written before" if self.saved is None else f"the last good one is {self.saved}"
         )
-        return UserError(f"training stopped: {why} at step {step}; {kept}")
 
 
 @contextmanager
