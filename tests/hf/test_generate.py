@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
-from unimatrix.data.tokenizer import EOS, PAD
-from unimatrix.hf import ByteTokenizer, UniMatrixCache
+from unimatrix.data.tokenizer import BOS, EOS, PAD
+from unimatrix.errors import UserError
+from unimatrix.hf import ByteTokenizer, UniMatrixCache, stream
 
 PROMPTS = ["a prompt", "longer than the other", "x"]
 STEPS = 9
@@ -178,6 +180,63 @@ def test_a_conversation_goes_on_from_its_state(preset, make_model, count_fed):
     shapes = count_fed(model.language_model)
     assert torch.equal(model.generate(follow_up, cache=cache, **settings), expected)
     assert shapes == [(1, 6)] + [(1, 1)] * 4
+
+
+def test_an_empty_prompt_is_bos(preset, make_model):
+    model, tokenizer = make_model(preset), ByteTokenizer()
+    settings = {"max_new_tokens": STEPS, "do_sample": False}
+    expected = model.generate(torch.tensor([[BOS]]), **settings)
+    assert torch.equal(model.generate(**settings), expected)
+    for empty in ({"input_ids": torch.zeros(1, 0, dtype=torch.int64)}, tokenizer("", return_tensors="pt")):
+        assert torch.equal(model.generate(**empty, **settings), expected)
+    two = tokenizer(["", ""], padding=True, return_tensors="pt")
+    assert torch.equal(model.generate(**two, **settings), expected.expand(2, -1))
+    assert "".join(stream(model, tokenizer, "", max_new_tokens=STEPS, temperature=0)) == tokenizer.decode(
+        expected[0], skip_special_tokens=True
+    )
+
+
+def test_an_empty_prompt_beside_others_is_bos(preset, make_model):
+    model, tokenizer = make_model(preset), ByteTokenizer()
+    settings = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": None}
+    batch = tokenizer(["", "abc"], padding=True, return_tensors="pt")
+    before = {name: x.clone() for name, x in batch.items()}
+    out = model.generate(**batch, **settings)
+    assert all(torch.equal(batch[name], x) for name, x in before.items())
+    assert out[0].tolist()[:3] == [PAD, PAD, BOS]
+    assert torch.equal(out[:1, 2:], model.generate(torch.tensor([[BOS]]), **settings))
+    assert torch.equal(out[1:], model.generate(torch.tensor([list(b"abc")]), **settings))
+
+
+def test_nothing_to_start_from_is_refused(make_model):
+    model, padding = make_model("unimatrix-core"), torch.tensor([[PAD, PAD], [1, 2]])
+    mask, none = torch.tensor([[0, 0], [1, 1]]), torch.zeros(1, 0, dtype=torch.int64)
+    embeds = {"inputs_embeds": torch.zeros(2, 2, 16), "attention_mask": mask}
+    for given in (embeds, {"input_ids": padding}):
+        with pytest.raises(UserError, match=r"expected a token or more in every row, got .* in row 0"):
+            model.generate(**given, max_new_tokens=2)
+    model.generation_config.bos_token_id = None
+    for given in ({"input_ids": none}, {"input_ids": padding, "attention_mask": mask}, {}):
+        with pytest.raises(UserError, match=r"^input_ids: expected .* no bos_token_id"):
+            model.generate(**given, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("temperature", "x"), ("top_p", 5), ("eos_token_id", {}), ("num_beams", 0)]
+)
+def test_wrong_settings_are_named_wherever_they_stand(make_model, name, wrong):
+    model, ids = make_model("unimatrix-core"), torch.tensor([[1, 2]])
+    with pytest.raises(UserError, match=f"^{name}: expected"):
+        model.generate(ids, max_new_tokens=2, **{name: wrong})
+    settings = GenerationConfig(max_new_tokens=2)
+    setattr(settings, name, wrong)
+    with pytest.raises(UserError, match=f"^generation_config: {name}: expected"):
+        model.generate(ids, generation_config=settings)
+    setattr(model.generation_config, name, wrong)
+    with pytest.raises(UserError, match=f"^generation_config: {name}: expected"):
+        model.generate(ids, max_new_tokens=2)
+    with pytest.raises(UserError, match=r"^generation_config: expected a GenerationConfig, got 3"):
+        model.generate(ids, 3)
 
 
 def test_generating_past_the_positions_raises_and_without_positions_does_not(make_model):

@@ -143,6 +143,70 @@ def test_a_device_that_is_not_there(folder):
             load(folder, device=device)
 
 
+@pytest.mark.parametrize("wrong", [None, 3, b"x", ["x"], "x" * 5000, "~no-such-user/x", "a\0b", "\ud800"])
+def test_what_is_no_path_is_named(wrong, no_network):
+    with pytest.raises(UserError, match=r"path_or_hub_name: expected|no such folder") as caught:
+        load(wrong)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("wrong", [3, [], True, "", "nosuch", "cpu:x", "\0"])
+def test_what_is_no_device_is_named(folder, wrong):
+    with pytest.raises(UserError, match=r"^device") as caught:
+        load(folder, device=wrong)
+    assert "\n" not in str(caught.value)
+
+
+WRONG_SETTINGS = [
+    *(("temperature", wrong) for wrong in ("x", -1, True, [])),
+    *((name, wrong) for name in ("top_p", "min_p", "typical_p") for wrong in ("x", 5, -0.5, {})),
+    *(
+        (name, wrong)
+        for name in ("eos_token_id", "bos_token_id", "pad_token_id")
+        for wrong in ({}, "x", -1, 259, 1.5, ["x"], [[3]])
+    ),
+    *((name, wrong) for name in ("max_new_tokens", "max_length", "num_beams") for wrong in (-1, 0, 1.5, "x")),
+    *((name, wrong) for name in ("top_k", "min_new_tokens") for wrong in (-1, 1.5, "x")),
+    *((name, wrong) for name in ("do_sample", "use_cache", "output_scores") for wrong in ("yes", 1, [])),
+    *(("repetition_penalty", wrong) for wrong in ("x", 0, -1)),
+    *(("stop_strings", wrong) for wrong in (3, "", [3], {})),
+    ("early_stopping", "x"),
+    ("cache_implementation", "nosuch"),
+    ("watermarking_config", 3),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG_SETTINGS, ids=str)
+def test_a_wrong_setting_of_generation_is_named(folder, name, wrong, capfd):
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: wrong}))
+    with pytest.raises(UserError) as caught:
+        load(folder)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert name in str(caught.value) or name == "watermarking_config"
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_right_settings_of_generation_are_taken(folder):
+    path = folder / "generation_config.json"
+    settings = {"temperature": 0.7, "top_p": 1, "top_k": 0, "do_sample": True, "max_new_tokens": 3}
+    settings |= {"eos_token_id": [257, 10], "repetition_penalty": 1.1, "stop_strings": ["a"], "min_p": None}
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    loaded = load(folder)[0].generation_config
+    assert {name: getattr(loaded, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("errors", 3), ("prepend_bos", "yes"), ("padding_side", "up")])
+def test_a_wrong_setting_of_the_tokenizer_is_named(folder, name, wrong):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: wrong}))
+    with pytest.raises(UserError, match=f"{name}: expected") as caught:
+        load(folder)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
 def test_names_that_lead_nowhere(tmp_path, no_network):
     with pytest.raises(UserError, match=r"no such folder$"):
         load(tmp_path / "nothing")
@@ -268,11 +332,23 @@ def test_stream_fills_real_positions_and_goes_beyond_without_them(preset, make_m
         ({"top_p": 1.5}, "top_p: expected 0 < top_p <= 1"),
         ({"seed": -1}, "seed: expected at least 0 and below 2.64, got -1"),
         ({"seed": 2**64}, "seed: expected at least 0 and below 2.64"),
+        *(({"temperature": wrong}, "temperature: expected") for wrong in ("x", None, True, [1], 10**400)),
+        *(({"top_p": wrong}, "top_p: expected") for wrong in ("x", True, float("nan"))),
+        *(
+            ({name: wrong}, f"{name}: expected a whole number")
+            for name in ("max_new_tokens", "top_k", "seed")
+            for wrong in ("x", 1.5, True, [1], float("nan"))
+        ),
+        *(({"prompt": wrong}, "prompt: expected") for wrong in (None, 3, [1], ["a"], bytearray(b"a"))),
+        *(({"model": wrong}, "model: expected") for wrong in (None, 3, "x", torch.nn.Linear(2, 2))),
+        *(({"tokenizer": wrong}, "tokenizer: expected") for wrong in (None, "x", ByteTokenizer, bytes)),
     ],
 )
-def test_stream_refuses_settings_before_it_starts(settings, message):
-    with pytest.raises(UserError, match=message):
-        stream(Scripted([97]), ByteTokenizer(), "p", **settings)
+def test_stream_refuses_arguments_before_it_starts(settings, message):
+    given = {"model": Scripted([97]), "tokenizer": ByteTokenizer(), "prompt": "p"}
+    with pytest.raises(UserError, match=f"^{message}") as caught:
+        stream(**given | settings)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-29, 1e-40, 1e-320])

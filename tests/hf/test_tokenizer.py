@@ -156,3 +156,99 @@ def test_mistakes_raise(call, message):
     with pytest.raises(UserError, match=message):
         call()
     assert TOKENIZER.pad_token_id == PAD
+
+
+class Other:
+    def __repr__(self):
+        return "two\nlines"
+
+
+NO_TEXTS = (3, 1.5, True, b"ab", bytearray(b"ab"), {}, {"a": 1}, torch.tensor([1]), Other())
+NO_LISTS = ([None], ["a", None], ["a", b"b"], ["a", 3], [["a"], 3], [1.5], [1, "a"], [300], [-1], [[3, 259]])
+NO_IDS = (
+    None,
+    1.5,
+    "a",
+    "97",
+    {},
+    [1.5],
+    ["a"],
+    [None],
+    [300],
+    [-1],
+    -1,
+    300,
+    [10**30],
+    [True],
+    True,
+    Other(),
+)
+NO_IDS += (torch.tensor([1.5]), torch.tensor([300]), torch.tensor([True]), float("nan"), [[None]])
+
+
+def refused(call, name):
+    with pytest.raises(UserError, match=rf"^{name}\b") as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["text", "text_pair", "text_target", "text_pair_target"])
+def test_what_is_no_text_is_named_in_a_call(name):
+    for wrong in (*NO_TEXTS, *NO_LISTS):
+        refused(lambda wrong=wrong: TOKENIZER(**({"text": "a"} | {name: wrong})), name)
+    refused(lambda: TOKENIZER(None), "text")
+    refused(lambda: TOKENIZER([]), "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_length", ("x", -1, 1.5, True)),
+        ("stride", ("x", -1)),
+        ("pad_to_multiple_of", ("x", -1)),
+        ("padding", ("nosuch", 3)),
+        ("truncation", ("nosuch", 3)),
+        ("padding_side", ("up", 3)),
+    ],
+)
+def test_a_wrong_option_of_a_call_is_named(name, values):
+    for wrong in values:
+        refused(lambda wrong=wrong: TOKENIZER("a", **{name: wrong}), name)
+
+
+@pytest.mark.parametrize("function", ["encode", "encode_bytes", "tokenize"])
+def test_what_is_no_text_is_named_when_encoded(function):
+    for wrong in (None, *NO_TEXTS):
+        if not (function == "encode_bytes" and wrong == b"ab"):
+            refused(lambda wrong=wrong: getattr(TOKENIZER, function)(wrong), "text|data")
+
+
+@pytest.mark.parametrize("function", ["decode", "decode_bytes", "convert_ids_to_tokens", "batch_decode"])
+def test_what_are_no_ids_is_named(function):
+    for wrong in NO_IDS:
+        refused(lambda wrong=wrong: getattr(TOKENIZER, function)(wrong), "token_ids|ids|sequences|token id")
+
+
+@pytest.mark.parametrize("function", ["convert_tokens_to_ids", "convert_tokens_to_string"])
+def test_what_are_no_tokens_is_named(function):
+    for wrong in (None, 3, [3], ["ab"], [None], b"a", {}):
+        refused(lambda wrong=wrong: getattr(TOKENIZER, function)(wrong), "tokens?")
+
+
+def test_wrong_settings_are_named():
+    settings = {
+        "errors": (3, None, "x", ["replace"]),
+        "prepend_bos": ("yes", None, 1),
+        "model_max_length": ("x", -1, True, float("nan")),
+        "padding_side": ("up", 3),
+        "truncation_side": ("up", None),
+    }
+    for name, values in settings.items():
+        for wrong in values:
+            refused(lambda name=name, wrong=wrong: ByteTokenizer(**{name: wrong}), name)
+    for wrong in (3, "x", ["replace"]):
+        refused(lambda wrong=wrong: TOKENIZER.decode([97], errors=wrong), "errors")
+    for wrong in (None, 3, "x", ["new"]):
+        refused(lambda wrong=wrong: TOKENIZER.add_special_tokens(wrong), "special_tokens_dict")
+    for wrong in ({"pad_token": 3}, {"pad_token": None}):
+        refused(lambda wrong=wrong: TOKENIZER.add_special_tokens(wrong), "token")

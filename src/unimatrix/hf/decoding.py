@@ -5,15 +5,17 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf.cache import CACHE_NAME, CACHE_NAMES, UniMatrixCache, by_one_name
-from unimatrix.hf.numbers import NumbersOnly, check_plain
+from unimatrix.hf.numbers import NumbersOnly
+from unimatrix.hf.settings import check_settings
 from unimatrix.hf.stopping import StopBytes
 from unimatrix.hf.tokenizer import ByteTokenizer
 
@@ -22,32 +24,22 @@ GENERATION_KWARGS = ("tokenizer", "assistant_tokenizer")
 _Generation: Any = GenerationMixin  # its methods are typed for a protocol that its own models do not satisfy
 
 
-# what transformers would complain about deep inside, in Python's words
-_COUNTS = ("max_new_tokens", "max_length", "num_beams", "num_return_sequences")
-_FLAGS = ("do_sample", "use_cache")
+_COUNTS = ("num_beams", "num_return_sequences")
 
 
 def _check_arguments(given: Mapping[str, Any]) -> None:
     """Raise a UserError for what cannot be generated from, or so."""
     for name in ("inputs", "input_ids", "attention_mask"):
         value = given.get(name)
-        if value is not None and (not isinstance(value, Tensor) or value.dim() != 2 or not value.numel()):
+        if value is not None and (not isinstance(value, Tensor) or value.dim() != 2 or not len(value)):
             got = list(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise UserTypeError(f"{name}: expected a tensor [batch, time] with something in it, got {got}")
+            raise UserTypeError(f"{name}: expected a tensor [batch, time] of a row or more, got {got}")
         if isinstance(value, Tensor) and value.is_meta:
             raise UserError(f"{name}: expected a tensor with values, got one on the meta device")
     for name in _COUNTS:
-        value = given.get(name)
-        # no length of its own is a wish; no number of beams is none
-        if (value is not None or (name in given and "num" in name)) and (
-            not isinstance(value, int) or isinstance(value, bool) or value < 1
-        ):
-            raise UserTypeError(f"{name}: expected a whole number of at least 1, got {shown(value)}")
-    for name in _FLAGS:
-        check_plain(name, given.get(name), bool)
-    check_plain("top_k", given.get("top_k"), int)
-    for name in ("temperature", "top_p"):
-        check_plain(name, given.get(name), float)
+        if name in given and given[name] is None:  # no length is a wish; no number of beams is none
+            raise UserTypeError(f"{name}: expected a whole number of at least 1, got None")
+    check_settings(given)
 
 
 class Decoding(GenerationMixin):
@@ -55,7 +47,13 @@ class Decoding(GenerationMixin):
 
     @functools.wraps(_Generation.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[reportIncompatibleMethodOverride]
-        _check_arguments(dict(zip(("inputs",), args, strict=False)) | kwargs)
+        given = dict(zip(("inputs", "generation_config"), args, strict=False)) | kwargs
+        _check_arguments(given)
+        for settings in (given.get("generation_config"), self.generation_config):
+            if not isinstance(settings, GenerationConfig | None):
+                raise UserTypeError(f"generation_config: expected a GenerationConfig, got {shown(settings)}")
+            if settings is not None:
+                check_settings(vars(settings), where="generation_config")
         return _Generation.generate(self, *args, **by_one_name(kwargs))
 
     # transformers reads the signature to learn which arguments there are
@@ -76,6 +74,39 @@ class Decoding(GenerationMixin):
         # PEFT looks for the older name alone, and finding no state it would feed its prompt at every step
         state = inputs.get(CACHE_NAME)
         return inputs if state is None else inputs | dict.fromkeys(CACHE_NAMES, state)
+
+    def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
+        """transformers' own, and rows without a token start from BOS, as it does without any input_ids."""
+        given = (inputs, model_kwargs.get("input_ids"), model_kwargs.get("inputs_embeds"))
+        if bos_token_id is None and all(one is None for one in given):
+            raise UserError("input_ids: expected some where there is no bos_token_id, got None")
+        inputs, name, model_kwargs = _Generation._prepare_model_inputs(
+            self, inputs, bos_token_id, model_kwargs
+        )
+        mask: Tensor | None = model_kwargs.get("attention_mask")
+        if name == "input_ids" and inputs.shape[1] == 0:
+            inputs = mask = torch.zeros(len(inputs), 1, dtype=torch.int64, device=inputs.device)
+        empty = None if mask is None else ~mask.bool().any(1)
+        if mask is not None and empty is not None and empty.any():
+            if name != "input_ids" or bos_token_id is None or mask.shape != inputs.shape:
+                raise UserError(
+                    f"{name}: expected a token or more in every row, got none in row"
+                    f" {int(empty.nonzero()[0])}{' and no bos_token_id' if bos_token_id is None else ''}"
+                )
+            inputs, mask = inputs.clone(), mask.clone()
+            inputs[empty, -1], mask[empty, -1] = int(bos_token_id), 1
+            model_kwargs["attention_mask"] = mask
+        return inputs, name, model_kwargs
+
+    def _prepare_attention_mask_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        mask = _Generation._prepare_attention_mask_for_generation(self, *args, **kwargs)
+        empty = ~mask.bool().any(1)
+        if mask.shape[1] and empty.any():
+            raise UserError(
+                f"input_ids: expected a token or more in every row, got padding alone in row"
+                f" {int(empty.nonzero()[0])}; start it with BOS, or give the attention_mask"
+            )
+        return mask
 
     def _get_stopping_criteria(
         self, generation_config: Any, *args: Any, tokenizer: Any = None, **kwargs: Any

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HTTPError  # type: ignore[reportPrivateImport
 from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     TemperatureLogitsWarper,
@@ -31,6 +32,7 @@ from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.modeling import UniMatrixForCausalLM
 from unimatrix.hf.numbers import check_logits, check_plain, check_weights
+from unimatrix.hf.settings import check_settings
 from unimatrix.hf.tokenizer import ByteTokenizer
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -73,7 +75,7 @@ def load(
     for name in (*SETTING_FILES, *WEIGHT_FILES[1:]):
         if (folder / name).exists():
             _read_object(folder / name)
-    tokenizer = ByteTokenizer()
+    _check_generation(folder)
     try:
         with _quiet_log():
             model, info = UniMatrixForCausalLM.from_pretrained(
@@ -83,8 +85,6 @@ def load(
                 ignore_mismatched_sizes=True,  # they are named below
                 output_loading_info=True,
             )
-            if (folder / "tokenizer_config.json").is_file():
-                tokenizer = ByteTokenizer.from_pretrained(folder)
     except SafetensorError as error:
         raise UserError(f"{folder}: the weights are cut short or corrupt ({_first_line(error)})") from error
     except READING_ERRORS as error:
@@ -101,6 +101,8 @@ def load(
         raise UserError(
             f"{folder}: a vocabulary of {model.config.vocab_size} tokens is no text, expected {VOCAB_SIZE}"
         )
+    _check_generation(folder, vocab_size=model.config.vocab_size)
+    tokenizer = _tokenizer(folder)
     if device is not None:
         try:
             model.to(torch.device(device))
@@ -237,12 +239,16 @@ def _find_folder(path_or_hub_name: str | Path) -> Path:
     """The local folder that holds the model; a hub name is downloaded into transformers' usual cache."""
     if path_or_hub_name == "":
         raise UserError("model: expected a folder or a hub name, got an empty text")
-    path = Path(path_or_hub_name).expanduser()
-    if path.is_file():
-        raise UserError(f"{path_or_hub_name}: expected a folder or a hub name, got a file")
-    if path.is_dir():
-        return _newest_checkpoint(path)
     name = str(path_or_hub_name)
+    try:
+        path = Path(path_or_hub_name).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a user that is not there
+        raise UserError(f"{shown(name)}: no such folder ({_first_line(error)[:80]})") from error
+    if is_file:
+        raise UserError(f"{path_or_hub_name}: expected a folder or a hub name, got a file")
+    if is_folder:
+        return _newest_checkpoint(path)
     if isinstance(path_or_hub_name, Path) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise UserError(f"{name}: no such folder")
     problem = _why_unreachable()
@@ -310,6 +316,29 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected an object with fields, got {shown(values)}")
     return values
+
+
+def _check_generation(folder: Path, *, vocab_size: int | None = None) -> None:
+    path = folder / "generation_config.json"
+    if path.exists():
+        values = _read_object(path)
+        check_settings(values, where=path, vocab_size=vocab_size)
+        try:
+            with _quiet_log():
+                GenerationConfig.from_dict(values)
+        except READING_ERRORS as error:
+            raise UserError(f"{path}: cannot be read ({_first_line(error)})") from error
+
+
+def _tokenizer(folder: Path) -> ByteTokenizer:
+    path = folder / "tokenizer_config.json"
+    if not path.exists():
+        return ByteTokenizer()
+    try:
+        with _quiet_log():
+            return ByteTokenizer.from_pretrained(folder)
+    except READING_ERRORS as error:
+        raise UserError(f"{path}: {_first_line(error)}") from error
 
 
 def _check_index(folder: Path) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from unimatrix.errors import UserError
 from unimatrix.hf.tokenizer import ByteTokenizer
 
 
@@ -16,16 +15,11 @@ class StopBytes(StoppingCriteria):
     """Ends a row once its last tokens are the bytes of a stop string, those of the prompt among them.
 
     Args:
-        stop_strings: one or several.
-    Raises:
-        UserError: not texts, or an empty one.
+        stop_strings: one or several, none empty (`unimatrix.hf.settings` looks at them).
     """
 
     def __init__(self, tokenizer: ByteTokenizer, stop_strings: str | list[str]) -> None:
         strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
-        for string in strings:
-            if not isinstance(string, str) or not string:
-                raise UserError(f"stop_strings: expected texts of a character or more, got {string!r}")
         self._endings = [torch.tensor(tokenizer.encode_bytes(string)) for string in strings]
 
     def __call__(  # type: ignore[reportIncompatibleMethodOverride]

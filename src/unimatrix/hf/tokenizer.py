@@ -15,13 +15,13 @@ Three decisions, each made so that text survives the round trip exactly:
 
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizer
 from transformers.utils import logging
 
-from unimatrix.codec import shown
+from unimatrix.codec import fits, shown
 from unimatrix.data.tokenizer import BOS, EOS, PAD, VOCAB_SIZE, decode
 from unimatrix.errors import UserError, UserTypeError
 
@@ -29,6 +29,11 @@ logger: Any = logging.get_logger(__name__)  # transformers adds warning_once
 
 BOS_TOKEN, EOS_TOKEN, PAD_TOKEN = "<|bos|>", "<|eos|>", "<|pad|>"
 DECODING_ERRORS = ("replace", "surrogateescape", "ignore", "strict", "backslashreplace")
+_CHOICES = {
+    "padding": (True, False, "longest", "max_length", "do_not_pad"),
+    "truncation": (True, False, "longest_first", "only_first", "only_second", "do_not_truncate"),
+    "padding_side": ("left", "right"),
+}
 
 
 class ByteTokenizer(PreTrainedTokenizer):
@@ -48,7 +53,15 @@ class ByteTokenizer(PreTrainedTokenizer):
 
     def __init__(self, *, errors: str = "replace", prepend_bos: bool = False, **kwargs: Any) -> None:
         if errors not in DECODING_ERRORS:
-            raise UserError(f"errors: expected one of {', '.join(DECODING_ERRORS)}, got {errors!r}")
+            raise UserError(f"errors: expected one of {', '.join(DECODING_ERRORS)}, got {shown(errors)}")
+        if not isinstance(prepend_bos, bool):
+            raise UserTypeError(f"prepend_bos: expected true or false, got {shown(prepend_bos)}")
+        for name in ("padding_side", "truncation_side"):
+            if kwargs.get(name, "left") not in ("left", "right"):
+                raise UserError(f"{name}: expected left or right, got {shown(kwargs[name])}")
+        most = kwargs.get("model_max_length")
+        if most is not None and (not fits(most, float) or most < 0):
+            raise UserError(f"model_max_length: expected a number of tokens, got {shown(most)}")
         self.errors = errors
         self.prepend_bos = prepend_bos
         # the vocabulary is a constant, so what a saved tokenizer_config.json says about it is not read back
@@ -86,22 +99,49 @@ class ByteTokenizer(PreTrainedTokenizer):
             raise UserTypeError(f"data: expected bytes or a text, got {shown(data)}")
         return list(data if isinstance(data, bytes) else _to_bytes(data))
 
-    def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if text is None and kwargs.get("text_target") is None:
+    def __call__(
+        self, text: Any = None, text_pair: Any = None, text_target: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if text is None and text_target is None:
             raise UserTypeError("text: expected a text or a list of texts, got None")
-        one = text
-        while isinstance(one, list | tuple) and one:
-            one = one[0]
-        if not isinstance(one, str | int | list | tuple | None):
-            raise UserTypeError(f"text: expected a text or a list of texts, got {shown(text)}")
-        return super().__call__(text, *args, **kwargs)
+        targets = {"text_target": text_target, "text_pair_target": kwargs.get("text_pair_target")}
+        for name, given in ({"text": text, "text_pair": text_pair} | targets).items():
+            if given is not None:
+                _check_texts(name, given)
+        for name in ("max_length", "stride", "pad_to_multiple_of"):
+            number = kwargs.get(name)
+            if number is not None and (not fits(number, int) or number < 0):
+                raise UserError(f"{name}: expected a whole number of at least 0, got {shown(number)}")
+        for name, known in _CHOICES.items():
+            choice = kwargs.get(name)
+            if choice is not None and choice not in known:
+                raise UserError(f"{name}: expected one of {', '.join(map(str, known))}, got {shown(choice)}")
+        if isinstance(text, list | tuple) and not text and not kwargs.get("is_split_into_words"):
+            raise UserError("text: expected a text or more, got an empty list")
+        return super().__call__(text, text_pair, text_target, *args, **kwargs)  # type: ignore[reportArgumentType]
+
+    def encode(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> list[int]:
+        for name, given in (("text", text), ("text_pair", text_pair)):
+            if given is not None or name == "text":
+                _check_texts(name, given)
+        return super().encode(text, text_pair, *args, **kwargs)
 
     def decode_bytes(self, token_ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for, exactly; special tokens are left out."""
-        try:
-            return decode([operator.index(token_id) for token_id in token_ids])
-        except TypeError:
-            raise UserTypeError(f"token_ids: expected token ids, got {shown(token_ids)}") from None
+        return decode(_to_ids("token_ids", token_ids))
+
+    def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
+        single = not hasattr(sequences, "__len__") or getattr(sequences, "ndim", 1) == 0
+        if isinstance(sequences, str | Mapping) or single:
+            raise UserTypeError(f"sequences: expected a list of lists of ids, got {shown(sequences)}")
+        return super().batch_decode(sequences, *args, **kwargs)
+
+    def convert_ids_to_tokens(  # type: ignore[reportIncompatibleMethodOverride]
+        self, ids: Any, skip_special_tokens: bool = False
+    ) -> Any:
+        found = _to_ids("ids", ids)
+        one = not hasattr(ids, "__len__") and not isinstance(ids, Iterable)
+        return super().convert_ids_to_tokens(found[0] if one else found, skip_special_tokens)
 
     def tokenize(self, text: str, **_: Any) -> list[str]:
         """One character per byte; special-token text is text, unless `self.split_special_tokens` is False."""
@@ -179,11 +219,9 @@ class ByteTokenizer(PreTrainedTokenizer):
         **_: Any,
     ) -> str:
         # clean_up_tokenization_spaces is for word tokenizers; here it would alter text
-        ids = [token_ids] if isinstance(token_ids, int) else token_ids
-        try:
-            ids = [operator.index(token_id) for token_id in ids]
-        except TypeError:
-            raise UserTypeError(f"token_ids: expected token ids, got {shown(token_ids)}") from None
+        if errors is not None and errors not in DECODING_ERRORS:
+            raise UserError(f"errors: expected one of {', '.join(DECODING_ERRORS)}, got {shown(errors)}")
+        ids = _to_ids("token_ids", token_ids)
         if skip_special_tokens:
             data = decode(ids)
         else:
@@ -203,8 +241,12 @@ class ByteTokenizer(PreTrainedTokenizer):
         self, special_tokens_dict: dict[str, Any], replace_extra_special_tokens: bool = True
     ) -> int:
         # the base class renames first and adds second; refuse before anything has changed
+        if not isinstance(special_tokens_dict, Mapping):
+            raise UserTypeError(
+                f"special_tokens_dict: expected an object with fields, got {shown(special_tokens_dict)}"
+            )
         for value in special_tokens_dict.values():
-            self._check_known([value] if isinstance(value, str | AddedToken) else value)
+            self._check_known(value if isinstance(value, list | tuple) else [value])
         return super().add_special_tokens(special_tokens_dict, replace_extra_special_tokens)
 
     def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
@@ -215,8 +257,46 @@ class ByteTokenizer(PreTrainedTokenizer):
     def _check_known(self, tokens: Iterable[str | AddedToken]) -> None:
         vocabulary = self.get_vocab()
         for token in tokens:
-            if str(token) not in vocabulary:
-                raise UserError(f"token {str(token)!r}: the byte vocabulary is fixed at {VOCAB_SIZE} tokens")
+            if not isinstance(token, str | AddedToken) or str(token) not in vocabulary:
+                text = str(token) if isinstance(token, AddedToken) else token
+                raise UserError(f"token {shown(text)}: the byte vocabulary is fixed at {VOCAB_SIZE} tokens")
+
+
+def _check_texts(name: str, given: Any) -> None:
+    """Raise a UserError for what is neither a text nor token ids nor a list of one of them, or of lists."""
+    level = [given]
+    while level:
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, list | tuple):
+                kinds = {list if issubclass(kind, list | tuple) else kind for kind in set(map(type, one))}
+                if len(kinds) > 1:
+                    raise UserTypeError(f"{name}: expected texts or ids, not both, got {shown(one)}")
+                if kinds == {int}:
+                    wrong = next((token_id for token_id in one if not 0 <= token_id < VOCAB_SIZE), None)
+                    if wrong is not None:
+                        raise UserError(f"{name}: expected token ids 0..{VOCAB_SIZE - 1}, got {shown(wrong)}")
+                elif kinds != {str}:
+                    inner.extend(one)
+            elif not isinstance(one, str):
+                raise UserTypeError(f"{name}: expected a text or a list of texts, got {shown(given)}")
+        level = inner
+
+
+def _to_ids(name: str, given: Any) -> list[int]:
+    """The ids in a list, a tensor or an array, or a single one."""
+    ids = given.tolist() if hasattr(given, "tolist") else given
+    try:
+        ids = [ids] if isinstance(ids, int) else list(ids)
+        if isinstance(given, str | Mapping) or bool in set(map(type, ids)):
+            raise TypeError
+        ids = [operator.index(token_id) for token_id in ids]
+    except TypeError:
+        raise UserTypeError(f"{name}: expected token ids, got {shown(given)}") from None
+    for extreme in (min(ids, default=0), max(ids, default=0)):
+        if not 0 <= extreme < VOCAB_SIZE:
+            raise UserError(f"{name}: expected 0..{VOCAB_SIZE - 1}, got token id {shown(extreme)}")
+    return ids
 
 
 def _to_bytes(text: str) -> bytes:
