@@ -24,6 +24,7 @@ from rich.console import Console
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
 from unimatrix.train import Experiment, train
+from unimatrix.train.run import LossModule
 from unimatrix.train.sources import TaskSource
 sys.path.append(sys.argv[2])
 from ragged import ragged
@@ -46,8 +47,22 @@ try:
 except UserError as error:
     refused = str(error)
 rank = torch.distributed.get_rank()
+# one process alone comes to numbers that its model refuses
+whole, calls = LossModule._loss, []
+def lost(self, *batch):
+    calls.append(1)
+    if rank == 1 and len(calls) == 3:
+        raise UserError("log_retention: expected numbers at most 0, got nan")
+    return whole(self, *batch)
+LossModule._loss = lost
+try:
+    experiment = Experiment.from_dict(json.loads((out / "lost.json").read_text()))
+    train(experiment, out=out / "lost", corpus=corpus, console=console)
+except UserError as error:
+    stopped = str(error)
 shown = len(console.file.getvalue())
 report = {"bpb": result.bpb, "loss": result.final_loss, "refused": refused, "shown": shown}
+report["stopped"] = stopped
 report["recall"] = answered
 (out / f"rank{rank}.json").write_text(json.dumps(report))
 torch.distributed.destroy_process_group()
@@ -64,6 +79,7 @@ def test_two_processes_equal_one(launched, tiny, text, console, monkeypatch):
     (launched / "script.py").write_text(SCRIPT)
     settings = {"steps": 4, "dropout": 0.0, "accumulation": 2, "clip": 1.0, "eps": 1e-5}
     experiments = {"whole": tiny(**settings), "uneven": tiny(batch_size=5)}
+    experiments["lost"] = tiny(steps=4, dropout=0.0)
     experiments["parts"] = tiny(**(settings | {"dropout": 0.1, "steps": 2}))
     task = RecallConfig(
         num_pairs=2, num_keys=3, num_values=3, num_fillers=4, length=16, vocab_size=16, eval_sequences=70,
@@ -75,7 +91,7 @@ def test_two_processes_equal_one(launched, tiny, text, console, monkeypatch):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(launched / "script.py"), str(launched), str(Path(__file__).parents[1])]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=150)
     assert done.returncode == 0, done.stderr
     corpus = type(text)(name="short", train=text.train, valid=text.train[:1000], test=text.train[:1000])
     alone = train(experiments["whole"], out=launched / "alone", corpus=corpus, console=console)
@@ -90,6 +106,8 @@ def test_two_processes_equal_one(launched, tiny, text, console, monkeypatch):
         assert (
             "batch_size: expected a multiple of 2 (2 processes x 1 accumulation), got 5" in report["refused"]
         )
+        # neither waits for the other
+        assert "no longer a finite number at step 3" in report["stopped"]
     # only the main process speaks
     assert reports[0]["shown"] > 0
     assert reports[1]["shown"] == 0

@@ -8,6 +8,8 @@ The aliases are plain tensors to Python; the comment gives the shape, and the op
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,6 +121,13 @@ def _check_tensor(name: str, tensor: object) -> None:
 def _check_device(name: str, tensor: Tensor, first: Tensor) -> None:
     if tensor.device != first.device:
         raise UserError(f"{name}: expected a tensor on {first.device}, as the others, got {tensor.device}")
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Within the block sums stay in the dtype of their tensors; where autocast is off it costs nothing."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

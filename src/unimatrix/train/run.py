@@ -34,14 +34,27 @@ from unimatrix.train.state import (
 
 
 class LossModule(nn.Module):
-    """What accelerate wraps (autocast, DDP, compile), so that the model itself stays as it is."""
+    """What accelerate wraps (autocast, DDP, compile), so that the model itself stays as it is.
 
-    def __init__(self, model: AnyModel) -> None:
+    together: processes wait for each other's gradients. Where a model refuses numbers that it has come to,
+    the loss is then NaN in every weight: all processes hear of it after the step, and none waits.
+    """
+
+    def __init__(self, model: AnyModel, *, together: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.together = together
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Mean nats per label that is not IGNORE, 0 without any; input_ids and labels are [B, T]."""
+        if not self.together:
+            return self._loss(input_ids, labels)
+        try:
+            return self._loss(input_ids, labels)
+        except UserError:
+            return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * torch.nan
+
+    def _loss(self, input_ids: Tensor, labels: Tensor) -> Tensor:
         logits, _ = self.model(input_ids)
         nats = F.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
@@ -90,7 +103,9 @@ class Run:
             fused=True,
         )
         seed_process(loop.seed, process_index=accelerator.process_index)
-        module, prepared = accelerator.prepare(LossModule(self.model), self._raw_optimizer)
+        module, prepared = accelerator.prepare(
+            LossModule(self.model, together=accelerator.num_processes > 1), self._raw_optimizer
+        )
         # accelerate's own does the loss scaling of fp16, and searches the disk for packages at each step
         self._optimizer = self._raw_optimizer if accelerator.scaler is None else prepared
         # accelerate's wrapper, for its no_sync; the compiled one, for its speed

@@ -23,6 +23,7 @@ from unimatrix.ops.shapes import (
     check_like,
     check_other,
     check_range,
+    without_autocast,
 )
 
 __all__ = ["matrix_state"]
@@ -89,7 +90,7 @@ def matrix_state(
     if form != "compiled":
         check_range("log_retention", log_retention, -torch.inf, 0.0, mask)
     if form == "reference":
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q.device):
             return matrix_state_reference(
                 q, k, v, log_retention, rule_weights=rule_weights, diag=diag, state=state, mask=mask
             )
@@ -100,7 +101,7 @@ def matrix_state(
         y, last = matrix_state_compiled(q, k, v, log_retention, rule_weights, diag, state)
     else:
         best = CPU_CHUNK_LEN if q.device.type == "cpu" else ACCELERATOR_CHUNK_LEN
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q.device):
             y, last = matrix_state_chunked(
                 q, k, v, log_retention, rule_weights, diag, state, chunk_len or best
             )

@@ -35,6 +35,9 @@ def matrix_state_reference(
     batch, length, heads, dim = k.shape
     dtype = accumulation_dtype(q.dtype)
     s = q.new_zeros(batch, heads, dim, v.shape[-1], dtype=dtype) if state is None else state.to(dtype)
+    if mask is not None:
+        # what stands at a masked position, a NaN too, has no part in any gradient
+        log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
     outputs = []
     for t in range(length):
         rho = log_retention[:, t].to(dtype).exp()[..., None, None]  # [B, H, 1, 1]

@@ -21,6 +21,7 @@ from unimatrix.ops.shapes import (
     check_other,
     check_range,
     check_tuple,
+    without_autocast,
 )
 from unimatrix.ops.slot_memory.chunked import decisions_problem, slot_memory_chunked
 from unimatrix.ops.slot_memory.compiled import slot_memory_compiled
@@ -123,7 +124,7 @@ def slot_memory(
     elif form == "compiled":
         reads, last = slot_memory_compiled(writes, state, rules)
     else:
-        with torch.autocast(query.device.type, enabled=False):
+        with without_autocast(query.device):
             reads, last = slot_memory_chunked(writes, state, rules, chunk_len or CHUNK_LEN)
     return SlotReads(reads.context.to(value.dtype), reads.weights, reads.token_ids), last
 

@@ -25,6 +25,7 @@ from unimatrix.ops.shapes import (
     check_other,
     check_range,
     check_tuple,
+    without_autocast,
 )
 from unimatrix.ops.signed_scan import signed_scan
 from unimatrix.ops.triple_latent.compiled import triple_latent_compiled
@@ -101,7 +102,7 @@ def triple_latent(
         check_range("log_retention", log_retention, -torch.inf, 0.0, mask)
         check_range("log_pair_retention", log_pair_retention, -torch.inf, 0.0, mask)
     if form == "reference":
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a.device):
             return triple_latent_reference(
                 a, b, q_l, q_r, log_retention, log_pair_retention, addresses=addresses, state=state, mask=mask
             )
@@ -112,7 +113,7 @@ def triple_latent(
             log_pair_retention = log_pair_retention.masked_fill(~mask[..., None], 0.0)
         y, state = triple_latent_compiled(a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state)
         return (y if mask is None else y.masked_fill(~mask[..., None, None], 0.0)), state
-    with torch.autocast(a.device.type, enabled=False):
+    with without_autocast(a.device):
         before, last = _retained_sum(a, log_retention, state.sum.to(dtype), mask)
         read, pairs = matrix_state(
             address(q_l.to(dtype), addresses),
