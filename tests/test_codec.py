@@ -183,6 +183,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
 def test_only_near_names_are_near() -> None:
     assert near_names("nosuch", ["bench", "eval"]) == []
     assert near_names("bnch", ["bench", "eval"]) == ["bench"]
+    assert near_names("core", ["unimatrix-core", "transformer"]) == ["unimatrix-core"]
 
 
 json_values = st.recursive(

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import reprlib
 import stat
 import types
@@ -147,7 +148,10 @@ def encode(value: Any) -> Any:
 
 def near_names(name: object, known: Collection[str], *, most: int = 3) -> list[str]:
     """Those of the known names that somebody who wrote `name` may have meant; none if none is near."""
-    return get_close_matches(str(name), [str(one) for one in known], n=most, cutoff=0.7)
+    names, asked = [str(one) for one in known], str(name)
+    # a name's own word counts too: "core" is near "unimatrix-core"
+    holding = [one for one in names if len(asked) > 2 and asked in re.split(r"[-_.]", one)]
+    return list(dict.fromkeys([*get_close_matches(asked, names, n=most, cutoff=0.7), *holding]))[:most]
 
 
 def did_you_mean(name: object, known: Collection[str]) -> str:

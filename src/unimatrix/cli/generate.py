@@ -39,7 +39,7 @@ class Options:
     seed: int | None = None
     """The same seed writes the same text."""
     echo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = True
-    """Show the prompt before its continuation."""
+    """Whether the prompt is shown before its continuation."""
     device: Device = "cpu"
     """Where to compute: one token at a time is fastest on the CPU for small models."""
 

@@ -79,6 +79,10 @@ def run(arguments: Sequence[str]) -> int:
         arguments = _with_seq_len(arguments)
     options = parse(Options, arguments, command="train", about=ABOUT, default=Options(settings=recipe))
     console = PlainConsole()
+    if options.resume and options.out is None and options.text is None and options.experiment is None:
+        raise UserError(
+            "resume: expected the run's folder, --out DIR, or the text or experiment that named it"
+        )
     if options.settings.task is None:
         source = _source(options, arguments)
         corpus = load_data_dir(source) if options.data_dir is not None else load_corpus(source)

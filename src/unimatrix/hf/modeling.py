@@ -135,7 +135,8 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         """
         for name, value in kwargs.items():
             if name not in (*LOSS_KWARGS, *packing.NAMES) and value is not None and value is not False:
-                raise UserError(f"{type(self).__name__}: unknown argument {name!r}")
+                why = "; there are no attention weights to give" if name == "output_attentions" else ""
+                raise UserError(f"{type(self).__name__}: unknown argument {name!r}{why}")
         given = inputs_embeds if input_ids is None else input_ids
         if given is None or (input_ids is not None and inputs_embeds is not None):
             number = "neither" if given is None else "both"

@@ -6,13 +6,12 @@ An explicit backend that cannot run raises; "auto" takes what the op prefers and
 
 import importlib.util
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from unimatrix.codec import shown
+from unimatrix.codec import near_names, shown
 from unimatrix.errors import UserError
 from unimatrix.ops.derivatives import transforming
 
@@ -27,7 +26,7 @@ _chosen: dict[str, str] = {}
 def choose_backend(op: str, asked: str, *, preferred: str, problems: Mapping[str, str | None]) -> str:
     """Resolve `asked` for `op`; `problems` says for each form why it cannot run here (None: it can)."""
     if not isinstance(asked, str) or asked not in BACKENDS:
-        near = get_close_matches(str(asked), BACKENDS, n=1)
+        near = near_names(asked, BACKENDS, most=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {shown(asked)}{hint}")
     form = preferred if asked == "auto" else asked
