@@ -11,7 +11,7 @@ from unimatrix.cli.bench import MEASUREMENTS
 
 # torch's own, when torch.compile is first imported; transformers', which asks for a length
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit"),
     pytest.mark.filterwarnings("ignore:Using the model-agnostic default:UserWarning"),
 ]
 OPTIONS = {target.name: target for target in option_targets()}
