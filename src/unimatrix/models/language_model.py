@@ -118,6 +118,7 @@ class LanguageModel(nn.Module):
         # whether training keeps only what lies between the blocks, and computes each again for its gradient
         self.gradient_checkpointing = False
         self._layout: Any = None  # of a state, described when the first one comes
+        self._returned: tuple[Any, int] = (None, 0)  # of the last state: its position, where its layers lie
         self.register_state_dict_post_hook(_leave_out_tied)
         self.register_load_state_dict_pre_hook(_add_tied)
         self.register_load_state_dict_post_hook(_tie_again)
@@ -222,11 +223,39 @@ class LanguageModel(nn.Module):
     ) -> Features:
         """`forward` up to the head, which `logits` is; keep_streams: the stream between the blocks too."""
         given = self._check_inputs(input_ids, inputs_embeds, mask)
-        if state is not None and not torch.compiler.is_compiling():
+        watched = not torch.compiler.is_compiling()
+        if state is not None and watched and not self._is_own(state, given):
             self._check_state(state, given)
         self._renew()
         if mask is not None and _all_real(mask):
             mask = None  # nothing is padding: the faster paths apply
+        features = self._read_text(input_ids, inputs_embeds, state, mask, keep_streams)
+        if watched:
+            self._returned = (features.state.position, id(features.state.layers))
+        return features
+
+    def _is_own(self, state: Any, given: Tensor) -> bool:
+        """Whether it is the state that this model returned last, which decoding need not look into again."""
+        position, layers = self._returned
+        return (
+            type(state) is LanguageModelState
+            and state.position is position
+            and id(state.layers) == layers
+            and position.shape[0] == given.shape[0]
+            and position.device == given.device
+        )
+
+    def _read_text(
+        self,
+        input_ids: TokenIds | None,
+        inputs_embeds: Stream | None,
+        state: LanguageModelState | None,
+        mask: TokenMask | None,
+        keep_streams: bool,
+    ) -> Features:
+        """`_read`, a long text in pieces where that pays."""
+        given = inputs_embeds if input_ids is None else input_ids
+        assert given is not None
         batch, length = given.shape[:2]
         piece = max(1, PIECE_TOKENS // max(1, batch))
         pieces_pay = (
