@@ -38,7 +38,9 @@ def _in_run(
                 (path.parent / CHECKSUMS).unlink()
                 write_checksums(path.parent)
             for arguments in commands(run):
-                check_command(arguments, path.name, path.parent.name, "preset", "model", folder=run)
+                check_command(
+                    arguments, path.name, path.parent.name, "preset", "model", "evaluation", folder=run
+                )
 
     return check
 

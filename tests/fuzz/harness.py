@@ -97,7 +97,8 @@ def check_words(words: str, names: tuple[str, ...], *, in_python: bool = False) 
     assert "\n" not in words, words
     assert len(words) < (3 if in_python else 1) * LONGEST, words
     wrong = [foreign for foreign in FOREIGN if not (in_python and foreign in NAMES_OF_TYPES)]
-    found = [foreign for foreign in wrong if foreign in words]
+    # what the user wrote is told as it is
+    found = [foreign for foreign in wrong if foreign in words and f"got '{foreign}" not in words]
     assert not found, f"{found} in: {words}"
     assert not names or any(name in words for name in names), f"none of {names} in: {words}"
 

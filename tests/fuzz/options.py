@@ -153,7 +153,7 @@ def names_of(field: OptionField, words: list[str]) -> tuple[str, ...]:
 
 
 # words too many are told by themselves
-UNNAMED = ("expected options, got", "unknown option", "without NUL")
+UNNAMED = ("expected options, got", "unknown option", "without NUL", "error: text: ")
 # options that are told by what they are part of, or go against
 ALSO = {
     "eval_at": ("eval_at",),

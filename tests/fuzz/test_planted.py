@@ -31,7 +31,7 @@ from unimatrix.paper import results, traces
 from unimatrix.train import checkpoint, config, loop, state
 from unimatrix.train import run as train_run
 
-CASES = 50
+CASES = 200  # enough that each odd value is drawn
 HELD, FOUND = 0, 1
 
 

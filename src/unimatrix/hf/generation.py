@@ -338,7 +338,9 @@ def _tokenizer(folder: Path) -> ByteTokenizer:
         with _quiet_log():
             return ByteTokenizer.from_pretrained(folder)
     except READING_ERRORS as error:
-        raise UserError(f"{path}: {_first_line(error)}") from error
+        # what is no ValueError speaks of Python's types, and of no field
+        words = _first_line(error) if isinstance(error, ValueError) else "a field of another type"
+        raise UserError(f"{path}: expected a tokenizer's settings ({words})") from error
 
 
 def _check_index(folder: Path) -> None:

@@ -48,7 +48,7 @@ def next_token_loss(
     vocab_size = logits.shape[-1]
     for name, given in (("labels", labels), ("shift_labels", shift_labels)):
         if given is not None:
-            _check(name, given, logits.shape[:2], vocab_size, training=training)
+            _check(name, given, logits, vocab_size, training=training)
     if shift_labels is not None:
         asked = targets = shift_labels
     else:
@@ -73,13 +73,15 @@ def next_token_loss(
     )
 
 
-def _check(name: str, labels: Tensor, shape: torch.Size, vocab_size: int, *, training: bool) -> None:
+def _check(name: str, labels: Tensor, logits: Tensor, vocab_size: int, *, training: bool) -> None:
     if not isinstance(labels, Tensor):
         raise UserTypeError(f"{name}: expected a tensor of token ids, got {type(labels).__name__}")
     if labels.dtype != torch.int64:
         raise UserTypeError(f"{name}: expected int64, got {str(labels.dtype).removeprefix('torch.')}")
-    if labels.shape != shape:
-        raise UserError(f"{name}: expected shape {list(shape)}, got {list(labels.shape)}")
+    if labels.shape != logits.shape[:2]:
+        raise UserError(f"{name}: expected shape {list(logits.shape[:2])}, got {list(labels.shape)}")
+    if labels.is_meta and not logits.is_meta:
+        raise UserError(f"{name}: expected labels with data, got some on the device meta")
     # as with ids, where a look at the values is free
     if (
         torch.compiler.is_compiling()

@@ -61,8 +61,8 @@ def check_settings(given: Mapping[str, Any], *, where: object = None, vocab_size
     begin = "" if where is None else f"{where}: "
     for name, (plain, words, holds, several) in _SETTINGS.items():
         value = given.get(name)
-        if value is None or isinstance(value, Tensor):  # transformers takes token ids as tensors too
-            continue
+        if value is None or (isinstance(value, Tensor) and name in _TOKEN_IDS):
+            continue  # transformers takes token ids as tensors too
         ones = value if several and isinstance(value, list | tuple) else [value]
         if not all(fits(one, plain) for one in ones):
             raise UserTypeError(f"{begin}{name}: expected {words}, got {shown(value)}")

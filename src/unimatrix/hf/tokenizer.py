@@ -285,13 +285,13 @@ def _check_texts(name: str, given: Any) -> None:
 
 def _to_ids(name: str, given: Any) -> list[int]:
     """The ids in a list, a tensor or an array, or a single one."""
-    ids = given.tolist() if hasattr(given, "tolist") else given
     try:
+        ids = given.tolist() if hasattr(given, "tolist") else given
         ids = [ids] if isinstance(ids, int) else list(ids)
         if isinstance(given, str | Mapping) or bool in set(map(type, ids)):
             raise TypeError
         ids = [operator.index(token_id) for token_id in ids]
-    except TypeError:
+    except (TypeError, NotImplementedError):  # the second from a tensor without data
         raise UserTypeError(f"{name}: expected token ids, got {shown(given)}") from None
     for extreme in (min(ids, default=0), max(ids, default=0)):
         if not 0 <= extreme < VOCAB_SIZE:

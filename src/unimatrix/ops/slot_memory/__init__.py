@@ -8,6 +8,7 @@ gradient (tests/ops/test_slot_memory.py).
 import torch
 from torch import Tensor
 
+from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.ops.backend import Backend, choose_backend, loops_problem, watched
 from unimatrix.ops.derivatives import transforming
@@ -130,12 +131,14 @@ def slot_memory(
 
 
 def _rules(num_slots: int, top_k: int | None, match_threshold: float, write_threshold: float) -> Rules:
-    check_count("num_slots", num_slots, 2**31 - 1, limit="an int32")
+    check_count("num_slots", num_slots)
+    if num_slots >= 2**31:
+        raise UserError(f"num_slots: expected at most 2^31 - 1, got {num_slots}")
     if top_k is not None:
         check_count("top_k", top_k, num_slots, limit="num_slots")
     for name, number in (("match_threshold", match_threshold), ("write_threshold", write_threshold)):
         if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise UserTypeError(f"{name}: expected a number, got {number!r}")
+            raise UserTypeError(f"{name}: expected a number, got {shown(number)}")
     if not -1.0 <= match_threshold < 1.0:
         raise UserError(f"match_threshold: expected a cosine in [-1, 1), got {match_threshold}")
     if not 0.0 <= write_threshold < 1.0:
