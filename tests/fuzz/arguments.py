@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fuzz.harness import Accepted, Target, scratch, works_or_is_refused
-from fuzz.values import PYTHON_VALUES, changed_tensor
+from fuzz.values import PYTHON_VALUES, TEXTS, changed_tensor
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -284,6 +284,8 @@ def _values(good: Any) -> st.SearchStrategy[Any]:
             for name, part in places
         ]
         return st.one_of(*changed, PYTHON_VALUES, st.just(SlotMemoryState), st.just(TripleLatentState))
+    if isinstance(good, str | bytes):
+        return st.one_of(st.sampled_from(TEXTS), st.sampled_from(TEXTS), PYTHON_VALUES)
     return PYTHON_VALUES
 
 
