@@ -1,7 +1,10 @@
 """This version's speed over another's: two processes, each with its own sources, take turns call by call.
 
 The other version is a git revision of this repository, checked out beside it for the time being, or a folder
-with sources. What both give is compared first, on weights of trained size.
+with sources. What both give is compared first, on weights of trained size. How a process happens to lie in
+memory changes its speed by some hundredths for as long as it lives, so every case is measured in several pairs
+of fresh processes; within a pair the lower quartile of a version's turns counts, which a neighbour's burst of
+work on the same machine does not reach.
 """
 
 import json
@@ -15,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,12 +32,19 @@ from unimatrix.evals.provenance import provenance
 PASSES = ("forward", "training", "decoding")
 BATCH = 8
 TURN_SECONDS = 0.03
+PAIRS = 5
+MIN_TURNS = 8  # of each version within a pair
 _HERE = Path(unimatrix.__file__).resolve().parents[1]  # the folder that holds the package
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One model, length, pass and mode; ratio: this version's speed over the other's, a median over turns."""
+    """One model, length, pass and mode, measured.
+
+    ms, other_ms: medians over the pairs of processes of the lower quartile of a call's time. ratio: this
+    version's speed over the other's, the median over the pairs; low, high: the pairs' least and greatest.
+    turns: of each version, all pairs together.
+    """
 
     model: str
     length: int
@@ -44,6 +54,27 @@ class Row:
     ms: float
     other_ms: float
     ratio: float
+    low: float
+    high: float
+    turns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Case:
+    """What one row times, as the worker is asked for it."""
+
+    model: str
+    length: int
+    batch: int
+    what: str
+    mode: str
+
+
+class _Measured(NamedTuple):
+    """One case in one pair of processes: seconds of a call, the lower quartiles."""
+
+    mine: float
+    theirs: float
     turns: int
 
 
@@ -92,7 +123,8 @@ def run(
     Args:
         version: the other one: a git revision, or a folder that holds the package `unimatrix`.
         lengths: tokens per sequence; in decoding, tokens before the one that is timed.
-        seconds: time spent on one model, length, pass and mode, shared by both versions.
+        seconds: time spent on one model, length, pass and mode, shared by both versions and all pairs of
+            processes.
     Raises:
         UserError: no such version, or nothing to measure.
     """
@@ -101,26 +133,35 @@ def run(
     if device != "cpu":
         raise UserError(f"device: bench against measures on the cpu, got {device}")
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
+    cases = [
+        _Case(model=model, length=length, batch=1 if what == "decoding" else BATCH, what=what, mode=mode)
+        for model in models
+        for length in lengths
+        for what in passes
+        for mode in modes
+    ]
     differences: dict[str, float] = {}
+    measured: dict[_Case, list[_Measured]] = {case: [] for case in cases}
     with ExitStack() as held:
         sources = held.enter_context(_sources(version))
-        mine, theirs = _Version(_HERE), _Version(sources)
-        for process in (mine, theirs):
-            held.callback(process.close)
-        for model in models:
-            differences[model] = _difference(mine, theirs, model)
-            same = "equal" if differences[model] <= EQUALITY_TOLERANCE else "NOT equal"
-            say(f"{model}: {same}, largest difference of logits {differences[model]:.1e}")
-            for length in lengths:
-                for what in passes:
-                    for mode in modes:
-                        row = _measure(mine, theirs, model, length, what, mode, seconds=seconds)
-                        rows.append(row)
-                        say(
-                            f"{model}  T {length}  {what}  {mode}: {row.ms:.2f} ms, other {row.other_ms:.2f}"
-                            f" ms, speed ratio {row.ratio:.3f} over {row.turns} turns"
-                        )
+        for pair in range(PAIRS):
+            with ExitStack() as alive:
+                mine, theirs = _Version(_HERE), _Version(sources)
+                for process in (mine, theirs):
+                    alive.callback(process.close)
+                for model in models if pair == 0 else ():
+                    differences[model] = _difference(mine, theirs, model)
+                    same = "equal" if differences[model] <= EQUALITY_TOLERANCE else "NOT equal"
+                    say(f"{model}: {same}, largest difference of logits {differences[model]:.1e}")
+                for case in cases:
+                    measured[case].append(_measure(mine, theirs, case, seconds=seconds / PAIRS))
+            say(f"{pair + 1} of {PAIRS} pairs of processes measured")
+    rows = [_row(case, pairs) for case, pairs in measured.items()]
+    for row in rows:
+        say(
+            f"{row.model}  T {row.length}  {row.what}  {row.mode}: {row.ms:.2f} ms, other {row.other_ms:.2f}"
+            f" ms, speed ratio {row.ratio:.3f} ({row.low:.3f} to {row.high:.3f})"
+        )
     result = {
         "benchmark": "against",
         **provenance(device),
@@ -133,28 +174,31 @@ def run(
     return path
 
 
-def _measure(
-    mine: _Version, theirs: _Version, model: str, length: int, what: str, mode: str, *, seconds: float
-) -> Row:
-    case: dict[str, Any] = {"model": model, "length": length, "batch": 1 if what == "decoding" else BATCH}
-    case |= {"what": what, "mode": mode}
+def _measure(mine: _Version, theirs: _Version, case: _Case, *, seconds: float) -> _Measured:
+    asked = asdict(case)
     # built, warmed, and called as often at a time as makes a turn long enough to read off a clock
-    once = max(version.ask(**case, calls=1)["seconds"] for version in (mine, theirs))
-    case["calls"] = max(1, round(TURN_SECONDS / once))
-    pairs: list[tuple[float, float]] = []
+    once = max(version.ask(**asked, calls=1)["seconds"] for version in (mine, theirs))
+    asked["calls"] = max(1, round(TURN_SECONDS / once))
+    spent: dict[_Version, list[float]] = {mine: [], theirs: []}
     begin = time.perf_counter()
-    while len(pairs) < 15 or time.perf_counter() - begin < seconds:
+    while len(spent[mine]) < MIN_TURNS or time.perf_counter() - begin < seconds:
         # who goes first changes: the second finds the machine as the first has left it
-        first, second = (mine, theirs) if len(pairs) % 2 == 0 else (theirs, mine)
-        spent = {first: first.ask(**case)["seconds"], second: second.ask(**case)["seconds"]}
-        pairs.append((spent[mine], spent[theirs]))
-    del case["calls"]
+        for version in (mine, theirs) if len(spent[mine]) % 2 == 0 else (theirs, mine):
+            spent[version].append(version.ask(**asked)["seconds"])
+    here, there = (float(np.quantile(spent[version], 0.25)) for version in (mine, theirs))
+    return _Measured(here, there, len(spent[mine]))
+
+
+def _row(case: _Case, pairs: Sequence[_Measured]) -> Row:
+    ratios = [pair.theirs / pair.mine for pair in pairs]
     return Row(
-        **case,
-        ms=1e3 * statistics.median(pair[0] for pair in pairs),
-        other_ms=1e3 * statistics.median(pair[1] for pair in pairs),
-        ratio=statistics.median(pair[1] / pair[0] for pair in pairs),
-        turns=len(pairs),
+        **asdict(case),
+        ms=1e3 * statistics.median(pair.mine for pair in pairs),
+        other_ms=1e3 * statistics.median(pair.theirs for pair in pairs),
+        ratio=statistics.median(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        turns=sum(pair.turns for pair in pairs),
     )
 
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 import unimatrix
 
 Call = Callable[[], Any]
+DECODED = 32
 
 
 @cache
@@ -65,15 +66,23 @@ def training(call: Any, model: Any, ids: torch.Tensor) -> Call:
 
 
 def decoding(call: Any, model: Any, ids: torch.Tensor) -> Call:
-    """One token behind `length` others, always the same one: the state is not modified."""
+    """One token behind `length` others, as generation does it: each on the state that the last one left.
+
+    After DECODED tokens it goes back to the first, so that a state that grows stays near `length`.
+    """
     model.eval()
     with torch.no_grad():
-        _, state = model(ids[:, :-1])
+        _, first = model(ids[:, :-1])
     token = ids[:, -1:].contiguous()
+    state, done = first, 0
 
-    def run() -> Any:
+    def run() -> None:
+        nonlocal state, done
+        if done % DECODED == 0:
+            state = first
+        done += 1
         with torch.no_grad():
-            return call(token, state)
+            _, state = call(token, state)
 
     return run
 

@@ -118,7 +118,8 @@ class LanguageModel(nn.Module):
         # whether training keeps only what lies between the blocks, and computes each again for its gradient
         self.gradient_checkpointing = False
         self._layout: Any = None  # of a state, described when the first one comes
-        self._returned: tuple[Any, int] = (None, 0)  # of the last state: its position, and where it lies
+        # of the last state: its position, and where it lies; in a list, as setting a module's attribute is slow
+        self._returned: list[tuple[Any, int]] = [(None, 0)]
         self.register_state_dict_post_hook(_leave_out_tied)
         self.register_load_state_dict_pre_hook(_add_tied)
         self.register_load_state_dict_post_hook(_tie_again)
@@ -231,13 +232,13 @@ class LanguageModel(nn.Module):
             mask = None  # nothing is padding: the faster paths apply
         features = self._read_text(input_ids, inputs_embeds, state, mask, keep_streams)
         if watched:
-            self._returned = (features.state.position, id(features.state))
+            self._returned[0] = (features.state.position, id(features.state))
         return features
 
     def _is_own(self, state: Any, given: Tensor) -> bool:
         """Whether it is the state that this model returned last, which decoding need not look into again."""
         # the tensor is held, so that no other state can lie where this one lay and have it too
-        position, address = self._returned
+        position, address = self._returned[0]
         return (
             id(state) == address
             and type(state) is LanguageModelState
