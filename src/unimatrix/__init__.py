@@ -10,18 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unimatrix.errors import UserError
+    from unimatrix.mixers import parts, register
     from unimatrix.models import LanguageModel, ModelConfig, build, presets, state_bytes
 
 __version__ = "0.1.0"
 
-__all__ = ["LanguageModel", "ModelConfig", "UserError", "build", "presets", "state_bytes"]
+__all__ = [
+    "LanguageModel",
+    "ModelConfig",
+    "UserError",
+    "build",
+    "parts",
+    "presets",
+    "register",
+    "state_bytes",
+]
 
 _HOMES = {
     "LanguageModel": "unimatrix.models",
     "ModelConfig": "unimatrix.models",
     "UserError": "unimatrix.errors",
     "build": "unimatrix.models",
+    "parts": "unimatrix.mixers",
     "presets": "unimatrix.models",
+    "register": "unimatrix.mixers",
     "state_bytes": "unimatrix.models",
 }
 

@@ -188,7 +188,7 @@ def described(hint: Any) -> str:
         return "texts" if arguments[0] is str else "whole numbers"
     if origin in (list, Sequence):
         return "a list"
-    if origin in (dict, Mapping) or dataclasses.is_dataclass(hint):
+    if origin in (dict, Mapping) or dataclasses.is_dataclass(hint) or _reads_itself(hint):
         return "an object with fields"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
@@ -262,6 +262,9 @@ def _converter() -> Any:
     converter.register_structure_hook_factory(_holds_fields, lambda hint: _mapping_hook(hint, converter))
     converter.register_structure_hook_factory(
         dataclasses.is_dataclass, lambda hint: _dataclass_hook(hint, converter)
+    )
+    converter.register_structure_hook_factory(
+        _reads_itself, lambda hint: lambda value, _: hint.from_json(value)
     )
     converter.register_structure_hook_factory(
         lambda hint: get_origin(hint) in (Union, types.UnionType), lambda hint: _union_hook(hint, converter)
@@ -344,6 +347,7 @@ def _dataclass_hook(hint: Any, converter: Any) -> Callable[[Any, Any], Any]:
 
     fields = make_dict_structure_fn(hint, converter, _cattrs_forbid_extra_keys=True)
     kind = getattr(hint, "kind", None)
+    upgraded = getattr(hint, "upgraded", None)  # what earlier versions wrote, in this one's form
     known = [field.name for field in dataclasses.fields(hint) if field.init]
 
     def structure(value: Any, _: Any) -> Any:
@@ -351,6 +355,8 @@ def _dataclass_hook(hint: Any, converter: Any) -> Callable[[Any, Any], Any]:
             return value
         if not isinstance(value, Mapping):
             raise UserError(f"expected an object with fields, got {shown(value)}")
+        if upgraded is not None:
+            value = upgraded(value)
         if kind is not None and "kind" in value:
             if value["kind"] != kind:
                 raise UserError(f"expected kind {kind!r}, got {shown(value['kind'])}")
@@ -361,6 +367,11 @@ def _dataclass_hook(hint: Any, converter: Any) -> Callable[[Any, Any], Any]:
         return fields(value, hint)
 
     return structure
+
+
+def _reads_itself(hint: Any) -> bool:
+    """A class that is no dataclass and knows what JSON values are one of it: `from_json(values)`."""
+    return isinstance(hint, type) and not dataclasses.is_dataclass(hint) and hasattr(hint, "from_json")
 
 
 def _union_hook(hint: Any, converter: Any) -> Callable[[Any, Any], Any]:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from tolerances import assert_close
 
 import unimatrix
-from unimatrix.models import ClassHeadConfig, LanguageModel, ModelConfig, parameter_count
+from unimatrix.mixers import AttentionConfig, ClassHeadConfig, MLPConfig, TiedHeadConfig
+from unimatrix.models import LanguageModel, ModelConfig, parameter_count
 
 CLASSES = slice(9, 25)  # transformer-triple's 16 classes are the tokens 9 to 24 of 53
 
@@ -31,7 +32,7 @@ def random_ids(*shape: int) -> torch.Tensor:
 def test_it_has_the_papers_count():
     model = class_model()
     assert parameter_count(model) == 107_664
-    tied = LanguageModel(ModelConfig.from_dict(model.config.to_dict() | {"head": None}))
+    tied = LanguageModel(ModelConfig.from_dict(model.config.to_dict() | {"head": {"kind": "tied"}}))
     assert parameter_count(model) - parameter_count(tied) == 64 * 16 + 16
 
 
@@ -47,7 +48,7 @@ def test_no_other_token_has_a_chance():
 def test_class_c_is_the_token_first_token_plus_c():
     """Another head reads the same stream: its weights as rows of an embedding give the tied logits."""
     model = class_model()
-    tied = LanguageModel(ModelConfig.from_dict(model.config.to_dict() | {"head": None})).eval()
+    tied = LanguageModel(ModelConfig.from_dict(model.config.to_dict() | {"head": {"kind": "tied"}})).eval()
     tied.load_state_dict(model.state_dict(), strict=False)
     x: list[torch.Tensor] = []
     model.norm.register_forward_hook(lambda _, __, out: x.append(out))
@@ -60,7 +61,14 @@ def test_class_c_is_the_token_first_token_plus_c():
 @pytest.mark.parametrize(("first_token", "num_classes"), [(0, 4), (6, 4), (0, 10)])
 def test_classes_at_either_end_of_the_vocabulary(first_token, num_classes):
     head = ClassHeadConfig(num_classes=num_classes, first_token=first_token)
-    model = LanguageModel(ModelConfig(vocab_size=10, d_model=8, depth=1, head=head))
+    model = LanguageModel(
+        ModelConfig(
+            vocab_size=10,
+            d_model=8,
+            layers=({"mixer": AttentionConfig(), "feed_forward": MLPConfig()},),
+            head=head,
+        )
+    )
     logits, _ = model(torch.randint(0, 10, (1, 5)))
     assert logits.shape == (1, 5, 10)
     finite = torch.isfinite(logits[0, 0]).nonzero().flatten().tolist()
@@ -107,7 +115,7 @@ def test_the_config_survives_json():
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     without = config.to_dict()
     del without["head"]  # as configs were before there was one
-    assert ModelConfig.from_dict(without).head is None
+    assert ModelConfig.from_dict(without).head == TiedHeadConfig()
 
 
 @pytest.mark.parametrize(

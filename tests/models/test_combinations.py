@@ -7,8 +7,7 @@ import torch
 from trained_size import random_ids
 
 from unimatrix.errors import UserError
-from unimatrix.models import LanguageModel, ModelConfig, parameter_count
-from unimatrix.models.config import (
+from unimatrix.mixers import (
     AssociativeMemoryConfig,
     AttentionConfig,
     ClassHeadConfig,
@@ -19,8 +18,11 @@ from unimatrix.models.config import (
     PreviousTokenRoutingConfig,
     RecurrentFFNConfig,
     SlotMemoryConfig,
+    StepEmbeddingsConfig,
+    TiedHeadConfig,
     TripleLatentConfig,
 )
+from unimatrix.models import LanguageModel, ModelConfig, parameter_count
 from unimatrix.models.estimate import estimate
 
 SMALL = {"num_heads": 2, "state_dim": 4}
@@ -34,44 +36,42 @@ MIXERS = {
     "triple, slots": TripleLatentConfig(**SMALL, num_slots=2),
 }
 PARTS = {
-    "feed_forward": (MLPConfig(expansion=2), RecurrentFFNConfig(width=4, query=True, local_width=3)),
+    "feed_forward": (
+        MLPConfig(expansion=2),
+        RecurrentFFNConfig(width=4, query=True, local=True, local_width=3),
+    ),
+    "associations": (None, AssociativeMemoryConfig()),
     "routing": (None, PreviousTokenRoutingConfig()),
     "memory": (
         None,
-        AssociativeMemoryConfig(),
         SlotMemoryConfig(num_slots=3, width=4),
         SlotMemoryConfig(num_slots=3, width=4, pointer=False, write_gate=False),
     ),
     "deep_embed": (None, DeepEmbedConfig(rank=2)),
     "convolution": (None, ConvolutionConfig(kernel_size=2)),
-    "head": (None, ClassHeadConfig(num_classes=3, first_token=1)),
-    "shared_depth": (False, True),
-    "step_embeddings": (False, True),
+    "steps": (None, StepEmbeddingsConfig()),
+    "order": ((0, 1), (0, 0)),
 }
+IN_A_LAYER = ("feed_forward", "associations")
 IDS = random_ids(2, 5, below=7)
 MASK = torch.tensor([[False, True, True, True, True], [True] * 5])
 
 
-def refused(mixer: str, parts: dict) -> bool:
-    """What has its place beside a matrix state alone."""
-    beside = parts["routing"] is not None or isinstance(parts["memory"], AssociativeMemoryConfig)
-    return beside and not mixer.startswith("matrix")
-
-
 @pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("head", [TiedHeadConfig(), ClassHeadConfig(num_classes=3, first_token=1)])
 def test_each_combination_works_or_cannot_be_made(mixer, head):
     made = 0
     for chosen in itertools.product(*PARTS.values()):
-        parts = dict(zip(PARTS, chosen, strict=True))
-        if (parts["head"] is not None) != head:
+        parts = {name: part for name, part in zip(PARTS, chosen, strict=True) if part is not None}
+        order = parts.pop("order")
+        layer = {"mixer": MIXERS[mixer]} | {name: parts.pop(name) for name in IN_A_LAYER if name in parts}
+        settings = {"vocab_size": 7, "d_model": 8, "max_positions": 8, "order": order, "head": head}
+        settings |= {"layers": (layer,) * (max(order) + 1), "parts": parts}
+        if "routing" in parts and not mixer.startswith("matrix"):
+            with pytest.raises(UserError, match=r"^parts.routing: expected a layer's part that reads"):
+                ModelConfig(**settings)
             continue
-        settings = {"vocab_size": 7, "d_model": 8, "depth": 2, "max_positions": 8, **parts}
-        if refused(mixer, parts):
-            with pytest.raises(UserError, match=r"^(routing|memory): expected a matrix_state mixer beside"):
-                ModelConfig(mixer=MIXERS[mixer], **settings)
-            continue
-        config = ModelConfig(mixer=MIXERS[mixer], **settings)
+        config = ModelConfig(**settings)
         model = LanguageModel(config)
         logits, state = model(IDS, mask=MASK)
         logits = logits[torch.isfinite(logits)]

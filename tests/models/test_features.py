@@ -15,7 +15,7 @@ from unimatrix.models.presets import preset_config
 NEEDS_IDS = {
     "unimatrix-rosa": "routing",
     "unimatrix-discovery": "routing",
-    "unimatrix-sparse-pointer": "slot memory",
+    "unimatrix-sparse-pointer": "memory",
 }
 IDS = random_ids(3, 30, below=53)
 MASK = torch.ones(3, 30, dtype=torch.bool)
@@ -118,7 +118,7 @@ def test_features_are_what_the_head_reads(name, pieces, monkeypatch):
         block.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.features(IDS[:, :6])
     expected = model.features(IDS[:, :6], keep_streams=True).streams
-    if model.steps is None:  # else it is added in between
+    if "steps" not in model.config.parts:  # else it is added in between
         for given, stream in zip(seen[: model.config.depth], expected[:-1], strict=True):
             assert torch.equal(given, stream)
 
@@ -128,7 +128,7 @@ def test_embeddings_in_the_place_of_ids(name):
     model = trained_size(name)
     embeds = model.embedding(IDS)
     if name in NEEDS_IDS:
-        with pytest.raises(UserError, match=f"inputs_embeds: .* which the model's {NEEDS_IDS[name]} reads"):
+        with pytest.raises(UserError, match=f"inputs_embeds: .* which parts.{NEEDS_IDS[name]} reads"):
             model(None, inputs_embeds=embeds)
         return
     expected, state = model(IDS, mask=MASK)
@@ -162,7 +162,7 @@ def test_recomputed_blocks_give_the_same_gradients(name):
     calls = []
     models[1].blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     (loss, expected), (same, got) = map(gradients, models)
-    assert len(calls) == 2 * 2 * (models[1].config.depth if models[1].config.shared_depth else 1)
+    assert len(calls) == 2 * 2 * models[1].config.order.count(0)
     assert torch.equal(same, loss)
     for key, grad in expected.items():
         assert torch.equal(got[key], grad), key
@@ -217,5 +217,5 @@ def test_each_module_can_be_initialised_alone(name):
                 model.init_module(module)
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
     assert torch.isfinite(model.embedding.weight).all()
-    if model.memory is not None:
+    if "memory" in model.config.parts:
         assert (model.memory.write_gate.bias == 4).all()

@@ -132,10 +132,9 @@ def test_recurrent_ffns_carry_the_cache_and_their_own_state(name, width):
     model = trained_size(name, max_positions=None)
     for length in (1, 100):
         _, state = model(random_ids(2, length))
-        assert [layer.k.shape for layer in state.layers] == [(2, 4, length, 16)] * 3
-        assert [(part.s.shape, part.s.dtype) for part in state.feed_forward] == [
-            ((2, width), torch.float32)
-        ] * 3
+        assert [step["mixer"].k.shape for step in state.steps] == [(2, 4, length, 16)] * 3
+        memories = [step["feed_forward"].s for step in state.steps]
+        assert [(s.shape, s.dtype) for s in memories] == [((2, width), torch.float32)] * 3
     assert not model.config.recurrent
     # neither alone continues the text
     whole, _ = model(random_ids(2, 100))
@@ -143,7 +142,9 @@ def test_recurrent_ffns_carry_the_cache_and_their_own_state(name, width):
     last = random_ids(2, 100)[:, 99:]
     assert_close(model(last, state)[0], whole[:, 99:], "logits")
     empty = model.init_state(2)
-    for broken in (state._replace(feed_forward=empty.feed_forward), state._replace(layers=empty.layers)):
+    for part in ("mixer", "feed_forward"):
+        steps = zip(state.steps, empty.steps, strict=True)
+        broken = state._replace(steps=tuple(step | {part: fresh[part]} for step, fresh in steps))
         assert not torch.allclose(model(last, broken)[0], whole[:, 99:], atol=1e-3)
 
 
@@ -253,7 +254,7 @@ def test_bfloat16_model_keeps_a_float32_state(name):
     logits, state = model.bfloat16()(random_ids(2, 60))
     assert logits.dtype == torch.bfloat16
     # a key-value cache has the model's own dtype
-    kept = state.feed_forward if name in RECURRENT_FFN else state.layers
+    kept = [step["feed_forward" if name in RECURRENT_FFN else "mixer"] for step in state.steps]
     assert {part.dtype for layer in kept for part in layer} == {torch.float32}
     assert torch.nn.functional.cosine_similarity(logits.float().flatten(), exact.flatten(), dim=0) > 0.99
 

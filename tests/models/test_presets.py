@@ -117,8 +117,8 @@ def test_the_memory_settings_reach_the_model():
 @pytest.mark.parametrize(
     ("preset", "setting", "message"),
     [
-        ("unimatrix-sparse-pointer", {"slots": 0}, "slots: expected a whole number of at least 1, got 0"),
-        ("unimatrix-sparse-pointer", {"top_k": 33}, "top_k: expected 1 to slots = 32, got 33"),
+        ("unimatrix-sparse-pointer", {"slots": 0}, "num_slots: expected a whole number of at least 1, got 0"),
+        ("unimatrix-sparse-pointer", {"top_k": 33}, "top_k: expected 1 to num_slots = 32, got 33"),
         ("unimatrix-sparse-pointer", {"match_threshold": 1.5}, "match_threshold: expected a cosine"),
         ("unimatrix-assoc", {"temperature": 0.0}, "temperature: expected a positive number, got 0.0"),
         ("transformer", {"qkv_init": "zeros"}, "qkv_init: expected one of normal, xavier, got 'zeros'"),
@@ -142,8 +142,8 @@ def test_config_survives_json(name):
 def test_overrides_reach_the_model():
     model = unimatrix.build("unimatrix-core", d_model=32, num_heads=2, depth=5, state_dim=8, dropout=0.5)
     state = model(torch.zeros(1, 3, dtype=torch.int64))[1]
-    assert len(state.layers) == 5
-    assert state.layers[0].matrix.shape == (1, 2, 8, 8)
+    assert len(state.steps) == 5
+    assert state.steps[0]["mixer"].matrix.shape == (1, 2, 8, 8)
     assert model.embedding.weight.shape == (259, 32)
     assert model.blocks[0].dropout.p == 0.5
 
@@ -175,10 +175,9 @@ def test_unknown_config_keys_are_refused():
     values = preset_config("unimatrix-core").to_dict()
     with pytest.raises(unimatrix.UserError, match="unknown setting 'dropuot'; did you mean dropout"):
         ModelConfig.from_dict(values | {"dropuot": 0.1})
-    with pytest.raises(unimatrix.UserError, match="mixer: unknown field 'heads'"):
-        ModelConfig.from_dict(values | {"mixer": {"kind": "attention", "heads": 4}})
+    with pytest.raises(unimatrix.UserError, match="mixer: attention: unknown field 'heads'"):
+        ModelConfig.from_dict(values | {"layers": [{"mixer": {"kind": "attention", "heads": 4}}]})
     with pytest.raises(
-        unimatrix.UserError,
-        match="an object with a kind among attention, matrix_state, triple_latent, got 'mamba'",
+        unimatrix.UserError, match="mixer: unknown kind 'mamba'; known: attention, matrix_state"
     ):
-        ModelConfig.from_dict(values | {"mixer": {"kind": "mamba"}})
+        ModelConfig.from_dict(values | {"layers": [{"mixer": {"kind": "mamba"}}]})

@@ -12,15 +12,6 @@ from torch import nn
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.mixers import SpectralLinear
 from unimatrix.models import LanguageModel
-from unimatrix.models.config import (
-    AssociativeMemoryConfig,
-    AttentionConfig,
-    MatrixStateConfig,
-    ModelConfig,
-    RecurrentFFNConfig,
-    SlotMemoryConfig,
-    TripleLatentConfig,
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,54 +47,19 @@ def measure_ceiling(model: LanguageModel, batch: int, length: int, *, device: st
 def _product_shapes(model: LanguageModel, tokens: int) -> list[tuple[int, int, int]]:
     """(rows, inner, columns) of every Linear call of one forward pass, the head included."""
     config = model.config
-    shapes = []
-    for block in model.blocks:
-        repeats = config.depth if config.shared_depth else 1
-        for module in block.modules():
-            if isinstance(module, nn.Linear | SpectralLinear) and module is not getattr(
-                block.mixer, "d", None
-            ):
-                shapes += [(tokens, module.in_features, module.out_features)] * repeats
-    for part in (model.memory, model.convolution):
-        if part is not None:
-            linear = (module for module in part.modules() if isinstance(module, nn.Linear))
-            shapes += [(tokens, module.in_features, module.out_features) for module in linear]
-    shapes.append((tokens, config.d_model, config.vocab_size))
-    return shapes
+    steps = [model.blocks[which] for which in config.order]
+    shapes = [
+        (tokens, module.in_features, module.out_features)
+        for part in [*steps, *(model.get_submodule(name) for name in config.parts)]
+        for name, module in part.named_modules()
+        if isinstance(module, nn.Linear | SpectralLinear) and name != "mixer.d"  # no use without rules
+    ]
+    return [*shapes, (tokens, config.d_model, config.vocab_size)]
 
 
 def _mixing_multiply_adds(model: LanguageModel, batch: int, length: int) -> int:
-    """What lies between the projections: attention over the causal half, the recurrence, the memories."""
+    """What lies between the products: attention over the causal half, the recurrences, the memories."""
     config = model.config
-    tokens = batch * length
-    attention = config.depth * tokens * (length + 1) // 2 * 2 * config.d_model
-    if isinstance(config.mixer, AttentionConfig):
-        return attention + config.depth * tokens * _ffn_multiply_adds(config)
-    if isinstance(config.mixer, TripleLatentConfig):
-        return config.depth * tokens * config.mixer.num_heads * _latent_multiply_adds(config.mixer)
-    assert isinstance(config.mixer, MatrixStateConfig)
-    # decay, write and read of S x S numbers
-    recurrence = config.depth * tokens * config.mixer.num_heads * 3 * config.mixer.state_dim**2
-    if isinstance(config.memory, AssociativeMemoryConfig):
-        return recurrence + attention
-    if isinstance(config.memory, SlotMemoryConfig):
-        # a cosine, a score and a weighted value for every slot, once a model
-        return recurrence + tokens * config.memory.num_slots * 3 * config.memory.width
-    return recurrence
-
-
-def _ffn_multiply_adds(config: ModelConfig) -> int:
-    """Of one token, between the projections of a recurrent FFN: decay and write, what is read, the output."""
-    part = config.feed_forward
-    if not isinstance(part, RecurrentFFNConfig):
-        return 0
-    local = 0 if part.local_width is None else part.local_width + config.d_model
-    return (3 if part.query else 2) * part.width + local
-
-
-def _latent_multiply_adds(mixer: TripleLatentConfig) -> int:
-    """Of one token and head: decay, write and read of the pair memory; with slots also the scores of both."""
-    dim = mixer.state_dim
-    if mixer.num_slots is None:
-        return 3 * dim**2
-    return 5 * mixer.num_slots * dim
+    layers = [layer.values() for layer in config.layers]
+    parts = [*config.parts.values(), *(part for which in config.order for part in layers[which])]
+    return batch * sum(part.multiply_adds(config.size, length) for part in parts)

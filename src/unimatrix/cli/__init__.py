@@ -68,6 +68,7 @@ def help_text() -> str:
             *(f"  {example}" for example in EXAMPLES),
             "",
             "`unimatrix COMMAND --help` explains a command and all of its options.",
+            "`unimatrix --import MODULE COMMAND ...` first imports a module that registers your own parts.",
         ]
     )
 
@@ -106,10 +107,26 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _import_parts(names: Sequence[str]) -> None:
+    """Import a module of somebody's own, which registers parts (`unimatrix.register`)."""
+    if not names:
+        raise UserError("--import: expected a module, got none")
+    sys.path.insert(0, os.getcwd())  # as `python -m` does
+    try:
+        importlib.import_module(names[0])
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--import: expected a module that can be imported, got {names[0]} ({error})"
+        ) from error
+
+
 def _dispatch(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0
+    if arguments[0] == "--import":
+        _import_parts(arguments[1:2])
+        return _dispatch(arguments[2:])
     if arguments[0] == "--version":
         from importlib.metadata import version
 

@@ -142,6 +142,8 @@ def option_fields(options: Any) -> Iterator[OptionField]:
         if dataclasses.is_dataclass(value):
             yield from option_fields(value)
         elif not any(map(dataclasses.is_dataclass, (hint, *get_args(hint)))):
+            if tyro.conf.UseAppendAction in marks:  # each time one more
+                hint = get_args(hint)[0]
             yield OptionField(field.name, hint, tyro.conf.Positional in marks, value)
 
 

@@ -1,25 +1,33 @@
 """`unimatrix models`: the presets, their parameters and the size of their state, counted on built models."""
 
-import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import torch
+import tyro
 from rich import box
 from rich.table import Table
 
 from unimatrix.cli.arguments import parse
+from unimatrix.codec import encode
 from unimatrix.data.tasks import TripleInteractionConfig
+from unimatrix.errors import UserError
+from unimatrix.mixers import parts
 from unimatrix.models import (
+    PEER_PRESETS,
+    PRESETS,
+    TASK_PRESETS,
     LanguageModel,
     Mamba2,
+    ModelConfig,
     build,
     parameter_count,
-    peer_presets,
-    presets,
+    preset_config,
+    setting,
+    settings_of,
     state_bytes,
-    task_presets,
 )
 from unimatrix.train.progress import PlainConsole
 
@@ -30,8 +38,13 @@ after so many tokens, in float32, in the model without positions. The last one,
 mamba2, is transformers' own, to compare with. Presets made for one task alone
 are in a table of their own, with that task's vocabulary and length.
 
+With a preset's name: its settings by their paths, as --set of `unimatrix train`
+and unimatrix.build take them. With --parts: what models are made of.
+
 examples:
   unimatrix models
+  unimatrix models unimatrix-sparse-pointer
+  unimatrix models --parts
   unimatrix models --json"""
 
 BYTE_VOCABULARY, RECALL_VOCABULARY = 259, 64
@@ -41,8 +54,12 @@ _PIECE = 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
+    preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = None
+    """Show this one's settings instead."""
+    parts: bool = False
+    """Show the parts that models are made of, with their settings, instead."""
     json: bool = False
-    """A JSON list instead of a table."""
+    """JSON instead of a table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +88,17 @@ class TaskPreset:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="models", about=ABOUT)
-    rows = [describe(name) for name in presets() | peer_presets()]
-    task_rows = [describe_task_preset(name) for name in task_presets()]
+    if options.parts and options.preset is not None:
+        raise UserError(f"models: expected a preset or --parts, got {options.preset} and --parts")
+    if options.parts or options.preset is not None:
+        settings = _parts() if options.parts else _settings(str(options.preset))
+        if options.json:
+            print(json.dumps(settings, indent=2))
+        else:
+            _print_settings(PlainConsole(), settings)
+        return 0
+    rows = [describe(name) for name in PRESETS | PEER_PRESETS]
+    task_rows = [describe_task_preset(name) for name in TASK_PRESETS]
     if options.json:
         print(json.dumps([asdict(row) for row in (*rows, *task_rows)], indent=2))
     else:
@@ -86,7 +112,7 @@ def describe(name: str) -> Preset:
     """Build the preset and count."""
     return Preset(
         name=name,
-        does=_does(_function(name)),
+        does=_does((PRESETS | PEER_PRESETS)[name].about),
         parameters_bytes=parameter_count(build(name, vocab_size=BYTE_VOCABULARY)),
         parameters_recall=parameter_count(build(name, vocab_size=RECALL_VOCABULARY)),
         state_bytes=_measured_state(name),
@@ -101,7 +127,7 @@ def describe_task_preset(name: str) -> TaskPreset:
     _, state = model(torch.zeros(1, task.length, dtype=torch.int64))
     return TaskPreset(
         name=name,
-        does=_does(task_presets()[name]),
+        does=_does(TASK_PRESETS[name].about),
         task=task.kind,
         vocab_size=task.vocab_size,
         parameters=parameter_count(model),
@@ -109,20 +135,41 @@ def describe_task_preset(name: str) -> TaskPreset:
     )
 
 
-def _function(name: str) -> Callable[..., object]:
-    return (presets() | peer_presets())[name]
+def _does(about: str) -> str:
+    """What a preset is, without the counts at its end, which have their own columns."""
+    return about.split(". ")[0].rstrip(".")
 
 
-def _does(preset: Callable[..., object]) -> str:
-    """The first line of a preset's docstring, without the counts at its end, which have their own columns."""
-    summary = (inspect.getdoc(preset) or "").split("\n")[0]
-    return summary.split(". ")[0].rstrip(".")
+def _settings(name: str) -> dict[str, object]:
+    config = preset_config(name)
+    return encode(settings_of(config) if isinstance(config, ModelConfig) else config)
+
+
+def _parts() -> dict[str, dict[str, object]]:
+    return {
+        kind: {"role": part.role, "about": part.about, "settings": encode(part.settings)}
+        for kind, part in parts().items()
+    }
+
+
+def _print_settings(console: PlainConsole, settings: Mapping[str, object]) -> None:
+    """A line for each setting, or for each part."""
+    width = max(map(len, settings))
+    for name, value in settings.items():
+        if isinstance(value, dict) and "about" in value:
+            console.print(f"{name:<{width}}  {value['role']}: {value['about']}", soft_wrap=True)
+            if value["settings"]:
+                given = ", ".join(f"{key}={json.dumps(one)}" for key, one in value["settings"].items())
+                console.print(f"{'':<{width}}  {given}", soft_wrap=True)
+        else:
+            console.print(f"{name:<{width}}  {json.dumps(value)}", soft_wrap=True)
 
 
 @torch.no_grad()
 def _measured_state(name: str) -> dict[int, int]:
     # every form carries the same state; the chunked one, unlike the compiled one, needs no kernel first
-    has_forms = "backend" in inspect.signature(_function(name)).parameters
+    config = preset_config(name)
+    has_forms = isinstance(config, ModelConfig) and setting(config, "backend") is not None
     form = {"backend": "chunked"} if has_forms else {}
     model = build(name, max_positions=None, **form).eval()
     assert isinstance(model, LanguageModel | Mamba2)

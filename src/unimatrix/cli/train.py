@@ -1,5 +1,6 @@
 """`unimatrix train`: a text of one's own, or one of the paper's experiments; every setting is an option."""
 
+import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, is_given, option_value, parse
 from unimatrix.cli.evaluate import score_text, variant_title
+from unimatrix.cli.model_options import ModelOptions, changed, of_changes
 from unimatrix.data import Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
 from unimatrix.data.tasks import TaskConfig, task_of
@@ -31,6 +33,7 @@ are those of the recipe that this command line chooses.
 examples:
   unimatrix train mytext.txt
   unimatrix train mytext.txt --preset unimatrix-discovery --steps 2000 --d-model 128
+  unimatrix train mytext.txt --set layers.*.mixer.rule_mixing=true --set parts.memory=slots
   unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4
   unimatrix train --experiment recall.unimatrix-core --num-pairs 6
   unimatrix train --experiment signal-noise.recurrent-ffn --num-distractors 15
@@ -69,6 +72,11 @@ class Options:
     """Go on from the last checkpoint in the folder; other settings than --out need not be given again."""
     overwrite: bool = False
     """Delete the run in the folder and start anew."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH=VALUE")] = ()
+    """Change any setting of the model (see unimatrix models PRESET); may be given often."""
+    model: Annotated[ModelOptions, tyro.conf.arg(name="")] = dataclasses.field(  # type: ignore[reportInvalidTypeForm]
+        default_factory=ModelOptions
+    )
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = OWN_TEXT
 
 
@@ -77,7 +85,9 @@ def run(arguments: Sequence[str]) -> int:
     recipe = _recipe(arguments)
     if recipe.task is not None:
         arguments = _with_seq_len(arguments)
-    options = parse(Options, arguments, command="train", about=ABOUT, default=Options(settings=recipe))
+    default = Options(model=of_changes(recipe.model.changes), settings=recipe)
+    options = parse(Options, arguments, command="train", about=ABOUT, default=default)
+    options = replace(options, settings=_with_changes(options))
     console = PlainConsole()
     if options.resume and options.out is None and options.text is None and options.experiment is None:
         raise UserError(
@@ -107,6 +117,12 @@ def run(arguments: Sequence[str]) -> int:
     for line in _outcome(result, settings.task):
         say(console, line)
     return 0
+
+
+def _with_changes(options: Options) -> Experiment:
+    settings = options.settings
+    changes = changed(settings.model.changes, options.model, options.set)
+    return replace(settings, model=replace(settings.model, changes=changes))
 
 
 def _default_folder(name: str) -> Path:

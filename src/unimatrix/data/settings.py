@@ -9,6 +9,10 @@ from typing import Any, ClassVar, get_origin, get_type_hints
 from unimatrix.codec import decode, described, shown
 from unimatrix.errors import UserError, UserTypeError
 
+# the bytes of every matrix can be counted in 64 bits
+_MOST_OF = {"vocab_size": 2**31 - 1, "max_positions": 2**31 - 1, "num_heads": 2**16}
+_MOST = 2**20
+
 # no count is that large, and arithmetic in floats and in 64 bits is safe below it
 _BEYOND = 2**63
 
@@ -52,3 +56,13 @@ def check_range(config: Any, name: str, *, low: float, below: float = math.inf) 
 def _check_countable(name: str, value: Any) -> None:
     if isinstance(value, int) and value >= _BEYOND:
         raise UserError(f"{name}: expected a number below 2^63, got {shown(value)}")
+
+
+def check_counts(config: Any, *names: str) -> None:
+    """The named fields are whole numbers from 1 to what a model's size may be, or None."""
+    for name in names:
+        value, most = getattr(config, name), _MOST_OF.get(name, _MOST)
+        if value is not None and value < 1:
+            raise UserError(f"{name}: expected a whole number of at least 1, got {shown(value)}")
+        if value is not None and value > most:
+            raise UserError(f"{name}: expected a whole number of at most {most:,}, got {shown(value)}")

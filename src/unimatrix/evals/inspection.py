@@ -4,14 +4,13 @@ Letters: T positions, N slots, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
+from unimatrix.mixers import Recalled, SlotMemory, SlotMemoryMixerState
 from unimatrix.models import AnyModel, LanguageModel, LanguageModelState
-from unimatrix.models.language_model import Trace
 from unimatrix.ops.slot_memory import EMPTY
 
 TOP_CHOICES = 5
@@ -92,12 +91,11 @@ def inspect_slots(model: AnyModel, input_ids: Tensor) -> SlotHistory:
     Raises:
         UserError: the model has no slot memory, or there is no token.
     """
-    if not isinstance(model, LanguageModel) or model.memory is None:
-        raise UserError("inspect: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
+    name, memory = slot_memory_of(model)
+    assert isinstance(model, LanguageModel)
     if input_ids.numel() == 0:
         raise UserError("inspect: expected at least one token, got none")
-    num_slots = model.memory.num_slots
-    held = [(EMPTY, EMPTY)] * num_slots
+    held = [(EMPTY, EMPTY)] * memory.num_slots
     previous = EMPTY
     state: LanguageModelState | None = None
     steps = []
@@ -105,48 +103,69 @@ def inspect_slots(model: AnyModel, input_ids: Tensor) -> SlotHistory:
     model.eval()
     try:
         for token in input_ids.tolist():
-            trace = model.trace(torch.full((1, 1), token, device=input_ids.device), state)
-            state = trace.state
-            written = _written(state)
+            features = model.features(torch.full((1, 1), token, device=input_ids.device), state)
+            state = features.state
+            written = _written(state.parts[name])
             replaced = None
             if written is not None:
                 replaced = None if held[written][0] == EMPTY else held[written]
                 held[written] = (previous, token)
-            steps.append(_step(token, trace, written, replaced, held))
+            words = model.words(features)[0, 0].float()
+            recalled: Recalled = features.heard[name, None].seen
+            votes = None
+            if memory.pointer_gate is not None:
+                reads = recalled.reads
+                votes = memory.votes(features.hidden, reads.weights, reads.token_ids, len(words))[
+                    0, 0
+                ].float()
+            steps.append(_step(token, words, votes, recalled, written, replaced, held))
             previous = token
     finally:
         model.train(was_training)
     return SlotHistory(steps=tuple(steps))
 
 
-def _written(state: LanguageModelState) -> int | None:
+def slot_memory_of(model: AnyModel) -> tuple[str, SlotMemory]:
+    """The model's slot memory and its name.
+
+    Raises:
+        UserError: it has none.
+    """
+    parts = model.config.parts if isinstance(model, LanguageModel) else ()
+    for name in parts:
+        part = model.get_submodule(name)
+        if isinstance(part, SlotMemory):
+            return name, part
+    raise UserError("inspect: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
+
+
+def _written(state: SlotMemoryMixerState) -> int | None:
     """The slot that the last token wrote: the one that is 0 positions old."""
-    memory: Any = state.memory
-    fresh = (memory.slots.ages[0] == 0).nonzero()
+    fresh = (state.slots.ages[0] == 0).nonzero()
     return None if len(fresh) == 0 else int(fresh[0, 0])
 
 
 def _step(
     token: int,
-    trace: Trace,
+    words: Tensor,
+    votes: Tensor | None,
+    recalled: Recalled,
     written: int | None,
     replaced: tuple[int, int] | None,
     held: list[tuple[int, int]],
 ) -> Step:
-    words = trace.words[0, 0].float()
-    votes = torch.zeros_like(words) if trace.votes is None else trace.votes[0, 0].float()
-    best = (words + votes).topk(min(TOP_CHOICES, len(words))).indices.tolist()
-    weights = trace.recalled.reads.weights[0, 0]
-    gate = None
-    if trace.votes is not None:
+    weights, gate = recalled.reads.weights[0, 0], None
+    if votes is not None:
         total = float(weights.sum())
         # the votes are the gate times weights that add up to 1, or to 0 where no slot is held
         gate = float(votes.sum()) / total if total > 0 else 0.0
+    votes = torch.zeros_like(words) if votes is None else votes
+    best = (words + votes).topk(min(TOP_CHOICES, len(words))).indices.tolist()
     return Step(
         token=token,
         written=written,
         replaced=replaced,
-        strength=round(float(trace.recalled.strength[0, 0]), 4),
+        strength=round(float(recalled.strength[0, 0]), 4),
         weights=tuple(round(float(weight), 4) for weight in weights),
         keys=tuple(key for key, _ in held),
         values=tuple(value for _, value in held),

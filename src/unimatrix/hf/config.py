@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 from unimatrix.codec import shown
 from unimatrix.data.tokenizer import BOS, EOS, PAD
 from unimatrix.errors import UserError, UserTypeError
-from unimatrix.models import ModelConfig, TextModelConfig, preset_config, text_config_from_dict
+from unimatrix.models import TextModelConfig, edit, preset_config, setting, text_config_from_dict
 
 DEFAULT_PRESET = "unimatrix-core"
 # what is read off the model config, and what it is called there
@@ -93,6 +93,11 @@ class UniMatrixConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
+    def from_preset(cls, preset: str | TextModelConfig, **changes: Any) -> "UniMatrixConfig":
+        """The configuration of a preset with changes by path, as `unimatrix.build` takes them."""
+        return cls(model=text_config_from_dict(preset_config(preset, **changes).to_dict()).to_dict())
+
+    @classmethod
     def from_model_config(cls, config: TextModelConfig) -> "UniMatrixConfig":
         """Wrap a model configuration."""
         return cls(model=config.to_dict())
@@ -119,13 +124,7 @@ class UniMatrixConfig(PreTrainedConfig):
 
     def _set(self, name: str, value: Any) -> None:
         """Change the model's setting that goes by this name in transformers; a model made before stays."""
-        assert self.model is not None, "filled in when the configuration was made"
-        model, setting = dict(self.model), SETTINGS[name]
-        if setting in model:
-            model[setting] = value
-        else:  # the heads are the mixer's, but a peer's own
-            model["mixer"] = {**model["mixer"], setting: value}
-        self.model = text_config_from_dict(model).to_dict()
+        self.model = edit(self.to_model_config(), {SETTINGS[name]: value}).to_dict()
 
     @property
     def vocab_size(self) -> int:
@@ -153,8 +152,7 @@ class UniMatrixConfig(PreTrainedConfig):
 
     @property
     def num_attention_heads(self) -> int:
-        config = self.to_model_config()
-        return config.mixer.num_heads if isinstance(config, ModelConfig) else config.num_heads
+        return setting(self.to_model_config(), "num_heads")
 
     @num_attention_heads.setter
     def num_attention_heads(self, value: int) -> None:

@@ -257,7 +257,7 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         model = self.language_model
-        if getattr(model, "head", None) is not None and not getattr(model, "tied", True):
+        if isinstance(model, LanguageModel) and model.config.head.tied and not model.tied:
             raise UserError(
                 "save_pretrained: expected the embedding's weights in the head, as a model is loaded, got"
                 " other ones (an adapter's, merged into one of the two?)"
@@ -290,7 +290,7 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
             return
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if module is not model.head and not all(_is_there(tensor) for tensor in own):
+        if not (model.tied and module is model.output_head) and not all(_is_there(tensor) for tensor in own):
             model.init_module(module)
 
 
@@ -413,15 +413,14 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
     def get_output_embeddings(self) -> nn.Module | None:
         """The head, or None: Mamba-2's is its embedding itself."""
         model = self.language_model
-        if not isinstance(model, LanguageModel):
-            return None
-        return model.class_head if model.head is None else model.head
+        return model.output_head if isinstance(model, LanguageModel) else None
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        if not isinstance(self.language_model, LanguageModel) or self.language_model.head is None:
+        model = self.language_model
+        if not isinstance(model, LanguageModel) or not model.config.head.tied:
             raise UserError("set_output_embeddings: expected a model whose head is over the vocabulary")
         assert isinstance(new_embeddings, nn.Linear)
-        self.language_model.head = new_embeddings
+        setattr(model, model.config.head.attribute, new_embeddings)
 
 
 def _is_there(tensor: Tensor) -> bool:

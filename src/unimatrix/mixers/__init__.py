@@ -1,37 +1,82 @@
-"""Modules that mix information over time or channels: forward(x, state=None, *, mask=None) -> (y, state)."""
+"""The parts that models are made of: nn.Modules, each beside its config (`unimatrix.mixers.part`)."""
 
-from unimatrix.mixers.associative import AssociativeMemory, AssociativeState
-from unimatrix.mixers.attention import AttentionState, CausalAttention
-from unimatrix.mixers.convolution import ConvolutionState, LocalConvolution
-from unimatrix.mixers.feed_forward import MLP
-from unimatrix.mixers.matrix_state import MatrixStateMixer, MatrixStateMixerState
-from unimatrix.mixers.modulation import DeepEmbed
+from torch import nn
+
+from unimatrix.mixers.associative import AssociativeMemory, AssociativeMemoryConfig, AssociativeState
+from unimatrix.mixers.attention import AttentionConfig, AttentionState, CausalAttention
+from unimatrix.mixers.convolution import ConvolutionConfig, ConvolutionState, LocalConvolution
+from unimatrix.mixers.feed_forward import MLP, MLPConfig
+from unimatrix.mixers.head import ClassHeadConfig, HeadConfig, TiedHeadConfig
+from unimatrix.mixers.matrix_state import MatrixStateConfig, MatrixStateMixer, MatrixStateMixerState
+from unimatrix.mixers.modulation import DeepEmbed, DeepEmbedConfig, StepEmbeddings, StepEmbeddingsConfig
+from unimatrix.mixers.norm import LayerNormConfig
 from unimatrix.mixers.older_weights import upgrade_weights
-from unimatrix.mixers.recurrent_ffn import RecurrentFFN, RecurrentFFNState
-from unimatrix.mixers.routing import PreviousTokenRouting, RoutingState
-from unimatrix.mixers.slot_memory import Recalled, SlotMemory, SlotMemoryMixerState
+from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Size
+from unimatrix.mixers.recurrent_ffn import RecurrentFFN, RecurrentFFNConfig, RecurrentFFNState
+from unimatrix.mixers.registry import RegisteredPart, parts, register
+from unimatrix.mixers.routing import PreviousTokenRouting, PreviousTokenRoutingConfig, RoutingState
+from unimatrix.mixers.slot_memory import Recalled, SlotMemory, SlotMemoryConfig, SlotMemoryMixerState
 from unimatrix.mixers.spectral import SpectralLinear
-from unimatrix.mixers.triple_latent import TripleLatentMixer
+from unimatrix.mixers.triple_latent import TripleLatentConfig, TripleLatentMixer
 
 __all__ = [
     "MLP",
     "AssociativeMemory",
+    "AssociativeMemoryConfig",
     "AssociativeState",
+    "AttentionConfig",
     "AttentionState",
     "CausalAttention",
+    "ClassHeadConfig",
+    "ConvolutionConfig",
     "ConvolutionState",
     "DeepEmbed",
+    "DeepEmbedConfig",
+    "Given",
+    "HeadConfig",
+    "LayerNormConfig",
     "LocalConvolution",
+    "MLPConfig",
+    "MatrixStateConfig",
     "MatrixStateMixer",
     "MatrixStateMixerState",
+    "Part",
+    "PartConfig",
     "PreviousTokenRouting",
+    "PreviousTokenRoutingConfig",
+    "Reading",
     "Recalled",
     "RecurrentFFN",
+    "RecurrentFFNConfig",
     "RecurrentFFNState",
+    "RegisteredPart",
     "RoutingState",
+    "Size",
     "SlotMemory",
+    "SlotMemoryConfig",
     "SlotMemoryMixerState",
     "SpectralLinear",
+    "StepEmbeddings",
+    "StepEmbeddingsConfig",
+    "TiedHeadConfig",
+    "TripleLatentConfig",
     "TripleLatentMixer",
+    "parts",
+    "register",
     "upgrade_weights",
 ]
+
+register(CausalAttention, AttentionConfig)
+register(MatrixStateMixer, MatrixStateConfig)
+register(TripleLatentMixer, TripleLatentConfig)
+register(AssociativeMemory, AssociativeMemoryConfig)
+register(MLP, MLPConfig)
+register(RecurrentFFN, RecurrentFFNConfig)
+register(PreviousTokenRouting, PreviousTokenRoutingConfig)
+register(SlotMemory, SlotMemoryConfig)
+register(DeepEmbed, DeepEmbedConfig)
+register(StepEmbeddings, StepEmbeddingsConfig)
+register(LocalConvolution, ConvolutionConfig)
+register(nn.LayerNorm, LayerNormConfig)
+register(nn.Linear, TiedHeadConfig)
+register(nn.Linear, ClassHeadConfig)

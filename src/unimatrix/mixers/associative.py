@@ -3,14 +3,18 @@
 Letters: B batch, T new tokens, P bindings so far, D model width.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimatrix.data.settings import check_types
+from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
+from unimatrix.mixers.part import Part, PartConfig, Role, Size
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
 from unimatrix.ops.shapes import Stream, TokenMask
 
@@ -26,7 +30,7 @@ class AssociativeState(NamedTuple):
     previous: Previous
 
 
-class AssociativeMemory(nn.Module):
+class AssociativeMemory(Part):
     """c_t = sum over i < t of softmax(tau cos(q_t, kappa_i)) nu_{i+1}, times a gate: eq. (7) to (11).
 
     Position i is read as what followed it, nu_{i+1}, which is the token at t itself for i = t - 1. The
@@ -130,3 +134,27 @@ class AssociativeMemory(nn.Module):
         found = allowed.any(-1, keepdim=True)  # a softmax over nothing is NaN: such rows read zeros
         read = self._attend(query, keys, values, allowed | ~found) if length else value
         return read * found, AssociativeState(keys, values, valid, carry)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AssociativeMemoryConfig(PartConfig):
+    """Cosine attention over all earlier positions, beside a layer's mixer.
+
+    temperature: tau, what cosines are multiplied by before the softmax.
+    """
+
+    kind: ClassVar[str] = "associative"
+    role: ClassVar[Role] = "mix"
+    grows: ClassVar[bool] = True
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not self.temperature > 0.0:
+            raise UserError(f"temperature: expected a positive number, got {self.temperature}")
+
+    def build(self, size: Size) -> AssociativeMemory:
+        return AssociativeMemory(size.d_model, temperature=self.temperature)
+
+    def multiply_adds(self, size: Size, length: int) -> int:
+        return length * (length + 1) // 2 * 2 * size.d_model  # scores and sums over the causal half

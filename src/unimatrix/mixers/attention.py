@@ -3,14 +3,17 @@
 Letters: B batch, T new tokens, P tokens in the cache, H heads, E = D / H head width, D model width.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
 from unimatrix.mixers.layout import kept
+from unimatrix.mixers.part import Part, PartConfig, Role, Size
 from unimatrix.ops.shapes import Stream, TokenMask
 
 
@@ -22,19 +25,26 @@ class AttentionState(NamedTuple):
     real: Tensor | None  # [B, P] bool, False = padding; None = all real
 
 
-class CausalAttention(nn.Module):
+class CausalAttention(Part):
     """q, k, v in one projection, PyTorch's scaled_dot_product_attention, an output projection; all with bias.
 
-    Raises a UserError when num_heads does not divide d_model.
+    Raises a UserError when num_heads does not divide d_model. qkv_init: see `AttentionConfig`.
     """
 
-    def __init__(self, d_model: int, num_heads: int) -> None:
+    def __init__(
+        self, d_model: int, num_heads: int, *, qkv_init: Literal["normal", "xavier"] = "normal"
+    ) -> None:
         super().__init__()
         if d_model % num_heads:
             raise UserError(f"num_heads: expected a divisor of d_model = {d_model}, got {num_heads}")
         self.num_heads = num_heads
+        self.qkv_init = qkv_init
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
+
+    def draw_last(self) -> None:
+        if self.qkv_init == "xavier":
+            nn.init.xavier_uniform_(self.qkv.weight)
 
     def state_layout(self) -> Any:
         heads = kept((self.num_heads, None, self.out.in_features // self.num_heads), "stream")
@@ -65,6 +75,37 @@ class CausalAttention(nn.Module):
             # else the projection of the queries would stay alive with them
             k, v = projected[:, :, 1:].clone(memory_format=torch.contiguous_format).permute(2, 0, 3, 1, 4)
         return y, AttentionState(k, v, real)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionConfig(PartConfig):
+    """Causal softmax attention.
+
+    qkv_init: weights of the q, k, v projection at the start: normal, N(0, init_std) as everywhere else; or
+    xavier, uniform as torch.nn.MultiheadAttention starts it (standard deviation 0.09 at width 64).
+    """
+
+    kind: ClassVar[str] = "attention"
+    role: ClassVar[Role] = "mix"
+    grows: ClassVar[bool] = True
+    num_heads: int = 4
+    qkv_init: Literal["normal", "xavier"] = "normal"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_counts(self, "num_heads")
+
+    def check(self, size: Size) -> None:
+        if size.d_model % self.num_heads:
+            raise UserError(
+                f"num_heads: expected a divisor of d_model = {size.d_model}, got {self.num_heads}"
+            )
+
+    def build(self, size: Size) -> CausalAttention:
+        return CausalAttention(size.d_model, self.num_heads, qkv_init=self.qkv_init)
+
+    def multiply_adds(self, size: Size, length: int) -> int:
+        return length * (length + 1) // 2 * 2 * size.d_model  # scores and sums over the causal half
 
 
 def _join_masks(before: Tensor | None, now: Tensor | None, past: Tensor, new: Tensor) -> Tensor | None:

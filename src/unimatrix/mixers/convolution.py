@@ -3,13 +3,16 @@
 Letters: B batch, T new tokens, D width, K kernel size.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.layout import kept
+from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
 from unimatrix.ops.shapes import Stream, TokenMask
 
 
@@ -19,7 +22,7 @@ class ConvolutionState(NamedTuple):
     recent: Tensor  # [B, K - 1, D]
 
 
-class LocalConvolution(nn.Module):
+class LocalConvolution(Part):
     """y_t = GELU(bias + sum over j < K of W_j x_{t-j}): a full W_j per place, K D^2 + D weights.
 
     A masked position is no token: the kernel reaches over it. Its own output means nothing.
@@ -29,6 +32,11 @@ class LocalConvolution(nn.Module):
         super().__init__()
         self.kernel_size = kernel_size
         self.mix = nn.Linear(kernel_size * d_model, d_model)  # the oldest token's weights first
+
+    def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
+        # behind the last norm, which would weigh it down to the stream's scale (docs/fidelity.md)
+        y, state = self(x, state, mask=at.mask)
+        return Given(late=y), state
 
     def state_layout(self) -> Any:
         return ConvolutionState(kept((self.kernel_size - 1, self.mix.out_features), "stream"))
@@ -55,6 +63,23 @@ class LocalConvolution(nn.Module):
             back = order.argsort(dim=1)[:, past:] - past
             y = y.gather(1, back.clamp_min(0)[..., None].expand_as(y))
         return y, ConvolutionState(tokens[:, length:].clone())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvolutionConfig(PartConfig):
+    """A causal convolution over the last kernel_size tokens' embeddings, past all blocks to the head."""
+
+    kind: ClassVar[str] = "convolution"
+    role: ClassVar[Role] = "model"
+    gives: ClassVar[frozenset[str]] = frozenset({"late"})
+    kernel_size: int = 5
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_counts(self, "kernel_size")
+
+    def build(self, size: Size) -> LocalConvolution:
+        return LocalConvolution(size.d_model, self.kernel_size)
 
 
 def _real_last(mask: TokenMask, past: int) -> Tensor:

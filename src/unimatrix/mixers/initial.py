@@ -1,4 +1,4 @@
-"""How weights start: N(0, std) for matrices and embeddings, 0 for biases, the identity for LayerNorms."""
+"""How weights start: N(0, std) for matrices and embeddings, 0 for biases, the identity for norms."""
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ def draw_weights(module: nn.Module, std: float) -> None:
         nn.init.normal_(module.weight, std=std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         module.reset_parameters()
     draw_children(module, std)
 

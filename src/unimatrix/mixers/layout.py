@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from unimatrix.errors import UserError, UserTypeError
 
@@ -48,6 +49,25 @@ def check_state(state: Any, layout: Any, inputs: Tensor, dtype: torch.dtype) -> 
     _check(("state",), state, layout, _Given(inputs.shape[0], device, dtypes))
 
 
+_named_for_export: set[type] = set()
+
+
+def name_for_export(layout: Any) -> None:
+    """Give the tuples of a state names: a model that torch.export has taken with its state is then saved."""
+    if isinstance(layout, dict):
+        for part in layout.values():
+            name_for_export(part)
+    elif isinstance(layout, tuple) and type(layout) is not Kept:
+        for part in layout:
+            name_for_export(part)
+        kind = type(layout)
+        if hasattr(kind, "_fields") and kind not in _named_for_export:
+            _named_for_export.add(kind)
+            ours = kind.__module__.partition(".")[0] == "unimatrix"
+            name = f"unimatrix.{kind.__name__}" if ours else f"{kind.__module__}.{kind.__qualname__}"
+            pytree._register_namedtuple(kind, serialized_type_name=name)
+
+
 def _check(place: tuple[Any, ...], value: Any, layout: Any, given: _Given) -> None:
     if type(layout) is Kept:
         if value is None and layout.optional:
@@ -75,6 +95,12 @@ def _check(place: tuple[Any, ...], value: Any, layout: Any, given: _Given) -> No
     elif layout is None:
         if value is not None:
             raise UserTypeError(f"{_named(place)}: expected none in this model, got {_kind(value)}")
+    elif isinstance(layout, dict):
+        if not isinstance(value, dict) or value.keys() != layout.keys():
+            got = sorted(value) if isinstance(value, dict) else _kind(value)
+            raise UserTypeError(f"{_named(place)}: expected the parts {sorted(layout)}, got {got}")
+        for name, expected in layout.items():
+            _check((*place, name), value[name], expected, given)
     else:
         if type(value) is not type(layout) or len(value) != len(layout):
             expected = type(layout).__name__ if hasattr(layout, "_fields") else f"tuple of {len(layout)}"

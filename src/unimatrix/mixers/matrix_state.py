@@ -3,18 +3,23 @@
 Letters: D model width, H heads, S state dimension; HS = H * S.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.older_weights import upgrade_before_loading
+from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size, check_backend
 from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.ops import Backend, matrix_state
 from unimatrix.ops.shapes import MatrixState, Stream, TokenMask
+
+_TINY = 1e-30  # of a norm: nothing is divided by zero
 
 
 class MatrixStateMixerState(NamedTuple):
@@ -23,7 +28,7 @@ class MatrixStateMixerState(NamedTuple):
     matrix: MatrixState  # [B, H, S, S] float32 (float64 for a float64 model)
 
 
-class MatrixStateMixer(nn.Module):
+class MatrixStateMixer(Part):
     """y = gate(u) * (W_o vec(S_t q_t) + context), with S_t of eq. (6) of the paper.
 
     The projections of d, q, k, v lie in one matrix, `dqkv`, d first. A variant that mixes no rules has no use
@@ -75,8 +80,19 @@ class MatrixStateMixer(nn.Module):
             if part is not None:
                 draw_weights(part, std)
 
+    def renew(self) -> None:
+        """One power iteration for each spectrally normalised matrix, used once or often in the pass."""
+        for part in (self.dqkv, self.readout):
+            if isinstance(part, SpectralLinear):
+                part.renew()
+
+    def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
+        written = self._project(x)
+        y, after = self._run(written, state, at.mask, given.context)
+        error = self._error(written, state, at.mask) if "error" in at.wanted else None
+        return Given(add=y, error=error), after
+
     def state_layout(self) -> Any:
-        """See `unimatrix.mixers.layout`; every mixer has one."""
         return MatrixStateMixerState(kept((self.num_heads, self.state_dim, self.state_dim), "sums"))
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None) -> MatrixStateMixerState:
@@ -96,6 +112,10 @@ class MatrixStateMixer(nn.Module):
         context: Stream | None = None,
     ) -> tuple[Stream, MatrixStateMixerState]:
         """[B, T, D] to [B, T, D]; context [B, T, D] joins the readout before its gate."""
+        return self._run(self._project(u), state, mask, context)
+
+    def _project(self, u: Stream) -> "_Written":
+        """All that is read off the stream."""
         heads = (self.num_heads, self.state_dim)
         rule_weights = diag = None
         if self.dqkv is not None:
@@ -113,6 +133,16 @@ class MatrixStateMixer(nn.Module):
         if self.d is not None and torch.is_grad_enabled():
             # of no token at all: d gets a gradient of zeros, which optimisers and DDP expect of every weight
             log_retention = log_retention + self.d(u[:, :0]).sum()
+        return _Written(q, k, v, log_retention, rule_weights, diag, gate)
+
+    def _run(
+        self,
+        written: "_Written",
+        state: MatrixStateMixerState | None,
+        mask: TokenMask | None,
+        context: Stream | None,
+    ) -> tuple[Stream, MatrixStateMixerState]:
+        q, k, v, log_retention, rule_weights, diag, gate = written
         y, last = matrix_state(
             q,
             k,
@@ -128,3 +158,82 @@ class MatrixStateMixer(nn.Module):
         if context is not None:
             out = out + context
         return torch.sigmoid(gate) * out, MatrixStateMixerState(last)
+
+    def _error(
+        self, written: "_Written", state: MatrixStateMixerState | None, mask: TokenMask | None
+    ) -> Tensor:
+        """|k_t - S_{t-1} v_t / |v_t|^2| / |k_t| per head, [B, T, H]: what the state holds at the address v_t,
+        read before the write, beside what is written there. 1 where it holds nothing, 0 at padding.
+        """
+        _, k, v, log_retention, rule_weights, diag, _ = written
+
+        def twice(x: Tensor | None, before: Tensor | None = None) -> Any:
+            """Each token once as a mere reader and once as itself: [B, 2 T, ...]."""
+            return (
+                None if x is None else torch.stack([x if before is None else before, x], dim=2).flatten(1, 2)
+            )
+
+        read, _ = matrix_state(
+            twice(v),
+            twice(k),
+            twice(v),
+            twice(log_retention, torch.zeros_like(log_retention)),  # neither decays nor writes
+            rule_weights=twice(rule_weights),
+            diag=twice(diag),
+            state=None if state is None else state.matrix,
+            mask=twice(mask),
+            backend=self.backend,
+        )
+        k, v, read = (x.to(log_retention.dtype) for x in (k, v, read[:, ::2]))
+        held = read / v.square().sum(-1, keepdim=True).clamp_min(_TINY)
+        error = (k - held).norm(dim=-1) / k.norm(dim=-1).clamp_min(_TINY)
+        return error if mask is None else error * mask[..., None]
+
+
+class _Written(NamedTuple):
+    """What the mixer reads off the stream."""
+
+    q: Tensor  # [B, T, H, S]
+    k: Tensor
+    v: Tensor
+    log_retention: Tensor  # [B, T, H]
+    rule_weights: Tensor | None  # [B, T, H, 3]
+    diag: Tensor | None  # [B, T, H, S]
+    gate: Stream  # logits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixStateConfig(PartConfig):
+    """The matrix-valued recurrent state."""
+
+    kind: ClassVar[str] = "matrix_state"
+    role: ClassVar[Role] = "mix"
+    reads: ClassVar[frozenset[str]] = frozenset({"context"})
+    gives: ClassVar[frozenset[str]] = frozenset({"add", "error"})
+    num_heads: int = 4
+    state_dim: int = 16
+    rule_mixing: bool = False
+    spectral_norm: bool = False
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_counts(self, "num_heads", "state_dim")
+        check_backend(self)
+
+    def build(self, size: Size) -> MatrixStateMixer:
+        return MatrixStateMixer(
+            size.d_model,
+            self.num_heads,
+            self.state_dim,
+            rule_mixing=self.rule_mixing,
+            spectral_norm=self.spectral_norm,
+            backend=self.backend,
+        )
+
+    def versions(self) -> dict[str, int]:
+        # in 1 the weights were drawn again after the normalisation had got to know them
+        return {self.kind: self.version} | ({"spectral_norm": 2} if self.spectral_norm else {})
+
+    def multiply_adds(self, size: Size, length: int) -> int:
+        return length * self.num_heads * 3 * self.state_dim**2  # decay, write and read of S x S numbers

@@ -3,14 +3,18 @@
 Letters: B batch, T time, D model width, W width of the memory.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimatrix.data.settings import check_counts, check_types
+from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
+from unimatrix.mixers.part import Part, PartConfig, Role, Size, check_backend
 from unimatrix.ops import Backend, gated_scan
 from unimatrix.ops.shapes import Stream, TokenMask
 
@@ -21,7 +25,7 @@ class RecurrentFFNState(NamedTuple):
     s: Tensor  # [B, W], float32 or wider
 
 
-class RecurrentFFN(nn.Module):
+class RecurrentFFN(Part):
     """y_t = W_y (o_t * s_t) with s_t = tanh(f_t) * s_{t-1} + w_t; f, w, o are projections of x_t.
 
     The forget gate is signed. No projection has a bias; those of x lie in one matrix, so that one product
@@ -79,3 +83,48 @@ class RecurrentFFN(nn.Module):
             # lerp takes three of one dtype, and autocast rounds the products, not the mix
             y = torch.lerp(local, y, torch.sigmoid(self.mix).to(local.dtype))
         return y, RecurrentFFNState(last)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecurrentFFNConfig(PartConfig):
+    """A small recurrent memory in the feed-forward layer's place.
+
+    width: channels of its state; None is 2 D, or D beside a local branch: about as many weights as the MLP of
+    four times the width that it replaces. query: whether a projection of the token chooses what is read.
+    local: whether there is a gated branch without memory beside it; local_width: of that, None is D.
+    """
+
+    kind: ClassVar[str] = "recurrent_ffn"
+    role: ClassVar[Role] = "feed"
+    width: int | None = None
+    query: bool = False
+    local: bool = False
+    local_width: int | None = None
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_counts(self, "width", "local_width")
+        check_backend(self)
+        if self.local_width is not None and not self.local:
+            raise UserError(f"local_width: expected local with it, got {self.local_width} without")
+
+    def resolved(self, size: Size) -> "RecurrentFFNConfig":
+        width = self.width or (1 if self.local else 2) * size.d_model
+        return replace(
+            self, width=width, local_width=(self.local_width or size.d_model) if self.local else None
+        )
+
+    def build(self, size: Size) -> RecurrentFFN:
+        it = self.resolved(size)
+        assert it.width is not None
+        return RecurrentFFN(
+            size.d_model, it.width, query=it.query, local_width=it.local_width, backend=it.backend
+        )
+
+    def multiply_adds(self, size: Size, length: int) -> int:
+        it = self.resolved(size)
+        assert it.width is not None
+        # decay and write, what is read, the output
+        local = 0 if it.local_width is None else it.local_width + size.d_model
+        return length * ((3 if it.query else 2) * it.width + local)

@@ -4,12 +4,14 @@ The paper's code routes the previous token, a stub it says so itself of; that is
 automaton answers the same question (`route`) better, with the same weights.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unimatrix.mixers.layout import kept
+from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
 from unimatrix.mixers.previous import newest_real
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
@@ -22,13 +24,17 @@ class RoutingState(NamedTuple):
     last_token: Tensor  # [B] int64, NO_TOKEN before the first
 
 
-class PreviousTokenRouting(nn.Module):
+class PreviousTokenRouting(Part):
     """Embedding of the routed token (a table of its own, V x D), then Linear(D, D) with bias."""
 
     def __init__(self, vocab_size: int, d_model: int) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, d_model)
         self.project = nn.Linear(d_model, d_model)
+
+    def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
+        context, state = self(at.ids, state, mask=at.mask)
+        return Given(context=context), state
 
     def state_layout(self) -> Any:
         return RoutingState(kept((), torch.int64))
@@ -41,6 +47,19 @@ class PreviousTokenRouting(nn.Module):
         found = routed != NO_TOKEN
         context = self.project(self.table(routed.clamp_min(0)))
         return context * found[..., None].to(context.dtype), state
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreviousTokenRoutingConfig(PartConfig):
+    """The paper's ROSA stub: the routed token is the previous one."""
+
+    kind: ClassVar[str] = "previous_token"
+    role: ClassVar[Role] = "model"
+    reads: ClassVar[frozenset[str]] = frozenset({"ids"})
+    gives: ClassVar[frozenset[str]] = frozenset({"context"})
+
+    def build(self, size: Size) -> PreviousTokenRouting:
+        return PreviousTokenRouting(size.vocab_size, size.d_model)
 
 
 def route_previous_token(

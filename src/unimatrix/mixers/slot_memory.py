@@ -3,12 +3,16 @@
 Letters: B batch, T time, N slots, E width of keys, values and queries, D model width, V vocabulary.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from unimatrix.data.settings import check_counts, check_types
+from unimatrix.errors import UserError
 from unimatrix.mixers.layout import kept
+from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size, check_backend
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
 from unimatrix.ops import Backend, SlotMemoryState, SlotReads, slot_memory
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
@@ -21,6 +25,9 @@ class SlotMemoryMixerState(NamedTuple):
     previous: Previous
 
 
+_LARGEST_LOGIT = 1e6  # its sigmoid has long been 0 or 1
+
+
 class Recalled(NamedTuple):
     """What the memory gives to each position."""
 
@@ -29,7 +36,7 @@ class Recalled(NamedTuple):
     strength: Tensor  # [B, T], the write strengths: what does not exceed 1/2 was not written
 
 
-class SlotMemory(nn.Module):
+class SlotMemory(Part):
     """Binds each token to the one before it: (key of token t - 1) -> (value and id of token t).
 
     Keys, values, queries and the write gate are read off the LayerNorm of the token embeddings, so that a
@@ -39,6 +46,7 @@ class SlotMemory(nn.Module):
         width: E. num_slots, top_k, match_threshold: as in `unimatrix.ops.slot_memory`.
         pointer: whether the weights vote for token ids too (`votes`), and a pointer gate weighs the votes.
         write_gate: whether a gate decides what is written; without it every token is.
+        write_gate_bias: where that gate's bias starts.
     """
 
     def __init__(
@@ -51,18 +59,34 @@ class SlotMemory(nn.Module):
         match_threshold: float,
         pointer: bool,
         write_gate: bool,
+        write_gate_bias: float = 0.0,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.num_slots = num_slots
         self.top_k = top_k
         self.match_threshold = match_threshold
+        self.write_gate_bias = write_gate_bias
         self.backend: Backend = backend
         self.norm = nn.LayerNorm(d_model)
         self.qkv = nn.Linear(d_model, 3 * width, bias=False)
         self.out = nn.Linear(width, d_model, bias=False)
         self.write_gate = nn.Linear(d_model, 1) if write_gate else None
         self.pointer_gate = nn.Linear(d_model, 1) if pointer else None
+
+    def draw_last(self) -> None:
+        if self.write_gate is not None:
+            nn.init.constant_(self.write_gate.bias, self.write_gate_bias)
+
+    def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
+        recalled, state = self(at.tokens, at.ids, state, mask=at.mask)
+        # the votes need no more of what was read than the weights and the ids
+        votes = None if self.pointer_gate is None else (recalled.reads.weights, recalled.reads.token_ids)
+        return Given(add=recalled.context, votes=votes, seen=recalled), state
+
+    def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
+        weights, token_ids = votes
+        return logits + self.votes(hidden, weights, token_ids, logits.shape[-1])
 
     def state_layout(self) -> Any:
         slots, width = self.num_slots, self.out.in_features
@@ -102,13 +126,65 @@ class SlotMemory(nn.Module):
         recalled = Recalled(self.out(reads.context), reads, strength)
         return recalled, SlotMemoryMixerState(slots, carry)
 
-    def votes(self, h: Stream, reads: SlotReads, vocab_size: int) -> Tensor:
+    def votes(self, h: Stream, weights: Tensor, token_ids: Tensor, vocab_size: int) -> Tensor:
         """What the pointer adds to the logits, [..., V]: eq. (14) times the pointer gate of h [..., D].
 
-        The gate is a sigmoid, so a vote adds at most 1 to a logit.
+        weights, token_ids: [..., N], of the reads. The gate is a sigmoid: a vote adds at most 1 to a logit.
         """
         assert self.pointer_gate is not None
-        pointer = reads.weights.new_zeros(*h.shape[:-1], vocab_size)
+        pointer = weights.new_zeros(*h.shape[:-1], vocab_size)
         # an empty slot's weight is 0: it may vote for token 0
-        pointer = pointer.scatter_add(-1, reads.token_ids.clamp_min(0), reads.weights)
+        pointer = pointer.scatter_add(-1, token_ids.clamp_min(0), weights)
         return torch.sigmoid(self.pointer_gate(h)) * pointer.to(h.dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotMemoryConfig(PartConfig):
+    """A few slots of exact bindings, read into the stream and, as a pointer, into the logits.
+
+    write_gate_bias: logit at which the write gate starts: 4 writes everything at first, 0 about half of it.
+    """
+
+    kind: ClassVar[str] = "slots"
+    role: ClassVar[Role] = "model"
+    reads: ClassVar[frozenset[str]] = frozenset({"ids"})
+    gives: ClassVar[frozenset[str]] = frozenset({"add", "votes", "seen"})
+    num_slots: int = 32
+    top_k: int | None = None
+    width: int = 16
+    match_threshold: float = 0.99
+    pointer: bool = True
+    write_gate: bool = True
+    write_gate_bias: float = 4.0
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_counts(self, "num_slots", "width")
+        check_backend(self)
+        if self.top_k is not None and not 1 <= self.top_k <= self.num_slots:
+            raise UserError(f"top_k: expected 1 to num_slots = {self.num_slots}, got {self.top_k}")
+        if not -1.0 <= self.match_threshold < 1.0:
+            raise UserError(f"match_threshold: expected a cosine in [-1, 1), got {self.match_threshold}")
+        if not abs(self.write_gate_bias) <= _LARGEST_LOGIT:
+            raise UserError(
+                f"write_gate_bias: expected a logit of at most {_LARGEST_LOGIT:g}, got {self.write_gate_bias}"
+            )
+
+    def build(self, size: Size) -> SlotMemory:
+        return SlotMemory(
+            size.d_model,
+            num_slots=self.num_slots,
+            top_k=self.top_k,
+            width=self.width,
+            match_threshold=self.match_threshold,
+            pointer=self.pointer,
+            write_gate=self.write_gate,
+            write_gate_bias=self.write_gate_bias,
+            backend=self.backend,
+        )
+
+    def multiply_adds(self, size: Size, length: int) -> int:
+        return (
+            length * self.num_slots * 3 * self.width
+        )  # a cosine, a score and a weighted value for every slot

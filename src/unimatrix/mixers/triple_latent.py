@@ -3,19 +3,22 @@
 Letters: D model width, H heads, S state dimension, M slots; HS = H * S.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
+from unimatrix.mixers.part import Part, PartConfig, Role, Size, check_backend
 from unimatrix.ops import Backend, TripleLatentState, triple_latent
 from unimatrix.ops.shapes import Stream, TokenMask
 
 
-class TripleLatentMixer(nn.Module):
+class TripleLatentMixer(Part):
     """y = W_o vec((P_t^T q_l) * q_r), with s_t and P_t of section 3.5 of the paper.
 
     The projections of a, b, q_l, q_r and of the two retentions per head lie in one matrix, so that one
@@ -41,17 +44,17 @@ class TripleLatentMixer(nn.Module):
         self.retention_bias = nn.Parameter(torch.zeros(2 * num_heads))
         self.addresses = None if num_slots is None else nn.Parameter(torch.empty(num_slots, state_dim))
         self.readout = nn.Linear(inner, d_model, bias=False)
-        self.init_addresses()
+        self.draw_first()
 
     @torch.no_grad()
-    def init_addresses(self) -> None:
+    def draw_first(self) -> None:
         """Draw the slots' addresses from N(0, 1): apart from each other from the first step on."""
         if self.addresses is not None:
             nn.init.normal_(self.addresses)
 
     @torch.no_grad()
     def init_weights(self, std: float) -> None:
-        """Draw the projections from N(0, std); the retentions start at 1/2. `init_addresses` is apart."""
+        """Draw the projections from N(0, std); the retentions start at 1/2. `draw_first` is apart."""
         draw_children(self, std)
         nn.init.zeros_(self.retention_bias)
 
@@ -95,3 +98,35 @@ class TripleLatentMixer(nn.Module):
             backend=self.backend,
         )
         return self.readout(y.flatten(2)), state
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TripleLatentConfig(PartConfig):
+    """A retained sum per head, and a memory that binds each token to what the sum was before it.
+
+    num_slots: None keeps the dense pair memory, S x S per head; a number keeps so many slots, whose learned
+    addresses the heads share.
+    """
+
+    kind: ClassVar[str] = "triple_latent"
+    role: ClassVar[Role] = "mix"
+    num_heads: int = 4
+    state_dim: int = 16
+    num_slots: int | None = None
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_counts(self, "num_heads", "state_dim", "num_slots")
+        check_backend(self)
+
+    def build(self, size: Size) -> TripleLatentMixer:
+        return TripleLatentMixer(
+            size.d_model, self.num_heads, self.state_dim, num_slots=self.num_slots, backend=self.backend
+        )
+
+    def multiply_adds(self, size: Size, length: int) -> int:
+        dim = self.state_dim
+        # decay, write and read of the pair memory; with slots also the scores of both
+        of_a_head = 3 * dim**2 if self.num_slots is None else 5 * self.num_slots * dim
+        return length * self.num_heads * of_a_head

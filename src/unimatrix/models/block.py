@@ -1,111 +1,74 @@
-"""One block of a language model: a mixer over time and a feed-forward layer, whichever the config names."""
+"""One layer of a language model: two halves, each a norm and the parts behind it."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
-from unimatrix.mixers import (
-    MLP,
-    AssociativeMemory,
-    AssociativeState,
-    CausalAttention,
-    MatrixStateMixer,
-    RecurrentFFN,
-    RecurrentFFNState,
-    TripleLatentMixer,
-)
-from unimatrix.models.config import (
-    AssociativeMemoryConfig,
-    AttentionConfig,
-    MatrixStateConfig,
-    ModelConfig,
-    RecurrentFFNConfig,
-    TripleLatentConfig,
-)
-from unimatrix.ops.shapes import Stream, TokenMask
+from unimatrix.mixers import Given, PartConfig, Reading, Size
+from unimatrix.mixers.part import adds_alone, check_given, joined
+from unimatrix.models.config import Parts
+from unimatrix.ops.shapes import Stream
 
-
-class BlockState(NamedTuple):
-    """What one depth step carries; None starts afresh, or there is nothing to carry."""
-
-    mixer: Any = None
-    associations: AssociativeState | None = None
-    feed_forward: RecurrentFFNState | None = None
+# the halves in their order, by the role of their parts, and what the weights of their norms go by
+HALVES = {"mix": "mixer_norm", "feed": "feed_forward_norm"}
 
 
 class Block(nn.Module):
-    """x += mixer(LayerNorm(x)), then x += feed_forward(LayerNorm(x)); dropout on what is added."""
+    """x += the sum of the mixing parts of norm(x), then of the feeding parts; dropout on what is added.
 
-    def __init__(self, config: ModelConfig) -> None:
+    A half without parts is left out. Parts are submodules under their names, asked in their order.
+    """
+
+    def __init__(self, parts: Parts, norm: PartConfig, size: Size, dropout: float) -> None:
         super().__init__()
-        self.mixer_norm = nn.LayerNorm(config.d_model)
-        self.mixer = _build_mixer(config)
-        self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward = _build_feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
-        self.associations = None
-        if isinstance(config.memory, AssociativeMemoryConfig):
-            self.associations = AssociativeMemory(config.d_model, temperature=config.memory.temperature)
+        # (name of the norm, names of the parts behind it)
+        self.halves: list[tuple[str, list[str]]] = []
+        for role, norm_name in HALVES.items():
+            names = [name for name, part in parts.items() if part.role == role]
+            if names:
+                self.halves.append((norm_name, names))
+        # in the order of the config, in which weights are drawn; a norm before the first part behind it
+        for name, part in parts.items():
+            norm_name = HALVES[part.role]
+            if norm_name not in self._modules:
+                self.add_module(norm_name, norm.build(size))
+            self.add_module(name, part.build(size))
+        self.dropout = nn.Dropout(dropout)
+        self.gives = {name: part.gives for name, part in parts.items()}
 
-    def state_layout(self) -> BlockState:
-        """What its state looks like, see `unimatrix.mixers.layout`."""
-        mixer: Any = self.mixer
-        return BlockState(
-            mixer.state_layout(),
-            None if self.associations is None else self.associations.state_layout(),
-            self.feed_forward.state_layout() if isinstance(self.feed_forward, RecurrentFFN) else None,
-        )
+    def state_layout(self) -> dict[str, Any]:
+        """What its state looks like, by part; those without one are left out (`unimatrix.mixers.layout`)."""
+        layouts = {name: self.get_submodule(name).state_layout() for name in self.gives}  # type: ignore[operator]
+        return {name: layout for name, layout in layouts.items() if layout is not None}
 
     def forward(
-        self, x: Stream, state: BlockState, *, mask: TokenMask | None, context: Stream | None
-    ) -> tuple[Stream, BlockState]:
-        """[B, T, D] to [B, T, D] and the next state."""
-        u = self.mixer_norm(x)
-        if context is None:
-            y, mixed = self.mixer(u, state.mixer, mask=mask)
-        else:
-            y, mixed = self.mixer(u, state.mixer, mask=mask, context=context)
-        associations = None
-        if self.associations is not None:
-            retrieved, associations = self.associations(u, state.associations, mask=mask)
-            y = y + retrieved
-        x = x + self.dropout(y)
-        u = self.feed_forward_norm(x)
-        fed = None
-        if isinstance(self.feed_forward, RecurrentFFN):
-            y, fed = self.feed_forward(u, state.feed_forward, mask=mask)
-        else:
-            y = self.feed_forward(u)
-        return x + self.dropout(y), BlockState(mixed, associations, fed)
+        self, x: Stream, state: dict[str, Any], at: Reading, given: Given
+    ) -> tuple[Stream, dict[str, Any], Given, dict[str, Given]]:
+        """[B, T, D] to [B, T, D].
 
-
-def _build_mixer(config: ModelConfig) -> nn.Module:
-    mixer = config.mixer
-    if isinstance(mixer, AttentionConfig):
-        return CausalAttention(config.d_model, mixer.num_heads)
-    if isinstance(mixer, TripleLatentConfig):
-        return TripleLatentMixer(
-            config.d_model,
-            mixer.num_heads,
-            mixer.state_dim,
-            num_slots=mixer.num_slots,
-            backend=mixer.backend,
-        )
-    assert isinstance(mixer, MatrixStateConfig)
-    return MatrixStateMixer(
-        config.d_model,
-        mixer.num_heads,
-        mixer.state_dim,
-        rule_mixing=mixer.rule_mixing,
-        spectral_norm=mixer.spectral_norm,
-        backend=mixer.backend,
-    )
-
-
-def _build_feed_forward(config: ModelConfig) -> MLP | RecurrentFFN:
-    part = config.feed_forward
-    if not isinstance(part, RecurrentFFNConfig):
-        return MLP(config.d_model, part.expansion)
-    return RecurrentFFN(
-        config.d_model, part.width, query=part.query, local_width=part.local_width, backend=part.backend
-    )
+        Args:
+            state: of the text before, by part; empty at its beginning.
+            given: what the model's parts gave.
+        Returns:
+            the stream, the next state, what later steps find in `given`, and what parts gave to the head and
+            to inspection (votes, seen), by name.
+        """
+        modules, after, heard = self._modules, {}, {}
+        for norm_name, names in self.halves:
+            u = modules[norm_name](x)  # type: ignore[misc]
+            y: Any = None
+            for name in names:
+                part: Any = modules[name]
+                got, kept = part.give(u, state.get(name), at, given)
+                if kept is not None:
+                    after[name] = kept
+                if got.add is not None:
+                    y = got.add if y is None else y + got.add
+                if not adds_alone(got):
+                    check_given(name, got, self.gives[name])
+                    given = joined(given, got._replace(add=None))
+                    if got.votes is not None or got.seen is not None:
+                        heard[name] = Given(votes=got.votes, seen=got.seen)
+            if y is not None:
+                x = x + self.dropout(y)
+        return x, after, given if given.error is None else given._replace(error=None), heard

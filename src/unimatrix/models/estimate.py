@@ -1,5 +1,6 @@
 """How large a model would be, told from its config before a weight of it is made."""
 
+import math
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.tasks.triple_interaction import RULES, Symbols
+from unimatrix.mixers.layout import Kept
+from unimatrix.models.config import ModelConfig, Parts
 from unimatrix.models.kinds import AnyModelConfig
 from unimatrix.models.language_model import LanguageModel, parameter_count
 from unimatrix.models.mamba2 import Mamba2Config
@@ -35,6 +38,24 @@ def check_memory(config: AnyModelConfig, *, what: str) -> None:
         check_fits(num_bytes, what=f"{what}: {parameters:,} weights", there=host_bytes())
 
 
+def least_state_bytes(config: ModelConfig) -> int:
+    """Bytes of one row's state before the first token: what grows with the text counts as nothing yet."""
+    with torch.device("meta"), _NoDraws():
+        few = tuple(dict.fromkeys(config.layers))
+        layout = LanguageModel(replace(config, layers=few, order=tuple(range(len(few)))))._layout
+    of_layer = {layer: _bytes(step) for layer, step in zip(few, layout.steps, strict=True)}
+    return _bytes(layout.parts) + sum(of_layer[config.layers[which]] for which in config.order)
+
+
+def _bytes(layout: Any) -> int:
+    if isinstance(layout, Kept):
+        numbers = 0 if None in layout.shape else math.prod(size or 0 for size in layout.shape)
+        return numbers * (4 if isinstance(layout.dtype, str) else layout.dtype.itemsize)
+    if layout is None:
+        return 0
+    return sum(_bytes(part) for part in (layout.values() if isinstance(layout, dict) else layout))
+
+
 class _NoDraws(TorchFunctionMode):
     """Weights that are never made need no values; on the meta device to draw one loads torch's compiler."""
 
@@ -55,7 +76,15 @@ def _parameters(config: AnyModelConfig) -> int:
         # a convolution over 4 tokens with bias; per head a time step, a decay, a direct way; two norms
         block = projections + 5 * width + 3 * config.num_heads + inner + config.d_model
         return (config.vocab_size + 1) * config.d_model + config.depth * block
-    # every further depth step adds the same: nothing, an embedding of the step, or a block
+    # a further depth step adds the same each time, a layer what the other one like it does: few are built
+    first = config.layers[0]
+    alone = _count(config, (first,), (0,))
+    twice = _count(config, (first,), (0, 0))
+    steps = (config.depth - 1) * (twice - alone)
+    layers = {layer: _count(config, (first, layer), (0, 1)) - twice for layer in set(config.layers[1:])}
+    return alone + steps + sum(layers[layer] for layer in config.layers[1:])
+
+
+def _count(config: ModelConfig, layers: tuple[Parts, ...], order: tuple[int, ...]) -> int:
     with torch.device("meta"), _NoDraws():
-        first, second = (parameter_count(LanguageModel(replace(config, depth=depth))) for depth in (1, 2))
-    return first + (config.depth - 1) * (second - first)
+        return parameter_count(LanguageModel(replace(config, layers=layers, order=order)))

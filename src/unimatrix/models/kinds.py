@@ -4,7 +4,7 @@ The general language model, another's (Mamba-2), and the one that knows its task
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 from unimatrix.codec import shown
 from unimatrix.errors import UserError
@@ -20,11 +20,24 @@ TextModel = LanguageModel | Mamba2
 AnyModelConfig = TextModelConfig | TypedLatentConfig
 AnyModel = TextModel | TypedLatent
 
+
+class Preset(NamedTuple):
+    """A model's config, and what it is in a line."""
+
+    config: AnyModelConfig
+    about: str
+
+
 # a general language model's config has no kind
 _KINDS: dict[str, type[TypedLatentConfig | Mamba2Config]] = {
     TypedLatentConfig.kind: TypedLatentConfig,
     Mamba2Config.kind: Mamba2Config,
 }
+
+
+def is_model_config(value: object) -> TypeGuard[AnyModelConfig]:
+    """Whether it is the config of a model of any kind."""
+    return isinstance(value, ModelConfig | Mamba2Config | TypedLatentConfig)
 
 
 def model_from_config(config: AnyModelConfig) -> AnyModel:

@@ -1,36 +1,27 @@
-"""One language model for every preset: embeddings, blocks over depth, a tied head, and a state to carry.
+"""One language model for every preset: embeddings, blocks over depth, a head, and a state to carry.
+
+It knows ports (`unimatrix.mixers.part`) and no part: what a config names is built, asked in its place, and
+what it gives goes where its port leads.
 
 Letters: B batch, T time, D model width, V vocabulary, L depth.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from unimatrix.errors import UserError
-from unimatrix.mixers import (
-    AssociativeState,
-    CausalAttention,
-    ConvolutionState,
-    DeepEmbed,
-    LocalConvolution,
-    PreviousTokenRouting,
-    Recalled,
-    RecurrentFFNState,
-    SlotMemory,
-    SlotMemoryMixerState,
-    SpectralLinear,
-    TripleLatentMixer,
-)
+from unimatrix.mixers import Given, Part, Reading
 from unimatrix.mixers.initial import draw_weights
-from unimatrix.mixers.layout import check_state, kept
-from unimatrix.mixers.routing import RoutingState
+from unimatrix.mixers.layout import check_state, kept, name_for_export
+from unimatrix.mixers.part import NOTHING, check_given, joined
 from unimatrix.mixers.spectral import SameEachTime
-from unimatrix.models.block import Block, BlockState
-from unimatrix.models.config import AssociativeMemoryConfig, ModelConfig, SlotMemoryConfig
+from unimatrix.models.block import Block
+from unimatrix.models.config import ModelConfig
 from unimatrix.models.input_checks import (
     check_embeddings,
     check_ids,
@@ -38,7 +29,6 @@ from unimatrix.models.input_checks import (
     check_shapes,
     positions_at,
 )
-from unimatrix.ops import SlotReads
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
@@ -53,11 +43,8 @@ class LanguageModelState(NamedTuple):
     """Everything that a continuation needs; batch first in every tensor."""
 
     position: Tensor  # [B] int64, real tokens so far
-    layers: tuple[Any, ...]  # one mixer state per depth step
-    routing: RoutingState | None
-    memory: SlotMemoryMixerState | tuple[AssociativeState, ...] | None = None  # the model's, or one per step
-    convolution: ConvolutionState | None = None
-    feed_forward: tuple[RecurrentFFNState, ...] | None = None  # one per depth step, if it is recurrent
+    parts: dict[str, Any]  # of the parts that the model has once, by name; without those that keep none
+    steps: tuple[dict[str, Any], ...]  # of each depth step, the same of its layer's parts
 
 
 class Features(NamedTuple):
@@ -65,26 +52,18 @@ class Features(NamedTuple):
 
     hidden: Stream  # [B, T, D]
     state: LanguageModelState
-    recalled: Recalled | None  # by the slot memory
-    # the stream behind the embeddings (and a slot memory), behind each depth step but the last, and hidden
+    # votes and what was seen, by the part's path ("memory", "blocks.0.store") and depth step or None
+    heard: dict[tuple[str, int | None], Given]
+    # the stream behind the embeddings (and what parts add), behind each depth step but the last, and hidden
     streams: tuple[Stream, ...] | None
-
-
-class Trace(NamedTuple):
-    """A forward pass with its parts: the model's logits are words + votes."""
-
-    words: Tensor  # [B, T, V], the logits that come from the vocabulary's own head
-    votes: Tensor | None  # [B, T, V], what the pointer adds; None without one
-    recalled: Recalled
-    state: LanguageModelState
 
 
 class LanguageModel(nn.Module):
     """Token ids in, logits and a state out; decoding is the same call on what comes next.
 
-    The weights of `head` are the embedding's, unless the config names classes (`class_head`); a state dict
-    holds them once. Weights of Linear and Embedding are drawn from N(0, init_std), biases are 0, LayerNorms
-    start as the identity; exceptions are the configs' qkv_init and write_gate_bias.
+    The weights of `head` are the embedding's if the config's head is tied; a state dict holds them once.
+    Weights of Linear and Embedding are drawn from N(0, init_std), biases are 0, norms start as the identity;
+    exceptions stand with their parts. Parts are submodules under their names in the config.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -94,30 +73,28 @@ class LanguageModel(nn.Module):
         self.positions = None
         if config.max_positions is not None:
             self.positions = nn.Embedding(config.max_positions, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(1 if config.shared_depth else config.depth))
-        self.routing = None
-        if config.routing is not None:
-            self.routing = PreviousTokenRouting(config.vocab_size, config.d_model)
-        self.deep_embed = None
-        if config.deep_embed is not None:
-            self.deep_embed = DeepEmbed(config.vocab_size, config.deep_embed.rank, config.d_model)
-        self.steps = nn.Embedding(config.depth, config.d_model) if config.step_embeddings else None
-        self.memory = _build_slot_memory(config)
-        self.convolution = None
-        if config.convolution is not None:
-            self.convolution = LocalConvolution(config.d_model, config.convolution.kernel_size)
-        self.norm = nn.LayerNorm(config.d_model)
-        self.class_head = self.head = None
-        if config.head is not None:
-            self.class_head = nn.Linear(config.d_model, config.head.num_classes)
-        else:
-            # weights of its own would only be drawn to be thrown away
-            self.head = nn.Linear(config.d_model, config.vocab_size, bias=False, device="meta")
-            self.tie_weights()
+        self._size = size = config.size
+        self.blocks = nn.ModuleList(
+            Block(layer, config.norm, size, config.dropout) for layer in config.layers
+        )
+        for name, part in config.parts.items():
+            self.add_module(name, part.build(size))
+        self.norm = config.norm.build(size)
+        # its name is its kind's: the tied one's weights have another one than those of classes
+        self._head_name, self._head_is_tied = config.head.attribute, config.head.tied
+        self.add_module(self._head_name, config.head.build(size))
+        self.tie_weights()
         self.dropout = nn.Dropout(config.dropout)
         # whether training keeps only what lies between the blocks, and computes each again for its gradient
         self.gradient_checkpointing = False
-        self._layout: Any = None  # of a state, described when the first one comes
+        everything = config.all_parts.values()
+        self._reading_ids = [name for name, part in config.all_parts.items() if "ids" in part.reads]
+        self._wanted = frozenset[str]().union(*(part.reads for part in everything))
+        self._renewed = any(
+            isinstance(module, Part) and type(module).renew is not Part.renew for module in self.modules()
+        )
+        self._layout = self._state_layout()
+        name_for_export(self._layout)
         # of the last state: its position, and where it lies; in a list: to set a module's attribute is slow
         self._returned: list[tuple[Any, int]] = [(None, 0)]
         self.register_state_dict_post_hook(_leave_out_tied)
@@ -133,30 +110,28 @@ class LanguageModel(nn.Module):
     @torch.no_grad()
     def init_module(self, module: nn.Module) -> None:
         """Draw the weights of one of the model's modules, and of all below it, as `init_weights` does."""
-        for part in module.modules():
-            if isinstance(part, TripleLatentMixer):
-                part.init_addresses()
+        for part in _parts_of(module):
+            part.draw_first()
         self._draw(module)
 
     @torch.no_grad()
     def _draw(self, module: nn.Module) -> None:
-        """Everything but the addresses of slots, which a mixer draws when it is made."""
-        config = self.config
+        """Everything but what is drawn first, which a part draws when it is made."""
         for part in self.children() if module is self else (module,):
-            if part is not self.head:  # its weights are the embedding's
-                draw_weights(part, config.init_std)
-        xavier = getattr(config.mixer, "qkv_init", "normal") == "xavier"
-        for part in module.modules():
-            if isinstance(part, CausalAttention) and xavier:
-                nn.init.xavier_uniform_(part.qkv.weight)
-            elif isinstance(part, SlotMemory) and part.write_gate is not None:
-                assert isinstance(config.memory, SlotMemoryConfig)
-                nn.init.constant_(part.write_gate.bias, config.memory.write_gate_bias)
+            if not (self._head_is_tied and part is self.output_head):  # its weights are the embedding's
+                draw_weights(part, self.config.init_std)
+        for part in _parts_of(module):
+            part.draw_last()
+
+    @property
+    def output_head(self) -> Any:
+        """The module that makes the logits."""
+        return getattr(self, self._head_name)
 
     @property
     def tied(self) -> bool:
-        """Whether the head's weights are the embedding's, as they are at first."""
-        return self.head is not None and getattr(self.head, "weight", None) is self.embedding.weight
+        """Whether the head's weights are the embedding's, as a tied head's are at first."""
+        return self._head_is_tied and getattr(self.output_head, "weight", None) is self.embedding.weight
 
     def __setattr__(self, name: str, value: Any) -> None:
         # merging an adapter of one into the matrix that is both would silently change the other
@@ -169,8 +144,8 @@ class LanguageModel(nn.Module):
 
     def tie_weights(self) -> None:
         """Make the embedding's weights the head's too, after one of them was replaced."""
-        if self.head is not None:
-            self.head.weight = self.embedding.weight
+        if self._head_is_tied:
+            self.output_head.weight = self.embedding.weight
 
     def _apply(self, fn: Any, recurse: bool = True) -> "LanguageModel":
         tied = self.tied
@@ -227,7 +202,9 @@ class LanguageModel(nn.Module):
         watched = not torch.compiler.is_compiling()
         if state is not None and watched and not self._is_own(state, given):
             self._check_state(state, given)
-        self._renew()
+        if self.training and self._renewed:
+            for part in _parts_of(self):
+                part.renew()
         if mask is not None and _all_real(mask):
             mask = None  # nothing is padding: the faster paths apply
         features = self._read_text(input_ids, inputs_embeds, state, mask, keep_streams)
@@ -286,61 +263,28 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: `at` is none of these, or a position is not there.
         """
-        hidden, reads = features.hidden, None
-        if self.memory is not None and self.memory.pointer_gate is not None:
-            assert features.recalled is not None
-            reads = features.recalled.reads
+        hidden, votes = features.hidden, _votes(features)
         if at is not None:
             choose = positions_at(at, hidden)
-            hidden = choose(hidden)
-            # the votes need no more of what was read than the weights and the ids
-            reads = (
-                None
-                if reads is None
-                else reads._replace(weights=choose(reads.weights), token_ids=choose(reads.token_ids))
-            )
+            hidden, votes = choose(hidden), _each(choose, votes)
         logits = self._head(hidden)
-        return logits if reads is None else self._with_votes(logits, hidden, reads)
+        return self._with_votes(logits, hidden, votes) if votes else logits
 
-    def trace(self, input_ids: TokenIds, state: LanguageModelState | None = None) -> Trace:
-        """A forward pass of [B, T] ids that also tells what the slot memory did in it.
+    def words(self, features: Features) -> Tensor:
+        """The logits [B, T, V] that come from the head alone, without the parts' votes."""
+        return self._head(features.hidden)
 
-        Raises:
-            UserError: the model has no slot memory, or what `forward` refuses.
-        """
-        if self.memory is None:
-            raise UserError("trace: expected a model with a slot memory (unimatrix-sparse-pointer), got none")
-        self._check_inputs(input_ids, None, None)
-        if state is not None:
-            self._check_state(state, input_ids)
-        self._renew()
-        hidden, state, recalled, _ = self._read(input_ids, None, state, None, False)
-        assert recalled is not None
-        words, votes = self._head(hidden), None
-        if self.memory.pointer_gate is not None:
-            votes = self.memory.votes(hidden, recalled.reads, self.config.vocab_size)
-        return Trace(words, votes, recalled, state)
-
-    def _state_layout(self) -> Any:
+    def _state_layout(self) -> LanguageModelState:
         """What a state of this model looks like, for `check_state`."""
-        config = self.config
-        blocks: list[Any] = [*self.blocks] * (config.depth if config.shared_depth else 1)
-        parts = [block.state_layout() for block in blocks]
-        memory = None if self.memory is None else self.memory.state_layout()
-        if isinstance(config.memory, AssociativeMemoryConfig):
-            memory = tuple(part.associations for part in parts)
+        layers: list[Any] = [block.state_layout() for block in self.blocks]  # type: ignore[operator]
+        parts = {name: self.get_submodule(name).state_layout() for name in self.config.parts}  # type: ignore[operator]
         return LanguageModelState(
             kept((), torch.int64),
-            tuple(part.mixer for part in parts),
-            None if self.routing is None else self.routing.state_layout(),
-            memory,
-            None if self.convolution is None else self.convolution.state_layout(),
-            tuple(part.feed_forward for part in parts if part.feed_forward is not None) or None,
+            {name: layout for name, layout in parts.items() if layout is not None},
+            tuple(layers[which] for which in self.config.order),
         )
 
     def _check_state(self, state: Any, given: Tensor) -> None:
-        if self._layout is None:
-            self._layout = self._state_layout()
         check_state(state, self._layout, given, self.embedding.weight.dtype)
 
     def _check_inputs(
@@ -350,13 +294,8 @@ class LanguageModel(nn.Module):
         if inputs_embeds is not None:
             if input_ids is not None:
                 raise UserError("inputs_embeds: expected it in the place of input_ids, got both")
-            for part, reads_ids in (
-                ("routing", self.routing),
-                ("DeepEmbed", self.deep_embed),
-                ("slot memory", self.memory),
-            ):
-                if reads_ids is not None:
-                    raise UserError(f"inputs_embeds: expected input_ids, which the model's {part} reads")
+            if self._reading_ids:
+                raise UserError(f"inputs_embeds: expected input_ids, which {self._reading_ids[0]} reads")
             check_embeddings(inputs_embeds, self.config.d_model, mask)
             return inputs_embeds
         check_shapes(input_ids, mask)
@@ -364,24 +303,18 @@ class LanguageModel(nn.Module):
         check_ids(input_ids, self.config.vocab_size, training=self.training)
         return input_ids
 
-    def _renew(self) -> None:
-        """In training, one power iteration for each spectrally normalised matrix, used once or often."""
-        if self.training and getattr(self.config.mixer, "spectral_norm", False):
-            for module in self.modules():
-                if isinstance(module, SpectralLinear):
-                    module.renew()
-
-    def _with_votes(self, logits: Tensor, hidden: Stream, reads: SlotReads) -> Tensor:
-        """Logits plus what the pointer adds to them; a long text's in pieces, as its logits."""
-        assert self.memory is not None
-        vocab_size = self.config.vocab_size
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or hidden.dim() < 3:
-            return logits + self.memory.votes(hidden, reads, vocab_size)
-        piece = max(1, PIECE_TOKENS // max(1, len(hidden)))
-        for start in range(0, hidden.shape[1], piece):
-            here = slice(start, start + piece)
-            some = SlotReads(*(part[:, here] for part in reads))
-            logits[:, here] += self.memory.votes(hidden[:, here], some, vocab_size)
+    def _with_votes(self, logits: Tensor, hidden: Stream, votes: dict[tuple[str, int | None], Any]) -> Tensor:
+        """Logits with what the parts make of them; a long text's in pieces, as its logits."""
+        for (path, _), given in votes.items():
+            part: Any = self.get_submodule(path)
+            if torch.is_grad_enabled() or torch.compiler.is_compiling() or hidden.dim() < 3:
+                logits = part.vote(logits, hidden, given)
+                continue
+            piece = max(1, PIECE_TOKENS // max(1, len(hidden)))
+            for start in range(0, hidden.shape[1], piece):
+                here = slice(start, start + piece)
+                some = _each(lambda x, here=here: x[:, here], given)
+                logits[:, here] = part.vote(logits[:, here], hidden[:, here], some)
         return logits
 
     def _read(
@@ -399,79 +332,71 @@ class LanguageModel(nn.Module):
         else:
             tokens = inputs_embeds
         x, position = self._embed(tokens, state, mask)
-        context = routing_state = recalled = None
-        if self.routing is not None:
-            before = None if state is None else state.routing
-            context, routing_state = self.routing(input_ids, before, mask=mask)
-        memory: Any = None if state is None else state.memory
-        local = local_state = None
-        if self.convolution is not None:
-            before = None if state is None else state.convolution
-            local, local_state = self.convolution(x, before, mask=mask)
-        if self.memory is not None:
-            recalled, memory = self.memory(tokens, input_ids, memory, mask=mask)
-            x = x + self.dropout(recalled.context)
-        modulation = None if self.deep_embed is None else self.deep_embed(input_ids)
-        added = None if self.steps is None else self.steps(torch.arange(self.config.depth, device=x.device))
-        steps: list[BlockState] = []
+        at = Reading(input_ids, tokens, mask, self._wanted)
+        given, parts, heard = self._ask_parts(x, {} if state is None else state.parts, at)
+        if given.add is not None:
+            x = x + self.dropout(given.add)
+            given = given._replace(add=None)
+        steps: list[dict[str, Any]] = []
         streams = [x]
-        for step in range(self.config.depth):
-            if added is not None:
-                x = x + added[step]
-            block = self.blocks[0 if self.config.shared_depth else step]
-            before = self._block_state(state, step)
+        for step, which in enumerate(self.config.order):
+            if given.shift is not None:
+                x = x + given.shift[step]
+            block = self.blocks[which]
+            before = {} if state is None else state.steps[step]
             if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
                 again = SameEachTime(block)
-                x, after = checkpoint(again, x, before, mask=mask, context=context, use_reentrant=False)
+                x, after, given, told = checkpoint(again, x, before, at, given, use_reentrant=False)
             else:
-                x, after = block(x, before, mask=mask, context=context)
-            if modulation is not None:
-                x = x * modulation
+                x, after, given, told = block(x, before, at, given)
+            if given.scale is not None:
+                x = x * given.scale
+            for name, what in told.items():
+                heard[f"blocks.{which}.{name}", step] = what
             steps.append(after)
             if keep_streams:
                 streams.append(x)
-        if isinstance(self.config.memory, AssociativeMemoryConfig):
-            memory = tuple(after.associations for after in steps)
         x = self.norm(x)
-        if local is not None:
-            # behind the last LayerNorm, which would weigh it down to the stream's scale (docs/fidelity.md)
-            x = x + self.dropout(local)
-        fed = tuple(after.feed_forward for after in steps if after.feed_forward is not None) or None
-        layers = tuple(after.mixer for after in steps)
-        state = LanguageModelState(position, layers, routing_state, memory, local_state, fed)
-        return Features(x, state, recalled, (*streams[:-1], x) if keep_streams else None)
+        if given.late is not None:
+            x = x + self.dropout(given.late)
+        state = LanguageModelState(position, parts, tuple(steps))
+        return Features(x, state, heard, (*streams[:-1], x) if keep_streams else None)
 
-    def _block_state(self, state: LanguageModelState | None, step: int) -> BlockState:
-        """What the model's state holds for one depth step."""
-        if state is None:
-            return BlockState()
-        beside: Any = state.memory if isinstance(self.config.memory, AssociativeMemoryConfig) else None
-        return BlockState(
-            state.layers[step],
-            None if beside is None else beside[step],
-            None if state.feed_forward is None else state.feed_forward[step],
-        )
+    def _ask_parts(
+        self, x: Stream, before: dict[str, Any], at: Reading
+    ) -> tuple[Given, dict[str, Any], dict[tuple[str, int | None], Given]]:
+        """What the parts that the model has once give, their states, and what the head and inspection get."""
+        given, states, heard = NOTHING, {}, {}
+        for name, config in self.config.parts.items():
+            part: Any = self._modules[name]
+            got, after = part.give(x, before.get(name), at, given)
+            check_given(name, got, config.gives)
+            given = joined(given, got)
+            if after is not None:
+                states[name] = after
+            if got.votes is not None or got.seen is not None:
+                heard[name, None] = Given(votes=got.votes, seen=got.seen)
+        return given, states, heard
 
     def _head(self, x: Stream) -> Tensor:
         """Logits of [..., D]; without gradients in pieces of rows: one large product misses the cache."""
-        if self.class_head is not None and self.config.head is not None:
-            first, classes = self.config.head.first_token, self.class_head(x)
-            after = self.config.vocab_size - first - classes.shape[-1]
-            return F.pad(classes, (first, after), value=-torch.inf)
-        assert self.head is not None
+        head = self._products_to_logits
         rows, piece = x.flatten(0, -2), HEAD_PIECE // self.config.vocab_size
         if torch.is_grad_enabled() or piece < MIN_HEAD_ROWS or _one_graph_for_all_lengths():
-            return self.head(x)
-        if rows.shape[0] <= PIECE_TOKENS:
-            return self.head(x)
+            return head(x)
+        if rows.shape[0] <= PIECE_TOKENS or not self._head_is_tied:
+            return head(x)
         if torch.compiler.is_compiling():
-            return torch.cat([self.head(p) for p in rows.split(PIECE_TOKENS)]).unflatten(0, x.shape[:-1])
-        first = self.head(rows[:piece])
+            return torch.cat([head(p) for p in rows.split(PIECE_TOKENS)]).unflatten(0, x.shape[:-1])
+        first = head(rows[:piece])
         logits = first.new_empty(len(rows), first.shape[-1])
         logits[:piece] = first
         for start in range(piece, len(rows), piece):
-            logits[start : start + piece] = self.head(rows[start : start + piece])
+            logits[start : start + piece] = head(rows[start : start + piece])
         return logits.unflatten(0, x.shape[:-1])
+
+    def _products_to_logits(self, x: Stream) -> Tensor:
+        return self.config.head.logits(self.output_head(x), self._size)
 
     def _embed(
         self, tokens: Stream, state: LanguageModelState | None, mask: TokenMask | None
@@ -502,39 +427,49 @@ def parameter_count(model: nn.Module) -> int:
 def _leave_out_tied(model: LanguageModel, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
     """A state dict holds the matrix that is both embedding and head once, under the embedding's name."""
     if model.tied:
-        state_dict.pop(f"{prefix}head.weight", None)
+        state_dict.pop(f"{prefix}{model._head_name}.weight", None)
 
 
 def _add_tied(model: LanguageModel, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Where a state dict holds it once, it is both."""
     if model.tied and f"{prefix}embedding.weight" in state_dict:
-        state_dict.setdefault(f"{prefix}head.weight", state_dict[f"{prefix}embedding.weight"])
+        weight = state_dict[f"{prefix}embedding.weight"]
+        state_dict.setdefault(f"{prefix}{model._head_name}.weight", weight)
 
 
 def _tie_again(model: LanguageModel, _: Any) -> None:
     """Loading with assign=True makes two parameters of one matrix."""
-    if model.head is not None and not model.tied:
-        head = getattr(model.head, "weight", None)
+    if model._head_is_tied and not model.tied:
+        head = getattr(model.output_head, "weight", None)
         if isinstance(head, Tensor) and head.data_ptr() == model.embedding.weight.data_ptr():
             model.tie_weights()
 
 
-def _joined(parts: list[Features]) -> Features:
+def _parts_of(module: nn.Module) -> list[Part]:
+    return [part for part in module.modules() if isinstance(part, Part)]
+
+
+def _votes(features: Features) -> dict[tuple[str, int | None], Any]:
+    return {key: given.votes for key, given in features.heard.items() if given.votes is not None}
+
+
+def _each(function: Callable[..., Tensor], *trees: Any) -> Any:
+    """A tree of what a function makes of each tensor, or of those that stand at the same place."""
+    return pytree.tree_map(lambda *xs: None if xs[0] is None else function(*xs), *trees)
+
+
+def _joined(pieces: list[Features]) -> Features:
     """The features of a text from those of its pieces."""
-    recalled = streams = None
-    whole = [part.recalled for part in parts if part.recalled is not None]
-    if whole:
-        reads = SlotReads(
-            *(torch.cat(pieces, dim=1) for pieces in zip(*(r.reads for r in whole), strict=True))
-        )
-        recalled = Recalled(
-            torch.cat([r.context for r in whole], dim=1), reads, torch.cat([r.strength for r in whole], dim=1)
-        )
-    if parts[0].streams is not None:
-        pieces = zip(*(part.streams or () for part in parts), strict=True)
-        streams = tuple(torch.cat(stream, dim=1) for stream in pieces)
-    hidden = torch.cat([part.hidden for part in parts], dim=1) if streams is None else streams[-1]
-    return Features(hidden, parts[-1].state, recalled, streams)
+    heard = {
+        key: _each(lambda *some: torch.cat(some, dim=1), *(piece.heard[key] for piece in pieces))
+        for key in pieces[0].heard
+    }
+    streams = None
+    if pieces[0].streams is not None:
+        whole = zip(*(piece.streams or () for piece in pieces), strict=True)
+        streams = tuple(torch.cat(stream, dim=1) for stream in whole)
+    hidden = torch.cat([piece.hidden for piece in pieces], dim=1) if streams is None else streams[-1]
+    return Features(hidden, pieces[-1].state, heard, streams)
 
 
 def _one_graph_for_all_lengths() -> bool:
@@ -545,19 +480,3 @@ def _one_graph_for_all_lengths() -> bool:
 def _all_real(mask: TokenMask) -> bool:
     """Whether a look at the mask finds no padding; off the CPU a look would cost a synchronisation: False."""
     return not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool(mask.all())
-
-
-def _build_slot_memory(config: ModelConfig) -> SlotMemory | None:
-    memory = config.memory
-    if not isinstance(memory, SlotMemoryConfig):
-        return None
-    return SlotMemory(
-        config.d_model,
-        num_slots=memory.num_slots,
-        top_k=memory.top_k,
-        width=memory.width,
-        match_threshold=memory.match_threshold,
-        pointer=memory.pointer,
-        write_gate=memory.write_gate,
-        backend=memory.backend,
-    )

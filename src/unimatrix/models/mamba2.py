@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.errors import UserError
@@ -302,3 +303,7 @@ def _padding(mask: TokenMask, *, fresh: bool) -> TokenMask | None:
 def _worth_saying(record: logging.LogRecord) -> bool:
     """Without an accelerator there is nothing to install that would be faster."""
     return torch.accelerator.is_available() or _FALLBACK not in record.getMessage()
+
+
+for _state in (Mamba2LayerState, Mamba2State):
+    pytree._register_namedtuple(_state, serialized_type_name=f"unimatrix.{_state.__name__}")

@@ -1,6 +1,6 @@
 """What can be done with any model's state without knowing the model: count, gather, save it.
 
-A state is tensors in nested (named) tuples, batch first, None where a part is absent.
+A state is tensors in nested (named) tuples and dicts, batch first, None where there is nothing.
 """
 
 from collections.abc import Callable
@@ -8,43 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-
-from unimatrix.mixers import (
-    AssociativeState,
-    AttentionState,
-    ConvolutionState,
-    MatrixStateMixerState,
-    RecurrentFFNState,
-    RoutingState,
-    SlotMemoryMixerState,
-)
-from unimatrix.mixers.previous import Previous
-from unimatrix.models.language_model import LanguageModelState
-from unimatrix.models.mamba2 import Mamba2LayerState, Mamba2State
-from unimatrix.models.typed_latent import TypedLatentState
-from unimatrix.ops import SlotMemoryState, TripleLatentState
 
 State = TypeVar("State")
-
-# a model that torch.export has taken with its state can be saved if the state's parts have names
-for _part in (
-    AssociativeState,
-    AttentionState,
-    ConvolutionState,
-    LanguageModelState,
-    Mamba2LayerState,
-    Mamba2State,
-    MatrixStateMixerState,
-    Previous,
-    RecurrentFFNState,
-    RoutingState,
-    SlotMemoryMixerState,
-    SlotMemoryState,
-    TripleLatentState,
-    TypedLatentState,
-):
-    pytree._register_namedtuple(_part, serialized_type_name=f"unimatrix.{_part.__name__}")
 
 
 def state_bytes(state: Any) -> int:
@@ -70,5 +35,7 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         return None
     if isinstance(value, Tensor):
         return function(value)
+    if isinstance(value, dict):
+        return {name: _map(function, part) for name, part in value.items()}
     parts = [_map(function, part) for part in value]
     return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

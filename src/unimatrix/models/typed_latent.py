@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from unimatrix.codec import decode, encode
 from unimatrix.data.settings import check_positive, check_range, check_types
@@ -261,3 +262,7 @@ def _only(threes: Tensor, first: int, number: int) -> Tensor:
     inside = (threes >= first) & (threes < first + number)
     which = torch.where(inside, threes - first, 0).sum(-1)
     return torch.where(inside.sum(-1) == 1, which, UNKNOWN)
+
+
+for _state in (TypedLatentState,):
+    pytree._register_namedtuple(_state, serialized_type_name=f"unimatrix.{_state.__name__}")

@@ -16,7 +16,7 @@ from typing import Any
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.tasks import task_of
 from unimatrix.errors import UserError
-from unimatrix.models import config_from_dict, preset_config
+from unimatrix.models import AnyModelConfig, ModelConfig, config_from_dict
 from unimatrix.models.versions import versions_of
 from unimatrix.train.config import VERSION, Experiment
 
@@ -51,25 +51,20 @@ def resolve(experiment: Experiment) -> dict[str, Any]:
         UserError: an unknown preset, or settings that it has not.
     """
     task = experiment.task
-    config = preset_config(
-        experiment.model.preset,
-        vocab_size=VOCAB_SIZE if task is None else task.vocab_size,
-        max_positions=experiment.model.max_positions,
-        **experiment.model.overrides(),
-    )
+    config = experiment.model.resolved(VOCAB_SIZE if task is None else task.vocab_size)
     source = {} if task is None else {task.kind: task_of(task).version}
-    return {"model": config.to_dict(), "versions": versions_of(config) | source | {"training": VERSION}}
+    return {"model": _whole(config), "versions": versions_of(config) | source | {"training": VERSION}}
 
 
 def resolve_then(config: Mapping[str, Any]) -> dict[str, Any]:
     """`resolve`, for a row that holds the preset's name alone: by what the presets were at version 0.1.0."""
     settings = _whole_settings(json.dumps(config))
-    choice = {name: value for name, value in settings["model"].items() if value is not None}
-    preset = choice.pop("preset")
+    preset, choice = settings["model"]["preset"], dict(settings["model"]["changes"])
     if preset not in _presets_then():
         return {"model": {"preset": preset}, "versions": {}}
     model = json.loads(_presets_then()[preset])
     choice |= {
+        "dropout": settings["model"]["dropout"],
         "max_positions": settings["model"]["max_positions"],
         "vocab_size": settings.get("task", {}).get("vocab_size", VOCAB_SIZE),
     }
@@ -128,9 +123,13 @@ def _whole_model(config: str) -> dict[str, Any]:
     """The same for a model's config; one that this version cannot read stays what it is."""
     model = json.loads(config)
     try:
-        return config_from_dict(model).to_dict()
+        return _whole(config_from_dict(model))
     except UserError:
         return model
+
+
+def _whole(config: AnyModelConfig) -> dict[str, Any]:
+    return (config.resolved() if isinstance(config, ModelConfig) else config).to_dict()
 
 
 def _numbers_only(config: Any, *, besides: frozenset[str] = BESIDES_THE_NUMBERS | _HOW) -> Any:

@@ -21,7 +21,7 @@ TRIPLE_HYBRID = ModelChoice(preset="triple-hybrid")
 
 def _narrower(model: ModelChoice, d_model: int) -> ModelChoice:
     """The parameter-matched model: a narrower stream, the heads' states as wide as before."""
-    return replace(model, d_model=d_model, num_heads=4, state_dim=16)
+    return replace(model, changes={"d_model": d_model, "num_heads": 4, "state_dim": 16})
 
 
 def _length(name: str, preset: str) -> Experiment:

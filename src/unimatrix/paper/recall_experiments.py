@@ -31,7 +31,7 @@ ALL_FILLERS = replace(ON_MORE_PAIRS, num_fillers=RECALL.num_free)
 
 
 # as torch.nn.MultiheadAttention starts: from N(0, 0.02) the Transformer stays at chance (docs/fidelity.md)
-TRANSFORMER = ModelChoice(preset="transformer", qkv_init="xavier")
+TRANSFORMER = ModelChoice(preset="transformer", changes={"qkv_init": "xavier"})
 
 
 def recall_experiment(
@@ -57,13 +57,10 @@ def _sparse_pointer(
     dropout: float = 0.0,
     task: RecallConfig = ON_MORE_PAIRS,
 ) -> Experiment:
-    model = ModelChoice(
-        preset="unimatrix-sparse-pointer",
-        slots=slots,
-        pointer=pointer,
-        write_gate=write_gate,
-        write_gate_bias=write_gate_bias,
-    )
+    memory = {"slots": slots, "pointer": pointer, "write_gate": write_gate}
+    if write_gate_bias is not None:
+        memory["write_gate_bias"] = write_gate_bias
+    model = ModelChoice(preset="unimatrix-sparse-pointer", changes=memory)
     return recall_experiment(name, model, dropout=dropout, task=task)
 
 
@@ -143,7 +140,7 @@ def no_dropout_transformer_normal() -> Experiment:
 
 def no_dropout_assoc_sharp() -> Experiment:
     """Not in the paper: Assoc with twice the temperature, so that its attention can be twice as sharp."""
-    model = ModelChoice(preset="unimatrix-assoc", temperature=8.0)
+    model = ModelChoice(preset="unimatrix-assoc", changes={"temperature": 8.0})
     return recall_experiment("recall-no-dropout.assoc-sharp", model, dropout=0.0)
 
 

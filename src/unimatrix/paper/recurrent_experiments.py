@@ -31,7 +31,7 @@ MEMORY_BATCH_SIZE = 32
 MEMORY_LR = 4e-4
 MEMORY_DROPOUT = 0.0
 # of the models that have attention; None starts q, k and v like every other weight, from N(0, 0.02)
-MEMORY_QKV_INIT: Literal["normal", "xavier"] | None = None
+MEMORY_QKV_INIT: Literal["normal", "xavier"] = "normal"
 
 # spelled out though most are the defaults: a default may change, the paper's recipe may not
 RECALL64 = RecallConfig(
@@ -61,7 +61,7 @@ def ffn_tuned(preset: str) -> Experiment:
 
 def ffn_tuned_xavier(preset: str) -> Experiment:
     """Not in the paper: the tuned recipe with q, k, v started as torch.nn.MultiheadAttention starts them."""
-    return _tuned(f"ffn-tuned-xavier.{preset}", ModelChoice(preset=preset, qkv_init="xavier"))
+    return _tuned(f"ffn-tuned-xavier.{preset}", ModelChoice(preset=preset, changes={"qkv_init": "xavier"}))
 
 
 def _tuned(name: str, model: ModelChoice) -> Experiment:
@@ -83,7 +83,7 @@ def _memory(name: str, preset: str, task: TaskConfig) -> Experiment:
             preset=preset,
             dropout=MEMORY_DROPOUT,
             max_positions=task.length,
-            qkv_init=None if preset == "mamba2" else MEMORY_QKV_INIT,
+            changes={} if preset == "mamba2" else {"qkv_init": MEMORY_QKV_INIT},
         ),
         task=task,
         optim=OptimConfig(lr=MEMORY_LR, weight_decay=0.01, schedule="constant", warmup_steps=0, clip=None),

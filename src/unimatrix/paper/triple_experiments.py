@@ -39,7 +39,7 @@ def _triple(name: str, preset: str, *, budget: int = 1) -> Experiment:
         name=name,
         model=ModelChoice(
             preset=preset,
-            slots=32 if preset == "unimatrix-sparse-pointer" else None,
+            changes={"slots": 32} if preset == "unimatrix-sparse-pointer" else {},
             dropout=0.0,
             max_positions=49,
         ),

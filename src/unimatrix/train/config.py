@@ -7,6 +7,7 @@ configs, so that a command line can offer each as a flat option.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig
 from unimatrix.data.tasks.triple_interaction import Symbols
 from unimatrix.errors import UserError
-from unimatrix.models.task_presets import TASK_PRESETS
+from unimatrix.models import TASK_PRESETS, AnyModelConfig, ModelConfig, preset_config
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -29,56 +30,74 @@ VERSION = 1
 # also a folder's name, with the seed and more behind it; the usual limit of these is 255 bytes
 _LONGEST_NAME = 200
 
-# the settings of a model that a preset may or may not have, for it to say so
-_SIZES = ("d_model", "num_heads", "depth", "state_dim")
-_PARTS = ("qkv_init", "temperature", "slots", "top_k", "pointer", "write_gate", "write_gate_bias")
+CUSTOM = "custom"  # what goes by no preset's name
+
+# what a choice of a model held until 0.1 beside the preset, dropout and positions: changes of it
+_CHANGES_THEN = frozenset(
+    {"d_model", "num_heads", "depth", "state_dim", "qkv_init", "temperature", "slots", "top_k", "pointer"}
+    | {"write_gate", "write_gate_bias"}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ModelChoice:
-    """A preset by name, and what differs from it; None leaves the preset's own value.
+    """A preset by name (or a config of one's own), and what differs from it.
 
     Attributes:
         preset: a name that `unimatrix models` lists.
-        d_model: width of the residual stream.
-        num_heads: heads; in the transformer a divisor of d_model.
-        depth: layers, or steps of the shared block.
-        state_dim: rows and columns of each head's state.
+        config: a model's whole config in the preset's place; its own vocabulary gives way to the data's.
+        changes: settings by their paths (`unimatrix.models.settings`), values as JSON has them:
+            {"d_model": 32, "parts.memory.num_slots": 16}.
         dropout: probability in [0, 1).
         max_positions: how many learned positions; None builds the model without positions, for any length.
-        qkv_init: of the transformer, how its q, k, v projection starts (xavier: as nn.MultiheadAttention's).
-        temperature: of unimatrix-assoc, what cosines are multiplied by.
-        slots: slots of the sparse-pointer memory.
-        top_k: how many of its slots a read is spread over.
-        pointer: whether it votes for tokens of its own.
-        write_gate: whether it decides what to write, instead of writing at every position.
-        write_gate_bias: where that gate starts: 4 writes everything at first, 0 about half of it.
     """
 
     preset: str = "unimatrix-core"
-    d_model: int | None = None
-    num_heads: int | None = None
-    depth: int | None = None
-    state_dim: int | None = None
+    config: ModelConfig | None = None
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dropout: float = 0.1
     max_positions: int | None = 128
-    qkv_init: Literal["normal", "xavier"] | None = None
-    temperature: float | None = None
-    slots: int | None = None
-    top_k: int | None = None
-    pointer: bool | None = None
-    write_gate: bool | None = None
-    write_gate_bias: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive(self, *_SIZES, "max_positions", "slots", "top_k", "temperature")
+        check_positive(self, "max_positions")
         check_range(self, "dropout", low=0.0, below=1.0)
+        for name in ("dropout", "max_positions"):
+            if name in self.changes:
+                raise UserError(f"changes: expected {name} beside them, got it among them")
+        # as JSON will give them back
+        object.__setattr__(self, "changes", json.loads(json.dumps(encode(self.changes))))
+        if self.config is not None:
+            object.__setattr__(self, "preset", CUSTOM)
 
-    def overrides(self) -> dict[str, Any]:
-        """The keyword arguments of `unimatrix.build` for what differs from the preset."""
-        given = {name: getattr(self, name) for name in (*_SIZES, *_PARTS)}
-        return {name: value for name, value in given.items() if value is not None} | {"dropout": self.dropout}
+    @classmethod
+    def of(cls, config: ModelConfig) -> "ModelChoice":
+        """The choice of a config, with its own dropout and positions."""
+        return cls(config=config, dropout=config.dropout, max_positions=config.max_positions)
+
+    def resolved(self, vocab_size: int) -> AnyModelConfig:
+        """The model's whole config.
+
+        Raises:
+            UserError: an unknown preset, or changes that it cannot have.
+        """
+        return preset_config(
+            self.preset if self.config is None else self.config,
+            **{
+                "vocab_size": vocab_size,
+                "dropout": self.dropout,
+                "max_positions": self.max_positions,
+                **self.changes,
+            },
+        )
+
+    @staticmethod
+    def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+        """A choice's JSON values in this version's form: what were fields until 0.1 are changes."""
+        then = {name: value for name, value in values.items() if name in _CHANGES_THEN}
+        now = {name: value for name, value in values.items() if name not in _CHANGES_THEN}
+        changes, given = now.get("changes", {}), {n: value for n, value in then.items() if value is not None}
+        return now | {"changes": given | dict(changes)} if given and isinstance(changes, Mapping) else now
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,6 +268,8 @@ class Experiment:
         values = encode(self)
         if self.task is None:
             del values["task"]
+        if self.model.config is None:
+            del values["model"]["config"]
         return values
 
     @classmethod

@@ -16,7 +16,6 @@ from unimatrix.codec import described, shown
 from unimatrix.data import Corpus
 from unimatrix.errors import UserTypeError
 from unimatrix.models import AnyModel, LanguageModel, Mamba2, parameter_count
-from unimatrix.models.config import RecurrentFFNConfig
 from unimatrix.ops import chosen_backends
 from unimatrix.train.checkpoint import latest_checkpoint
 from unimatrix.train.config import Experiment
@@ -174,13 +173,9 @@ def _backend(model: AnyModel) -> str:
         return "transformers"
     if not isinstance(model, LanguageModel):
         return "torch"
-    chosen = chosen_backends()
-    forms = [chosen.get(model.config.mixer.kind, "torch")]
-    if isinstance(model.config.feed_forward, RecurrentFFNConfig):
-        forms.append(f"ffn {chosen['gated_scan']}")
-    if model.memory is not None:
-        forms.append(f"slots {chosen['slot_memory']}")
-    return ", ".join(forms)
+    if not any(hasattr(part, "backend") for part in model.config.all_parts.values()):
+        return "torch"
+    return ", ".join(sorted(set(chosen_backends().values())))
 
 
 def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, console: Console) -> bool:

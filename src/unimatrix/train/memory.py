@@ -10,7 +10,8 @@ import torch
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.memory import check_fits, in_words
 from unimatrix.evals.model import memory_of
-from unimatrix.models import ModelConfig, estimate, preset_config
+from unimatrix.models import ModelConfig, estimate
+from unimatrix.models.estimate import least_state_bytes
 from unimatrix.train.config import Experiment
 
 _FLOAT = 4
@@ -23,9 +24,7 @@ def check_memory(experiment: Experiment) -> None:
     """Raise a UserError with an estimate, which is always too low, unless that fits into memory."""
     choice, optim, loop = experiment.model, experiment.optim, experiment.loop
     vocab_size = VOCAB_SIZE if experiment.task is None else experiment.task.vocab_size
-    config = preset_config(
-        choice.preset, vocab_size=vocab_size, max_positions=choice.max_positions, **choice.overrides()
-    )
+    config = choice.resolved(vocab_size)
     # as torchrun and accelerate launch tell each process
     num_processes = max(1, int(os.environ.get("WORLD_SIZE", "1")))
     windows = -(-loop.batch_size // (num_processes * optim.accumulation))
@@ -34,16 +33,10 @@ def check_memory(experiment: Experiment) -> None:
     # ids and labels of the whole batch; log-probabilities and their gradient; what each depth step keeps
     batch = loop.batch_size * loop.seq_len * 2 * _ID + tokens * vocab_size * 2 * _FLOAT
     if isinstance(config, ModelConfig):
-        state_dim = getattr(config.mixer, "state_dim", 0)
-        state = getattr(config.mixer, "num_heads", 0) * state_dim * state_dim * _FLOAT
-        batch += config.depth * (tokens * config.d_model * _FLOAT + windows * state)
-        # which token each slot holds, and how old it is
-        batch += windows * getattr(config.memory, "num_slots", 0) * 2 * _ID
-    sizes = {
-        name: getattr(choice, name) for name in ("d_model", "depth", "state_dim", "max_positions", "slots")
-    }
-    sizes |= {"vocab_size": vocab_size, "batch_size": loop.batch_size, "seq_len": loop.seq_len}
-    given = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size is not None)
+        batch += config.depth * tokens * config.d_model * _FLOAT + windows * least_state_bytes(config)
+    sizes = dict(choice.changes) | {"max_positions": choice.max_positions, "vocab_size": vocab_size}
+    sizes |= {"batch_size": loop.batch_size, "seq_len": loop.seq_len}
+    given = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if type(size) is int)
     what = (
         f"preset {choice.preset}, {given}: training "
         f"(weights and optimiser {in_words(weights)}, a batch {in_words(batch)})"

@@ -87,12 +87,7 @@ class Run:
         self._unseen: list[Tensor] = []
         choice, optim, loop = experiment.model, experiment.optim, experiment.loop
         torch.manual_seed(torch_seed("weights", seed=loop.seed))
-        self.model = build(
-            choice.preset,
-            vocab_size=source.vocab_size,
-            max_positions=choice.max_positions,
-            **choice.overrides(),
-        ).to(accelerator.device)
+        self.model = build(choice.resolved(source.vocab_size)).to(accelerator.device)
         self._raw_optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optim.lr,

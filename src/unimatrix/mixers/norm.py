@@ -1,0 +1,19 @@
+"""The norms in front of a layer's halves and of the head."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from unimatrix.mixers.part import PartConfig, Role, Size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerNormConfig(PartConfig):
+    """PyTorch's LayerNorm over the channels, with weight and bias."""
+
+    kind: ClassVar[str] = "layer_norm"
+    role: ClassVar[Role] = "norm"
+
+    def build(self, size: Size) -> nn.Module:
+        return nn.LayerNorm(size.d_model)

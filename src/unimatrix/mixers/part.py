@@ -1,0 +1,178 @@
+"""What a part of a model is: one module, one frozen config beside it, and the ports it gives to and reads.
+
+A part computes with its own arguments (`forward`); `give` connects it to the model. What it gives goes
+through a closed set of ports (`Given`): a model knows ports and no part, and a new part changes no model.
+
+Letters: B batch, T time, D model width, L depth, H heads, V vocabulary.
+"""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from unimatrix.errors import UserError
+from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
+
+# where a part stands: once in a model; in a layer, its outputs added behind the layer's first or second norm;
+# or as what a model has one of: every norm, and the head
+Role = Literal["model", "mix", "feed", "norm", "head"]
+
+
+class Size(NamedTuple):
+    """What a part has to fit."""
+
+    vocab_size: int
+    d_model: int
+    depth: int
+
+
+class Reading(NamedTuple):
+    """What one call of the model reads, the same for every part."""
+
+    ids: TokenIds | None  # [B, T]; None where embeddings came in their place
+    tokens: Stream  # [B, T, D], the tokens' embeddings alone: no positions, no dropout
+    mask: TokenMask | None = None  # [B, T] bool, False = no token
+    wanted: frozenset[str] = frozenset()  # ports that some part of the model reads; no other need be given
+
+
+class Given(NamedTuple):
+    """What parts give, port by port; None is nothing. A layer's parts find here what came before them."""
+
+    add: Stream | None = None  # [B, T, D], joins the stream where the part stands
+    context: Stream | None = None  # [B, T, D], joins the readouts of mixers that read it, before their gate
+    shift: Tensor | None = None  # [L, D], added to the stream before each depth step
+    scale: Stream | None = None  # [B, T, D], what the stream is multiplied by after each depth step
+    late: Stream | None = None  # [B, T, D], added behind the last norm
+    error: Tensor | None = None  # [B, T, H], how badly the state foretold each token before its write
+    votes: Any = None  # tensors [B, T, ...] in nested tuples, for the part's own `vote`
+    seen: Any = None  # the same, for inspection
+
+
+PORTS = frozenset(Given._fields)
+NOTHING = Given()
+
+
+class Part(nn.Module):
+    """A module that stands in a model. What it needs beyond `forward` it says in these methods.
+
+    Weights start as `unimatrix.mixers.initial` draws them, or as `init_weights(std)` of its own does.
+    """
+
+    def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
+        """What the part gives for a piece of text, and its state after it.
+
+        Args:
+            x: [B, T, D], the stream where it stands; of a layer's part behind the norm.
+            state: what it returned for the text before; None at the beginning, or if it keeps none.
+            given: what parts before it gave.
+        """
+        y, state = self(x, state, mask=at.mask)
+        return Given(add=y), state
+
+    def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
+        """The logits [..., V] with the part's votes; the model's own are given, and what `votes` held.
+
+        hidden: [..., D], what the head read. All three at the asked positions alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives votes and says nothing of how they count")
+
+    def state_layout(self) -> Any:
+        """What its state looks like, see `unimatrix.mixers.layout`; None: it keeps none."""
+        return None
+
+    def draw_first(self) -> None:
+        """Draw what is drawn before all other weights of a model; at its making a module has done so."""
+
+    def draw_last(self) -> None:
+        """Draw or set what comes after all other weights of a model have been drawn."""
+
+    def renew(self) -> None:
+        """Called once before every pass in training."""
+
+
+class PartConfig:
+    """Base of the parts' configs, which are frozen dataclasses: settings, and what the model must know.
+
+    kind: its name in JSON. reads: of the ports, and "ids" for token ids themselves. gives: no other port will
+    do. grows: whether its state grows with the text. version: raised by hand when the same settings come to
+    give other numbers.
+    """
+
+    __slots__ = ()
+    kind: ClassVar[str]
+    role: ClassVar[Role]
+    reads: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[frozenset[str]] = frozenset({"add"})
+    grows: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def build(self, size: Size) -> nn.Module:
+        """The module, with weights of some kind: the model draws them."""
+
+    def check(self, size: Size) -> None:
+        """Raise a UserError where it cannot work in a model of this size."""
+
+    def resolved(self, size: Size) -> Any:
+        """The same with a number for every setting that the model's size decides."""
+        return self
+
+    def versions(self) -> dict[str, int]:
+        """Version numbers of what its numbers depend on."""
+        return {self.kind: self.version}
+
+    def multiply_adds(self, size: Size, length: int) -> int:
+        """Of a forward pass over one text of `length` tokens, beside the part's matrix products."""
+        return 0
+
+    @classmethod
+    def from_json(cls, values: Any) -> Any:
+        """The config that JSON values with a kind hold, for `unimatrix.codec`."""
+        from unimatrix.mixers.registry import part_from_json
+
+        return part_from_json(values)
+
+
+def adds_alone(got: Given) -> bool:
+    """Whether no port but `add` is used, as most parts of a layer do."""
+    return (
+        got.votes is got.seen is got.context is got.error is None
+        and got.late is got.scale is got.shift is None
+    )
+
+
+def check_given(name: str, got: Given, declared: frozenset[str]) -> None:
+    """Raise a UserError where a part gives what its config does not say that it gives."""
+    for port, value in zip(Given._fields, got, strict=True):
+        if value is not None and port not in declared:
+            raise UserError(
+                f"{name}: gives {port}, expected only what its config declares: {sorted(declared)}"
+            )
+
+
+def check_backend(part: Any) -> None:
+    """Raise a UserError for a backend that the part's ops have no form of."""
+    if part.backend == "triton":
+        raise UserError(f"backend: expected another than triton, which {part.kind} has no form of")
+
+
+def joined(before: Given, got: Given) -> Given:
+    """What later parts and the model find after a part gave `got`; votes and what was seen stay with it."""
+    return Given(
+        plus(before.add, got.add),
+        plus(before.context, got.context),
+        plus(before.shift, got.shift),
+        got.scale
+        if before.scale is None
+        else before.scale
+        if got.scale is None
+        else before.scale * got.scale,
+        plus(before.late, got.late),
+        before.error if got.error is None else got.error,
+    )
+
+
+def plus(x: Any, more: Tensor | None) -> Any:
+    """x + more, where None is nothing."""
+    return x if more is None else more if x is None else x + more

@@ -1,0 +1,123 @@
+"""The parts that models can be made of, by kind: this package's own, and what others register.
+
+A part from another package is registered when that is imported, once in every process that builds or loads a
+model with it. Installed packages may name a module that does so as an entry point of the group
+`unimatrix.parts`: it is imported when the parts are asked for.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple, cast, get_args, get_type_hints
+
+from torch import nn
+
+from unimatrix.codec import decode, did_you_mean, shown
+from unimatrix.errors import UserError, UserTypeError
+from unimatrix.mixers.part import PORTS, PartConfig, Role
+
+GROUP = "unimatrix.parts"
+
+
+class RegisteredPart(NamedTuple):
+    """A kind of part: what it is, and its settings by name with their defaults."""
+
+    module: type[nn.Module]
+    config: type[PartConfig]
+    role: Role
+    about: str
+    settings: dict[str, Any]
+
+
+_parts: dict[str, RegisteredPart] = {}
+_asked_others = False
+
+
+def register(module: type[nn.Module], config: type[PartConfig]) -> None:
+    """Make a part known: models, presets, JSON files, command lines and checkpoints take it from then on.
+
+    Args:
+        module: what `config.build` makes; a `Part` if its role is model, mix or feed.
+        config: a frozen dataclass that subclasses `PartConfig`, every setting with a default.
+
+    Raises:
+        UserError: the kind is another part's, or something of what a part must say is missing.
+    """
+    if not (isinstance(config, type) and issubclass(config, PartConfig) and dataclasses.is_dataclass(config)):
+        raise UserTypeError(f"register: expected a dataclass that subclasses PartConfig, got {shown(config)}")
+    kind, role = getattr(config, "kind", None), getattr(config, "role", None)
+    if not isinstance(kind, str) or not kind.isidentifier():
+        raise UserError(f"register: expected {config.__name__}.kind to be a name, got {shown(kind)}")
+    if role not in get_args(Role):
+        raise UserError(f"register: expected {kind}.role to be one of {get_args(Role)}, got {shown(role)}")
+    if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise UserError(
+            f"register: expected {config.__name__} to be frozen, as configs are compared and hashed"
+        )
+    strange = (config.reads - {"ids"} | config.gives) - PORTS
+    if strange:
+        raise UserError(
+            f"register: expected ports of {kind} among {', '.join(sorted(PORTS))}, got {min(strange)}"
+        )
+    needed = ("give", "vote", "state_layout") if role in ("model", "mix", "feed") else ("forward",)
+    missing = [name for name in needed if not callable(getattr(module, name, None))]
+    if not isinstance(module, type) or missing:
+        raise UserTypeError(f"register: expected a module class with {needed[0]}, got {shown(module)}")
+    without = [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
+    settings = {field.name: _default(field) for field in dataclasses.fields(config)}
+    if without and role != "head":
+        raise UserError(
+            f"register: expected a default for every setting of {kind}, got none for {without[0]}"
+        )
+    known = _parts.get(kind)
+    # a module that is reloaded, or a cell run again, makes the same class anew
+    if known is not None and (known.config.__module__, known.config.__qualname__) != (
+        config.__module__,
+        config.__qualname__,
+    ):
+        raise UserError(f"register: kind {kind!r} is {known.config.__module__}.{known.config.__qualname__}'s")
+    get_type_hints(config)  # an annotation that cannot be read fails here, not at the first file
+    about = (config.__doc__ or module.__doc__ or "").strip().partition("\n")[0]
+    _parts[kind] = RegisteredPart(module, config, cast(Role, role), about, settings)
+
+
+def parts() -> Mapping[str, RegisteredPart]:
+    """All parts that are known, by kind."""
+    global _asked_others
+    if not _asked_others:
+        _asked_others = True  # before the import, which may come back here
+        for point in entry_points(group=GROUP):
+            point.load()
+    return types.MappingProxyType(_parts)
+
+
+def part_from_json(values: Any) -> PartConfig:
+    """The config that JSON values with a "kind" hold; a kind alone is the part with its defaults.
+
+    Raises:
+        UserError: no known kind, or a setting that is unknown, of another type or out of range.
+    """
+    if isinstance(values, PartConfig):
+        return values
+    if isinstance(values, str):
+        values = {"kind": values}
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    if not isinstance(kind, str):
+        raise UserError(f"expected an object with a kind, got {shown(values)}")
+    if kind not in _parts and kind not in parts():
+        raise UserError(
+            f"unknown kind {shown(kind)}; {did_you_mean(kind, _parts)} (a part of another package: once that"
+            " is imported)"
+        )
+    return decode(_parts[kind].config, values, where=kind)
+
+
+def _default(field: Any) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
