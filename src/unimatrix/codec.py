@@ -134,11 +134,16 @@ def decode(record: type[Record], values: Any, *, where: object) -> Record:
 
 
 def encode(value: Any) -> Any:
-    """JSON values: dataclasses as objects (with their kind, if they have one, first), tuples as lists."""
+    """JSON values: dataclasses as objects (with their kind, if they have one, first), tuples as lists.
+
+    What has a `to_json` says itself what it is there.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
         kind = getattr(value, "kind", None)
         return fields if kind is None else {"kind": kind, **fields}
+    if hasattr(value, "to_json"):
+        return value.to_json()
     if isinstance(value, Mapping):
         return {name: encode(item) for name, item in value.items()}
     if isinstance(value, tuple | list):

@@ -29,8 +29,11 @@ from unimatrix.models.upgrade import MAX_DEPTH, upgrade_config
 TAKEN = frozenset(
     {"embedding", "positions", "blocks", "norm", "head", "class_head", "dropout", "config", "tied", "logits"}
     | {"features", "words", "output_head", "init_weights", "init_module", "init_state", "tie_weights"}
-    | {"gradient_checkpointing", "mix", "feed", "steps_of", "state_layout"}
+    | {"gradient_checkpointing", "halves", "gives", "state_layout"}
 )
+
+
+_MODULE = nn.Module()
 
 
 class Parts(Mapping[str, PartConfig]):
@@ -43,7 +46,7 @@ class Parts(Mapping[str, PartConfig]):
         for name, part in {**(parts or {}), **more}.items():
             if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise UserError(f"parts: expected names of small letters, digits and _, got {shown(name)}")
-            if name in TAKEN or name.endswith("_norm") or hasattr(nn.Module, name):
+            if name in TAKEN or name.endswith("_norm") or hasattr(_MODULE, name):
                 raise UserError(f"parts: expected a name that a model does not use itself, got {name!r}")
             if not isinstance(part, PartConfig):
                 raise UserTypeError(f"{name}: expected a part's config, got {shown(part)}")
@@ -67,14 +70,27 @@ class Parts(Mapping[str, PartConfig]):
     def __repr__(self) -> str:
         return f"Parts({self._parts!r})"
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """A list, since writers of JSON sort the fields of objects: [{"name", "kind", its settings}, ...]."""
+        return [{"name": name, **encode(part)} for name, part in self.items()]
+
     @classmethod
     def from_json(cls, values: Any) -> "Parts":
-        """The parts of JSON values, an object with an object of a kind for each; for `unimatrix.codec`."""
+        """The inverse of `to_json`; an object with parts by name will do too."""
         if isinstance(values, Parts):
             return values
-        if not isinstance(values, Mapping):
-            raise UserError(f"expected an object with parts, got {shown(values)}")
-        return cls({name: decode(PartConfig, part, where=name) for name, part in values.items()})
+        if isinstance(values, Mapping):
+            return cls({name: decode(PartConfig, part, where=name) for name, part in values.items()})
+        if not isinstance(values, list | tuple):
+            raise UserError(f"expected a list of parts with names, got {shown(values)}")
+        found: dict[str, PartConfig] = {}
+        for part in values:
+            name = part.get("name") if isinstance(part, Mapping) else None
+            if not isinstance(name, str) or name in found:
+                raise UserError(f"expected a part with a name of its own, got {shown(part)}")
+            settings = {key: value for key, value in part.items() if key != "name"}
+            found[name] = decode(PartConfig, settings, where=name)
+        return cls(found)
 
 
 def _transformer() -> tuple[Parts, ...]:
@@ -136,7 +152,7 @@ class ModelConfig:
         """(name, part, roles that may stand there) of every part; a layer like the one before is left out."""
         before = None
         for number, layer in enumerate(self.layers):
-            if layer is not before:
+            if layer != before:
                 for name, part in layer.items():
                     yield f"layers.{number}.{name}", part, ("mix", "feed")
             before = layer

@@ -111,6 +111,8 @@ class _Edit:
     def made(self, changes: Mapping[str, Any]) -> ModelConfig:
         if not isinstance(changes, Mapping):
             raise UserError(f"{self.what}: expected an object with settings, got {shown(changes)}")
+        if _DEPTH in changes and "order" in changes:
+            raise UserError(f"{self.what}: expected depth or order, which says more, got both")
         # what there is has to be known before what is changed of it
         for key, value in sorted(changes.items(), key=lambda change: _rank(change[0])):
             self._change(key, value)
@@ -218,24 +220,26 @@ class _Edit:
             if has and path[-len(words) :] == words:
                 found.append((place, words[-1]))
         if not found:
-            own = [field.name for field in dataclasses.fields(self.config)] + [_DEPTH]
-            names = dict.fromkeys(
-                field.name
-                for part in self._all().values()
-                for field in dataclasses.fields(part)  # type: ignore[arg-type]
+            raise UserError(
+                f"{self.what}: unknown setting {shown(key)}; {did_you_mean(key, self._known(key))}"
             )
-            aliases = [alias for alias, path in ALIASES.items() if path.split(".")[-1] in names]
-            known = [
-                *own,
-                *names,
-                *aliases,
-                *(f"{place}.{words[-1]}" for place in self._all() if "." in str(key)),
-            ]
-            raise UserError(f"{self.what}: unknown setting {shown(key)}; {did_you_mean(key, known)}")
         if len({place.name for place, _ in found}) > 1 and words[-1] not in EVERYWHERE:
             paths = dict.fromkeys(f"{place}.{name}" for place, name in found)
             raise UserError(f"{self.what}: {key} could be {' or '.join(paths)}")
         return found
+
+    def _known(self, key: Any) -> list[str]:
+        """What somebody who wrote `key` may have meant: names of settings, or paths."""
+        paths = [
+            f"{place}.{field.name}"
+            for place, part in self._all().items()
+            for field in dataclasses.fields(part)  # type: ignore[arg-type]
+        ]
+        if "." in str(key):
+            return paths
+        names = dict.fromkeys(path.split(".")[-1] for path in paths)
+        aliases = [alias for alias, path in ALIASES.items() if path.split(".")[-1] in names]
+        return [*(field.name for field in dataclasses.fields(self.config)), _DEPTH, *names, *aliases]
 
     def _all(self) -> dict[_Place, PartConfig]:
         layers = {

@@ -1,0 +1,195 @@
+"""Every setting of every part by one path: Python, an experiment, the Hugging Face config, a command line."""
+
+import dataclasses
+import json
+
+import pytest
+
+import unimatrix
+from unimatrix import UserError
+from unimatrix.cli.model_options import SHORT, ModelOptions, changed, of_changes
+from unimatrix.hf import UniMatrixConfig
+from unimatrix.mixers import AttentionConfig, MatrixStateConfig, SlotMemoryConfig
+from unimatrix.models import ModelConfig, edit, preset_config, presets, setting, settings_of
+from unimatrix.train import Experiment, ModelChoice
+
+OTHER = {bool: lambda x: not x, int: lambda x: x + 1, float: lambda x: x / 2 + 0.015}
+BY_NAME = {"backend": "reference", "qkv_init": "xavier", "top_k": 2, "max_positions": 17}
+BY_NAME |= {"width": 24, "num_heads": 2, "d_model": 32}
+
+
+def other(path: str, value: object) -> object:
+    """Another value that the setting at this path may have."""
+    name = path.split(".")[-1]
+    return BY_NAME[name] if name in BY_NAME else OTHER[type(value)](value)
+
+
+def doors(preset: str, changes: dict) -> dict[str, ModelConfig]:
+    """The config that each way of changing a model makes of the same changes."""
+    text = json.loads(json.dumps(changes))
+    assignments = [f"{path}={json.dumps(value)}" for path, value in text.items()]
+    choice = ModelChoice(preset=preset, dropout=0.0, max_positions=128, changes=changes)
+    stored = Experiment.from_dict(json.loads(json.dumps(Experiment(model=choice).to_dict())))
+    typed = ModelChoice(preset=preset, dropout=0.0, changes=changed({}, ModelOptions(), assignments))
+    return {
+        "python": preset_config(preset, **changes),
+        "build": unimatrix.build(preset, **changes).config,
+        "experiment": choice.resolved(259),
+        "experiment of JSON": stored.model.resolved(259),
+        "hf": UniMatrixConfig.from_preset(preset, **changes).to_model_config(),
+        "command line": typed.resolved(259),
+    }
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_every_setting_is_changed_by_its_path_through_every_door(preset):
+    before = settings_of(preset_config(preset))
+    for path, value in before.items():
+        besides = path in ("max_positions", "dropout", "order", "vocab_size")  # said by data and experiment
+        if besides or (isinstance(value, str | None) and path.split(".")[-1] not in BY_NAME):
+            continue
+        if path.endswith("local_width") or (path.endswith(".num_slots") and value is None):
+            continue
+        wanted = other(path, value)
+        made = doors(preset, {path: wanted})
+        assert len(set(made.values())) == 1, path
+        after = settings_of(made["python"])
+        changed_paths = {name for name in after if after[name] != before.get(name)} - {"order"}
+        assert changed_paths == {path}
+        assert after[path] == wanted
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_the_end_of_a_path_is_enough_where_it_leaves_no_doubt(preset):
+    config = preset_config(preset)
+    for path, value in settings_of(config).items():
+        name = path.split(".")[-1]
+        if name not in ("num_heads", "state_dim", "num_slots", "rank", "kernel_size", "temperature", "query"):
+            continue
+        if value is not None:
+            assert edit(config, {name: other(path, value)}) == edit(config, {path: other(path, value)})
+
+
+def test_parts_as_a_whole_are_settings_too():
+    core = preset_config("unimatrix-core")
+    slots = edit(core, {"parts.memory": SlotMemoryConfig(num_slots=8)})
+    assert slots == edit(core, {"parts.memory": {"kind": "slots", "num_slots": 8}})
+    assert slots == edit(core, {"parts.memory": "slots", "parts.memory.num_slots": 8})
+    assert edit(slots, {"parts.memory": None}) == core
+    hybrid = edit(core, {"order": (0, 1, 0), "layers.1.mixer": AttentionConfig(num_heads=2)})
+    assert [layer["mixer"].kind for layer in hybrid.layers] == ["matrix_state", "attention"]
+    assert hybrid.order == (0, 1, 0)
+    assert not hybrid.recurrent
+    assert edit(hybrid, {"order": [0, 0]}) == edit(core, {"depth": 2})
+    assert edit(hybrid, {"num_heads": 1}).layers[1]["mixer"] == AttentionConfig(num_heads=1)
+    whole = edit(core, {"layers": [{"mixer": {"kind": "attention"}}]})
+    assert whole.layers[0] == {"mixer": AttentionConfig()} or list(whole.layers[0]) == ["mixer"]
+
+
+def test_depth_shares_or_stacks_as_the_model_does():
+    assert preset_config("unimatrix-core", depth=5).order == (0,) * 5
+    assert preset_config("transformer", depth=5).order == (0, 1, 2, 3, 4)
+    with pytest.raises(UserError, match="depth: expected a model whose layers are alike, got 2 that are not"):
+        edit(
+            preset_config("unimatrix-core", **{"order": (0, 1), "layers.1.mixer": "attention"}), {"depth": 4}
+        )
+
+
+def test_relative_widths_follow_the_model():
+    wide = preset_config("recurrent-ffn-hybrid", d_model=96).resolved()
+    assert (wide.layers[0]["feed_forward"].width, wide.layers[0]["feed_forward"].local_width) == (96, 96)
+    assert preset_config("recurrent-ffn", d_model=96).resolved().layers[0]["feed_forward"].width == 192
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "message"),
+    [
+        (
+            "unimatrix-core",
+            {"num_head": 2},
+            "preset unimatrix-core: unknown setting 'num_head'; .* num_heads",
+        ),
+        ("unimatrix-core", {"parts.memory.num_slots": 2}, "unknown setting 'parts.memory.num_slots'"),
+        ("unimatrix-sparse-pointer", {"parts.memory.num_slot": 2}, "did you mean parts.memory.num_slots"),
+        ("unimatrix-core", {"layers.1.mixer": "attention"}, "expected a layer from 0 to 0, or \\*, got '1'"),
+        (
+            "unimatrix-core",
+            {"layers.0.mixer": "attentoin"},
+            "unknown kind 'attentoin'; did you mean attention",
+        ),
+        ("unimatrix-core", {"layers.0.mixer.num_heads": "4"}, "expected a whole number, got '4'"),
+        ("unimatrix-core", {"depth": 2, "order": (0, 1)}, "expected depth or order, .* got both"),
+        ("unimatrix-core", {"depth": 0}, "depth: expected a whole number from 1 to 65,536, got 0"),
+        ("unimatrix-core", {"depth": 10**9}, "depth: expected a whole number from 1 to 65,536, got"),
+        ("unimatrix-core", {"order": []}, "order: expected the number of a layer for each depth step"),
+        ("unimatrix-core", {"order": [0, -1]}, "order: expected the number of a layer for each depth step"),
+        ("unimatrix-core", {"layers": []}, "layers: expected a list of layers"),
+        ("unimatrix-core", {"norm": "slots"}, "norm: expected a part of role norm, got slots"),
+        (
+            "recurrent-ffn",
+            {"parts.memory": "slots", "width": 3},
+            "width could be layers.0.feed_forward.width or .* or parts.memory.width",
+        ),
+        ("mamba2", {"num_slots": 3}, "preset mamba2: unknown setting 'num_slots'"),
+    ],
+)
+def test_what_cannot_be_changed_is_named(preset, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        preset_config(preset, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_value_of_a_name():
+    assert setting(preset_config("unimatrix-core"), "num_heads") == 4
+    assert setting(preset_config("mamba2"), "num_heads") == 2
+    assert setting(preset_config("unimatrix-core"), "num_slots") is None
+
+
+def test_short_options_are_settings():
+    """Each is one that some preset has, and says what the long path says."""
+    known = {name for preset in presets() for name in _names(preset_config(preset))}
+    assert {{"slots": "num_slots"}.get(name, name) for name in SHORT} <= known
+    options = ModelOptions(slots=4, pointer=False)
+    assert changed({"top_k": 2, "parts.memory.width": 8}, options, ["top_k=None"]) == {
+        "parts.memory.width": 8,
+        "slots": 4,
+        "pointer": False,
+        "top_k": None,
+    }
+    assert of_changes({"slots": 4, "order": [0]}) == ModelOptions(slots=4)
+
+
+@pytest.mark.parametrize("assignment", ["", "=", "=3", "slots", "parts.memory={", 'layers=[{"a"}]'])
+def test_a_bad_assignment_is_one_line(assignment):
+    with pytest.raises(UserError, match=r"^--set"):
+        changed({}, ModelOptions(), [assignment])
+
+
+def test_values_of_assignments():
+    given = [
+        "a=1",
+        "b=1.5",
+        "c=true",
+        "d=True",
+        "e=None",
+        "f=null",
+        "g=chunked",
+        'h={"kind":"slots"}',
+        "i=[0,1]",
+    ]
+    assert list(changed({}, ModelOptions(), given).values()) == [
+        *(1, 1.5, True, True, None, None, "chunked", {"kind": "slots"}, [0, 1])
+    ]
+
+
+def test_an_experiment_of_ones_own_config():
+    config = edit(preset_config("unimatrix-core"), {"layers.0.mixer": MatrixStateConfig(num_heads=2)})
+    experiment = Experiment(model=ModelChoice.of(config))
+    assert experiment.model.preset == "custom"
+    assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
+    assert experiment.model.resolved(64) == dataclasses.replace(config, vocab_size=64)
+    assert "config" not in Experiment().to_dict()["model"]
+
+
+def _names(config: ModelConfig) -> set[str]:
+    return {path.split(".")[-1] for path in settings_of(config)}
