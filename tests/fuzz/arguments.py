@@ -203,7 +203,7 @@ def _task_calls() -> Iterator[Call]:
 
 def _train_calls() -> Iterator[Call]:
     def given(world: Any) -> dict[str, Any]:
-        sizes = ModelChoice(d_model=8, num_heads=2, depth=1)
+        sizes = ModelChoice(changes={"d_model": 8, "num_heads": 2, "depth": 1})
         settings = LoopConfig(steps=1, batch_size=2, seq_len=8, tracker="none", device="cpu")
         experiment = Experiment(model=sizes, loop=settings)
         return {"experiment": experiment, "corpus": load_corpus(str(world.text)), "out": "out"}

@@ -31,7 +31,7 @@ def make_model() -> Callable[..., UniMatrixForCausalLM]:
     def make(preset: str, *, seed: int = 0, **overrides) -> UniMatrixForCausalLM:
         torch.manual_seed(seed)
         settings = {"d_model": 16, "num_heads": 2, "depth": 2}
-        if "state_dim" in inspect.signature(presets()[preset]).parameters:
+        if setting(presets()[preset], "state_dim") is not None:
             settings["state_dim"] = 8
         language_model = build(preset, **settings | overrides)
         # fresh weights leave the next token to rounding; wide ones make it clear, and unlike any fresh draw

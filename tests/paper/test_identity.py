@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from unimatrix.data.tasks import TASKS
-from unimatrix.models import build, preset_config, presets, versions
-from unimatrix.models import config as model_config
+from unimatrix.mixers import parts
+from unimatrix.models import build, preset_config, presets
 from unimatrix.models.presets import PRESETS
 from unimatrix.paper import identity
 from unimatrix.paper.catalogue import TABLES
@@ -20,6 +20,7 @@ from unimatrix.train import config as train_config
 from unimatrix.train.launch import device_kind
 
 CORE, DISCOVERY, RECALL = "table1.unimatrix-core", "table1.unimatrix-discovery", "recall.unimatrix-core"
+CORE_PRESET = "unimatrix-core"
 COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "tables" / "results.jsonl"
 
 
@@ -102,7 +103,8 @@ def test_a_changed_default_of_a_preset_makes_its_runs_missing(result, written, m
     assert latest_identities([row, other], [CORE, "table1.transformer"])[CORE] == identity_of(row)
     old = read_results(COMMITTED)
     assert any(run.experiment == CORE and run.is_current for run in old)
-    monkeypatch.setitem(PRESETS.get("unimatrix-core").__kwdefaults__, "d_model", 96)
+    wider = PRESETS[CORE_PRESET]._replace(config=preset_config(CORE_PRESET, d_model=96))
+    monkeypatch.setitem(PRESETS, CORE_PRESET, wider)
     assert identity_of(row) != row.identity
     assert latest_identities([row, other], [CORE, "table1.transformer"]) == {
         "table1.transformer": other.identity
@@ -120,7 +122,7 @@ def test_a_raised_version_number_makes_the_runs_that_used_it_missing(result, mon
     elif raised == "recall":
         monkeypatch.setitem(TASKS, raised, dataclasses.replace(TASKS[raised], version=2))
     else:
-        monkeypatch.setitem(versions.VERSIONS, raised, 2)
+        monkeypatch.setattr(parts()[raised].config, "version", 2)
     assert not row.is_current
     assert other.is_current == (raised != "training")
 
@@ -131,12 +133,15 @@ def test_a_setting_that_is_new_voids_no_row_written_before(result, written) -> N
     config = row.config | {
         "loop": {name: value for name, value in row.config["loop"].items() if name != "compile"}
     }
-    model = {name: value for name, value in row.resolved["model"].items() if name != "step_embeddings"}
-    mixer = {name: value for name, value in model["mixer"].items() if name != "rule_mixing"}
+    model = {name: value for name, value in row.resolved["model"].items() if name != "norm"}
+    ((mixer, feed_forward),) = model["layers"]
+    mixer = {name: value for name, value in mixer.items() if name != "rule_mixing"}
     parts = {name: 1 for name in row.resolved["versions"] if name != "mlp"}
     before = written(
         dataclasses.replace(
-            row, config=config, resolved={"model": model | {"mixer": mixer}, "versions": parts}
+            row,
+            config=config,
+            resolved={"model": model | {"layers": [[mixer, feed_forward]]}, "versions": parts},
         )
     )
     assert before.identity == row.identity
@@ -144,15 +149,12 @@ def test_a_setting_that_is_new_voids_no_row_written_before(result, written) -> N
 
 
 def test_all_that_models_are_made_of_and_all_tasks_have_a_version_number() -> None:
-    kinds = {
-        part.kind for part in vars(model_config).values() if isinstance(part, type) and hasattr(part, "kind")
-    }
-    assert len(kinds) > 5
-    assert kinds <= set(versions.VERSIONS)
+    assert all(part.config.version >= 1 for part in parts().values())
     for name in presets():
-        config = build(name).config.to_dict()
+        config = build(name).config
         used = resolve(train_config.Experiment(model=train_config.ModelChoice(preset=name)))["versions"]
-        assert {"language_model", "training", config["mixer"]["kind"]} <= used.keys()
+        kinds = {part.kind for part in config.all_parts.values()}
+        assert {"language_model", "training", *kinds} <= used.keys()
     assert "spectral_norm" in resolve(experiment(DISCOVERY))["versions"]
     assert all(task.version >= 1 for task in TASKS.values())
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from unimatrix.data import Corpus
 from unimatrix.data.tasks import RecallConfig
 from unimatrix.errors import UserError
-from unimatrix.models.versions import VERSIONS
+from unimatrix.mixers import MatrixStateConfig
 from unimatrix.paper import reproduce as module
 from unimatrix.paper.catalogue import TABLES
 from unimatrix.paper.experiments import EXPERIMENTS
@@ -217,7 +217,7 @@ def test_report_leaves_out_what_has_changed_since_and_says_so(tmp_path, go, monk
     go()
     path = tmp_path / "out" / RESULTS
     before = path.read_text()
-    monkeypatch.setitem(VERSIONS, "matrix_state", 2)
+    monkeypatch.setattr(MatrixStateConfig, "version", 2)
     page = io.StringIO()
     found = report(out=tmp_path / "out", tables=(SHORT,), console=Console(file=page, width=100))
     assert [line.num_seeds for line in found.summaries[0].lines] == [1, 0]

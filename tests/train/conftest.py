@@ -38,7 +38,10 @@ def tiny():
         return Experiment(
             name=name,
             model=ModelChoice(
-                preset=preset, d_model=d_model, num_heads=2, depth=2, dropout=dropout, max_positions=16
+                preset=preset,
+                dropout=dropout,
+                max_positions=16,
+                changes={"d_model": d_model, "num_heads": 2, "depth": 2},
             ),
             optim=OptimConfig(**optim),
             loop=LoopConfig(**loop),

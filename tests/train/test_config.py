@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from unimatrix.data.tasks import TASKS, RecallConfig, SignalNoiseConfig, TripleInteractionConfig
 from unimatrix.errors import UserError
+from unimatrix.models import preset_config
 from unimatrix.train.config import (
     FREE_AT_RESUME,
     Experiment,
@@ -58,7 +59,7 @@ def test_the_defaults_are_the_papers_recipe():
 def test_json_round_trip(steps, seed, lr, clip, schedule, width):
     experiment = Experiment(
         name="x",
-        model=ModelChoice(preset="transformer", d_model=width, max_positions=None),
+        model=ModelChoice(preset="transformer", max_positions=None, changes={"d_model": width}),
         data="some/folder",
         optim=OptimConfig(lr=lr, clip=clip, schedule=schedule, betas=(0.8, 0.95)),
         loop=LoopConfig(steps=steps, seed=seed, eval_every=3, eval_at=(1,), compile=True),
@@ -160,9 +161,7 @@ def test_unknown_fields_and_wrong_types_are_named(values, message):
     + [(LoopConfig, name, 0) for name in ("eval_bytes", "save_every", "keep_checkpoints", "log_every")]
     + [(LoopConfig, "seed", -1), (LoopConfig, "seed", 2**63)]
     + [(LoopConfig, "bos_share", value) for value in (0.0, -0.1, 1.1)]
-    + [(ModelChoice, name, 0) for name in ("d_model", "num_heads", "depth", "state_dim", "max_positions")]
-    + [(ModelChoice, name, 0) for name in ("slots", "top_k")]
-    + [(ModelChoice, "dropout", 1.0), (ModelChoice, "dropout", -0.1)]
+    + [(ModelChoice, "max_positions", 0), (ModelChoice, "dropout", 1.0), (ModelChoice, "dropout", -0.1)]
     + [(OptimConfig, name, 0) for name in ("lr", "eps", "clip", "accumulation")]
     + [
         (OptimConfig, "warmup_steps", -1),
@@ -276,7 +275,22 @@ def test_a_resumed_run_must_keep_its_task_but_may_be_measured_with_another():
     assert first_difference(recall, dataclasses.replace(recall, task=measured)) is None
 
 
-def test_only_what_differs_from_the_preset_is_passed_on():
-    assert ModelChoice(d_model=32, dropout=0.0).overrides() == {"d_model": 32, "dropout": 0.0}
+def test_a_choice_is_a_preset_and_what_differs_from_it():
     memory = {"slots": 4, "top_k": 2, "pointer": False, "write_gate": False}
-    assert ModelChoice(**memory, dropout=0.0).overrides() == memory | {"dropout": 0.0}
+    choice = ModelChoice(preset="unimatrix-sparse-pointer", dropout=0.0, changes=memory)
+    assert choice.resolved(64) == preset_config("unimatrix-sparse-pointer", vocab_size=64, **memory)
+    with pytest.raises(UserError, match="changes: expected dropout beside them, got it among them"):
+        ModelChoice(changes={"dropout": 0.5})
+    with pytest.raises(UserError, match="preset unimatrix-core: unknown setting 'slots'"):
+        ModelChoice(changes=memory).resolved(64)
+
+
+def test_a_choice_of_an_earlier_version_is_the_same_one():
+    """Until 0.1 settings of a model were fields, None where they were the preset's own."""
+    then = {"preset": "unimatrix-sparse-pointer", "d_model": 32, "num_heads": None, "slots": 4}
+    then |= {"pointer": False, "top_k": None, "dropout": 0.2, "max_positions": None}
+    choice = Experiment.from_dict({"model": then}).model
+    assert choice.changes == {"d_model": 32, "slots": 4, "pointer": False}
+    assert (choice.dropout, choice.max_positions) == (0.2, None)
+    again = Experiment.from_dict({"model": then | {"changes": {"slots": 8}}}).model
+    assert again.changes["slots"] == 8

@@ -20,7 +20,7 @@ from unimatrix.train.progress import reporting
 
 
 def huge(preset="unimatrix-core", *, task=None, batch_size=16, seq_len=128, **model):
-    choice = {"preset": preset, "max_positions": None} | model
+    choice = {"preset": preset, "max_positions": model.pop("max_positions", None), "changes": model}
     loop = LoopConfig(batch_size=batch_size, seq_len=seq_len, device="cpu", tracker="none")
     return Experiment(model=ModelChoice(**choice), loop=loop, task=task)
 

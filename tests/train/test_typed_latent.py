@@ -24,7 +24,7 @@ def experiment():
         settings = {"batch_size": 8, "seq_len": task.length, "tracker": "none", "device": "cpu"} | loop
         return Experiment(
             name=preset,
-            model=ModelChoice(preset=preset, max_positions=task.length, **{"dropout": 0.1} | (model or {})),
+            model=ModelChoice(preset=preset, max_positions=task.length, **(model or {})),
             task=task,
             optim=OptimConfig(lr=4e-4),
             loop=LoopConfig(**settings),

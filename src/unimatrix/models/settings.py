@@ -160,8 +160,10 @@ class _Edit:
 
     def _set_depth(self, depth: Any) -> None:
         check_type("depth", int, depth)
-        if not 1 <= depth <= MAX_DEPTH:
-            raise UserError(f"depth: expected a whole number from 1 to {MAX_DEPTH:,}, got {depth}")
+        if depth < 1:
+            raise UserError(f"depth: expected a whole number of at least 1, got {depth}")
+        if depth > MAX_DEPTH:
+            raise UserError(f"depth: expected a whole number of at most {MAX_DEPTH:,}, got {shown(depth)}")
         if any(layer != self.layers[0] for layer in self.layers):
             raise UserError(
                 f"depth: expected a model whose layers are alike, got {len(self.layers)} that are not; change"

@@ -133,6 +133,8 @@ def _whole(config: AnyModelConfig) -> dict[str, Any]:
 
 
 def _numbers_only(config: Any, *, besides: frozenset[str] = BESIDES_THE_NUMBERS | _HOW) -> Any:
+    if isinstance(config, list | tuple):
+        return [_numbers_only(item, besides=besides) for item in config]
     if not isinstance(config, Mapping):
         return config
     # None is "not set"
