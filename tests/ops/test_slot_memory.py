@@ -270,21 +270,6 @@ def test_under_torch_compile():
     assert_close(grad, expected_grad, "gradient")
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own check
-def test_the_operator_is_well_formed():
-    inputs = make_inputs(9, state=True)
-    arguments = (
-        *(x.detach() for n, x in inputs.items() if n != "state"),
-        None,
-        *inputs["state"],
-        4,
-        0.9,
-        0.5,
-    )
-    leaves = [x.requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
-    torch.library.opcheck(torch.ops.unimatrix.slot_memory_forward.default, tuple(leaves))
-
-
 def test_bfloat16_is_computed_in_float32():
     inputs = make_inputs(20, dtype=torch.float32)
     narrow = {n: x.bfloat16() if x.is_floating_point() else x for n, x in inputs.items()}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unimatrix.codec import near_names, shown
 from unimatrix.errors import UserError
-from unimatrix.ops.derivatives import transforming
+from unimatrix.ops.internals import differentiating
 
 Backend = Literal["auto", "reference", "chunked", "compiled", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -44,21 +44,9 @@ def loops_problem(x: Tensor) -> str | None:
         return f"it runs on the CPU, the tensors are on {x.device}"
     if not NUMBA_INSTALLED:
         return "numba is not installed (pip install numba)"
-    if not torch.compiler.is_compiling() and transforming():
-        return "torch.func and forward-mode derivatives go through plain torch alone"
+    if not torch.compiler.is_compiling() and differentiating():
+        return "derivatives of torch.func and forward mode go through plain torch alone"
     return None
-
-
-def watched(x: Tensor) -> bool:
-    """Whether somebody follows the operators, and would not see a loop that works on addresses.
-
-    torch.compile and export do, a dispatch mode (make_fx, FakeTensorMode), or a tensor that is its own.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__  # pyright: ignore[reportAttributeAccessIssue]
-    )
 
 
 def chosen_backends() -> dict[str, str]:

@@ -9,20 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
-from torch.autograd import forward_ad
 
-
-def transforming() -> bool:
-    """Whether a transform of torch.func or forward mode is under way, which a kernel would not notice."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+from unimatrix.ops.internals import many_at_once, transforming
 
 
 def plain_gradients_wanted(*grad_outputs: Tensor | None) -> bool:
     """Whether a backward's results will be differentiated again, or are many at once (is_grads_batched)."""
     if torch.is_grad_enabled() or transforming():
         return True
-    return any(g is not None and is_legacy_batchedtensor(g) for g in grad_outputs)
+    for grad in grad_outputs:  # noqa: SIM110  (any() of a generator costs a small op a hundredth)
+        if grad is not None and many_at_once(grad):
+            return True
+    return False
 
 
 def plain_gradients(

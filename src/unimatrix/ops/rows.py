@@ -1,4 +1,4 @@
-"""Rows of tensors inside compiled loops, by address: what the elementwise scans' kernels have in common.
+"""Rows of tensors inside compiled loops, by address: what the ops' kernels have in common.
 
 Imported only when a kernel runs, so that importing unimatrix.ops does not import numba. Making numpy arrays
 of tensors would cost a small scan as much as its loop does; addresses and strides cost next to nothing. The
@@ -28,13 +28,20 @@ def unit_stride(x: Tensor) -> Tensor:
 
 
 def place(x: Tensor) -> tuple[int, tuple[int, ...]]:
-    """Address and the strides of batch and time."""
-    return x.data_ptr(), x.stride()[:2]
+    """Address and all strides but the inner one."""
+    return x.data_ptr(), x.stride()[:-1]
 
 
 def address(x: Tensor | None) -> int:
     """Where a contiguous tensor begins; 0 for none."""
     return 0 if x is None else x.data_ptr()
+
+
+def first_gradient(grad_state: Tensor, grad_last: Tensor | None) -> Tensor:
+    """That of the first state where there is no position at all; empty without a first state."""
+    if grad_last is None or grad_state.numel() == 0:
+        return grad_state.zero_()
+    return grad_state.copy_(grad_last)
 
 
 def channel_blocks(batch: int, width: int, groups: int, threads: int) -> int:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
-from unimatrix.ops.backend import watched
-from unimatrix.ops.derivatives import transforming
+from unimatrix.ops.internals import transforming, watched
 
 HeadVectors = Tensor  # [B, T, H, S]
 HeadScalars = Tensor  # [B, T, H]

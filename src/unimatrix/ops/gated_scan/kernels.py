@@ -19,7 +19,7 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.rows import FAST, ZEROS, address, channel_blocks, place, row, unit_stride
+from unimatrix.ops.rows import FAST, ZEROS, address, channel_blocks, first_gradient, place, row, unit_stride
 from unimatrix.ops.threads import threads_for
 
 WORK_PER_CHANNEL = 16  # multiply-adds that a tanh costs about
@@ -42,7 +42,6 @@ def run_forward(gates: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor
     forward(
         threads,
         *place(gates),
-        gates.stride(2),
         address(state),
         y.data_ptr(),
         states.data_ptr() if keep else 0,
@@ -54,7 +53,7 @@ def run_forward(gates: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor
 
 
 def run_backward(
-    gates: Tensor, states: Tensor, state: Tensor | None, grad_y: Tensor | None, grad_last: Tensor | None
+    gates: Tensor, state: Tensor | None, states: Tensor, grad_y: Tensor | None, grad_last: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the gates [B, T, 3 or 4, W] and of the first state [B, W]; None is zeros."""
     gates, states = unit_stride(gates), states.contiguous()
@@ -63,14 +62,13 @@ def run_backward(
     state = None if state is None else state.contiguous()
     grad_last = None if grad_last is None else grad_last.contiguous()
     grad_gates = gates.new_empty(gates.shape)
-    grad_state = gates.new_empty((batch, width))
+    grad_state = gates.new_empty(0 if state is None else state.shape)
     if states.numel() == 0:
-        return grad_gates, grad_state.zero_() if grad_last is None else grad_state.copy_(grad_last)
+        return grad_gates, first_gradient(grad_state, grad_last)
     threads = threads_for(2 * WORK_PER_CHANNEL * states.numel())
     backward(
         threads,
         *place(gates),
-        gates.stride(2),
         states.data_ptr(),
         address(state),
         *place(grad_y),
@@ -129,9 +127,10 @@ def _tanh_of(x):
 
 
 @kernel(fastmath=FAST)
-def forward(gates, gates_at, kind_at, state, y, states, last, sizes, zero):
+def forward(gates, gates_at, state, y, states, last, sizes, zero):
     """a = tanh(f), s = a s + w, y = o s or o q s along time, for every batch row and block of channels."""
     batch, length, width, query, blocks = sizes
+    kind_at = gates_at[2]
     per_block = (width + blocks - 1) // blocks
     for task in numba.prange(batch * blocks):
         b = np.int64(task) // blocks
@@ -168,10 +167,11 @@ def forward(gates, gates_at, kind_at, state, y, states, last, sizes, zero):
 
 
 @kernel(fastmath=FAST)
-def backward(gates, gates_at, kind_at, states, state, d_y, d_y_at, d_last, d_gates, d_state, sizes, zero):
+def backward(gates, gates_at, states, state, d_y, d_y_at, d_last, d_gates, d_state, sizes, zero):
     """From the last position to the first: g = a_{t+1} g + o q dy, dw = g, df = g s_{t-1} (1 - a^2),
     do = dy q s, dq = dy o s."""
     batch, length, width, query, blocks = sizes
+    kind_at = gates_at[2]
     per_block = (width + blocks - 1) // blocks
     kinds = 4 if query else 3
     for task in numba.prange(batch * blocks):
@@ -222,6 +222,7 @@ def backward(gates, gates_at, kind_at, states, state, d_y, d_y_at, d_last, d_gat
                 df[c] = g[c] * before[c] * (1 - a[c] * a[c])
             for c in range(n):
                 g[c] *= a[c]
-        dx = row(d_state, b * width + first, n, zero)
-        for c in range(n):
-            dx[c] = g[c]
+        if d_state != 0:
+            dx = row(d_state, b * width + first, n, zero)
+            for c in range(n):
+                dx[c] = g[c]

@@ -20,6 +20,7 @@ from torch import Tensor
 from unimatrix.errors import UserError
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
+from unimatrix.ops.rows import place, unit_stride
 from unimatrix.ops.threads import threads_for
 
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
@@ -36,27 +37,32 @@ def run_forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final state, and (if keep) the states at every block border, which the backward starts from."""
-    q, k, v, rho, weights = _unit(q), _unit(k), _unit(v), rho.contiguous(), weights.contiguous()
-    diag = None if diag is None else _unit(diag)
+    q, k, v, rho, weights = (
+        unit_stride(q),
+        unit_stride(k),
+        unit_stride(v),
+        rho.contiguous(),
+        weights.contiguous(),
+    )
+    diag = None if diag is None else unit_stride(diag)
     state = state.contiguous()
     batch, length, heads, dim = q.shape
     y = q.new_empty(q.shape)
     last = q.new_empty(state.shape)
-    blocks = -(-length // BLOCK) if keep else 0
-    borders = q.new_empty(border_shape(batch, length, heads, dim) if keep else (0,))
+    borders = q.new_empty(border_shape(q, keep))
     wrong = _forward_kernel(dim, diag is not None)(
         threads_for(q.numel() * dim),  # the numbers of all states over all tokens
-        *_place(q),
-        *_place(k),
-        *_place(v),
-        *_place(q if diag is None else diag),
+        *place(q),
+        *place(k),
+        *place(v),
+        *place(q if diag is None else diag),
         rho.view(-1).numpy(),
         weights.view(-1).numpy(),
         state.view(-1).numpy(),
         y.data_ptr(),
         last.view(-1).numpy(),
         borders.view(-1).numpy(),
-        (batch, length, heads, blocks),
+        (batch, length, heads, borders.shape[2]),
     )
     if wrong:
         check_retention("log_retention", rho)
@@ -77,30 +83,38 @@ def run_backward(
     rho: Tensor,
     weights: Tensor,
     diag: Tensor | None,
+    state: Tensor,
     borders: Tensor,
-    grad_y: Tensor,
-    grad_last: Tensor,
+    grad_y: Tensor | None,
+    grad_last: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, rho, weights, diag (empty without rule mixing) and of the first state."""
-    q, k, v, rho, weights = _unit(q), _unit(k), _unit(v), rho.contiguous(), weights.contiguous()
-    diag = None if diag is None else _unit(diag)
-    grad_y, grad_last = _unit(grad_y), grad_last.contiguous()
+    q, k, v, rho, weights = (
+        unit_stride(q),
+        unit_stride(k),
+        unit_stride(v),
+        rho.contiguous(),
+        weights.contiguous(),
+    )
+    diag = None if diag is None else unit_stride(diag)
+    grad_y = q.new_zeros(q.shape) if grad_y is None else unit_stride(grad_y)
+    grad_last = q.new_zeros(state.shape) if grad_last is None else grad_last.contiguous()
     batch, length, heads, dim = q.shape
     grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
     grad_rho = q.new_empty(rho.shape)
     grad_weights = q.new_empty(weights.shape)
-    grad_diag = q.new_empty(q.shape if diag is not None else (0,))
-    grad_state = q.new_empty(grad_last.shape)
+    grad_diag = q.new_empty(0 if diag is None else q.shape)
+    grad_state = q.new_empty(state.shape)
     _backward_kernel(dim, diag is not None)(
         threads_for(q.numel() * dim),
-        *_place(q),
-        *_place(k),
-        *_place(v),
-        *_place(q if diag is None else diag),
+        *place(q),
+        *place(k),
+        *place(v),
+        *place(q if diag is None else diag),
         rho.view(-1).numpy(),
         weights.view(-1).numpy(),
         borders.view(-1).numpy(),
-        *_place(grad_y),
+        *place(grad_y),
         grad_last.view(-1).numpy(),
         grad_q.data_ptr(),
         grad_k.data_ptr(),
@@ -114,19 +128,10 @@ def run_backward(
     return grad_q, grad_k, grad_v, grad_rho, grad_weights, grad_diag, grad_state
 
 
-def border_shape(batch: int, length: int, heads: int, dim: int) -> tuple[int, int, int, int]:
+def border_shape(q: Tensor, keep: bool) -> tuple[int, int, int, int]:
     """Shape of the kept states: one of S * S numbers per block of BLOCK tokens."""
-    return batch, heads, -(-length // BLOCK), dim * dim
-
-
-def _unit(x: Tensor) -> Tensor:
-    """x itself if its last stride is 1 (other strides are free), else a copy."""
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _place(x: Tensor) -> tuple[int, tuple[int, ...]]:
-    """Address and the strides of batch, time and head."""
-    return x.data_ptr(), x.stride()[:3]
+    batch, length, heads, dim = q.shape
+    return batch, heads, -(-length // BLOCK) if keep else 0, dim * dim
 
 
 @cache

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from unimatrix.ops.derivatives import transforming
+from unimatrix.ops.internals import transforming
 from unimatrix.ops.shapes import Stream, accumulation_dtype
 
 CHUNK_LEN = 16  # not measured on an accelerator; every level costs this many steps

@@ -13,11 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.rows import FAST, ZEROS, address, channel_blocks, place, row, unit_stride
+from unimatrix.ops.rows import FAST, ZEROS, address, channel_blocks, first_gradient, place, row, unit_stride
 from unimatrix.ops.threads import threads_for
 
 
-def run_forward(decay: Tensor, write: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+def run_forward(decay: Tensor, write: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
     """All states [B, T, D] and the last one [B, D]; all tensors of one dtype, float32 or float64."""
     decay, write = unit_stride(decay), unit_stride(write)
     state = None if state is None else state.contiguous()
@@ -55,14 +55,9 @@ def run_backward(
     batch, length, width = states.shape
     grad_decay = states.new_empty(decay.shape)
     grad_write = states.new_empty(states.shape)
-    grad_state = states.new_empty((batch, width))
+    grad_state = states.new_empty(0 if state is None else state.shape)
     if states.numel() == 0:
-        grad_decay.zero_()
-        return (
-            grad_decay,
-            grad_write,
-            grad_state.zero_() if grad_last is None else grad_state.copy_(grad_last),
-        )
+        return grad_decay.zero_(), grad_write, first_gradient(grad_state, grad_last)
     threads = threads_for(2 * states.numel())
     backward(
         threads,
@@ -169,6 +164,7 @@ def backward(
                         total += g_r[c] * before_r[c]
                     da[r] = total
             after = row(decay, b * decay_at[0] + t * decay_at[1] + first, count, zero)
-        dx = row(d_state, b * width + channel, n, zero)
-        for c in range(n):
-            dx[c] = after[c // share] * g[c]
+        if d_state != 0:
+            dx = row(d_state, b * width + channel, n, zero)
+            for c in range(n):
+                dx[c] = after[c // share] * g[c]

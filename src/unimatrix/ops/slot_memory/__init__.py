@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
-from unimatrix.ops.backend import Backend, choose_backend, loops_problem, watched
-from unimatrix.ops.derivatives import transforming
+from unimatrix.ops.backend import Backend, choose_backend, loops_problem
+from unimatrix.ops.internals import transforming, watched
 from unimatrix.ops.shapes import (
     TokenIds,
     TokenMask,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.ops.backend import NUMBA_INSTALLED
-from unimatrix.ops.derivatives import transforming
+from unimatrix.ops.internals import transforming
 from unimatrix.ops.slot_memory.reference import softmax_over, top_slots
 from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes
 from unimatrix.ops.threads import threads_for

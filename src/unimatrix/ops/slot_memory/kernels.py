@@ -8,18 +8,76 @@ that they use vector instructions), infinities and NaNs keep their meaning.
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
+import torch
+from torch import Tensor
 
 from unimatrix.ops.jit import kernel
+from unimatrix.ops.rows import FAST
+from unimatrix.ops.shapes import check_range
+from unimatrix.ops.slot_memory.state import SlotMemoryState, Writes, rooms
+from unimatrix.ops.threads import threads_for
 
-FAST = {"reassoc", "contract", "nsz"}
 NOT_WRITTEN = -1  # in slot_of
 # a score so far below the best one weighs 1e-20 of it, nothing even in float64; as 0 it costs nothing, while
 # the denormal numbers that still smaller weights are made of cost a processor a hundred cycles each
 NO_WEIGHT = -46.0
 WAS_EMPTY, WAS_GIVEN = -1, -2  # in replaced: the slot held nothing, or what the state brought along
+
+
+def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
+    """The reads, the last state, slot_of and replaced, from the operator's arguments."""
+    writes, given = Writes(*arguments[:6]), SlotMemoryState(*arguments[6:11])
+    *rules, _keep = arguments[11:]
+    state = tuple(_copy(x) for x in given)
+    outputs = rooms(writes.query, writes.value, given.keys)
+    real = writes.query.new_empty((0, 0), dtype=torch.bool) if writes.real is None else writes.real
+    wrong = forward(
+        threads_for(writes.query.numel() * given.keys.shape[1]),
+        *[array(x) for x in (*writes[:5], real)],
+        *rules,
+        *[x.numpy() for x in (*state, *outputs)],
+    )
+    if wrong:
+        check_range("write_strength", writes.strength, 0.0, 1.0, writes.real)
+    return (*outputs[:3], *state, *outputs[3:])
+
+
+def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    """The gradients of query, key, value, strength, and of the first state's keys, values, strengths."""
+    writes, state = Writes(*arguments[:6]), SlotMemoryState(*arguments[6:11])
+    weights, slot_of, replaced = arguments[11:14]
+    grad_context, grad_weights, _, *grad_last = arguments[14:]
+    floating = (state.keys, state.values, state.strengths)
+    given = (writes.query, writes.key, writes.value, writes.strength, *floating)
+    grads = tuple(x.new_empty(x.shape) for x in given[:4])
+    into = (
+        writes.value.new_zeros(writes.value.shape) if grad_context is None else grad_context,
+        weights.new_zeros(weights.shape) if grad_weights is None else grad_weights,
+    )
+    # where the gradients of the last state come in, those of the first go out
+    grad_state = tuple(
+        x.new_zeros(x.shape) if grad is None else _copy(grad)
+        for x, grad in zip(floating, (grad_last[0], grad_last[1], grad_last[3]), strict=True)
+    )
+    backward(
+        threads_for(writes.query.numel() * state.keys.shape[1]),
+        *[array(x) for x in (*given, weights, slot_of, replaced, *into)],
+        *[x.numpy() for x in (*grad_state, *grads)],
+    )
+    return (*grads, *grad_state)
+
+
+def array(x: Tensor) -> Any:
+    """The numbers of a tensor on the CPU, contiguous."""
+    return x.detach().contiguous().numpy()
+
+
+def _copy(x: Tensor) -> Tensor:
+    return x.detach().clone(memory_format=torch.contiguous_format)
 
 
 @numba.njit(fastmath=FAST)

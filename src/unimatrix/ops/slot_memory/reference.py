@@ -4,7 +4,6 @@ Letters: B batch, T time, N slots, E width of keys and queries, W width of value
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes
@@ -41,7 +40,7 @@ def _write(
         written = written & real
         older = torch.where(real[:, None], older, state.ages)
     slot = choose_slot(key, state, rules.match_threshold)
-    here = F.one_hot(slot, rules.num_slots).bool() & written[:, None]  # [B, N]
+    here = (slot[:, None] == torch.arange(rules.num_slots, device=slot.device)) & written[:, None]  # [B, N]
     return SlotMemoryState(
         keys=torch.where(here[..., None], key[:, None], state.keys),
         values=torch.where(here[..., None], writes.value[:, t, None], state.values),

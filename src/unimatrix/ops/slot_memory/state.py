@@ -66,3 +66,16 @@ def empty_state(
         strengths=torch.zeros(batch_size, num_slots, dtype=dtype, device=device),
         ages=torch.full((batch_size, num_slots), EMPTY, dtype=torch.int64, device=device),
     )
+
+
+def rooms(query: Tensor, value: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    """Room for context, weights, read ids, the slots that were written, the bindings that were replaced."""
+    batch, length, _ = query.shape
+    slots = keys.shape[1]
+    return (
+        value.new_empty(batch, length, value.shape[-1]),
+        query.new_empty(batch, length, slots),
+        query.new_empty((batch, length, slots), dtype=torch.int64),
+        query.new_empty((batch, length), dtype=torch.int64),
+        query.new_empty((batch, length), dtype=torch.int64),
+    )

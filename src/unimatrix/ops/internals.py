@@ -1,0 +1,71 @@
+"""Names that torch keeps to itself and the ops look at: what follows a computation without the dispatcher.
+
+Each stands here once. Where a release lacks one, nobody can say what is under way: `watched` is then always
+true, so that every compiled loop goes through its registered operator, whose rules torch applies or refuses.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_functorch = getattr(torch._C, "_functorch", None)
+NAMES: dict[str, Any] = {
+    "_len_torch_dispatch_stack": getattr(torch._C, "_len_torch_dispatch_stack", None),
+    "_are_functorch_transforms_active": getattr(torch._C, "_are_functorch_transforms_active", None),
+    "get_interpreter_stack": getattr(_functorch, "get_interpreter_stack", None),
+    "TransformType": getattr(_functorch, "TransformType", None),
+    "is_legacy_batchedtensor": getattr(_functorch, "is_legacy_batchedtensor", None),
+    # a number that changes, not a function
+    "_current_level": (lambda: forward_ad._current_level) if hasattr(forward_ad, "_current_level") else None,
+}
+
+
+def _no(*_: object) -> bool:
+    return False
+
+
+def missing() -> list[str]:
+    """Which of the names this torch has not."""
+    return [name for name, found in NAMES.items() if found is None]
+
+
+_missing = bool(missing())
+_depth = NAMES["_len_torch_dispatch_stack"] or _no
+_transforms = NAMES["_are_functorch_transforms_active"] or _no
+_legacy = NAMES["is_legacy_batchedtensor"] or _no
+_level = NAMES["_current_level"] or (lambda: -1)
+
+
+def watched(x: Tensor) -> bool:
+    """Whether somebody follows the operators, and would not see a loop that works on addresses.
+
+    torch.compile and export do, torch.func, a dispatch mode (make_fx, FakeTensorMode), or a tensor that is
+    its own.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or _depth() > 0
+        or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__  # pyright: ignore[reportAttributeAccessIssue]
+        or _transforms()
+        or _missing
+    )
+
+
+def transforming() -> bool:
+    """Whether a transform of torch.func or forward mode is under way, which a loop would not notice."""
+    return _transforms() or _level() >= 0
+
+
+def differentiating() -> bool:
+    """Whether one of them is under way that asks for derivatives: any but torch.func.vmap."""
+    if _level() >= 0:
+        return True
+    if not _transforms():
+        return False
+    stack, kinds = NAMES["get_interpreter_stack"], NAMES["TransformType"]
+    return stack is None or kinds is None or any(level.key() != kinds.Vmap for level in stack() or ())
+
+
+many_at_once = _legacy  # whether a tensor is a batch of gradients (is_grads_batched) that looks like one
