@@ -124,9 +124,7 @@ def _op_calls() -> Iterator[Call]:
 
 def public_ops() -> list[str]:
     """The functions that unimatrix.ops offers and that compute something."""
-    return [
-        name for name in ops.__all__ if inspect.isfunction(getattr(ops, name)) and name != "chosen_backends"
-    ]
+    return [name for name in ops.__all__ if inspect.isfunction(getattr(ops, name)) and name != "backends_of"]
 
 
 @cache

@@ -11,6 +11,7 @@ import torch
 
 from unimatrix.errors import UserError
 from unimatrix.models import LanguageModel, build, build_language_model
+from unimatrix.ops import BackendChoice
 
 EQUALITY_TOLERANCE = 1e-4  # largest difference of logits of order 1, float32, between fast and reference form
 PEER_TOKENS = 160  # of the peer's check: a transformers' Mamba-2 of chunks of 64 passes two states on
@@ -40,8 +41,8 @@ def check_equality(name: str, *, device: str = "cpu") -> float:
 
 def _reference_logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
     for part in model.modules():
-        if hasattr(part, "backend"):
-            part.backend = "reference"  # type: ignore[assignment]
+        if isinstance(choice := getattr(part, "backend", None), BackendChoice):
+            choice.asked = "reference"
     return model(ids)[0]
 
 

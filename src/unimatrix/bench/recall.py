@@ -24,7 +24,7 @@ from unimatrix.data.tasks import RecallConfig
 from unimatrix.data.tasks.recall import make
 from unimatrix.evals.provenance import provenance
 from unimatrix.models import LanguageModel, build_language_model
-from unimatrix.ops import chosen_backends
+from unimatrix.ops import backends_of
 
 DEFAULT_MODELS = ("unimatrix-core", "unimatrix-assoc", "unimatrix-sparse-pointer")
 DEFAULT_LENGTHS = (1024, 2048, 4096, 8192, 16_384)
@@ -44,6 +44,7 @@ class Row:
     mode: str
     timing: Timing
     us_per_token: float
+    backends: dict[str, str]  # the form that each of its parts ran
 
 
 def run(
@@ -89,7 +90,6 @@ def run(
     result = {
         "benchmark": "recall",
         **provenance(device),
-        "backends": chosen_backends(),
         "equality": equality,
         "modes": modes,
         "rows": [asdict(row) for row in rows],
@@ -116,9 +116,11 @@ def _measure(
 ) -> list[Row]:
     task = RecallConfig(length=length)
     candidates: dict[str, Callable[[], object]] = {}
+    parts: dict[str, LanguageModel] = {}
     for name in names:
         torch.manual_seed(0)
         model = build_language_model(name, vocab_size=task.vocab_size, max_positions=length).to(device)
+        parts[name] = model
         for mode in modes:
             call = torch.compile(model, dynamic=False) if mode == "compile" else model
             if mode == "compile":
@@ -129,25 +131,32 @@ def _measure(
     rows = []
     for key, timing in timings.items():
         name, mode = key.split("/")
-        rows.append(_row(setting, name, batch, length, mode, timing))
+        rows.append(_row(setting, name, batch, length, mode, timing, parts[name]))
     return rows
 
 
 def _follow(lengths: Sequence[int], *, seconds: float, device: str) -> list[Row]:
     """Eager training steps over the length; all lengths take turns, so that drift hits them alike."""
     candidates: dict[str, Callable[[], object]] = {}
+    parts: dict[str, LanguageModel] = {}
     for length in lengths:
         task = RecallConfig(length=length)
         torch.manual_seed(0)
         model = build_language_model(GROWING, vocab_size=task.vocab_size, max_positions=length).to(device)
+        parts[str(length)] = model
         candidates[str(length)] = _training_step(model, model, task, LONG_BATCH, device)
     if not candidates:
         return []
     timings = time_in_turns(candidates, seconds=seconds * len(candidates), device=device)
-    return [_row("growth", GROWING, LONG_BATCH, int(key), "eager", timing) for key, timing in timings.items()]
+    return [
+        _row("growth", GROWING, LONG_BATCH, int(key), "eager", timing, parts[key])
+        for key, timing in timings.items()
+    ]
 
 
-def _row(setting: str, model: str, batch: int, length: int, mode: str, timing: Timing) -> Row:
+def _row(
+    setting: str, model: str, batch: int, length: int, mode: str, timing: Timing, timed: LanguageModel
+) -> Row:
     return Row(
         setting=setting,
         model=model,
@@ -156,6 +165,7 @@ def _row(setting: str, model: str, batch: int, length: int, mode: str, timing: T
         mode=mode,
         timing=timing,
         us_per_token=1e6 * timing.median_s / (batch * length),
+        backends=backends_of(timed),
     )
 
 

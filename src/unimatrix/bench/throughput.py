@@ -31,7 +31,7 @@ from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
 from unimatrix.models import build, build_language_model, peer_presets
-from unimatrix.ops import chosen_backends
+from unimatrix.ops import backends_of
 
 BASELINE = "transformer"
 DEFAULT_LENGTHS = (64, 128, 256, 512, 2048, 8192)
@@ -53,6 +53,7 @@ class Row:
     timing: Timing
     tokens_per_s: float
     ceiling_share: float | None
+    backends: dict[str, str]  # the form that each of its parts ran
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +111,6 @@ def run(
     result = {
         "benchmark": "throughput",
         **provenance(device),
-        "backends": chosen_backends(),
         "equality": equality,
         "peer_equality": peer_equality,
         "modes": modes,
@@ -156,16 +156,19 @@ def _measure(
     ids = torch.randint(0, 256, (batch, length + 1), generator=torch.Generator().manual_seed(0)).to(device)
     candidates: dict[str, Callable[[], object]] = {}
     ceilings: dict[str, Ceiling] = {}
+    parts: dict[str, nn.Module] = {}
     left_out = []
     for name in names:
         torch.manual_seed(0)
         if name in peer_presets():
             peer = build(name, max_positions=length).to(device)
+            parts[name] = peer
             calls, why = _peer_calls(peer, ids, what, modes)
             if why is not None:
                 left_out.append(LeftOut(model=name, length=length, what=what, mode="compile", why=why))
         else:
             model = build_language_model(name, max_positions=length).to(device)
+            parts[name] = model
             ceilings[name] = measure_ceiling(model, batch, length, device=device)
             calls = {}
             for mode in modes:
@@ -190,6 +193,7 @@ def _measure(
                 timing=timing,
                 tokens_per_s=batch * length / timing.median_s,
                 ceiling_share=share,
+                backends=backends_of(parts[name]),
             )
         )
     return rows, left_out

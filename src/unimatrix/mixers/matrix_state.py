@@ -16,7 +16,7 @@ from unimatrix.mixers.layout import kept
 from unimatrix.mixers.older_weights import upgrade_before_loading
 from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size, check_backend
 from unimatrix.mixers.spectral import SpectralLinear
-from unimatrix.ops import Backend, matrix_state
+from unimatrix.ops import Backend, BackendChoice, matrix_state
 from unimatrix.ops.shapes import MatrixState, Stream, TokenMask
 
 _TINY = 1e-30  # of a norm: nothing is divided by zero
@@ -50,7 +50,7 @@ class MatrixStateMixer(Part):
         super().__init__()
         self.num_heads = num_heads
         self.state_dim = state_dim
-        self.backend: Backend = backend
+        self.backend = BackendChoice(backend)
         inner = num_heads * state_dim
         self.dqkv = self.d = self.qkv = None
         if spectral_norm:

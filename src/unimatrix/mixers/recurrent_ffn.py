@@ -15,7 +15,7 @@ from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Part, PartConfig, Role, Size, check_backend
-from unimatrix.ops import Backend, gated_scan
+from unimatrix.ops import Backend, BackendChoice, gated_scan
 from unimatrix.ops.shapes import Stream, TokenMask
 
 
@@ -49,7 +49,7 @@ class RecurrentFFN(Part):
         self.width = width
         self.num_gates = 4 if query else 3
         self.local_width = local_width
-        self.backend: Backend = backend
+        self.backend = BackendChoice(backend)
         # f, w, o (, q) (, g, u)
         self.project = nn.Linear(d_model, self.num_gates * width + 2 * (local_width or 0), bias=False)
         self.out = nn.Linear(width, d_model, bias=False)

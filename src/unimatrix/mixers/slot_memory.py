@@ -14,7 +14,7 @@ from unimatrix.errors import UserError
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size, check_backend
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
-from unimatrix.ops import Backend, SlotMemoryState, SlotReads, slot_memory
+from unimatrix.ops import Backend, BackendChoice, SlotMemoryState, SlotReads, slot_memory
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 
@@ -67,7 +67,7 @@ class SlotMemory(Part):
         self.top_k = top_k
         self.match_threshold = match_threshold
         self.write_gate_bias = write_gate_bias
-        self.backend: Backend = backend
+        self.backend = BackendChoice(backend)
         self.norm = nn.LayerNorm(d_model)
         self.qkv = nn.Linear(d_model, 3 * width, bias=False)
         self.out = nn.Linear(width, d_model, bias=False)

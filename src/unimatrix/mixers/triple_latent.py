@@ -14,7 +14,7 @@ from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Part, PartConfig, Role, Size, check_backend
-from unimatrix.ops import Backend, TripleLatentState, triple_latent
+from unimatrix.ops import Backend, BackendChoice, TripleLatentState, triple_latent
 from unimatrix.ops.shapes import Stream, TokenMask
 
 
@@ -38,7 +38,7 @@ class TripleLatentMixer(Part):
         super().__init__()
         self.num_heads = num_heads
         self.state_dim = state_dim
-        self.backend: Backend = backend
+        self.backend = BackendChoice(backend)
         inner = num_heads * state_dim
         self.write_and_query = nn.Linear(d_model, 4 * inner + 2 * num_heads, bias=False)
         self.retention_bias = nn.Parameter(torch.zeros(2 * num_heads))

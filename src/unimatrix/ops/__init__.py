@@ -1,7 +1,7 @@
 """Pure functions on tensors: the recurrences and memories, each with a reference and its fast forms."""
 
 from unimatrix.ops import threads as threads  # from here on it sees a fork
-from unimatrix.ops.backend import BACKENDS, Backend, chosen_backends
+from unimatrix.ops.backend import BACKENDS, Backend, BackendChoice, backends_of
 from unimatrix.ops.gated_scan import gated_scan
 from unimatrix.ops.matrix_state import matrix_state
 from unimatrix.ops.signed_scan import signed_scan
@@ -11,10 +11,11 @@ from unimatrix.ops.triple_latent import TripleLatentState, triple_latent
 __all__ = [
     "BACKENDS",
     "Backend",
+    "BackendChoice",
     "SlotMemoryState",
     "SlotReads",
     "TripleLatentState",
-    "chosen_backends",
+    "backends_of",
     "gated_scan",
     "matrix_state",
     "signed_scan",

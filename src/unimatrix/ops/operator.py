@@ -16,7 +16,7 @@ from torch import Tensor
 from unimatrix.ops.derivatives import plain_gradients, plain_gradients_wanted
 from unimatrix.ops.internals import transforming, watched
 
-_library = torch.library.Library("unimatrix", "FRAGMENT")
+LIBRARY = torch.library.Library("unimatrix", "FRAGMENT")  # torch.ops.unimatrix
 
 
 class Operator:
@@ -94,14 +94,14 @@ class Operator:
 
         given = [f"{kind} x{n}" for n, kind in enumerate(taken)]
         given += [f"Tensor? g{n}" for n in range(self._outputs)]
-        _library.define(f"{forward}({arguments}, bool keep) -> {tensors(self._all_outputs)}")
-        _library.define(f"{backward}({', '.join(given)}) -> {tensors(len(self._like))}")
-        _library.impl(forward, lambda *given: self._loops().run_forward(*given), "CPU")
-        _library.impl(backward, lambda *given: self._loops().run_backward(*given), "CPU")
+        LIBRARY.define(f"{forward}({arguments}, bool keep) -> {tensors(self._all_outputs)}")
+        LIBRARY.define(f"{backward}({', '.join(given)}) -> {tensors(len(self._like))}")
+        LIBRARY.impl(forward, lambda *given: self._loops().run_forward(*given), "CPU")
+        LIBRARY.impl(backward, lambda *given: self._loops().run_backward(*given), "CPU")
         forward, backward = f"unimatrix::{forward}", f"unimatrix::{backward}"
-        torch.library.register_fake(forward, shapes, lib=_library)
-        torch.library.register_fake(backward, self._backward_shapes, lib=_library)
-        torch.library.register_vmap(forward, self._vmap, lib=_library)
+        torch.library.register_fake(forward, shapes, lib=LIBRARY)
+        torch.library.register_fake(backward, self._backward_shapes, lib=LIBRARY)
+        torch.library.register_vmap(forward, self._vmap, lib=LIBRARY)
         operators = torch.ops.unimatrix
         self._operator = getattr(operators, f"{self.name}_forward")
         run = getattr(operators, f"{self.name}_backward")
@@ -113,7 +113,7 @@ class Operator:
         def differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
             return (*self.gradients(run, ctx, grads[: self._outputs], ctx.kept), None)
 
-        torch.library.register_autograd(forward, differentiate, setup_context=remember, lib=_library)
+        torch.library.register_autograd(forward, differentiate, setup_context=remember, lib=LIBRARY)
 
     def remember(self, ctx: Any, arguments: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
         """Save what the gradients need: nothing that is neither an argument nor an output lives on."""

@@ -15,8 +15,8 @@ from rich.console import Console
 from unimatrix.codec import described, shown
 from unimatrix.data import Corpus
 from unimatrix.errors import UserTypeError
-from unimatrix.models import AnyModel, LanguageModel, Mamba2, parameter_count
-from unimatrix.ops import chosen_backends
+from unimatrix.models import AnyModel, Mamba2, parameter_count
+from unimatrix.ops import backends_of
 from unimatrix.train.checkpoint import latest_checkpoint
 from unimatrix.train.config import Experiment
 from unimatrix.train.interrupts import Interrupts
@@ -171,11 +171,10 @@ def train(
 def _backend(model: AnyModel) -> str:
     if isinstance(model, Mamba2):
         return "transformers"
-    if not isinstance(model, LanguageModel):
-        return "torch"
-    if not any(hasattr(part, "backend") for part in model.config.all_parts.values()):
-        return "torch"
-    return ", ".join(sorted(set(chosen_backends().values())))
+    forms = backends_of(model)
+    if len(set(forms.values())) > 1:
+        return ", ".join(f"{path} {form}" for path, form in forms.items())
+    return next(iter(forms.values()), "torch")
 
 
 def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, console: Console) -> bool:

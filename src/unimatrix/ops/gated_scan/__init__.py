@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
-from unimatrix.ops.backend import Backend, choose_backend, loops_problem
+from unimatrix.ops.backend import Backend, BackendChoice, choose_backend, loops_problem
 from unimatrix.ops.gated_scan.chunked import gated_scan_chunked
 from unimatrix.ops.gated_scan.compiled import gated_scan_compiled
 from unimatrix.ops.gated_scan.reference import gated_scan_reference
@@ -23,7 +23,7 @@ def gated_scan(
     state: Tensor | None = None,
     *,
     mask: TokenMask | None = None,
-    backend: Backend = "auto",
+    backend: Backend | BackendChoice = "auto",
 ) -> tuple[Stream, Tensor]:
     """The memory of the recurrent FFN: `signed_scan` with tanh for its decays, and gates for what is read.
 
@@ -54,7 +54,7 @@ def gated_scan(
         "gated_scan",
         backend,
         preferred="compiled" if problem is None else "chunked",
-        problems={"compiled": problem, "triton": "there is no triton form of this op"},
+        problems={"compiled": problem},
     )
     if state is not None and gates.shape[1] == 0:
         state = state.clone()  # what is returned is the caller's own

@@ -8,7 +8,7 @@ and every gradient (tests/ops/test_matrix_state.py).
 import torch
 
 from unimatrix.errors import UserError
-from unimatrix.ops.backend import Backend, choose_backend
+from unimatrix.ops.backend import Backend, BackendChoice, choose_backend
 from unimatrix.ops.matrix_state.chunked import matrix_state_chunked
 from unimatrix.ops.matrix_state.compiled import compiled_problem, matrix_state_compiled
 from unimatrix.ops.matrix_state.reference import matrix_state_reference
@@ -44,7 +44,7 @@ def matrix_state(
     state: MatrixState | None = None,
     mask: TokenMask | None = None,
     chunk_len: int | None = None,
-    backend: Backend = "auto",
+    backend: Backend | BackendChoice = "auto",
 ) -> tuple[HeadVectors, MatrixState]:
     """Write every token into a matrix per head and read it back with the token's query.
 
@@ -83,7 +83,7 @@ def matrix_state(
         "matrix_state",
         backend,
         preferred="compiled" if problem is None else "chunked",
-        problems={"compiled": problem, "triton": "there is no triton form of this op"},
+        problems={"compiled": problem},
     )
     if state is not None and q.shape[1] == 0:
         state = state.clone()  # what is returned is the caller's own

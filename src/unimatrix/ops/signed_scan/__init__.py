@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
-from unimatrix.ops.backend import Backend, choose_backend, loops_problem
+from unimatrix.ops.backend import Backend, BackendChoice, choose_backend, loops_problem
 from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_other
 from unimatrix.ops.signed_scan.chunked import signed_scan_chunked
 from unimatrix.ops.signed_scan.compiled import signed_scan_compiled
@@ -23,7 +23,7 @@ def signed_scan(
     state: Tensor | None = None,
     *,
     mask: TokenMask | None = None,
-    backend: Backend = "auto",
+    backend: Backend | BackendChoice = "auto",
 ) -> tuple[Stream, Tensor]:
     """Carry a vector over time, every channel with its own decay: a scan of multiply-adds.
 
@@ -55,7 +55,7 @@ def signed_scan(
         "signed_scan",
         backend,
         preferred="compiled" if problem is None else "chunked",
-        problems={"compiled": problem, "triton": "there is no triton form of this op"},
+        problems={"compiled": problem},
     )
     if state is not None and write.shape[1] == 0:
         state = state.clone()  # what is returned is the caller's own

@@ -87,7 +87,7 @@ def scan(a: Tensor, w: Tensor, state: Tensor) -> Tensor:
     filled = (0, 0, 0, 0, 0, -length % CHUNK_LEN)
     a, w = (pad(x, filled) for x in (a, w))
     whole = w.shape
-    a, w = (x.reshape(len(x), -1, CHUNK_LEN, *x.shape[2:]) for x in (a, w))  # [B, N, C, G, .]
+    a, w = (x.unflatten(1, (-1, CHUNK_LEN)) for x in (a, w))  # [B, N, C, G, .]
     own = _steps(a, w, torch.zeros_like(w[:, :, 0]), dim=2)  # [B, N, C, G, R]
     # 2. the states at the chunks' ends, by the same scan
     products = a.cumprod(2)  # [B, N, C, G, 1]

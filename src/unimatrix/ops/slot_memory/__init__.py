@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
-from unimatrix.ops.backend import Backend, choose_backend, loops_problem
+from unimatrix.ops.backend import Backend, BackendChoice, choose_backend, loops_problem
 from unimatrix.ops.internals import transforming, watched
 from unimatrix.ops.shapes import (
     TokenIds,
@@ -48,7 +48,7 @@ def slot_memory(
     state: SlotMemoryState | None = None,
     mask: TokenMask | None = None,
     chunk_len: int | None = None,
-    backend: Backend = "auto",
+    backend: Backend | BackendChoice = "auto",
 ) -> tuple[SlotReads, SlotMemoryState]:
     """Bind a value and a token id to a key in one of a few slots, and read the slots with a query.
 
@@ -112,7 +112,6 @@ def slot_memory(
         problems={
             "compiled": problem,
             "chunked": undecided,
-            "triton": "there is no triton form of this op",
         },
     )
     writes = Writes(

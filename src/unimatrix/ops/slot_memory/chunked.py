@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unimatrix.ops.backend import NUMBA_INSTALLED
 from unimatrix.ops.internals import transforming
+from unimatrix.ops.operator import LIBRARY
 from unimatrix.ops.slot_memory.reference import softmax_over, top_slots
 from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes
 from unimatrix.ops.threads import threads_for
@@ -47,26 +48,57 @@ def slot_memory_chunked(
 @torch.no_grad()
 def decide(writes: Writes, state: SlotMemoryState, rules: Rules) -> Tensor:
     """The slot that each position writes, [B, T] int64 on the inputs' device; -1 for none."""
+    return torch.ops.unimatrix.slot_memory_decide(
+        writes.key,
+        writes.strength,
+        writes.real,
+        state.keys,
+        state.ages,
+        rules.match_threshold,
+        rules.write_threshold,
+    )
+
+
+def _decide(
+    key: Tensor,
+    strength: Tensor,
+    real: Tensor | None,
+    keys: Tensor,
+    ages: Tensor,
+    match_threshold: float,
+    write_threshold: float,
+) -> Tensor:
     from unimatrix.ops.slot_memory import kernels
 
     def array(x: Tensor):
         return x.detach().to("cpu", copy=True).contiguous().numpy()
 
-    device = writes.key.device
-    real = torch.empty(0, 0, dtype=torch.bool, device="cpu") if writes.real is None else writes.real
-    slot_of = torch.empty(writes.token_ids.shape, dtype=torch.int64, device="cpu")
+    slot_of = torch.empty(key.shape[:2], dtype=torch.int64, device="cpu")
     kernels.decide(
-        threads_for(writes.key.numel() * rules.num_slots),
-        array(writes.key),
-        array(writes.strength),
-        array(real),
-        rules.match_threshold,
-        rules.write_threshold,
-        array(state.keys),
-        array(state.ages),
+        threads_for(key.numel() * keys.shape[1]),
+        array(key),
+        array(strength),
+        array(torch.empty(0, 0, dtype=torch.bool, device="cpu") if real is None else real),
+        match_threshold,
+        write_threshold,
+        array(keys),
+        array(ages),
         slot_of.numpy(),
     )
-    return slot_of.to(device)
+    return slot_of.to(key.device)
+
+
+def _decided(key: Tensor, *_: object) -> Tensor:
+    return key.new_empty(key.shape[:2], dtype=torch.int64)
+
+
+# an operator, so that torch.compile keeps the reads around it in one graph
+LIBRARY.define(
+    "slot_memory_decide(Tensor key, Tensor strength, Tensor? real, Tensor keys, Tensor ages, "
+    "float match_threshold, float write_threshold) -> Tensor"
+)
+LIBRARY.impl("slot_memory_decide", _decide, "CompositeExplicitAutograd")
+torch.library.register_fake("unimatrix::slot_memory_decide", _decided, lib=LIBRARY)
 
 
 def _read_chunk(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
-from unimatrix.ops.backend import Backend, choose_backend
+from unimatrix.ops.backend import Backend, BackendChoice, choose_backend
 from unimatrix.ops.matrix_state import matrix_state
 from unimatrix.ops.matrix_state.compiled import compiled_problem
 from unimatrix.ops.shapes import (
@@ -48,7 +48,7 @@ def triple_latent(
     addresses: Tensor | None = None,
     state: TripleLatentState | None = None,
     mask: TokenMask | None = None,
-    backend: Backend = "auto",
+    backend: Backend | BackendChoice = "auto",
 ) -> tuple[HeadVectors, TripleLatentState]:
     """Write every token into a sum and, bound to the sum before it, into a memory; probe it with two queries.
 
@@ -87,7 +87,7 @@ def triple_latent(
         "triple_latent",
         backend,
         preferred="compiled" if problem is None else "chunked",
-        problems={"compiled": problem, "triton": "there is no triton form of this op"},
+        problems={"compiled": problem},
     )
     dtype = accumulation_dtype(a.dtype)
     batch, _, heads, dim = a.shape
