@@ -1,7 +1,7 @@
 """All ops and their variants behind one interface: what a test of a promise that every op makes runs over."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,43 @@ Inputs = dict[str, Tensor]
 
 
 class Case(NamedTuple):
-    """Floating inputs by name, the first state's by names with a dot; and a call from them to the outputs."""
+    """Floating inputs by name, the first state's by names with "state" in front; and the op on them."""
 
-    make: Callable[..., Inputs]  # (batch, length, dtype)
-    call: Callable[..., tuple[Tensor, ...]]  # (inputs, **options): floating outputs, then the last state's
+    make: Callable[..., Inputs]  # (batch, length, dtype, hard): hard gates keep all, nothing, next to that
+    apply: Callable[..., tuple[tuple[Tensor, ...], Any]]  # (inputs, **options): floating outputs, last state
+    masked_output_is_zero: bool = True
+
+    def call(self, inputs: Inputs, **options) -> tuple[Tensor, ...]:
+        """All floating numbers that come out: the outputs, then the last state's."""
+        outputs, state = self.apply(inputs, **options)
+        parts = state if isinstance(state, tuple) else (state,)
+        return (*outputs, *(x for x in parts if x.is_floating_point()))
+
+
+def along_time(name: str) -> bool:
+    """Whether an input has a number for every position."""
+    return name != "addresses" and not name.startswith("state")
+
+
+def cut(inputs: Inputs, rows: Any = slice(None), times: Any = slice(None)) -> Inputs:
+    """Some rows of the batch, and some positions; the state stays."""
+    return {
+        name: x if name == "addresses" else x[rows][:, times] if along_time(name) else x[rows]
+        for name, x in inputs.items()
+    }
+
+
+def fresh(inputs: Inputs) -> Inputs:
+    """Without the first state."""
+    return {name: x for name, x in inputs.items() if not name.startswith("state")}
+
+
+def holes(batch: int, length: int) -> Tensor:
+    """A mask with holes everywhere, and left padding in the first row, whose last position is real."""
+    mask = torch.rand(batch, length, generator=torch.Generator().manual_seed(length)) > 0.3
+    mask[0, : length // 6] = False
+    mask[:1, -1:] = True
+    return mask
 
 
 def _normal(name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -34,11 +67,44 @@ def _normal(name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Tenso
     return drawn.to(dtype)
 
 
+# what a gate may be beside ordinary: nothing kept, all kept, next to either, vanishing
+HARD_RETENTION = (-torch.inf, 0.0, -69.0776, -50.0, -1e-7, -1e-3, -1.0)
+HARD_DECAY = (0.0, -0.0, 1.0, -1.0, 1 - 1e-7, 1e-7 - 1, 1e-30, -1e-30, 0.5, -0.5)
+HARD_FORGET = (0.0, -0.0, 40.0, -40.0, 8.5, -8.5, 1e-6, -1e-6, 0.5, -0.5)
+HARD_STRENGTH = (0.0, 0.5, 0.500001, 1.0)
+
+
+def _of(choices: tuple[float, ...], name: str, *shape: int) -> Tensor:
+    draw = torch.rand(shape, generator=torch.Generator("cpu").manual_seed(sum(map(ord, name)) + sum(shape)))
+    return torch.tensor(choices, dtype=torch.float64)[(draw * len(choices)).long()]
+
+
+def _retention(hard: bool, name: str, *shape: int) -> Tensor:
+    drawn = F.logsigmoid(2 * _normal(name, *shape))
+    if hard:
+        # the last one stays ordinary and gives the gradient a scale: at -50 it is e^-50, and of that torch's
+        # derivative of expm1, 1 + expm1(-50) = 0, has nothing
+        drawn[:, :-1] = _of(HARD_RETENTION, name, *shape)[:, :-1]
+    return drawn
+
+
+def _state(inputs: Inputs, options: dict[str, Any], make: Callable[..., Any] | None = None) -> Any:
+    """The state that was asked for, else that of the inputs, else none."""
+    if "state" in options:
+        return options.pop("state")
+    parts = {name.removeprefix("state."): x for name, x in inputs.items() if name.startswith("state")}
+    if not parts:
+        return None
+    return parts["state"] if make is None else make(**parts)
+
+
 def _matrix(mixed: bool, width: int) -> Case:
-    def make(batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64) -> Inputs:
+    def make(
+        batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64, hard: bool = False
+    ) -> Inputs:
         shape = (batch, length, 2)
         inputs = {"q": _normal("q", *shape, width), "k": _normal("k", *shape, 4)}
-        inputs |= {"v": _normal("v", *shape, width), "log_retention": F.logsigmoid(_normal("r", *shape))}
+        inputs |= {"v": _normal("v", *shape, width), "log_retention": _retention(hard, "r", *shape)}
         if mixed:
             inputs |= {
                 "rule_weights": _normal("w", *shape, 3).softmax(-1),
@@ -47,91 +113,110 @@ def _matrix(mixed: bool, width: int) -> Case:
         inputs |= {"state": _normal("s", batch, 2, 4, width)}
         return {name: x.to(dtype) for name, x in inputs.items()}
 
-    def call(inputs: Inputs, **options) -> tuple[Tensor, ...]:
-        return matrix_state(**inputs, **options)
+    def apply(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
+        state = _state(inputs, options)
+        y, last = matrix_state(**fresh(inputs), state=state, **options)
+        return (y,), last
 
-    return Case(make, call)
+    return Case(make, apply)
 
 
 def _signed(groups: int) -> Case:
-    def make(batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64) -> Inputs:
-        inputs = {
-            "decay": _normal("a", batch, length, groups).tanh(),
-            "write": _normal("w", batch, length, 4),
-        }
-        inputs |= {"state": _normal("s", batch, 4)}
+    def make(
+        batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64, hard: bool = False
+    ) -> Inputs:
+        shape = (batch, length, groups)
+        decay = _of(HARD_DECAY, "a", *shape) if hard else _normal("a", *shape).tanh()
+        inputs = {"decay": decay, "write": _normal("w", batch, length, 4), "state": _normal("s", batch, 4)}
         return {name: x.to(dtype) for name, x in inputs.items()}
 
-    def call(inputs: Inputs, **options) -> tuple[Tensor, ...]:
-        return signed_scan(**inputs, **options)
+    def apply(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
+        state = _state(inputs, options)
+        states, last = signed_scan(**fresh(inputs), state=state, **options)
+        return (states,), last
 
-    return Case(make, call)
+    return Case(make, apply, masked_output_is_zero=False)
 
 
 def _gated(kinds: int) -> Case:
-    def make(batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64) -> Inputs:
-        inputs = {"gates": _normal("g", batch, length, kinds, 4), "state": _normal("s", batch, 4)}
-        return {name: x.to(dtype) for name, x in inputs.items()}
+    def make(
+        batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64, hard: bool = False
+    ) -> Inputs:
+        gates = _normal("g", batch, length, kinds, 4)
+        if hard:
+            gates[:, :, 0] = _of(HARD_FORGET, "f", batch, length, 4)
+        return {"gates": gates.to(dtype), "state": _normal("s", batch, 4).to(dtype)}
 
-    def call(inputs: Inputs, **options) -> tuple[Tensor, ...]:
-        return gated_scan(**inputs, **options)
+    def apply(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
+        state = _state(inputs, options)
+        y, last = gated_scan(**fresh(inputs), state=state, **options)
+        return (y,), last
 
-    return Case(make, call)
+    return Case(make, apply, masked_output_is_zero=False)
 
 
 def _triple(slots: int) -> Case:
-    def make(batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64) -> Inputs:
+    def make(
+        batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64, hard: bool = False
+    ) -> Inputs:
         shape = (batch, length, 2)
         inputs = {name: _normal(name, *shape, 4) for name in ("a", "b", "q_l", "q_r")}
         for name in ("log_retention", "log_pair_retention"):
-            inputs[name] = F.logsigmoid(_normal(name, *shape))
+            inputs[name] = _retention(hard, name, *shape)
         if slots:
             inputs["addresses"] = _normal("e", slots, 4)
         inputs["state.sum"] = _normal("s", batch, 2, 4)
         inputs["state.pairs"] = _normal("p", batch, 2, slots or 4, 4)
         return {name: x.to(dtype) for name, x in inputs.items()}
 
-    def call(inputs: Inputs, **options) -> tuple[Tensor, ...]:
-        given = {name: x for name, x in inputs.items() if "." not in name}
-        state = None
-        if "state.sum" in inputs:
-            state = TripleLatentState(inputs["state.sum"], inputs["state.pairs"])
-        y, last = triple_latent(**given, **({"state": state} | options))
-        return y, *last
+    def apply(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
+        state = _state(inputs, options, TripleLatentState)
+        y, last = triple_latent(**fresh(inputs), state=state, **options)
+        return (y,), last
 
-    return Case(make, call)
+    return Case(make, apply)
 
 
 def _slots(top_k: int | None) -> Case:
     """The third of the slots is empty at first; one write is too weak."""
 
-    def make(batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64) -> Inputs:
+    def make(
+        batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64, hard: bool = False
+    ) -> Inputs:
         inputs = {name: _normal(name, batch, length, 4) for name in ("query", "key", "value")}
         inputs["write_strength"] = 0.55 + 0.4 * _normal("l", batch, length).sigmoid()
         inputs["write_strength"][:, 1:2] = 0.3
+        if hard:
+            inputs["write_strength"][:, :-1] = _of(HARD_STRENGTH, "l", batch, length)[:, :-1]
+            # few keys, so that many are written again
+            inputs["key"] = _normal("key", 5, 4)[(_normal("n", batch, length).abs() * 2).long() % 5]
         inputs["state.keys"] = _normal("k", batch, 3, 4)
         inputs["state.values"] = _normal("v", batch, 3, 4)
         inputs["state.strengths"] = 0.5 + 0.4 * _normal("m", batch, 3).sigmoid()
         return {name: x.to(dtype) for name, x in inputs.items()}
 
-    def call(inputs: Inputs, **options) -> tuple[Tensor, ...]:
-        given = {name: x for name, x in inputs.items() if "." not in name}
+    def apply(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
         like = next(
-            x for x in (*given.values(), torch.zeros(2, 5, 4)) if isinstance(x, Tensor) and x.dim() == 3
+            x
+            for x in (*fresh(inputs).values(), torch.zeros(2, 5, 4))
+            if isinstance(x, Tensor) and x.dim() == 3
         )
-        (batch, length), device = like.shape[:2], like.device
-        ids = torch.arange(length, device=device).expand(batch, length)
-        state = None
-        if "state.keys" in inputs:
-            held = torch.tensor([[7, 8, -1]], device=device).expand(batch, 3)
-            ages = torch.tensor([[4, 2, -1]], device=device).expand(batch, 3)
-            kept = {name: inputs[f"state.{name}"] for name in ("keys", "values", "strengths")}
-            state = SlotMemoryState(token_ids=held, ages=ages, **kept)
-        options = {"num_slots": 3, "top_k": top_k, "state": state} | options
-        reads, last = slot_memory(**given, token_ids=ids, **options)
-        return reads.context, reads.weights, last.keys, last.values, last.strengths
+        # a position's own, wherever a text is cut
+        ids = torch.zeros(like.shape[:2], dtype=torch.int64, device=like.device)
+        if like.is_floating_point():
+            ids = (like[..., 0].detach().abs() * 1000).long()
 
-    return Case(make, call)
+        def held(keys: Any, values: Any, strengths: Any) -> SlotMemoryState:
+            slots = torch.tensor([[7, 8, -1], [4, 2, -1]], device=like.device)
+            held_ids, ages = (row.expand(like.shape[0], 3) for row in slots)
+            return SlotMemoryState(keys, values, held_ids, strengths, ages)
+
+        state = _state(inputs, options, held)
+        options = {"num_slots": 3, "top_k": top_k} | options
+        reads, last = slot_memory(**fresh(inputs), token_ids=ids, state=state, **options)
+        return (reads.context, reads.weights), last
+
+    return Case(make, apply)
 
 
 CASES = {

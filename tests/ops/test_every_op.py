@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import unimatrix.ops
 from unimatrix import UserError
 from unimatrix.errors import UserTypeError
+from unimatrix.ops import BackendChoice
 
 every_case = pytest.mark.parametrize("case", CASES)
 every_form = pytest.mark.parametrize("backend", FORMS)
@@ -57,7 +58,10 @@ def test_wrong_options_are_named(case, backend):
     masks = (torch.ones(shape), torch.ones(shape).long(), [[True] * 5] * 2, torch.ones(2, 4).bool(), True)
     wrong: list[tuple[str, object]] = [("mask", mask) for mask in masks]
     wrong += [("mask", torch.ones(shape, dtype=torch.bool, device="meta"))]
-    wrong += [("backend", name) for name in (None, "", "compild", 3, ["compiled"], "triton")]
+    wrong += [
+        ("backend", name)
+        for name in (None, "", "compild", 3, ["compiled"], "triton", BackendChoice("triton"))
+    ]
     if case.startswith(("matrix", "slot")):
         wrong += [("chunk_len", value) for value in (1.5, 0, -1, "16", True, torch.tensor(4))]
     if case.startswith("slot"):

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 import unimatrix
 from unimatrix import UserError
-from unimatrix.ops import chosen_backends
+from unimatrix.ops import BackendChoice, backends_of
 
 FAST = ("chunked", "compiled")
 MASK = torch.tensor([[False, True, True, False, True], [True] * 5])
@@ -164,8 +164,9 @@ def test_transforms_are_right_by_auto_and_right_or_refused_by_name(case, transfo
     expected = apply(inputs, lambda xs: CASES[case].call(xs, backend="reference"))
     assert expected
     for backend in ("auto", *FAST):
+        choice = BackendChoice(backend)
         try:
-            got = apply(inputs, lambda xs, form=backend: CASES[case].call(xs, backend=form))
+            got = apply(inputs, lambda xs, choice=choice: CASES[case].call(xs, backend=choice))
         except UserError:
             assert backend != "auto"
             assert (transform, backend) != ("vmap", "compiled")
@@ -173,7 +174,7 @@ def test_transforms_are_right_by_auto_and_right_or_refused_by_name(case, transfo
         # a batch of texts is a larger batch
         assert backend != "compiled" or transform == "vmap"
         if backend == "auto":
-            assert (chosen_backends()[case.split("-")[0]] == "compiled") == (transform == "vmap")
+            assert (choice.ran == "compiled") == (transform == "vmap")
         for mine, theirs in zip(got, expected, strict=True):
             assert_close(mine, theirs, "gradient")
 
@@ -203,7 +204,7 @@ def test_a_whole_model_against_finite_differences():
 
     curvature = torch.autograd.grad(slope(True), weights, allow_unused=True)
     got = sum(float((g * d).sum()) for g, d in zip(curvature, steps, strict=True) if g is not None)
-    assert chosen_backends()["matrix_state"] == "compiled"
+    assert set(backends_of(model).values()) == {"compiled"}
     size = 1e-5
     ends = []
     for sign in (1, -2):

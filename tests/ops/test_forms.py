@@ -1,0 +1,340 @@
+"""Every form of every op against the float64 equation; what all promise of texts, masks, pieces, states."""
+
+from functools import cache
+
+import pytest
+import torch
+from every_op import CASES, FORMS, Inputs, along_time, cut, fresh, holes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import assert_close
+from torch import Tensor
+
+from unimatrix.ops import BackendChoice
+
+FAST = ("chunked", "compiled")
+LENGTHS = (1, 2, 15, 16, 17, 63, 257)  # around a chunk of 16 and a block of the loops, and 16 of them
+KINDS = {  # hard gates, a mask
+    "ordinary": (False, False),
+    "masked": (False, True),
+    "hard": (True, False),
+    "hard and masked": (True, True),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+every_form = pytest.mark.parametrize("backend", FORMS)
+every_fast_form = pytest.mark.parametrize("backend", FAST)
+
+
+def run(case: str, inputs: Inputs, backend: str, call=None, **options) -> dict[str, Tensor]:
+    """What comes out, and the gradient of every input, for fixed random output gradients."""
+    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}  # with its strides
+    outputs = (call or CASES[case].call)(leaves, backend=backend, **options)
+    generator = torch.Generator().manual_seed(9)
+    into = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y) for y in outputs]
+    pairs = [(y, grad) for y, grad in zip(outputs, into, strict=True) if y.requires_grad]
+    grads = [torch.zeros_like(x) for x in leaves.values()]
+    if pairs:  # without any position a query reaches no output
+        used, into = zip(*pairs, strict=True)
+        grads = torch.autograd.grad(
+            used, list(leaves.values()), into, allow_unused=True, materialize_grads=True
+        )
+    found = {f"output {n}": y.detach() for n, y in enumerate(outputs)}
+    return found | dict(zip(inputs, grads, strict=True))
+
+
+def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        quantity = "output" if name.startswith("output") else "gradient"
+        assert_close(got[name], value, quantity, got[name].dtype)
+
+
+def exact(case: str, inputs: Inputs, **options) -> dict[str, Tensor]:
+    """The equation in float64, for the numbers that `inputs` hold after their own rounding."""
+    return run(case, {name: x.double() for name, x in inputs.items()}, "reference", **options)
+
+
+@cache
+def text(case: str, length: int, dtype: torch.dtype, kind: str, state: bool) -> tuple[Inputs, dict, dict]:
+    """Inputs, the mask in options, and what the equation makes of them."""
+    hard, masked = KINDS[kind]
+    inputs = CASES[case].make(length=length, dtype=dtype, hard=hard)
+    options = {"mask": holes(2, length)} if masked else {}
+    inputs = inputs if state else fresh(inputs)
+    return inputs, options, exact(case, inputs, **options)
+
+
+@every_form
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@every_case
+def test_equals_the_equation(case, backend, dtype, kind):
+    for length in LENGTHS:
+        for state in (True, False) if length < 64 else (False,):
+            inputs, options, expected = text(case, length, dtype, kind, state)
+            assert_same(run(case, inputs, backend, **options), expected)
+
+
+@every_fast_form
+@every_case
+def test_a_long_text(case, backend):
+    length = 4096 if case.startswith(("slot", "triple")) else 16384
+    inputs = CASES[case].make(batch=1, length=length, dtype=torch.float32, hard=True)
+    wide = {name: x.double() for name, x in inputs.items()}
+    assert_same(run(case, inputs, backend), run(case, wide, "compiled"))
+
+
+MASKS = {
+    "left": torch.arange(70) >= torch.tensor([[3], [69]]),
+    "right": torch.arange(70) < torch.tensor([[33], [1]]),
+    "a whole row": torch.tensor([[True], [False]]).expand(2, 70),
+    "everything": torch.zeros(2, 70, dtype=torch.bool),
+}
+
+
+@every_fast_form
+@pytest.mark.parametrize("mask", MASKS)
+@every_case
+def test_whatever_a_mask_leaves_out(case, backend, mask):
+    inputs = CASES[case].make(length=70, dtype=torch.float32)
+    assert_same(run(case, inputs, backend, mask=MASKS[mask]), exact(case, inputs, mask=MASKS[mask]))
+
+
+@every_form
+@every_case
+def test_masked_positions_are_no_tokens(case, backend):
+    """All is as in the text without its holes; a hole's output is zero, and nothing is learned from it."""
+    inputs, mask = CASES[case].make(length=40), holes(2, 40)
+    for name in filter(along_time, inputs):
+        inputs[name][~mask] = 7.0  # whatever stands there, out of range or not
+    leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+    outputs = CASES[case].call(leaves, mask=mask, backend=backend)
+    count = len(CASES[case].apply(inputs, mask=mask, backend=backend)[0])
+    if CASES[case].masked_output_is_zero:
+        assert all((y[~mask] == 0).all() for y in outputs[:count])
+    weights = [torch.randn(y.shape, dtype=y.dtype) for y in outputs]
+    for n in range(count):
+        weights[n][~mask] = 0
+    grads = dict(zip(leaves, torch.autograd.grad(outputs, list(leaves.values()), weights), strict=True))
+    for name in filter(along_time, leaves):
+        assert (grads[name][~mask] == 0).all(), name
+    shared = torch.zeros_like(inputs["addresses"]) if "addresses" in inputs else None
+    for row in range(2):
+        one, real = slice(row, row + 1), mask[row]
+        alone = {name: x.clone().requires_grad_() for name, x in cut(inputs, one, real).items()}
+        dense = CASES[case].call(alone, backend="reference")
+        into = [w[one, real] if n < count else w[one] for n, w in enumerate(weights)]
+        for n, (y, theirs) in enumerate(zip(outputs, dense, strict=True)):
+            assert_close(y[one, real] if n < count else y[one], theirs, "output" if n < count else "state")
+        for name, theirs in zip(alone, torch.autograd.grad(dense, list(alone.values()), into), strict=True):
+            if name == "addresses":
+                shared = shared + theirs
+            else:
+                assert_close(
+                    grads[name][one][:, real] if along_time(name) else grads[name][one], theirs, "gradient"
+                )
+    if shared is not None:
+        assert_close(grads["addresses"], shared, "gradient")
+
+
+@every_form
+@pytest.mark.parametrize("cuts", [(1,), (2, 2, 3, 19, 36), tuple(range(1, 40))], ids=len)
+@every_case
+def test_pieces_equal_the_whole(case, backend, cuts):
+    """Gradients included, which go back through the states between."""
+    inputs = CASES[case].make(length=40)
+    mask = holes(2, 40)
+
+    def in_pieces(leaves: Inputs, **options) -> tuple[Tensor, ...]:
+        pieces, given, last = [], leaves, {}
+        for start, stop in zip((0, *cuts), (*cuts, 40), strict=True):
+            piece = cut(given, times=slice(start, stop))
+            outputs, state = CASES[case].apply(piece, mask=mask[:, start:stop], **options, **last)
+            pieces.append(outputs)
+            last, given = {"state": state}, fresh(leaves)
+        parts = state if isinstance(state, tuple) else (state,)
+        whole = [torch.cat(outputs, dim=1) for outputs in zip(*pieces, strict=True)]
+        return (*whole, *(x for x in parts if x.is_floating_point()))
+
+    assert_same(run(case, inputs, backend, in_pieces), run(case, inputs, backend, mask=mask))
+    whole = CASES[case].apply(inputs, mask=mask, backend=backend)[1]
+    state = CASES[case].apply(cut(inputs, times=slice(0, cuts[0])), mask=mask[:, : cuts[0]], backend=backend)[
+        1
+    ]
+    rest = {"mask": mask[:, cuts[0] :], "backend": backend, "state": state}
+    last = CASES[case].apply(cut(inputs, times=slice(cuts[0], None)), **rest)[1]
+    for got, expected in zip(last, whole, strict=True):
+        assert got.is_floating_point() or torch.equal(got, expected)  # ids and ages
+
+
+@every_form
+@every_case
+def test_nothing_of_the_future_is_read(case, backend):
+    inputs = CASES[case].make(length=30)
+    count = len(CASES[case].apply(inputs, backend=backend)[0])
+    before = CASES[case].call(inputs, backend=backend)[:count]
+    changed = {name: x.clone() for name, x in inputs.items()}
+    for name in filter(along_time, changed):
+        changed[name][:, 20:] *= 0.9
+    for y, moved in zip(before, CASES[case].call(changed, backend=backend)[:count], strict=True):
+        assert torch.equal(y[:, :20], moved[:, :20])
+        assert not torch.allclose(y[:, 20:], moved[:, 20:])
+
+
+@every_form
+@every_case
+def test_no_state_is_an_empty_one(case, backend):
+    inputs = CASES[case].make(length=9)
+    zeros = {name: torch.zeros_like(x) if name.startswith("state") else x for name, x in inputs.items()}
+    if case.startswith("slot"):
+        return  # an empty one is more than zeros: test_slot_bindings
+    for y, same in zip(
+        CASES[case].call(fresh(inputs), backend=backend),
+        CASES[case].call(zeros, backend=backend),
+        strict=True,
+    ):
+        assert torch.equal(y, same)
+
+
+@every_form
+@every_case
+def test_a_given_state_stays_as_it_is(case, backend):
+    inputs = CASES[case].make(length=20)
+    before = {name: x.clone() for name, x in inputs.items()}
+    run(case, inputs, backend)
+    CASES[case].call(inputs, backend=backend)
+    assert all(torch.equal(x, before[name]) for name, x in inputs.items())
+
+
+@every_form
+@every_case
+def test_gradcheck(case, backend):
+    inputs = CASES[case].make(batch=1, length=4)
+    names = list(inputs)
+
+    def call(*xs: Tensor) -> tuple[Tensor, ...]:
+        return CASES[case].call(dict(zip(names, xs, strict=True)), backend=backend)
+
+    assert torch.autograd.gradcheck(call, [x.requires_grad_() for x in inputs.values()])
+
+
+@every_fast_form
+@every_case
+def test_gradients_of_one_output_or_for_one_input_alone(case, backend):
+    inputs = CASES[case].make(length=21)
+    outputs = CASES[case].call(inputs, backend=backend)
+    assert not any(y.requires_grad for y in outputs)
+    wanted = [(tuple(inputs), n) for n in range(len(outputs))] + [((name,), None) for name in inputs]
+
+    def grads(form: str, names: tuple[str, ...], n: int | None) -> tuple[Tensor, ...]:
+        leaves = {name: inputs[name].clone().requires_grad_() for name in names}
+        found = CASES[case].call(inputs | leaves, backend=form)
+        used = [y for y in (found if n is None else found[n : n + 1]) if y.requires_grad]
+        into = [y.detach().cos() for y in used]
+        return torch.autograd.grad(
+            used, list(leaves.values()), into, allow_unused=True, materialize_grads=True
+        )
+
+    for names, n in wanted:
+        for got, expected in zip(grads(backend, names, n), grads("reference", names, n), strict=True):
+            assert_close(got, expected, "gradient")
+
+
+@every_fast_form
+@every_case
+def test_views_are_read_where_they_lie(case, backend):
+    """Every input a part of something wider, time before the batch, the last stride not 1, or expanded."""
+    inputs = CASES[case].make(length=21)
+    wider = {name: torch.cat([x, x], dim=-1)[..., : x.shape[-1]] for name, x in inputs.items()}
+    turned = {name: x.transpose(0, 1).contiguous().transpose(0, 1) for name, x in inputs.items()}
+    inner = {name: x.transpose(-1, -2).contiguous().transpose(-1, -2) for name, x in inputs.items()}
+    spread = {name: x if name == "addresses" else x[:1].expand_as(x) for name, x in inputs.items()}
+    for views in (wider, turned, inner, spread):
+        contiguous = {name: x.contiguous() for name, x in views.items()}
+        got, expected = run(case, views, backend), run(case, contiguous, backend)
+        if backend == "compiled":
+            assert all(torch.equal(got[name], x) for name, x in expected.items())
+        assert_same(got, expected)
+
+
+@every_fast_form
+@every_case
+def test_memory_for_the_backward_is_linear_in_time(case, backend):
+    def kept(length: int) -> int:
+        sizes: dict[int, int] = {}  # by storage: views of one tensor count once
+
+        def remember(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        inputs = CASES[case].make(batch=1, length=length, dtype=torch.float32)
+        leaves = {name: x.requires_grad_() for name, x in inputs.items()}
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            outputs = CASES[case].call(leaves, backend=backend)
+        del outputs
+        return sum(sizes.values())
+
+    assert kept(2048) <= 2.2 * kept(1024)
+
+
+# torch's own words to itself while it traces an autograd.Function
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@every_fast_form
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@every_case
+def test_torch_compile_gives_the_same(case, backend, masked):
+    options = {"mask": holes(2, 20)} if masked else {}
+    inputs = CASES[case].make(length=20, dtype=torch.float32)
+    torch.compiler.reset()
+
+    def call(xs: Inputs, **options) -> tuple[Tensor, ...]:
+        return tuple(y * 1.5 for y in CASES[case].call(xs, **options))
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    expected = run(case, inputs, backend, call, **options)
+    assert_same(run(case, inputs, backend, compiled, **options), expected)
+    with torch.no_grad():
+        for n, y in enumerate(compiled(inputs, backend=backend, **options)):
+            assert_close(y, expected[f"output {n}"], "output")
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_length_batch_and_mask(data):
+    case = data.draw(st.sampled_from(sorted(CASES)))
+    batch, length = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 40))
+    inputs = CASES[case].make(batch=batch, length=length, hard=data.draw(st.booleans()))
+    if data.draw(st.booleans()):
+        inputs = fresh(inputs)
+    bits = data.draw(st.lists(st.booleans(), min_size=batch * length, max_size=batch * length))
+    mask = torch.tensor(bits, dtype=torch.bool).view(batch, length)
+    mask[:1, -1:] = True  # an ordinary gate, so that the gradients have a scale
+    expected = run(case, inputs, "reference", mask=mask)
+    for backend in FAST:
+        assert_same(run(case, inputs, backend, mask=mask), expected)
+
+
+@every_case
+def test_what_ran_is_recorded_where_it_was_asked(case):
+    inputs, choices = CASES[case].make(), [BackendChoice(), BackendChoice("chunked")]
+    for choice in choices:
+        assert choice.ran is None
+        CASES[case].call(inputs, backend=choice)
+    assert [choice.ran for choice in choices] == ["compiled", "chunked"]
+    inputs = {name: x.to("meta") for name, x in inputs.items()}
+    if not case.startswith("slot"):  # whose decisions are made on the CPU
+        CASES[case].call(inputs, backend=choices[0])
+        assert choices[0].ran == "chunked"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+@every_case
+def test_the_same_on_a_gpu(case, kind):
+    for length in (1, 63, 257):
+        inputs, options, expected = text(case, length, torch.float32, kind, state=True)
+        options = {name: x.cuda() for name, x in options.items()}
+        choice = BackendChoice()
+        got = run(case, {name: x.cuda() for name, x in inputs.items()}, choice, **options)
+        assert choice.ran == "chunked"
+        assert_same({name: x.cpu() for name, x in got.items()}, expected)
