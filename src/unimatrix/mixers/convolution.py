@@ -51,17 +51,12 @@ class LocalConvolution(Part):
         if length == 0:
             return x, ConvolutionState(recent)  # too few tokens for one window
         tokens = torch.cat([recent, x], dim=1)  # [B, K - 1 + T, D]
-        order = None if mask is None else _real_last(mask, past)
-        if order is not None and mask is not None:
-            real = torch.cat([mask.new_ones(batch, past), mask], dim=1)[..., None]
-            tokens = (tokens * real).gather(1, order[..., None].expand_as(tokens))
+        tokens, order = packed(tokens, mask, past)
         # [B, T, D, K] without a copy, then one with the kernel's positions before the channels
         windows = tokens.unfold(1, self.kernel_size, 1).transpose(2, 3).flatten(2)  # [B, T, K D]
         y = F.gelu(self.mix(windows))
         if order is not None:
-            # token n of the packed row is token order[n] of the given one
-            back = order.argsort(dim=1)[:, past:] - past
-            y = y.gather(1, back.clamp_min(0)[..., None].expand_as(y))
+            y = unpacked(y, order, past)
         return y, ConvolutionState(tokens[:, length:].clone())
 
 
@@ -82,7 +77,20 @@ class ConvolutionConfig(PartConfig):
         return LocalConvolution(size.d_model, self.kernel_size)
 
 
-def _real_last(mask: TokenMask, past: int) -> Tensor:
-    """The order [B, past + T]: padding first, then the carried tokens, then the real ones as they came."""
+def packed(tokens: Tensor, mask: TokenMask | None, past: int) -> tuple[Tensor, Tensor | None]:
+    """Rows [B, past + T, D] with their padding (as zeros) in front, so that windows hold real tokens alone.
+
+    The first `past` are carried ones, all real. Also the order [B, past + T] for `unpacked`; None: no padding.
+    """
+    if mask is None:
+        return tokens, None
     real = torch.cat([mask.new_ones(mask.shape[0], past), mask], dim=1)
-    return real.to(torch.uint8).argsort(dim=1, stable=True)
+    order = real.to(torch.uint8).argsort(dim=1, stable=True)  # padding, carried tokens, the real ones as they came
+    return (tokens * real[..., None]).gather(1, order[..., None].expand_as(tokens)), order
+
+
+def unpacked(y: Tensor, order: Tensor, past: int) -> Tensor:
+    """What windows of packed rows gave, [B, T, D], where the tokens stood."""
+    # token n of the packed row is token order[n] of the given one
+    back = order.argsort(dim=1)[:, past:] - past
+    return y.gather(1, back.clamp_min(0)[..., None].expand_as(y))
