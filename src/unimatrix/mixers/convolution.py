@@ -80,12 +80,14 @@ class ConvolutionConfig(PartConfig):
 def packed(tokens: Tensor, mask: TokenMask | None, past: int) -> tuple[Tensor, Tensor | None]:
     """Rows [B, past + T, D] with their padding (as zeros) in front, so that windows hold real tokens alone.
 
-    The first `past` are carried ones, all real. Also the order [B, past + T] for `unpacked`; None: no padding.
+    The first `past` are carried ones, all real. Also the order [B, past + T] for `unpacked`; None: none.
     """
     if mask is None:
         return tokens, None
     real = torch.cat([mask.new_ones(mask.shape[0], past), mask], dim=1)
-    order = real.to(torch.uint8).argsort(dim=1, stable=True)  # padding, carried tokens, the real ones as they came
+    order = real.to(torch.uint8).argsort(
+        dim=1, stable=True
+    )  # padding, carried tokens, the real ones as they came
     return (tokens * real[..., None]).gather(1, order[..., None].expand_as(tokens)), order
 
 

@@ -15,6 +15,7 @@ from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.older_weights import upgrade_before_loading
 from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size, check_backend
+from unimatrix.mixers.short_convolution import ShortConvolution
 from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.ops import Backend, BackendChoice, matrix_state
 from unimatrix.ops.shapes import MatrixState, Stream, TokenMask
@@ -26,6 +27,7 @@ class MatrixStateMixerState(NamedTuple):
     """One matrix per head: the same size however long the text."""
 
     matrix: MatrixState  # [B, H, S, S] float32 (float64 for a float64 model)
+    recent: Tensor | None = None  # [B, K - 1, 3 HS], what the short convolution still needs
 
 
 class MatrixStateMixer(Part):
@@ -35,6 +37,7 @@ class MatrixStateMixer(Part):
     for d, which the paper counts nevertheless: there it is a module of its own, `d`, beside `qkv`. The
     retention of each head and the readout gate share another matrix. `spectral_norm` divides W_(d,q,k,v) and
     W_o by their largest singular value (see `SpectralLinear`); d then stays with the others.
+    `kernel_size`: of a short convolution over q, k and v; None for none.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class MatrixStateMixer(Part):
         *,
         rule_mixing: bool = False,
         spectral_norm: bool = False,
+        kernel_size: int | None = None,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
@@ -64,6 +68,7 @@ class MatrixStateMixer(Part):
         self.readout = (
             SpectralLinear(inner, d_model) if spectral_norm else nn.Linear(inner, d_model, bias=False)
         )
+        self.convolution = None if kernel_size is None else ShortConvolution(3 * inner, kernel_size)
         self.rules = nn.Linear(d_model, 3 * num_heads) if rule_mixing else None
         self.register_load_state_dict_pre_hook(upgrade_before_loading)
 
@@ -76,7 +81,7 @@ class MatrixStateMixer(Part):
             nn.init.normal_(joint, std=std)
             self.d.weight.copy_(joint[:rows])
             self.qkv.weight.copy_(joint[rows:])
-        for part in (self.dqkv, self.gates, self.readout, self.rules):
+        for part in (self.dqkv, self.gates, self.readout, self.rules, self.convolution):
             if part is not None:
                 draw_weights(part, std)
 
@@ -87,21 +92,27 @@ class MatrixStateMixer(Part):
                 part.renew()
 
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
-        written = self._project(x)
+        written = self._project(x, state, at.mask)
         y, after = self._run(written, state, at.mask, given.context)
         error = self._error(written, state, at.mask) if "error" in at.wanted else None
         return Given(add=y, error=error), after
 
     def state_layout(self) -> Any:
-        return MatrixStateMixerState(kept((self.num_heads, self.state_dim, self.state_dim), "sums"))
+        inner = 3 * self.num_heads * self.state_dim
+        recent = self.convolution and kept((self.convolution.kernel_size - 1, inner), "stream")
+        return MatrixStateMixerState(kept((self.num_heads, self.state_dim, self.state_dim), "sums"), recent)
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None) -> MatrixStateMixerState:
         """The empty state: zeros [B, H, S, S]."""
         dtype = torch.float64 if self.gates.weight.dtype == torch.float64 else torch.float32
         shape = (batch_size, self.num_heads, self.state_dim, self.state_dim)
-        return MatrixStateMixerState(
-            torch.zeros(shape, dtype=dtype, device=device or self.gates.weight.device)
-        )
+        weight = self.gates.weight
+        matrix = torch.zeros(shape, dtype=dtype, device=device or weight.device)
+        recent = None
+        if self.convolution is not None:
+            past, inner = self.convolution.kernel_size - 1, 3 * self.num_heads * self.state_dim
+            recent = weight.new_zeros(batch_size, past, inner, device=device)
+        return MatrixStateMixerState(matrix, recent)
 
     def forward(
         self,
@@ -112,17 +123,22 @@ class MatrixStateMixer(Part):
         context: Stream | None = None,
     ) -> tuple[Stream, MatrixStateMixerState]:
         """[B, T, D] to [B, T, D]; context [B, T, D] joins the readout before its gate."""
-        return self._run(self._project(u), state, mask, context)
+        return self._run(self._project(u, state, mask), state, mask, context)
 
-    def _project(self, u: Stream) -> "_Written":
+    def _project(self, u: Stream, state: MatrixStateMixerState | None, mask: TokenMask | None) -> "_Written":
         """All that is read off the stream."""
         heads = (self.num_heads, self.state_dim)
         rule_weights = diag = None
         if self.dqkv is not None:
-            diag, q, k, v = self.dqkv(u).unflatten(-1, (4, *heads)).unbind(2)  # [B, T, H, S]
+            diag, qkv = self.dqkv(u).split([heads[0] * heads[1], 3 * heads[0] * heads[1]], dim=-1)
+            diag = diag.unflatten(-1, heads)
         else:
             assert self.qkv is not None
-            q, k, v = self.qkv(u).unflatten(-1, (3, *heads)).unbind(2)
+            qkv = self.qkv(u)
+        recent = None
+        if self.convolution is not None:
+            qkv, recent = self.convolution(qkv, None if state is None else state.recent, mask=mask)
+        q, k, v = qkv.unflatten(-1, (3, *heads)).unbind(2)  # [B, T, H, S]
         if self.rules is None:
             diag = None
         else:
@@ -133,7 +149,7 @@ class MatrixStateMixer(Part):
         if self.d is not None and torch.is_grad_enabled():
             # of no token at all: d gets a gradient of zeros, which optimisers and DDP expect of every weight
             log_retention = log_retention + self.d(u[:, :0]).sum()
-        return _Written(q, k, v, log_retention, rule_weights, diag, gate)
+        return _Written(q, k, v, log_retention, rule_weights, diag, gate, recent)
 
     def _run(
         self,
@@ -142,7 +158,7 @@ class MatrixStateMixer(Part):
         mask: TokenMask | None,
         context: Stream | None,
     ) -> tuple[Stream, MatrixStateMixerState]:
-        q, k, v, log_retention, rule_weights, diag, gate = written
+        q, k, v, log_retention, rule_weights, diag, gate, recent = written
         y, last = matrix_state(
             q,
             k,
@@ -157,7 +173,7 @@ class MatrixStateMixer(Part):
         out = self.readout(y.flatten(2))
         if context is not None:
             out = out + context
-        return torch.sigmoid(gate) * out, MatrixStateMixerState(last)
+        return torch.sigmoid(gate) * out, MatrixStateMixerState(last, recent)
 
     def _error(
         self, written: "_Written", state: MatrixStateMixerState | None, mask: TokenMask | None
@@ -165,7 +181,7 @@ class MatrixStateMixer(Part):
         """|k_t - S_{t-1} v_t / |v_t|^2| / |k_t| per head, [B, T, H]: what the state holds at the address v_t,
         read before the write, beside what is written there. 1 where it holds nothing, 0 at padding.
         """
-        _, k, v, log_retention, rule_weights, diag, _ = written
+        _, k, v, log_retention, rule_weights, diag, *_ = written
 
         def twice(x: Tensor | None, before: Tensor | None = None) -> Any:
             """Each token once as a mere reader and once as itself: [B, 2 T, ...]."""
@@ -200,11 +216,15 @@ class _Written(NamedTuple):
     rule_weights: Tensor | None  # [B, T, H, 3]
     diag: Tensor | None  # [B, T, H, S]
     gate: Stream  # logits
+    recent: Tensor | None  # of the short convolution
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatrixStateConfig(PartConfig):
-    """The matrix-valued recurrent state."""
+    """The matrix-valued recurrent state.
+
+    kernel_size: of a short causal convolution over q, k and v, each channel by itself, with SiLU; None: none.
+    """
 
     kind: ClassVar[str] = "matrix_state"
     role: ClassVar[Role] = "mix"
@@ -214,11 +234,12 @@ class MatrixStateConfig(PartConfig):
     state_dim: int = 16
     rule_mixing: bool = False
     spectral_norm: bool = False
+    kernel_size: int | None = None
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_counts(self, "num_heads", "state_dim")
+        check_counts(self, "num_heads", "state_dim", "kernel_size")
         check_backend(self)
 
     def build(self, size: Size) -> MatrixStateMixer:
@@ -228,6 +249,7 @@ class MatrixStateConfig(PartConfig):
             self.state_dim,
             rule_mixing=self.rule_mixing,
             spectral_norm=self.spectral_norm,
+            kernel_size=self.kernel_size,
             backend=self.backend,
         )
 
