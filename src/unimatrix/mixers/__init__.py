@@ -6,7 +6,7 @@ from unimatrix.mixers.associative import AssociativeMemory, AssociativeMemoryCon
 from unimatrix.mixers.attention import AttentionConfig, AttentionState, CausalAttention
 from unimatrix.mixers.convolution import ConvolutionConfig, ConvolutionState, LocalConvolution
 from unimatrix.mixers.feed_forward import MLP, MLPConfig
-from unimatrix.mixers.head import ClassHeadConfig, HeadConfig, TiedHeadConfig
+from unimatrix.mixers.head import ClassHeadConfig, HeadConfig, ScaledHeadConfig, TiedHeadConfig
 from unimatrix.mixers.matrix_state import MatrixStateConfig, MatrixStateMixer, MatrixStateMixerState
 from unimatrix.mixers.modulation import DeepEmbed, DeepEmbedConfig, StepEmbeddings, StepEmbeddingsConfig
 from unimatrix.mixers.norm import LayerNormConfig
@@ -52,6 +52,7 @@ __all__ = [
     "RegisteredPart",
     "RoutingState",
     "Size",
+    "ScaledHeadConfig",
     "SlotMemory",
     "SlotMemoryConfig",
     "SlotMemoryMixerState",
@@ -79,4 +80,5 @@ register(StepEmbeddings, StepEmbeddingsConfig)
 register(LocalConvolution, ConvolutionConfig)
 register(nn.LayerNorm, LayerNormConfig)
 register(nn.Linear, TiedHeadConfig)
+register(nn.Linear, ScaledHeadConfig)
 register(nn.Linear, ClassHeadConfig)
