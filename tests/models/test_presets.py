@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import unimatrix
-from unimatrix.models import ModelConfig, parameter_count, preset_config
+from unimatrix.models import PRESETS, ModelConfig, parameter_count, preset_config
 from unimatrix.paper.published import published
 
 PRINTED = [
@@ -25,12 +25,20 @@ def test_counts_are_the_papers(name, vocab_size, count):
     assert parameter_count(unimatrix.build(name, vocab_size=vocab_size)) == count
 
 
-# the paper describes it and prints no count of it
+# the paper describes the first and prints no count of it; the others are not the paper's
 NOT_PRINTED = "recurrent-ffn-readout"
+OWN = {"unimatrix-hybrid": (191_368, 178_888)}
 
 
-def test_the_paper_prints_a_count_for_every_preset_but_one():
-    assert {name for name, _, _ in PRINTED} | {NOT_PRINTED} == set(unimatrix.presets())
+def test_the_paper_prints_a_count_for_every_preset_of_its_own_but_one():
+    assert {name for name, _, _ in PRINTED} | {NOT_PRINTED} | OWN.keys() == set(unimatrix.presets())
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_counts_of_our_own_presets_are_those_that_we_print(name):
+    counts = tuple(parameter_count(unimatrix.build(name, vocab_size=v)) for v in (259, 64))
+    assert counts == OWN[name]
+    assert all(f"{count:,}" in PRESETS[name].about for count in counts)
 
 
 @pytest.mark.parametrize("name", ["recurrent-ffn", "recurrent-ffn-hybrid"])

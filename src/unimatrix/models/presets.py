@@ -54,6 +54,7 @@ RECURRENT_FFN = edit(TRANSFORMER, {"layers.*.feed_forward": RecurrentFFNConfig()
 RECURRENT_FFN_READOUT = edit(RECURRENT_FFN, {"query": True})
 RECURRENT_FFN_HYBRID = edit(RECURRENT_FFN_READOUT, {"local": True})
 
+HYBRID = edit(CORE, {"order": (0, 1, 2), "layers.1.mixer": AttentionConfig()})
 
 PRESETS: dict[str, Preset] = {
     "transformer": Preset(
@@ -98,6 +99,9 @@ PRESETS: dict[str, Preset] = {
     "recurrent-ffn-hybrid": Preset(
         RECURRENT_FFN_HYBRID,
         "Recurrent-FFN-Readout at half the width, and a local gated branch. 174,080 (V = 64: 161,600).",
+    ),
+    "unimatrix-hybrid": Preset(
+        HYBRID, "Two matrix-state layers with one of attention between them. 191,368 (V = 64: 178,888)."
     ),
 }
 
