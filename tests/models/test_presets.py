@@ -27,7 +27,7 @@ def test_counts_are_the_papers(name, vocab_size, count):
 
 # the paper describes the first and prints no count of it; the others are not the paper's
 NOT_PRINTED = "recurrent-ffn-readout"
-OWN = {"unimatrix-hybrid": (191_368, 178_888)}
+OWN = {"transformer-modern": (163_712, 151_232), "unimatrix-hybrid": (191_368, 178_888)}
 
 
 def test_the_paper_prints_a_count_for_every_preset_of_its_own_but_one():
@@ -131,7 +131,7 @@ def test_the_memory_settings_reach_the_model():
         ("unimatrix-assoc", {"temperature": 0.0}, "temperature: expected a positive number, got 0.0"),
         ("transformer", {"qkv_init": "zeros"}, "qkv_init: expected one of normal, xavier, got 'zeros'"),
         ("unimatrix-core", {"slots": 8}, "unknown setting 'slots'"),
-        ("triple-latent", {"slots": 2}, "unknown setting 'slots'"),
+        ("triple-latent", {"slots": 0}, "slots: expected a whole number of at least 1, got 0"),
         ("triple-slot", {"slots": 0}, "num_slots: expected a whole number of at least 1, got 0"),
         ("triple-hybrid", {"kernel_size": 0}, "kernel_size: expected a whole number of at least 1, got 0"),
     ],

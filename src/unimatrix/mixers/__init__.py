@@ -5,11 +5,11 @@ from torch import nn
 from unimatrix.mixers.associative import AssociativeMemory, AssociativeMemoryConfig, AssociativeState
 from unimatrix.mixers.attention import AttentionConfig, AttentionState, CausalAttention
 from unimatrix.mixers.convolution import ConvolutionConfig, ConvolutionState, LocalConvolution
-from unimatrix.mixers.feed_forward import MLP, MLPConfig
+from unimatrix.mixers.feed_forward import MLP, GatedMLP, GatedMLPConfig, MLPConfig
 from unimatrix.mixers.head import ClassHeadConfig, HeadConfig, ScaledHeadConfig, TiedHeadConfig
 from unimatrix.mixers.matrix_state import MatrixStateConfig, MatrixStateMixer, MatrixStateMixerState
 from unimatrix.mixers.modulation import DeepEmbed, DeepEmbedConfig, StepEmbeddings, StepEmbeddingsConfig
-from unimatrix.mixers.norm import LayerNormConfig
+from unimatrix.mixers.norm import LayerNormConfig, RMSNormConfig
 from unimatrix.mixers.older_weights import upgrade_weights
 from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Size
 from unimatrix.mixers.recurrent_ffn import RecurrentFFN, RecurrentFFNConfig, RecurrentFFNState
@@ -32,6 +32,8 @@ __all__ = [
     "ConvolutionState",
     "DeepEmbed",
     "DeepEmbedConfig",
+    "GatedMLP",
+    "GatedMLPConfig",
     "Given",
     "HeadConfig",
     "LayerNormConfig",
@@ -44,6 +46,7 @@ __all__ = [
     "PartConfig",
     "PreviousTokenRouting",
     "PreviousTokenRoutingConfig",
+    "RMSNormConfig",
     "Reading",
     "Recalled",
     "RecurrentFFN",
@@ -51,8 +54,8 @@ __all__ = [
     "RecurrentFFNState",
     "RegisteredPart",
     "RoutingState",
-    "Size",
     "ScaledHeadConfig",
+    "Size",
     "SlotMemory",
     "SlotMemoryConfig",
     "SlotMemoryMixerState",
@@ -72,6 +75,7 @@ register(MatrixStateMixer, MatrixStateConfig)
 register(TripleLatentMixer, TripleLatentConfig)
 register(AssociativeMemory, AssociativeMemoryConfig)
 register(MLP, MLPConfig)
+register(GatedMLP, GatedMLPConfig)
 register(RecurrentFFN, RecurrentFFNConfig)
 register(PreviousTokenRouting, PreviousTokenRoutingConfig)
 register(SlotMemory, SlotMemoryConfig)
@@ -79,6 +83,7 @@ register(DeepEmbed, DeepEmbedConfig)
 register(StepEmbeddings, StepEmbeddingsConfig)
 register(LocalConvolution, ConvolutionConfig)
 register(nn.LayerNorm, LayerNormConfig)
+register(nn.RMSNorm, RMSNormConfig)
 register(nn.Linear, TiedHeadConfig)
 register(nn.Linear, ScaledHeadConfig)
 register(nn.Linear, ClassHeadConfig)

@@ -16,6 +16,8 @@ from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Part, PartConfig, Role, Size
 from unimatrix.ops.shapes import Stream, TokenMask
 
+_EPS = 1e-12  # on the mean square: a vector of zeros stays one
+
 
 class AttentionState(NamedTuple):
     """Keys and values of every token so far: grows with the text."""
@@ -28,17 +30,25 @@ class AttentionState(NamedTuple):
 class CausalAttention(Part):
     """q, k, v in one projection, PyTorch's scaled_dot_product_attention, an output projection; all with bias.
 
-    Raises a UserError when num_heads does not divide d_model. qkv_init: see `AttentionConfig`.
+    Raises a UserError when num_heads does not divide d_model. The settings: see `AttentionConfig`.
     """
 
     def __init__(
-        self, d_model: int, num_heads: int, *, qkv_init: Literal["normal", "xavier"] = "normal"
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        qkv_init: Literal["normal", "xavier"] = "normal",
+        rotary_base: float | None = None,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         if d_model % num_heads:
             raise UserError(f"num_heads: expected a divisor of d_model = {d_model}, got {num_heads}")
         self.num_heads = num_heads
         self.qkv_init = qkv_init
+        self.rotary_base = rotary_base
+        self.qk_norm = qk_norm
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
@@ -58,6 +68,11 @@ class CausalAttention(Part):
         split = (batch, length, 3, self.num_heads, width // self.num_heads)
         projected = self.qkv(x).view(split)
         q, k, v = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, E]
+        if self.qk_norm:
+            q, k = (F.rms_norm(x, x.shape[-1:], eps=_EPS) for x in (q, k))
+        if self.rotary_base is not None:
+            q, k = _rotated(q, k, _positions(state, mask, x), self.rotary_base)
+        turned = self.qk_norm or self.rotary_base is not None
         real = None if mask is None else mask.clone()
         past = 0
         if state is not None:
@@ -71,7 +86,9 @@ class CausalAttention(Part):
             allowed = _allowed(past, length, real, x.device)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         y = self.out(y.transpose(1, 2).reshape(batch, length, width))
-        if state is None:
+        if state is None and turned:
+            k, v = k.contiguous(), v.clone(memory_format=torch.contiguous_format)
+        elif state is None:
             # else the projection of the queries would stay alive with them
             k, v = projected[:, :, 1:].clone(memory_format=torch.contiguous_format).permute(2, 0, 3, 1, 4)
         return y, AttentionState(k, v, real)
@@ -81,6 +98,9 @@ class CausalAttention(Part):
 class AttentionConfig(PartConfig):
     """Causal softmax attention.
 
+    rotary_base: turns q and k by each real token's position (RoFormer, arXiv:2104.09864), by the angles
+    position * base^(-2 i / E) of the i-th pair of channels, the first half with the second; None does not.
+    qk_norm: q and k of each head to a mean square of 1, without weights, before they are turned.
     qkv_init: weights of the q, k, v projection at the start: normal, N(0, init_std) as everywhere else; or
     xavier, uniform as torch.nn.MultiheadAttention starts it (standard deviation 0.09 at width 64).
     """
@@ -90,10 +110,14 @@ class AttentionConfig(PartConfig):
     grows: ClassVar[bool] = True
     num_heads: int = 4
     qkv_init: Literal["normal", "xavier"] = "normal"
+    rotary_base: float | None = None
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
         check_counts(self, "num_heads")
+        if self.rotary_base is not None and not self.rotary_base > 1.0:
+            raise UserError(f"rotary_base: expected a number above 1, got {self.rotary_base}")
 
     def check(self, size: Size) -> None:
         if size.d_model % self.num_heads:
@@ -101,11 +125,44 @@ class AttentionConfig(PartConfig):
                 f"num_heads: expected a divisor of d_model = {size.d_model}, got {self.num_heads}"
             )
 
+        if self.rotary_base is not None and size.d_model // self.num_heads % 2:
+            width = size.d_model // self.num_heads
+            raise UserError(f"rotary_base: expected heads of an even width, got {width}")
+
     def build(self, size: Size) -> CausalAttention:
-        return CausalAttention(size.d_model, self.num_heads, qkv_init=self.qkv_init)
+        return CausalAttention(
+            size.d_model,
+            self.num_heads,
+            qkv_init=self.qkv_init,
+            rotary_base=self.rotary_base,
+            qk_norm=self.qk_norm,
+        )
 
     def multiply_adds(self, size: Size, length: int) -> int:
         return length * (length + 1) // 2 * 2 * size.d_model  # scores and sums over the causal half
+
+
+def _positions(state: AttentionState | None, mask: TokenMask | None, x: Stream) -> Tensor:
+    """How many real tokens stand before each position, [B or 1, T]; of padding it means nothing."""
+    length = x.shape[1]
+    steps = torch.arange(length, device=x.device)[None] if mask is None else mask.cumsum(1) - 1
+    if state is None:
+        return steps
+    return steps + (state.k.shape[2] if state.real is None else state.real.sum(1, keepdim=True))
+
+
+def _rotated(q: Tensor, k: Tensor, positions: Tensor, base: float) -> tuple[Tensor, Tensor]:
+    """q and k [B, H, T, E] turned by their positions; angles are float32 or wider whatever the dtype."""
+    half, dtype = q.shape[-1] // 2, torch.float64 if q.dtype == torch.float64 else torch.float32
+    rates = base ** (-torch.arange(half, device=q.device, dtype=dtype) / half)
+    angles = positions[:, None, :, None] * rates  # [B or 1, 1, T, E / 2]
+    cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
+
+    def turn(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+    return turn(q), turn(k)
 
 
 def _join_masks(before: Tensor | None, now: Tensor | None, past: Tensor, new: Tensor) -> Tensor | None:

@@ -17,3 +17,14 @@ class LayerNormConfig(PartConfig):
 
     def build(self, size: Size) -> nn.Module:
         return nn.LayerNorm(size.d_model)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RMSNormConfig(PartConfig):
+    """PyTorch's RMSNorm over the channels: a weight, no bias, no mean taken off."""
+
+    kind: ClassVar[str] = "rms_norm"
+    role: ClassVar[Role] = "norm"
+
+    def build(self, size: Size) -> nn.Module:
+        return nn.RMSNorm(size.d_model, eps=1e-6)

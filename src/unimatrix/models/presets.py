@@ -14,10 +14,12 @@ from unimatrix.mixers import (
     AttentionConfig,
     ConvolutionConfig,
     DeepEmbedConfig,
+    GatedMLPConfig,
     MatrixStateConfig,
     MLPConfig,
     PreviousTokenRoutingConfig,
     RecurrentFFNConfig,
+    RMSNormConfig,
     SlotMemoryConfig,
     StepEmbeddingsConfig,
     TripleLatentConfig,
@@ -54,6 +56,16 @@ RECURRENT_FFN = edit(TRANSFORMER, {"layers.*.feed_forward": RecurrentFFNConfig()
 RECURRENT_FFN_READOUT = edit(RECURRENT_FFN, {"query": True})
 RECURRENT_FFN_HYBRID = edit(RECURRENT_FFN_READOUT, {"local": True})
 
+TRANSFORMER_MODERN = edit(
+    TRANSFORMER,
+    {
+        "max_positions": None,
+        "rotary_base": 10_000.0,
+        "qk_norm": True,
+        "layers.*.feed_forward": GatedMLPConfig(),
+        "norm": RMSNormConfig(),
+    },
+)
 HYBRID = edit(CORE, {"order": (0, 1, 2), "layers.1.mixer": AttentionConfig()})
 
 PRESETS: dict[str, Preset] = {
@@ -99,6 +111,10 @@ PRESETS: dict[str, Preset] = {
     "recurrent-ffn-hybrid": Preset(
         RECURRENT_FFN_HYBRID,
         "Recurrent-FFN-Readout at half the width, and a local gated branch. 174,080 (V = 64: 161,600).",
+    ),
+    "transformer-modern": Preset(
+        TRANSFORMER_MODERN,
+        "Rotary positions, normalised q and k, a gated MLP, RMSNorm. 163,712 (V = 64: 151,232).",
     ),
     "unimatrix-hybrid": Preset(
         HYBRID, "Two matrix-state layers with one of attention between them. 191,368 (V = 64: 178,888)."
