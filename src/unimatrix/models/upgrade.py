@@ -24,6 +24,7 @@ _THEN = {
 }
 _THEN |= {"convolution"}
 _ONCE = ("routing", "deep_embed", "step_embeddings", "memory", "convolution")
+_NOW = {"layers", "order", "parts", "norm"}
 
 
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: a depth that is none. All else is left for the config itself to refuse.
     """
-    if not _THEN & set(values):
-        return dict(values)
+    if not _THEN & set(values) or _NOW & set(values):
+        return dict(values)  # of both forms: what was a field then is an unknown setting now
     then = dict(values)
     depth, shared = then.pop("depth", 3), then.pop("shared_depth", False)
     if not isinstance(depth, int) or isinstance(depth, bool) or not 1 <= depth <= MAX_DEPTH:
