@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import types
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -141,7 +141,9 @@ def option_fields(options: Any) -> Iterator[OptionField]:
         value = field.default if isinstance(options, type) else getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             yield from option_fields(value)
-        elif not any(map(dataclasses.is_dataclass, (hint, *get_args(hint)))):
+        elif get_origin(hint) is not Mapping and not any(
+            map(dataclasses.is_dataclass, (hint, *get_args(hint)))
+        ):
             if tyro.conf.UseAppendAction in marks:  # each time one more
                 hint = get_args(hint)[0]
             yield OptionField(field.name, hint, tyro.conf.Positional in marks, value)

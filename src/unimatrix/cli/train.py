@@ -85,9 +85,11 @@ def run(arguments: Sequence[str]) -> int:
     recipe = _recipe(arguments)
     if recipe.task is not None:
         arguments = _with_seq_len(arguments)
-    default = Options(model=of_changes(recipe.model.changes), settings=recipe)
+    # of the changes the short ones are options, and no other; nor is what is in a config
+    bare = replace(recipe, model=replace(recipe.model, config=None, changes={}))
+    default = Options(model=of_changes(recipe.model.changes), settings=bare)
     options = parse(Options, arguments, command="train", about=ABOUT, default=default)
-    options = replace(options, settings=_with_changes(options))
+    options = replace(options, settings=_with_changes(options, recipe.model))
     console = PlainConsole()
     if options.resume and options.out is None and options.text is None and options.experiment is None:
         raise UserError(
@@ -119,10 +121,12 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _with_changes(options: Options) -> Experiment:
-    settings = options.settings
-    changes = changed(settings.model.changes, options.model, options.set)
-    return replace(settings, model=replace(settings.model, changes=changes))
+def _with_changes(options: Options, then: ModelChoice) -> Experiment:
+    """The settings with the recipe's changes and the command line's; --preset takes a config's place."""
+    model = options.settings.model
+    config = then.config if model.preset == then.preset else None
+    changes = changed(then.changes, options.model, options.set)
+    return replace(options.settings, model=replace(model, config=config, changes=changes))
 
 
 def _default_folder(name: str) -> Path:
