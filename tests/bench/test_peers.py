@@ -12,7 +12,7 @@ from unimatrix import UserError, build
 from unimatrix.bench import equality, throughput
 from unimatrix.bench.plot import plot_throughput
 from unimatrix.bench.terminal import throughput_tables
-from unimatrix.models import ModelConfig, peer_presets, preset_config
+from unimatrix.models import ModelConfig, Preset, peer_presets, preset_config
 from unimatrix.models.peer_presets import PEER_PRESETS
 
 SHORT = {"lengths": (4,), "passes": ("forward",), "seconds": 0.01}
@@ -27,7 +27,7 @@ def small(*, max_positions: int | None = 128) -> ModelConfig:
 @pytest.fixture
 def peer(monkeypatch) -> str:
     """The name of a small model of ours in a peer's place: what is tested is how a peer is treated."""
-    monkeypatch.setitem(PEER_PRESETS, "small", small)
+    monkeypatch.setitem(PEER_PRESETS, "small", Preset(small(), "A small one."))
     return "small"
 
 

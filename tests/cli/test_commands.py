@@ -65,7 +65,7 @@ def test_train_refuses_an_occupied_folder_and_then_obeys(call, refused, small_ru
     code, _, err = call("train", "--resume", "--out", run, "--steps", "6")
     assert (code, err) == (0, "")
     assert settings_of(run).loop.steps == 6
-    assert settings_of(run).model.d_model == 8
+    assert settings_of(run).model.changes["d_model"] == 8
     code, _, err = call("train", text, *SMALL, "--steps", "1", "--out", run, "--overwrite")
     assert (code, err) == (0, "")
     assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-000001"]

@@ -13,7 +13,8 @@ from unimatrix.paper.table3 import TABLE3
 def tiny(name):
     """The experiment with one step of a tiny model on short sequences."""
     full = EXPERIMENTS[name]()
-    model = dataclasses.replace(full.model, d_model=8, num_heads=2, depth=1)
+    sizes = {"d_model": 8, "num_heads": 2, "depth": 1}
+    model = dataclasses.replace(full.model, changes={**full.model.changes, **sizes})
     task = None if full.task is None else dataclasses.replace(full.task, length=16, eval_sequences=8)
     loop = dataclasses.replace(full.loop, steps=1, batch_size=2, seq_len=16, tracker="none")
     return lambda: dataclasses.replace(full, model=model, loop=loop, task=task)

@@ -1,13 +1,12 @@
 """Small models whose next token is clear-cut, and the plain loops that everything is compared with."""
 
-import inspect
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
 from unimatrix.hf import UniMatrixForCausalLM
-from unimatrix.models import LanguageModel, build, presets
+from unimatrix.models import LanguageModel, build, presets, setting
 
 PRESETS = sorted(presets())
 

@@ -64,7 +64,7 @@ def test_votes_add_the_weights_up_by_token():
     x, ids = torch.randn(2, 6, 12, dtype=torch.float64), torch.randint(0, 9, (2, 6))
     recalled, _ = memory(x, ids)
     h = torch.randn(2, 6, 12, dtype=torch.float64)
-    votes = memory.votes(h, recalled.reads, 9)
+    votes = memory.votes(h, recalled.reads.weights, recalled.reads.token_ids, 9)
     gate = torch.sigmoid(h @ memory.pointer_gate.weight[0] + memory.pointer_gate.bias)
     for b in range(2):
         for t in range(6):

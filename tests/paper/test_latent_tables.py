@@ -84,14 +84,14 @@ def test_table2_has_the_recipes_of_tables_1_and_3() -> None:
         assert recipe.task in (None, RECALL)
     assert experiment("recall.triple-slot").optim.lr == RECALL_LR
     turned = {
-        name: (model.d_model, model.num_heads, model.state_dim)
+        name: changes
         for name in TABLE2.experiments
-        if (model := experiment(name).model).d_model is not None
+        if "d_model" in (changes := experiment(name).model.changes)
     }
     assert turned == {
-        "table2.triple-latent-d60": (60, 4, 16),
-        "table2.triple-slot-d60": (60, 4, 16),
-        "table2.triple-hybrid-d56": (56, 4, 16),
+        "table2.triple-latent-d60": {"d_model": 60, "num_heads": 4, "state_dim": 16},
+        "table2.triple-slot-d60": {"d_model": 60, "num_heads": 4, "state_dim": 16},
+        "table2.triple-hybrid-d56": {"d_model": 56, "num_heads": 4, "state_dim": 16},
     }
 
 
@@ -103,7 +103,7 @@ def test_triple_interaction_has_the_papers_curriculum(name) -> None:
     assert (recipe.optim.lr, recipe.optim.schedule, recipe.optim.weight_decay) == (4e-4, "constant", 0.01)
     assert (recipe.model.dropout, recipe.model.max_positions) == (0.0, 49)
     assert recipe.task == dataclasses.replace(TripleInteractionConfig(), phase_steps=200 * longer)
-    assert recipe.model.slots == (32 if "sparse-pointer" in name else None)
+    assert recipe.model.changes == ({"slots": 32} if "sparse-pointer" in name else {})
 
 
 @pytest.mark.parametrize("name", TRAINING_LENGTH.experiments)
@@ -127,10 +127,7 @@ def test_training_length_is_table1s_recipe_for_longer(name) -> None:
 def test_the_models_have_the_printed_parameters(table, row) -> None:
     recipe = experiment(row.experiment)
     vocab_size = 259 if recipe.task is None else recipe.task.vocab_size
-    choice = recipe.model
-    model = build(
-        choice.preset, vocab_size=vocab_size, max_positions=choice.max_positions, **choice.overrides()
-    )
+    model = build(recipe.model.resolved(vocab_size))
     assert parameter_count(model) == row.paper_parameters
 
 

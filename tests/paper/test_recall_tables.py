@@ -93,7 +93,7 @@ def test_recipes_are_the_papers(name) -> None:
 
 def test_the_ablation_turns_what_its_rows_say() -> None:
     turned = {
-        name: (model.slots, model.pointer, model.write_gate)
+        name: tuple(model.changes[setting] for setting in ("slots", "pointer", "write_gate"))
         for name in TABLE5.experiments + TABLE5_ALL_FILLERS.experiments
         if (model := experiment(name).model).preset == "unimatrix-sparse-pointer"
     }
@@ -115,9 +115,7 @@ def test_the_ablation_turns_what_its_rows_say() -> None:
     "row", [row for row in TABLE3.trained + TABLE4.trained if row.paper], ids=lambda row: row.experiment
 )
 def test_the_models_have_the_printed_parameters(row) -> None:
-    choice = experiment(row.experiment).model
-    overrides = choice.overrides()
-    model = build(choice.preset, vocab_size=64, max_positions=choice.max_positions, **overrides)
+    model = build(experiment(row.experiment).model.resolved(64))
     assert parameter_count(model) == row.paper_parameters
 
 

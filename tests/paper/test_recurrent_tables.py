@@ -111,8 +111,8 @@ def test_the_tuned_recipe_differs_in_rate_dropout_and_steps_alone(name) -> None:
     recipe, base = experiment(name), experiment("table1.transformer")
     assert recipe.optim == dataclasses.replace(base.optim, lr=4e-4)
     family, _, preset = name.partition(".")
-    start = "xavier" if family == "ffn-tuned-xavier" else None
-    assert recipe.model == dataclasses.replace(base.model, preset=preset, dropout=0.0, qkv_init=start)
+    start = {"qkv_init": "xavier"} if family == "ffn-tuned-xavier" else {}
+    assert recipe.model == dataclasses.replace(base.model, preset=preset, dropout=0.0, changes=start)
     assert (recipe.loop.steps, recipe.loop.eval_at) == (200, (120, 200))
     unchanged = dataclasses.replace(
         recipe.loop, steps=80, eval_at=None, eval_every=base.loop.eval_every, eval_bytes=base.loop.eval_bytes
@@ -132,7 +132,7 @@ def test_both_memory_tasks_have_one_recipe_at_length_64(name) -> None:
     assert (optim.lr, optim.schedule, optim.weight_decay) == (MEMORY_LR, "constant", 0.01)
     assert (recipe.model.preset, recipe.model.dropout) == (preset, MEMORY_DROPOUT)
     # Mamba-2 has no q, k, v
-    assert recipe.model.qkv_init == (None if preset == "mamba2" else MEMORY_QKV_INIT)
+    assert recipe.model.changes == ({} if preset == "mamba2" else {"qkv_init": MEMORY_QKV_INIT})
 
 
 def test_both_tasks_have_16_values_and_64_tokens() -> None:
@@ -145,11 +145,8 @@ def test_both_tasks_have_16_values_and_64_tokens() -> None:
 @pytest.mark.parametrize("name", RECURRENT_EXPERIMENTS)
 def test_every_model_can_be_built_and_the_printed_parameters_are_its_own(name) -> None:
     recipe = experiment(name)
-    choice = recipe.model
     vocab_size = 259 if recipe.task is None else recipe.task.vocab_size
-    model = build(
-        choice.preset, vocab_size=vocab_size, max_positions=choice.max_positions, **choice.overrides()
-    )
+    model = build(recipe.model.resolved(vocab_size))
     rows = [row for table in TABLES for row in table.trained if row.experiment == name]
     for row in rows:
         assert row.paper_parameters in (None, parameter_count(model))

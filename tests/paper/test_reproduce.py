@@ -42,8 +42,10 @@ def tiny(name: str, **loop: object) -> Callable[[], Experiment]:
         model = full.model
         # typed-latent has no sizes
         if model.preset != "typed-latent":
-            state_dim = None if model.preset.startswith(("transformer", "recurrent-ffn")) else 4
-            model = dataclasses.replace(model, d_model=8, num_heads=2, depth=1, state_dim=state_dim)
+            sizes = {"d_model": 8, "num_heads": 2, "depth": 1}
+            if not model.preset.startswith(("transformer", "recurrent-ffn")):
+                sizes["state_dim"] = 4
+            model = dataclasses.replace(model, changes={**model.changes, **sizes})
         settings = {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_every": 1, "eval_bytes": 64}
         task = full.task
         if task is not None:

@@ -143,7 +143,9 @@ def test_option_names_are_unique_so_that_a_command_line_can_be_flat():
         ({"task": {"kind": "recall", "pairs": 3}}, "experiment: task: unknown field 'pairs'; did you mean"),
         ({"task": {"kind": "recall", "num_pairs": 9}}, "num_pairs: expected at most num_keys 8, got 9"),
         ({"task": {"kind": "recall", "eval_num_pairs": 4}}, "eval_num_pairs: expected whole numbers, got 4"),
-        ({"model": {"pointer": 1}}, "pointer: expected true or false, got 1"),
+        ({"model": {"changes": 3}}, "changes: expected an object with fields, got 3"),
+        ({"model": {"config": 3}}, "config: expected an object with (fields|settings), got 3"),
+        ({"model": {"pionter": True}}, "experiment: model: unknown field 'pionter'; known: preset, config"),
     ],
 )
 def test_unknown_fields_and_wrong_types_are_named(values, message):

@@ -31,7 +31,9 @@ torch.set_num_threads(1)
 text = np.random.default_rng(0).integers(97, 123, 5000).astype(np.uint8)
 corpus = Corpus(name="letters", train=text, valid=text[:200], test=text[:200])
 experiment = Experiment(
-    model=ModelChoice(preset="transformer", d_model=16, num_heads=2, depth=2, max_positions=16),
+    model=ModelChoice(
+        preset="transformer", max_positions=16, changes={"d_model": 16, "num_heads": 2, "depth": 2}
+    ),
     optim=OptimConfig(schedule="cosine", warmup_steps=3, clip=1.0, accumulation=2),
     loop=LoopConfig(steps=12, batch_size=8, seq_len=16, save_every=1, tracker="none", device="cpu"),
 )

@@ -46,7 +46,7 @@ def test_the_first_loss_is_that_of_the_initial_model_on_the_first_batch(fit, tin
     experiment = tiny(steps=1, dropout=0.0)
     result = fit(experiment)
     torch.manual_seed(experiment.loop.seed)
-    model = build("transformer", max_positions=16, **experiment.model.overrides())
+    model = build(experiment.model.resolved(259))
     batch = random_windows(text.train, seed=experiment.loop.seed, step=0, batch_size=4, seq_len=16)
     with torch.no_grad():
         expected = float(LossModule(model)(batch[:, :-1], batch[:, 1:]))
@@ -59,7 +59,7 @@ def test_one_step_is_torchs_adamw(fit, tiny, text):
     experiment = tiny(steps=3, dropout=0.0, **settings)
     result = fit(experiment)
     torch.manual_seed(experiment.loop.seed)
-    model = build("transformer", max_positions=16, **experiment.model.overrides())
+    model = build(experiment.model.resolved(259))
     optimizer = torch.optim.AdamW(model.parameters(), **settings)
     for step in range(3):
         batch = random_windows(text.train, seed=experiment.loop.seed, step=step, batch_size=4, seq_len=16)
@@ -221,7 +221,7 @@ def test_clipping_bounds_the_gradient(fit, tiny):
     free = fit(tiny(steps=1, eps=1.0, lr=1.0, weight_decay=0.0), name="free")
     clipped = fit(tiny(steps=1, eps=1.0, lr=1.0, weight_decay=0.0, clip=1e-4), name="clipped")
     torch.manual_seed(7)
-    start = build("transformer", max_positions=16, **tiny().model.overrides()).state_dict()
+    start = build(tiny().model.resolved(259)).state_dict()
 
     def moved(result):
         parts = [(tensor - start[name]).norm() ** 2 for name, tensor in result.model.state_dict().items()]

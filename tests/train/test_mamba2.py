@@ -88,6 +88,7 @@ def test_the_wrapper_says_that_training_keeps_no_state(fit):
 @pytest.mark.parametrize("setting", [{"qkv_init": "xavier"}, {"slots": 4}])
 def test_settings_that_it_does_not_have_are_named(tiny, text, tmp_path, setting):
     experiment = tiny(preset="mamba2", steps=1)
-    experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, **setting))
+    model = dataclasses.replace(experiment.model, changes={**experiment.model.changes, **setting})
+    experiment = dataclasses.replace(experiment, model=model)
     with pytest.raises(UserError, match=f"preset mamba2: unknown setting '{next(iter(setting))}'"):
         train(experiment, out=tmp_path / "run", corpus=text)

@@ -13,7 +13,7 @@ from unimatrix.errors import UserError
 from unimatrix.evals import task_score
 from unimatrix.hf import load
 from unimatrix.hf.checksums import write_checksums
-from unimatrix.models import build
+from unimatrix.models import build, config_from_dict, edit
 from unimatrix.train import describe, train
 from unimatrix.train.run import LossModule
 from unimatrix.train.sources import TaskSource
@@ -60,7 +60,7 @@ def test_the_first_loss_is_that_of_the_initial_model_on_the_first_batch(fit, tin
     experiment = tiny_recall(steps=1, dropout=0.0)
     result = fit(experiment)
     torch.manual_seed(experiment.loop.seed)
-    model = build("transformer", vocab_size=16, max_positions=16, **experiment.model.overrides())
+    model = build(experiment.model.resolved(16))
     batch = recall.make(TASK, seed=experiment.loop.seed, step=0, batch_size=4)
     with torch.no_grad():
         expected = float(LossModule(model)(*batch))
@@ -195,14 +195,20 @@ def test_a_resume_is_refused_where_the_task_draws_other_sequences_now(fit, tiny_
 def test_a_checkpoint_from_before_there_were_tasks_goes_on(fit, tiny, text):
     whole = fit(tiny(steps=4), name="whole", corpus=text)
     first = fit(tiny(steps=2), corpus=text)
-    # as it was written then: no kind of data, and no setting that came later
+    # as it was written then: no kind of data, a field for each setting, and none that came later
     trainer = json.loads((first.checkpoint / "trainer.json").read_text())
     del trainer["data"]["kind"]
-    for name in ("slots", "top_k", "pointer", "write_gate"):
-        del trainer["experiment"]["model"][name]
+    sizes = {"d_model": 16, "num_heads": 2, "depth": 2}
+    choice = {"preset": "transformer", "dropout": 0.1, "max_positions": 16, "state_dim": None}
+    trainer["experiment"]["model"] = choice | sizes
     (first.checkpoint / "trainer.json").write_text(json.dumps(trainer))
     config = json.loads((first.checkpoint / "config.json").read_text())
-    config["model"] = {name: value for name, value in config["model"].items() if value is not None}
+    model = {"vocab_size": 259, "max_positions": 16, "d_model": 16, "depth": 2, "dropout": 0.1}
+    model |= {"shared_depth": False, "init_std": 0.02, "step_embeddings": False}
+    config["model"] = model | {
+        "mixer": {"kind": "attention", "num_heads": 2},
+        "feed_forward": {"kind": "mlp", "expansion": 4},
+    }
     (first.checkpoint / "config.json").write_text(json.dumps(config))
     (first.checkpoint / "checksums.json").unlink()
     write_checksums(first.checkpoint)
@@ -218,7 +224,7 @@ def test_every_label_counts_alike_in_whatever_piece_it_falls(fit, tiny_recall, m
     experiment = tiny_recall(dropout=0.0, steps=3, eps=1e-4, accumulation=accumulation)
     result = fit(experiment)
     torch.manual_seed(experiment.loop.seed)
-    model = build("transformer", vocab_size=16, max_positions=16, **experiment.model.overrides())
+    model = build(experiment.model.resolved(16))
     optimizer = torch.optim.AdamW(model.parameters(), lr=experiment.optim.lr, eps=1e-4)
     source = TaskSource(TASK)
     for step in range(3):
@@ -278,7 +284,8 @@ def test_weights_of_another_model_are_named(fit, tiny_recall):
     from unimatrix.train import load_checkpoint
 
     checkpoint = load_checkpoint(fit(tiny_recall(steps=1)).checkpoint)
-    other = dataclasses.replace(checkpoint, model_config=checkpoint.model_config | {"depth": 3})
+    deeper = edit(config_from_dict(checkpoint.model_config), {"depth": 3}).to_dict()
+    other = dataclasses.replace(checkpoint, model_config=deeper)
     with pytest.raises(UserError, match=r"model.safetensors: .*Missing key") as caught:
         other.build_model()
     assert "\n" not in str(caught.value)
@@ -288,7 +295,9 @@ def test_a_text_beside_a_task_is_refused_before_anything_is_written(fit, tiny_re
     with pytest.raises(UserError, match="tiny: the task recall has no text, got short"):
         fit(tiny_recall(), corpus=text)
     experiment = tiny_recall()
-    with_slots = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, slots=4))
+    with_slots = dataclasses.replace(
+        experiment, model=dataclasses.replace(experiment.model, changes={"slots": 4})
+    )
     with pytest.raises(UserError, match="preset transformer: unknown setting 'slots'"):
         fit(with_slots)
     assert not (tmp_path / "run").exists()

@@ -20,11 +20,11 @@ TASK = TripleInteractionConfig(phase_steps=1, eval_sequences=48)
 def experiment():
     """experiment(preset, steps=..., task=..., ...): a run of a few steps on the task."""
 
-    def make(preset="typed-latent", *, task=TASK, model=None, **loop):
+    def make(preset="typed-latent", *, task=TASK, model=None, dropout=0.1, **loop):
         settings = {"batch_size": 8, "seq_len": task.length, "tracker": "none", "device": "cpu"} | loop
         return Experiment(
             name=preset,
-            model=ModelChoice(preset=preset, max_positions=task.length, **(model or {})),
+            model=ModelChoice(preset=preset, max_positions=task.length, dropout=dropout, changes=model or {}),
             task=task,
             optim=OptimConfig(lr=4e-4),
             loop=LoopConfig(**settings),
@@ -78,7 +78,7 @@ def test_a_checkpoint_gives_its_model_back(fit, experiment, preset, model):
 def test_three_rules_are_right_from_the_first_step_and_the_table_is_learned(fit, experiment):
     # one phase, as in the last of the curriculum
     task = dataclasses.replace(TASK, phase_steps=None)
-    result = fit(experiment(task=task, steps=4, model={"dropout": 0.0}))
+    result = fit(experiment(task=task, steps=4, dropout=0.0))
     for rule in ("copy", "affine", "gate"):
         assert result.metrics[f"accuracy_{rule}"] == 100.0
         assert result.metrics[f"loss_{rule}"] < 1e-6
@@ -91,7 +91,7 @@ def test_the_first_loss_is_that_of_the_initial_model(fit, experiment):
     from unimatrix.train.run import LossModule
 
     task = dataclasses.replace(TASK, rules=("lookup",))
-    result = fit(experiment(task=task, steps=1, model={"dropout": 0.0}))
+    result = fit(experiment(task=task, steps=1, dropout=0.0))
     torch.manual_seed(7)
     model = build("typed-latent")
     with torch.no_grad():
