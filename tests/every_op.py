@@ -61,6 +61,14 @@ def holes(batch: int, length: int) -> Tensor:
     return mask
 
 
+def beginnings(batch: int, length: int) -> Tensor:
+    """Where texts begin: anywhere, some of one position, in the first row at its first position too."""
+    starts = torch.rand(batch, length, generator=torch.Generator().manual_seed(length + 1)) > 0.8
+    starts[:1, :1], starts[1:, :1] = True, False
+    starts[:, 3:5] = True
+    return starts
+
+
 def _normal(name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(sum(map(ord, name)) + sum(shape))
     drawn = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")

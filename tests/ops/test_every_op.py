@@ -56,8 +56,8 @@ def test_wrong_options_are_named(case, backend):
     inputs = CASES[case].make(dtype=torch.float32)
     shape = (2, 5)
     masks = (torch.ones(shape), torch.ones(shape).long(), [[True] * 5] * 2, torch.ones(2, 4).bool(), True)
-    wrong: list[tuple[str, object]] = [("mask", mask) for mask in masks]
-    wrong += [("mask", torch.ones(shape, dtype=torch.bool, device="meta"))]
+    masks += (torch.ones(shape, dtype=torch.bool, device="meta"),)
+    wrong: list[tuple[str, object]] = [(name, mask) for mask in masks for name in ("mask", "starts")]
     wrong += [
         ("backend", name)
         for name in (None, "", "compild", 3, ["compiled"], "triton", BackendChoice("triton"))

@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimatrix.ops import internals
 
+MASK = torch.tensor([[True, True, False, True, True]] * 2)
+STARTS = torch.tensor([[False, False, False, True, False], [True, False, True, True, False]])
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -32,10 +34,10 @@ def test_opcheck(case, fresh):
     inputs = CASES[case].make()
     if fresh:
         inputs = {name: x for name, x in inputs.items() if not name.startswith("state")}
-    mask = torch.tensor([[True, True, False, True, True]] * 2)
+    options = {"mask": MASK} if fresh else {"mask": MASK, "starts": STARTS}
     with Calls() as calls:
         outputs = CASES[case].call(
-            {n: x.requires_grad_() for n, x in inputs.items()}, mask=mask, backend="compiled"
+            {n: x.requires_grad_() for n, x in inputs.items()}, **options, backend="compiled"
         )
         torch.autograd.grad([y.square().sum() for y in outputs], list(inputs.values()), allow_unused=True)
     assert [func._opname.rpartition("_")[2] for func, _ in calls.found] == ["forward", "backward"]
@@ -78,10 +80,9 @@ def test_vmap_is_the_loop(case, compiled, which):
         for name, x in made.items()
     }
     leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
-    mask = torch.tensor([[True, True, False, True, True]] * 2)
 
     def call(xs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        return CASES[case].call(xs, mask=mask, backend="compiled")
+        return CASES[case].call(xs, mask=MASK, starts=STARTS, backend="compiled")
 
     def batched(xs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return torch.func.vmap(call, in_dims=(dims,))(xs)

@@ -20,6 +20,8 @@ from unimatrix.ops import BackendChoice, backends_of
 
 FAST = ("chunked", "compiled")
 MASK = torch.tensor([[False, True, True, False, True], [True] * 5])
+STARTS = torch.tensor([[False, False, True, True, False], [True, False, False, True, False]])
+OPTIONS = {"all": {}, "masked": {"mask": MASK}, "starts": {"mask": MASK, "starts": STARTS}}
 
 
 def subsets(names: list[str]) -> list[tuple[str, ...]]:
@@ -60,11 +62,11 @@ def second(
     return [x.detach() for x in (*first, *again, *third)]
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("case", CASES)
-def test_second_and_third_derivatives_equal_the_equations(case, backend, masked):
-    options = {"mask": MASK} if masked else {}
+def test_second_and_third_derivatives_equal_the_equations(case, backend, options):
+    options = OPTIONS[options]
     for wanted in subsets(list(CASES[case].make())):
         for used in (slice(None), slice(0, 1), slice(-1, None)):
             got = second(case, backend, wanted, used, **options)

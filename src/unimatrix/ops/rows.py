@@ -19,12 +19,18 @@ from torch import Tensor
 FAST = {"reassoc", "contract", "nsz"}
 MIN_BLOCK = 64  # channels: a block reads whole cache lines
 TASKS_PER_THREAD = 4
+FLAG = np.uint8(0)  # the type of a bool in memory
 ZEROS = {torch.float32: np.float32(0), torch.float64: np.float64(0)}  # tells a kernel its type
 
 
 def unit_stride(x: Tensor) -> Tensor:
     """x itself if its last stride is 1 (other strides are free), else a copy."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    """x with all of its numbers in a row, or none."""
+    return None if x is None else x.contiguous()
 
 
 def place(x: Tensor) -> tuple[int, tuple[int, ...]]:
@@ -70,3 +76,9 @@ def row(start, at, count, zero):
     Fill it number by number: numba takes `row[:] = x` for work on an array that nobody sees, and drops it.
     """
     return carray(_pointer(start, at, zero), (count,))  # pyright: ignore[reportCallIssue]  # an intrinsic
+
+
+@numba.njit
+def flags(start, at, count):
+    """`count` bools from place `at` behind the address `start` on, as an array of 0 and 1."""
+    return row(start, at, count, FLAG)

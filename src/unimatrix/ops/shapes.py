@@ -72,6 +72,16 @@ def check_other(
     _check_device(name, tensor, first)
 
 
+def check_positions(
+    mask: TokenMask | None, starts: TokenMask | None, expected: tuple[int, int], first: Tensor
+) -> None:
+    """Raise a UserError unless each that is given says True or False of every position of `first`."""
+    if mask is not None:
+        check_other("mask", mask, torch.bool, expected, first)
+    if starts is not None:
+        check_other("starts", starts, torch.bool, expected, first)
+
+
 def check_count(name: str, value: object, high: int | None = None, *, limit: str = "") -> None:
     """Raise a UserError unless it is a whole number from 1 on, up to `high`, which `limit` names."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -13,7 +13,7 @@ from unimatrix.ops.backend import Backend, BackendChoice, choose_backend, loops_
 from unimatrix.ops.gated_scan.chunked import gated_scan_chunked
 from unimatrix.ops.gated_scan.compiled import gated_scan_compiled
 from unimatrix.ops.gated_scan.reference import gated_scan_reference
-from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_other
+from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_positions
 
 __all__ = ["gated_scan"]
 
@@ -23,6 +23,7 @@ def gated_scan(
     state: Tensor | None = None,
     *,
     mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
     backend: Backend | BackendChoice = "auto",
 ) -> tuple[Stream, Tensor]:
     """The memory of the recurrent FFN: `signed_scan` with tanh for its decays, and gates for what is read.
@@ -35,6 +36,8 @@ def gated_scan(
             dtype; a view of one projection's output is read where it lies.
         state: [B, W], s_0; None is zeros. Never modified.
         mask: [B, T] bool; a False position neither writes nor decays, and its output means nothing.
+        starts: [B, T] bool; at a True position, a masked one too, the state is emptied before anything is
+            written, so that a text begins there: it is as if each text had been given alone.
         backend: "auto" takes the compiled form on a CPU and the chunked form elsewhere. A form asked for by
             name that cannot run here raises.
 
@@ -48,7 +51,7 @@ def gated_scan(
     Numerics: states and sums are float32, or float64 for float64 gates. The compiled form's float32 tanh is
     its own, exact at 0 and where float32's is 1, within 2e-7 elsewhere. Differentiable in gates and state.
     """
-    _check(gates, state, mask)
+    _check(gates, state, mask, starts)
     problem = loops_problem(gates)
     form = choose_backend(
         "gated_scan",
@@ -59,18 +62,18 @@ def gated_scan(
     if state is not None and gates.shape[1] == 0:
         state = state.clone()  # what is returned is the caller's own
     if form == "reference":
-        return gated_scan_reference(gates, state, mask=mask)
+        return gated_scan_reference(gates, state, mask=mask, starts=starts)
     if form == "chunked":
-        return gated_scan_chunked(gates, state, mask=mask)
+        return gated_scan_chunked(gates, state, mask=mask, starts=starts)
     if mask is not None:
         # tanh(inf) is 1, exactly
         still = gates.new_tensor([torch.inf, 0.0])[:, None]
         held = torch.where(mask[..., None, None], gates[:, :, :2], still)
         gates = torch.cat([held, gates[:, :, 2:]], dim=2)
-    return gated_scan_compiled(gates, state)
+    return gated_scan_compiled(gates, state, starts)
 
 
-def _check(gates: Tensor, state: Tensor | None, mask: TokenMask | None) -> None:
+def _check(gates: Tensor, state: Tensor | None, mask: TokenMask | None, starts: TokenMask | None) -> None:
     letters = "batch, time, 3 or 4, width"
     check_first("gates", gates, letters)
     batch, length, kinds, width = gates.shape
@@ -78,5 +81,4 @@ def _check(gates: Tensor, state: Tensor | None, mask: TokenMask | None) -> None:
         raise UserError(f"gates: expected [{letters}], got {list(gates.shape)}")
     if state is not None:
         check_like("state", state, (batch, width), gates)
-    if mask is not None:
-        check_other("mask", mask, torch.bool, (batch, length), gates)
+    check_positions(mask, starts, (batch, length), gates)

@@ -8,7 +8,7 @@ from unimatrix.ops.signed_scan.chunked import signed_scan_chunked
 
 
 def gated_scan_chunked(
-    gates: Tensor, state: Tensor | None, *, mask: TokenMask | None
+    gates: Tensor, state: Tensor | None, *, mask: TokenMask | None, starts: TokenMask | None
 ) -> tuple[Stream, Tensor]:
     """Arguments as in `gated_scan`, already checked."""
     forget, write, output, *query = gates.to(accumulation_dtype(gates.dtype)).unbind(2)  # [B, T, W]
@@ -16,6 +16,8 @@ def gated_scan_chunked(
     if mask is not None:
         hidden = ~mask[..., None]
         decay, write = decay.masked_fill(hidden, 1.0), write.masked_fill(hidden, 0.0)
+    if starts is not None:
+        decay = decay.masked_fill(starts[..., None], 0.0)
     s, last = signed_scan_chunked(decay, write, state)
     y = output * s if not query else output * (query[0] * s)
     return y.to(gates.dtype), last

@@ -15,10 +15,10 @@ from unimatrix.ops.operator import Operator
 from unimatrix.ops.shapes import Stream, accumulation_dtype
 
 
-def gated_scan_compiled(gates: Tensor, state: Tensor | None) -> tuple[Stream, Tensor]:
+def gated_scan_compiled(gates: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Stream, Tensor]:
     """Arguments as in `gated_scan`, already checked; the mask is already in the gates."""
     dtype = accumulation_dtype(gates.dtype)
-    y, last = _scan(gates.to(dtype), None if state is None else state.to(dtype))
+    y, last = _scan(gates.to(dtype), None if state is None else state.to(dtype), starts)
     return y.to(gates.dtype), last
 
 
@@ -29,22 +29,23 @@ def _loops() -> Any:
     return kernels
 
 
-def _shapes(gates: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor, ...]:
+def _shapes(gates: Tensor, state: Tensor | None, starts: Tensor | None, keep: bool) -> tuple[Tensor, ...]:
     batch, length, _, width = gates.shape
     shapes = ((batch, length, width), (batch, width), (batch, length if keep else 0, width))
     return tuple(gates.new_empty(shape) for shape in shapes)
 
 
-def _plain(gates: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    return gated_scan_reference(gates, state, mask=None)
+def _plain(gates: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    return gated_scan_reference(gates, state, mask=None, starts=starts)
 
 
 _scan = Operator(
     "gated_scan",
-    "Tensor gates, Tensor? state",
+    "Tensor gates, Tensor? state, Tensor? starts",
     outputs="y last",
     kept="states",
     loops=_loops,
     shapes=_shapes,
     plain=_plain,
+    constant="starts",
 )

@@ -4,7 +4,7 @@ Imported only when a kernel runs, so that importing unimatrix.ops does not impor
 kept on disk (unimatrix.ops.jit): only the first run on a machine compiles.
 
 Letters: f, w, o, q the gates, a = tanh(f), s state, g dLoss/ds. Tensors come as addresses
-(unimatrix.ops.rows); address 0 stands for zeros, or for no query. Each inner loop writes one array: with
+(unimatrix.ops.rows); address 0 stands for zeros, or for no starts. Each inner loop writes one array: with
 several there are too many pairs to check for overlap, and no vector instructions.
 """
 
@@ -19,7 +19,18 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.rows import FAST, ZEROS, address, channel_blocks, first_gradient, place, row, unit_stride
+from unimatrix.ops.rows import (
+    FAST,
+    ZEROS,
+    address,
+    channel_blocks,
+    contiguous,
+    first_gradient,
+    flags,
+    place,
+    row,
+    unit_stride,
+)
 from unimatrix.ops.threads import threads_for
 
 WORK_PER_CHANNEL = 16  # multiply-adds that a tanh costs about
@@ -28,10 +39,12 @@ LARGEST = 10.0  # beyond it float32's tanh is 1
 EXP2 = [math.log(2.0) ** n / math.factorial(n) for n in range(8)]
 
 
-def run_forward(gates: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def run_forward(
+    gates: Tensor, state: Tensor | None, starts: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """y [B, T, W], the last state [B, W], and all states [B, T, W] if they are to be kept ([B, 0, W])."""
     gates = unit_stride(gates)
-    state = None if state is None else state.contiguous()
+    state, starts = contiguous(state), contiguous(starts)
     batch, length, kinds, width = gates.shape
     y = gates.new_empty((batch, length, width))
     states = gates.new_empty((batch, length if keep else 0, width))
@@ -43,6 +56,7 @@ def run_forward(gates: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor
         threads,
         *place(gates),
         address(state),
+        address(starts),
         y.data_ptr(),
         states.data_ptr() if keep else 0,
         last.data_ptr(),
@@ -53,14 +67,19 @@ def run_forward(gates: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor
 
 
 def run_backward(
-    gates: Tensor, state: Tensor | None, states: Tensor, grad_y: Tensor | None, grad_last: Tensor | None
+    gates: Tensor,
+    state: Tensor | None,
+    starts: Tensor | None,
+    states: Tensor,
+    grad_y: Tensor | None,
+    grad_last: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the gates [B, T, 3 or 4, W] and of the first state [B, W]; None is zeros."""
     gates, states = unit_stride(gates), states.contiguous()
     batch, length, kinds, width = gates.shape
     grad_y = states.new_zeros(states.shape) if grad_y is None else unit_stride(grad_y)
-    state = None if state is None else state.contiguous()
-    grad_last = None if grad_last is None else grad_last.contiguous()
+    state, starts = contiguous(state), contiguous(starts)
+    grad_last = contiguous(grad_last)
     grad_gates = gates.new_empty(gates.shape)
     grad_state = gates.new_empty(0 if state is None else state.shape)
     if states.numel() == 0:
@@ -71,6 +90,7 @@ def run_backward(
         *place(gates),
         states.data_ptr(),
         address(state),
+        address(starts),
         *place(grad_y),
         address(grad_last),
         grad_gates.data_ptr(),
@@ -127,7 +147,7 @@ def _tanh_of(x):
 
 
 @kernel(fastmath=FAST)
-def forward(gates, gates_at, state, y, states, last, sizes, zero):
+def forward(gates, gates_at, state, starts, y, states, last, sizes, zero):
     """a = tanh(f), s = a s + w, y = o s or o q s along time, for every batch row and block of channels."""
     batch, length, width, query, blocks = sizes
     kind_at = gates_at[2]
@@ -140,7 +160,11 @@ def forward(gates, gates_at, state, y, states, last, sizes, zero):
         s = np.full(n, zero)
         if state != 0:
             s[:] = row(state, b * width + first, n, zero)
+        begins = flags(starts, b * length, length)
         for t in range(length):
+            if starts != 0 and begins[t]:
+                for c in range(n):
+                    s[c] = zero
             at = b * gates_at[0] + t * gates_at[1] + first
             f = row(gates, at, n, zero)
             w = row(gates, at + kind_at, n, zero)
@@ -167,7 +191,7 @@ def forward(gates, gates_at, state, y, states, last, sizes, zero):
 
 
 @kernel(fastmath=FAST)
-def backward(gates, gates_at, states, state, d_y, d_y_at, d_last, d_gates, d_state, sizes, zero):
+def backward(gates, gates_at, states, state, starts, d_y, d_y_at, d_last, d_gates, d_state, sizes, zero):
     """From the last position to the first: g = a_{t+1} g + o q dy, dw = g, df = g s_{t-1} (1 - a^2),
     do = dy q s, dq = dy o s."""
     batch, length, width, query, blocks = sizes
@@ -186,7 +210,10 @@ def backward(gates, gates_at, states, state, d_y, d_y_at, d_last, d_gates, d_sta
             start[:] = row(state, b * width + first, n, zero)
         a = np.full(n, zero)
         read = np.full(n, zero)
+        nothing = np.full(n, zero)
+        begins = flags(starts, b * length, length)
         for t in range(length - 1, -1, -1):
+            begun = starts != 0 and begins[t] != 0
             at = b * gates_at[0] + t * gates_at[1] + first
             f = row(gates, at, n, zero)
             o = row(gates, at + 2 * kind_at, n, zero)
@@ -194,6 +221,8 @@ def backward(gates, gates_at, states, state, d_y, d_y_at, d_last, d_gates, d_sta
             s_at = (b * length + t) * width + first
             s = row(states, s_at, n, zero)
             before = row(states, s_at - width, n, zero) if t > 0 else start
+            if begun:
+                before = nothing
             d_at = (b * length + t) * kinds * width + first
             df = row(d_gates, d_at, n, zero)
             dw = row(d_gates, d_at + width, n, zero)
@@ -222,6 +251,9 @@ def backward(gates, gates_at, states, state, d_y, d_y_at, d_last, d_gates, d_sta
                 df[c] = g[c] * before[c] * (1 - a[c] * a[c])
             for c in range(n):
                 g[c] *= a[c]
+            if begun:
+                for c in range(n):
+                    g[c] = zero
         if d_state != 0:
             dx = row(d_state, b * width + first, n, zero)
             for c in range(n):

@@ -21,7 +21,7 @@ from unimatrix.ops.shapes import (
     check_count,
     check_first,
     check_like,
-    check_other,
+    check_positions,
     check_range,
     without_autocast,
 )
@@ -43,6 +43,7 @@ def matrix_state(
     diag: HeadVectors | None = None,
     state: MatrixState | None = None,
     mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
     chunk_len: int | None = None,
     backend: Backend | BackendChoice = "auto",
 ) -> tuple[HeadVectors, MatrixState]:
@@ -63,6 +64,8 @@ def matrix_state(
         diag: [B, T, H, S], the d of the diagonal rule; given exactly when rule_weights is.
         state: [B, H, S, R], S_0; None is zeros. Never modified.
         mask: [B, T] bool; a False position neither writes nor decays, and its output is zero.
+        starts: [B, T] bool; at a True position, a masked one too, the state is emptied before anything is
+            written, so that a text begins there: it is as if each text had been given alone.
         chunk_len: tokens per chunk of the chunked form; None is the measured best. No effect on the result.
         backend: "auto" takes the compiled form on a CPU (the larger of S and R a power of two up to 32) and
             the chunked form elsewhere. A form asked for by name that cannot run here raises.
@@ -77,7 +80,7 @@ def matrix_state(
     Numerics: states and sums are float32, or float64 for float64 inputs. No exponential of a positive number
     is taken. Differentiable in every floating argument, the state included.
     """
-    _check(q, k, v, log_retention, rule_weights, diag, state, mask, chunk_len)
+    _check(q, k, v, log_retention, rule_weights, diag, state, mask, starts, chunk_len)
     problem = compiled_problem(k, v)
     form = choose_backend(
         "matrix_state",
@@ -92,18 +95,26 @@ def matrix_state(
     if form == "reference":
         with without_autocast(q.device):
             return matrix_state_reference(
-                q, k, v, log_retention, rule_weights=rule_weights, diag=diag, state=state, mask=mask
+                q,
+                k,
+                v,
+                log_retention,
+                rule_weights=rule_weights,
+                diag=diag,
+                state=state,
+                mask=mask,
+                starts=starts,
             )
     if mask is not None:
         # rho = 1 neither decays nor writes, since the write strength is 1 - rho
         log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
     if form == "compiled":
-        y, last = matrix_state_compiled(q, k, v, log_retention, rule_weights, diag, state)
+        y, last = matrix_state_compiled(q, k, v, log_retention, rule_weights, diag, state, starts)
     else:
         best = CPU_CHUNK_LEN if q.device.type == "cpu" else ACCELERATOR_CHUNK_LEN
         with without_autocast(q.device):
             y, last = matrix_state_chunked(
-                q, k, v, log_retention, rule_weights, diag, state, chunk_len or best
+                q, k, v, log_retention, rule_weights, diag, state, starts, chunk_len or best
             )
     if mask is not None:
         y = y.masked_fill(~mask[..., None, None], 0.0)
@@ -119,6 +130,7 @@ def _check(
     diag: HeadVectors | None,
     state: MatrixState | None,
     mask: TokenMask | None,
+    starts: TokenMask | None,
     chunk_len: int | None,
 ) -> None:
     check_first("q", q, "batch, time, heads, state_dim")
@@ -134,7 +146,6 @@ def _check(
         check_like("diag", diag, (batch, length, heads, width), q)
     if state is not None:
         check_like("state", state, (batch, heads, dim, width), q)
-    if mask is not None:
-        check_other("mask", mask, torch.bool, (batch, length), q)
+    check_positions(mask, starts, (batch, length), q)
     if chunk_len is not None:
         check_count("chunk_len", chunk_len)

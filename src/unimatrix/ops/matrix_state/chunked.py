@@ -15,7 +15,14 @@ an ordinary -inf and no precision is lost behind it. Only exponentials of number
 import torch
 from torch import Tensor
 
-from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, accumulation_dtype
+from unimatrix.ops.shapes import (
+    HeadScalars,
+    HeadVectors,
+    MatrixState,
+    RuleWeights,
+    TokenMask,
+    accumulation_dtype,
+)
 
 CARRY_BLOCK = 16  # chunks whose states are carried at once by one matrix product
 
@@ -28,6 +35,7 @@ def matrix_state_chunked(
     rule_weights: RuleWeights | None,
     diag: HeadVectors | None,
     state: MatrixState | None,
+    starts: TokenMask | None,
     chunk_len: int,
 ) -> tuple[HeadVectors, MatrixState]:
     """Arguments as in `matrix_state`, already checked; the mask is already in log_retention."""
@@ -40,8 +48,11 @@ def matrix_state_chunked(
         return k.to(v.dtype), state.to(dtype)
     chunk_len = min(chunk_len, length)
     q_c, k_c, v_c = (_into_chunks(x.to(dtype), chunk_len) for x in (q, k, v))  # [B, H, N, C, S]
-    log_rho = _into_chunks(log_retention.to(dtype)[..., None], chunk_len)[..., 0]  # [B, H, N, C]
-    decay = pairwise_decay(log_rho)  # [B, H, N, C, C]
+    log_rho = log_retention.to(dtype)
+    # where a text starts nothing is kept, but the write's strength stays
+    log_kept = log_rho if starts is None else log_rho.masked_fill(starts[..., None], -torch.inf)
+    log_rho, log_kept = (_into_chunks(x[..., None], chunk_len)[..., 0] for x in (log_rho, log_kept))
+    decay = pairwise_decay(log_kept)  # [B, H, N, C, C]
     write = -torch.expm1(log_rho)  # [B, H, N, C]
 
     if rule_weights is None or diag is None:
@@ -66,7 +77,7 @@ def matrix_state_chunked(
         ends = ends + torch.diag_embed((to_end[..., None, :] @ diag_write)[..., 0, :])
 
     # 3. and 4.: the states that the chunks start from, and what they add
-    from_start = log_rho.cumsum(-1)  # [B, H, N, C]
+    from_start = log_kept.cumsum(-1)  # [B, H, N, C]
     carried = carry(from_start[..., -1], ends.flatten(-2), state.to(dtype).flatten(-2))  # [B, H, N + 1, S*R]
     carried = carried.unflatten(-1, (dim, width))
     y = y + from_start.exp()[..., None] * (q_c @ carried[..., :-1, :, :].mT)

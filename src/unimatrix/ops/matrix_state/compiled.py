@@ -17,7 +17,14 @@ from torch import Tensor
 
 from unimatrix.ops.backend import loops_problem
 from unimatrix.ops.operator import Operator
-from unimatrix.ops.shapes import HeadScalars, HeadVectors, MatrixState, RuleWeights, accumulation_dtype
+from unimatrix.ops.shapes import (
+    HeadScalars,
+    HeadVectors,
+    MatrixState,
+    RuleWeights,
+    TokenMask,
+    accumulation_dtype,
+)
 
 MAX_COMPILED_DIM = 32  # beyond it a step is 4096 numbers of straight-line code, slow to compile; chunks serve
 
@@ -39,6 +46,7 @@ def matrix_state_compiled(
     rule_weights: RuleWeights | None,
     diag: HeadVectors | None,
     state: MatrixState | None,
+    starts: TokenMask | None,
 ) -> tuple[HeadVectors, MatrixState]:
     """Arguments as in `matrix_state`, already checked; the mask is already in log_retention."""
     dtype = accumulation_dtype(q.dtype)
@@ -60,7 +68,8 @@ def matrix_state_compiled(
         diag = diag.to(dtype)
     if state is None:
         state = q.new_zeros(batch, heads, q.shape[-1], q.shape[-1], dtype=dtype)
-    y, last = _scan(q.to(dtype), k.to(dtype), v.to(dtype), log_rho.exp(), weights, diag, state.to(dtype))
+    q, k, v, state = (x.to(dtype) for x in (q, k, v, state))
+    y, last = _scan(q, k, v, log_rho.exp(), weights, diag, state, starts)
     if width != dim:
         y, last = y[..., :dim], last[..., :dim, :width].clone()
     return y.to(out_dtype), last
@@ -81,6 +90,7 @@ def _shapes(
     weights: Tensor,
     diag: Tensor | None,
     state: Tensor,
+    starts: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, ...]:
     borders = q.new_empty(_loops().border_shape(q, keep))
@@ -88,7 +98,14 @@ def _shapes(
 
 
 def _plain(
-    q: Tensor, k: Tensor, v: Tensor, rho: Tensor, weights: Tensor, diag: Tensor | None, state: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rho: Tensor,
+    weights: Tensor,
+    diag: Tensor | None,
+    state: Tensor,
+    starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """What the loops compute, token by token; the other forms start from other arguments."""
     write = k[..., :, None] * v[..., None, :]  # [B, T, H, S, S]
@@ -97,7 +114,9 @@ def _plain(
         updates = updates + weights[..., 1, None, None] * write.mT
         updates = updates + torch.diag_embed(weights[..., 2, None] * diag)
     outputs = []
-    for rho_t, update, q_t in zip(rho.unbind(1), updates.unbind(1), q.unbind(1), strict=True):
+    for t, (rho_t, update, q_t) in enumerate(zip(rho.unbind(1), updates.unbind(1), q.unbind(1), strict=True)):
+        if starts is not None:
+            state = state.masked_fill(starts[:, t, None, None, None], 0.0)
         state = rho_t[..., None, None] * state + update
         outputs.append((state * q_t[..., None, :]).sum(-1))
     return torch.stack(outputs, dim=1) if outputs else torch.zeros_like(q), state
@@ -105,10 +124,11 @@ def _plain(
 
 _scan = Operator(
     "matrix_state",
-    "Tensor q, Tensor k, Tensor v, Tensor rho, Tensor weights, Tensor? diag, Tensor state",
+    "Tensor q, Tensor k, Tensor v, Tensor rho, Tensor weights, Tensor? diag, Tensor state, Tensor? starts",
     outputs="y last",
     kept="borders",
     loops=_loops,
     shapes=_shapes,
     plain=_plain,
+    constant="starts",
 )

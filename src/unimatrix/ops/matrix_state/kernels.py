@@ -20,7 +20,7 @@ from torch import Tensor
 from unimatrix.errors import UserError
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
-from unimatrix.ops.rows import place, unit_stride
+from unimatrix.ops.rows import address, contiguous, flags, place, unit_stride
 from unimatrix.ops.threads import threads_for
 
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
@@ -34,6 +34,7 @@ def run_forward(
     weights: Tensor,
     diag: Tensor | None,
     state: Tensor,
+    starts: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final state, and (if keep) the states at every block border, which the backward starts from."""
@@ -45,7 +46,7 @@ def run_forward(
         weights.contiguous(),
     )
     diag = None if diag is None else unit_stride(diag)
-    state = state.contiguous()
+    state, starts = state.contiguous(), contiguous(starts)
     batch, length, heads, dim = q.shape
     y = q.new_empty(q.shape)
     last = q.new_empty(state.shape)
@@ -59,6 +60,7 @@ def run_forward(
         rho.view(-1).numpy(),
         weights.view(-1).numpy(),
         state.view(-1).numpy(),
+        address(starts),
         y.data_ptr(),
         last.view(-1).numpy(),
         borders.view(-1).numpy(),
@@ -84,6 +86,7 @@ def run_backward(
     weights: Tensor,
     diag: Tensor | None,
     state: Tensor,
+    starts: Tensor | None,
     borders: Tensor,
     grad_y: Tensor | None,
     grad_last: Tensor | None,
@@ -99,6 +102,7 @@ def run_backward(
     diag = None if diag is None else unit_stride(diag)
     grad_y = q.new_zeros(q.shape) if grad_y is None else unit_stride(grad_y)
     grad_last = q.new_zeros(state.shape) if grad_last is None else grad_last.contiguous()
+    starts = contiguous(starts)
     batch, length, heads, dim = q.shape
     grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
     grad_rho = q.new_empty(rho.shape)
@@ -113,6 +117,7 @@ def run_backward(
         *place(q if diag is None else diag),
         rho.view(-1).numpy(),
         weights.view(-1).numpy(),
+        address(starts),
         borders.view(-1).numpy(),
         *place(grad_y),
         grad_last.view(-1).numpy(),
@@ -139,7 +144,7 @@ def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
     """The forward loop for one state dimension (a constant of the compiled code), with rule mixing or not."""
 
     @kernel
-    def forward(q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, state, y, last, borders, sizes):
+    def forward(q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, state, starts, y, last, borders, sizes):
         batch, length, heads, blocks = sizes
         square = dim * dim
         wrong = 0  # retentions above 1, or NaN
@@ -151,7 +156,11 @@ def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
             for j in range(dim):
                 for i in range(dim):
                     st[j * dim + i] = state[start + i * dim + j]
+            begins = flags(starts, b * length, length)
             for t in range(length):
+                if starts != 0 and begins[t]:
+                    for n in range(square):
+                        st[n] = 0
                 if blocks > 0 and t % BLOCK == 0:
                     at = (np.int64(bh) * blocks + t // BLOCK) * square
                     for n in range(square):
@@ -187,7 +196,7 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
 
     @kernel
     def backward(
-        q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, borders, dy, dy_at, d_last,
+        q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, starts, borders, dy, dy_at, d_last,
         dq, dk, dv, d_rho, d_weights, d_diag, d_state, sizes,
     ):  # fmt: skip
         batch, length, heads, blocks = sizes
@@ -196,7 +205,11 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
             b = np.int64(bh) // heads
             h = np.int64(bh) % heads
             start = np.int64(bh) * square
-            states = np.empty((BLOCK + 1) * square, rho.dtype)
+            states = np.empty((BLOCK + 2) * square, rho.dtype)
+            nothing = (BLOCK + 1) * square  # where the last of them lies: what a text begins with
+            for n in range(square):
+                states[nothing + n] = 0
+            begins = flags(starts, b * length, length)
             g = np.empty(square, rho.dtype)
             for n in range(square):
                 g[n] = d_last[start + n]
@@ -214,52 +227,25 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
                     ko = b * k_at[0] + t * k_at[1] + h * k_at[2]
                     vo = b * v_at[0] + t * v_at[1] + h * v_at[2]
                     yo = b * dy_at[0] + t * dy_at[1] + h * dy_at[2]
-                    old = u * square
-                    here = old + square
+                    old = nothing if starts != 0 and begins[t] else u * square
+                    here = (u + 1) * square
                     if mixed:
                         do = b * d_at[0] + t * d_at[1] + h * d_at[2]
                         a, b_, c = weights[row * 3], weights[row * 3 + 1], weights[row * 3 + 2]
                         write_mixed_and_read(
-                            dim,
-                            states,
-                            old,
-                            here,
-                            v,
-                            vo,
-                            k,
-                            ko,
-                            dy,
-                            yo,
-                            dq,
-                            row * dim,
-                            d,
-                            do,
-                            rho[row],
-                            a,
-                            b_,
-                            c,
-                        )
+                            dim, states, old, here, v, vo, k, ko, dy, yo, dq, row * dim, d, do,
+                            rho[row], a, b_, c,
+                        )  # fmt: skip
                     else:
                         write_and_read(
-                            dim,
-                            states,
-                            old,
-                            here,
-                            v,
-                            vo,
-                            k,
-                            ko,
-                            dy,
-                            yo,
-                            dq,
-                            row * dim,
-                            rho[row],
-                            weights[row],
-                        )
+                            dim, states, old, here, v, vo, k, ko, dy, yo, dq, row * dim,
+                            rho[row], weights[row],
+                        )  # fmt: skip
                 for u in range(count - 1, -1, -1):
                     t = first + u
                     row = (b * length + t) * heads + h
                     out = row * dim
+                    old = nothing if starts != 0 and begins[t] else u * square
                     qo = b * q_at[0] + t * q_at[1] + h * q_at[2]
                     ko = b * k_at[0] + t * k_at[1] + h * k_at[2]
                     vo = b * v_at[0] + t * v_at[1] + h * v_at[2]
@@ -268,15 +254,19 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
                         do = b * d_at[0] + t * d_at[1] + h * d_at[2]
                         a, b_, c = weights[row * 3], weights[row * 3 + 1], weights[row * 3 + 2]
                         reverse_mixed(
-                            dim, g, 0, states, u * square, k, ko, v, vo, q, qo, dy, yo, d, do,
+                            dim, g, 0, states, old, k, ko, v, vo, q, qo, dy, yo, d, do,
                             dk, out, dv, out, d_diag, out, d_rho, row, d_weights, row * 3, decay, a, b_, c,
                         )  # fmt: skip
                     else:
                         reverse(
-                            dim, g, 0, states, u * square, k, ko, v, vo, q, qo, dy, yo,
+                            dim, g, 0, states, old, k, ko, v, vo, q, qo, dy, yo,
                             dk, out, dv, out, d_rho, row, d_weights, row, decay, weights[row],
                         )  # fmt: skip
                     decay = rho[row]
+                    if starts != 0 and begins[t]:
+                        decay = rho.dtype.type(1)
+                        for n in range(square):
+                            g[n] = 0
             for n in range(square):
                 d_state[start + n] = decay * g[n]
 

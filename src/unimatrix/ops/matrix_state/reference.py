@@ -3,7 +3,7 @@
 Source: the paper, eq. (2) to (6); the letters are those of unimatrix.ops.shapes.
 
     U_t = pi_outer k_t v_t^T + pi_diag Diag(d_t) + pi_sym (k_t v_t^T + v_t k_t^T) / 2
-    S_t = rho_t S_{t-1} + (1 - rho_t) U_t,      rho_t = exp(log_retention_t)
+    S_t = rho_t S_{t-1} + (1 - rho_t) U_t,      rho_t = exp(log_retention_t); where a text starts S_{t-1} = 0
     y_t = S_t q_t
 """
 
@@ -30,6 +30,7 @@ def matrix_state_reference(
     diag: HeadVectors | None,
     state: MatrixState | None,
     mask: TokenMask | None,
+    starts: TokenMask | None = None,
 ) -> tuple[HeadVectors, MatrixState]:
     """One step of the recurrence per token; arguments as in `matrix_state`, already checked."""
     batch, length, heads, dim = k.shape
@@ -40,6 +41,8 @@ def matrix_state_reference(
         log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
     outputs = []
     for t in range(length):
+        if starts is not None:
+            s = s.masked_fill(starts[:, t, None, None, None], 0.0)
         rho = log_retention[:, t].to(dtype).exp()[..., None, None]  # [B, H, 1, 1]
         write = -torch.expm1(log_retention[:, t].to(dtype))[..., None, None]  # 1 - rho, exact near rho = 1
         u = _update(k[:, t].to(dtype), v[:, t].to(dtype), t, rule_weights, diag)

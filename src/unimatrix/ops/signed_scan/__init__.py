@@ -4,12 +4,11 @@
 kernel. All agree in the states, the last state and every gradient (tests/ops/test_signed_scan.py).
 """
 
-import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
 from unimatrix.ops.backend import Backend, BackendChoice, choose_backend, loops_problem
-from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_other
+from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_positions
 from unimatrix.ops.signed_scan.chunked import signed_scan_chunked
 from unimatrix.ops.signed_scan.compiled import signed_scan_compiled
 from unimatrix.ops.signed_scan.reference import signed_scan_reference
@@ -23,6 +22,7 @@ def signed_scan(
     state: Tensor | None = None,
     *,
     mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
     backend: Backend | BackendChoice = "auto",
 ) -> tuple[Stream, Tensor]:
     """Carry a vector over time, every channel with its own decay: a scan of multiply-adds.
@@ -36,6 +36,8 @@ def signed_scan(
         write: [B, T, D], any float dtype; float64 beside a narrower one is refused in every argument.
         state: [B, D], s_0; None is zeros. Never modified.
         mask: [B, T] bool; a False position neither writes nor decays: its state is the one before it.
+        starts: [B, T] bool; at a True position, a masked one too, the state is emptied before anything is
+            written, so that a text begins there: it is as if each text had been given alone.
         backend: "auto" takes the compiled form on a CPU and the chunked form elsewhere. A form asked for by
             name that cannot run here raises.
 
@@ -49,7 +51,7 @@ def signed_scan(
     Numerics: states and sums are float32, or float64 for a float64 write. No form takes a logarithm or
     divides, so that a sign or a zero is a number like any other. Differentiable in decay, write and state.
     """
-    _check(decay, write, state, mask)
+    _check(decay, write, state, mask, starts)
     problem = loops_problem(write)
     form = choose_backend(
         "signed_scan",
@@ -60,16 +62,20 @@ def signed_scan(
     if state is not None and write.shape[1] == 0:
         state = state.clone()  # what is returned is the caller's own
     if form == "reference":
-        return signed_scan_reference(decay, write, state, mask=mask)
+        return signed_scan_reference(decay, write, state, mask=mask, starts=starts)
     if mask is not None:
         hidden = ~mask[..., None]
         decay, write = decay.masked_fill(hidden, 1.0), write.masked_fill(hidden, 0.0)
     if form == "compiled":
-        return signed_scan_compiled(decay, write, state)
+        return signed_scan_compiled(decay, write, state, starts)
+    if starts is not None:
+        decay = decay.masked_fill(starts[..., None], 0.0)
     return signed_scan_chunked(decay, write, state)
 
 
-def _check(decay: Tensor, write: Stream, state: Tensor | None, mask: TokenMask | None) -> None:
+def _check(
+    decay: Tensor, write: Stream, state: Tensor | None, mask: TokenMask | None, starts: TokenMask | None
+) -> None:
     check_first("write", write, "batch, time, channels")
     batch, length, width = write.shape
     check_first("decay", decay, "batch, time, groups")
@@ -79,5 +85,4 @@ def _check(decay: Tensor, write: Stream, state: Tensor | None, mask: TokenMask |
         raise UserError(f"decay: expected groups that divide the {width} channels of write, got {groups}")
     if state is not None:
         check_like("state", state, (batch, width), write)
-    if mask is not None:
-        check_other("mask", mask, torch.bool, (batch, length), write)
+    check_positions(mask, starts, (batch, length), write)

@@ -16,10 +16,13 @@ from unimatrix.ops.shapes import Stream, accumulation_dtype
 from unimatrix.ops.signed_scan.chunked import scan_gradients
 
 
-def signed_scan_compiled(decay: Tensor, write: Stream, state: Tensor | None) -> tuple[Stream, Tensor]:
+def signed_scan_compiled(
+    decay: Tensor, write: Stream, state: Tensor | None, starts: Tensor | None
+) -> tuple[Stream, Tensor]:
     """Arguments as in `signed_scan`, already checked; the mask is already in decay and write."""
     dtype = accumulation_dtype(write.dtype)
-    states, last = _scan(decay.to(dtype), write.to(dtype), None if state is None else state.to(dtype))
+    state = None if state is None else state.to(dtype)
+    states, last = _scan(decay.to(dtype), write.to(dtype), state, starts)
     return states.to(write.dtype), last
 
 
@@ -30,7 +33,7 @@ def _loops() -> Any:
     return kernels
 
 
-def _shapes(decay: Tensor, write: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor, ...]:
+def _shapes(decay: Tensor, write: Tensor, *_: object) -> tuple[Tensor, ...]:
     return write.new_empty(write.shape), write.new_empty(write.shape[0], write.shape[2])
 
 
@@ -38,27 +41,31 @@ def _gradients(
     decay: Tensor,
     states: Tensor,
     state: Tensor | None,
+    starts: Tensor | None,
     grad_states: Tensor | None,
     grad_last: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """In plain torch, from the states that came out: what was written is not kept."""
     zeros = states.new_zeros(states.shape[0], states.shape[2])
-    return scan_gradients(
-        decay,
+    begun = None if starts is None else starts[..., None]
+    grad_decay, *others = scan_gradients(
+        decay if begun is None else decay.masked_fill(begun, 0.0),
         states,
         zeros if state is None else state,
         torch.zeros_like(states) if grad_states is None else grad_states,
         zeros if grad_last is None else grad_last,
     )
+    return (grad_decay if begun is None else grad_decay.masked_fill(begun, 0.0), *others)
 
 
 _scan = Operator(
     "signed_scan",
-    "Tensor decay, Tensor write, Tensor? state",
+    "Tensor decay, Tensor write, Tensor? state, Tensor? starts",
     outputs="states last",
     loops=_loops,
     shapes=_shapes,
     gradients=_gradients,
-    backward_takes="decay states state",
+    constant="starts",
+    backward_takes="decay states state starts",
     shaped_like={"write": "states"},
 )

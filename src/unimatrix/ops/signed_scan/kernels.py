@@ -5,7 +5,7 @@ kept on disk (unimatrix.ops.jit): only the first run on a machine compiles.
 
 Letters: a decay, w write, s state, g dLoss/ds; G groups of D / G channels that share a decay. Tensors come as
 addresses (unimatrix.ops.rows), with the strides of batch and time where they may be views; address 0 stands
-for zeros.
+for zeros, or for no starts.
 """
 
 import numba
@@ -13,14 +13,27 @@ import numpy as np
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.rows import FAST, ZEROS, address, channel_blocks, first_gradient, place, row, unit_stride
+from unimatrix.ops.rows import (
+    FAST,
+    ZEROS,
+    address,
+    channel_blocks,
+    contiguous,
+    first_gradient,
+    flags,
+    place,
+    row,
+    unit_stride,
+)
 from unimatrix.ops.threads import threads_for
 
 
-def run_forward(decay: Tensor, write: Tensor, state: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
+def run_forward(
+    decay: Tensor, write: Tensor, state: Tensor | None, starts: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor]:
     """All states [B, T, D] and the last one [B, D]; all tensors of one dtype, float32 or float64."""
     decay, write = unit_stride(decay), unit_stride(write)
-    state = None if state is None else state.contiguous()
+    state, starts = contiguous(state), contiguous(starts)
     batch, length, width = write.shape
     states = write.new_empty(write.shape)
     last = write.new_empty((batch, width))
@@ -32,6 +45,7 @@ def run_forward(decay: Tensor, write: Tensor, state: Tensor | None, keep: bool) 
         *place(decay),
         *place(write),
         address(state),
+        address(starts),
         states.data_ptr(),
         last.data_ptr(),
         (batch, length, width, decay.shape[2], channel_blocks(batch, width, decay.shape[2], threads)),
@@ -44,14 +58,15 @@ def run_backward(
     decay: Tensor,
     states: Tensor,
     state: Tensor | None,
+    starts: Tensor | None,
     grad_states: Tensor | None,
     grad_last: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of decay [B, T, G], write [B, T, D] and the first state [B, D]; None is zeros."""
     decay, states = unit_stride(decay), states.contiguous()
     grad_states = states.new_zeros(states.shape) if grad_states is None else unit_stride(grad_states)
-    state = None if state is None else state.contiguous()
-    grad_last = None if grad_last is None else grad_last.contiguous()
+    state, starts = contiguous(state), contiguous(starts)
+    grad_last = contiguous(grad_last)
     batch, length, width = states.shape
     grad_decay = states.new_empty(decay.shape)
     grad_write = states.new_empty(states.shape)
@@ -64,6 +79,7 @@ def run_backward(
         *place(decay),
         states.data_ptr(),
         address(state),
+        address(starts),
         *place(grad_states),
         address(grad_last),
         grad_decay.data_ptr(),
@@ -76,7 +92,7 @@ def run_backward(
 
 
 @kernel(fastmath=FAST)
-def forward(decay, decay_at, write, write_at, state, states, last, sizes, zero):
+def forward(decay, decay_at, write, write_at, state, starts, states, last, sizes, zero):
     """s = a s + w along time, for every batch row and block of whole groups."""
     batch, length, width, groups, blocks = sizes
     share = width // groups
@@ -89,7 +105,11 @@ def forward(decay, decay_at, write, write_at, state, states, last, sizes, zero):
         s = np.full(n, zero)
         if state != 0:
             s[:] = row(state, b * width + channel, n, zero)
+        begins = flags(starts, b * length, length)
         for t in range(length):
+            if starts != 0 and begins[t]:
+                for c in range(n):
+                    s[c] = zero
             a = row(decay, b * decay_at[0] + t * decay_at[1] + first, count, zero)
             w = row(write, b * write_at[0] + t * write_at[1] + channel, n, zero)
             out = row(states, (b * length + t) * width + channel, n, zero)
@@ -113,8 +133,9 @@ def forward(decay, decay_at, write, write_at, state, states, last, sizes, zero):
 
 @kernel(fastmath=FAST)
 def backward(
-    decay, decay_at, states, state, d_states, d_states_at, d_last, d_decay, d_write, d_state, sizes, zero
-):
+    decay, decay_at, states, state, starts,
+    d_states, d_states_at, d_last, d_decay, d_write, d_state, sizes, zero,
+):  # fmt: skip
     """The scan from the last position to the first: g = a_{t+1} g + ds_t, dw_t = g, da_t = sum g s_{t-1}.
 
     As in `forward`, product and sum are one rounding: with decays next to 1 over ten thousand positions two
@@ -134,13 +155,18 @@ def backward(
         start = np.full(n, zero)
         if state != 0:
             start[:] = row(state, b * width + channel, n, zero)
-        after = np.ones_like(g[:count])  # decays of the position behind; behind the last there is none
+        begins = flags(starts, b * length, length)
+        nothing, one = np.full(n, zero), np.ones_like(g[:count])
+        after = one  # decays of the position behind; behind the last there is none
         for t in range(length - 1, -1, -1):
+            begun = starts != 0 and begins[t] != 0
             ds = row(d_states, b * d_states_at[0] + t * d_states_at[1] + channel, n, zero)
             da = row(d_decay, (b * length + t) * groups + first, count, zero)
             at = (b * length + t) * width + channel
             dw = row(d_write, at, n, zero)
             before = row(states, at - width, n, zero) if t > 0 else start
+            if begun:
+                before = nothing
             if share == 1:
                 # one array written a loop: with three, there are too many pairs to check for overlap, and no
                 # vector instructions
@@ -164,6 +190,10 @@ def backward(
                         total += g_r[c] * before_r[c]
                     da[r] = total
             after = row(decay, b * decay_at[0] + t * decay_at[1] + first, count, zero)
+            if begun:
+                after = one
+                for c in range(n):
+                    g[c] = zero
         if d_state != 0:
             dx = row(d_state, b * width + channel, n, zero)
             for c in range(n):

@@ -1,6 +1,6 @@
 """The signed scan, position by position: the equation itself, which every other form must agree with.
 
-s_t = a_t * s_{t-1} + w_t        elementwise; a False mask leaves s_t = s_{t-1}
+s_t = a_t * s_{t-1} + w_t        elementwise; a False mask leaves s_t = s_{t-1}, a start s_{t-1} = 0
 """
 
 import torch
@@ -10,7 +10,12 @@ from unimatrix.ops.shapes import Stream, TokenMask, accumulation_dtype
 
 
 def signed_scan_reference(
-    decay: Tensor, write: Stream, state: Tensor | None, *, mask: TokenMask | None
+    decay: Tensor,
+    write: Stream,
+    state: Tensor | None,
+    *,
+    mask: TokenMask | None,
+    starts: TokenMask | None = None,
 ) -> tuple[Stream, Tensor]:
     """One step of the recurrence per position; arguments as in `signed_scan`, already checked."""
     batch, _, width = write.shape
@@ -20,6 +25,8 @@ def signed_scan_reference(
     states = []
     # unbind, since the gradient of a slice is as long as the whole: over 16384 positions that is minutes
     for t, (a_t, w_t) in enumerate(zip(decay.unbind(1), write.unbind(1), strict=True)):
+        if starts is not None:
+            s = s.masked_fill(starts[:, t, None], 0.0)
         a_t = a_t.to(dtype).repeat_interleave(share, dim=-1)  # [B, D]
         s_t = a_t * s + w_t.to(dtype)
         s = s_t if mask is None else torch.where(mask[:, t, None], s_t, s)

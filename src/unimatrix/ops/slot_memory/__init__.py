@@ -20,6 +20,7 @@ from unimatrix.ops.shapes import (
     check_first,
     check_like,
     check_other,
+    check_positions,
     check_range,
     check_tuple,
     without_autocast,
@@ -47,6 +48,7 @@ def slot_memory(
     write_threshold: float = 0.5,
     state: SlotMemoryState | None = None,
     mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
     chunk_len: int | None = None,
     backend: Backend | BackendChoice = "auto",
 ) -> tuple[SlotReads, SlotMemoryState]:
@@ -73,6 +75,8 @@ def slot_memory(
         write_threshold: at or below it nothing is written.
         state: the slots before the first position; None is empty ones. Never modified.
         mask: [B, T] bool; a False position writes nothing, lets no slot age, and reads zeros (ids EMPTY).
+        starts: [B, T] bool; at a True position, a masked one too, the state is emptied before anything is
+            written, so that a text begins there: it is as if each text had been given alone.
         chunk_len: queries at once in the chunked form; None is the default. No effect on the result.
         backend: "auto" takes the compiled form on a CPU, the chunked form elsewhere.
 
@@ -89,7 +93,7 @@ def slot_memory(
     Differentiable in query, key, value, write_strength and the state's keys, values and strengths; the
     decisions (which slot, whether at all, which TopK) carry no gradient.
     """
-    _check(query, key, value, token_ids, write_strength, mask)
+    _check(query, key, value, token_ids, write_strength, mask, starts)
     rules = _rules(num_slots, top_k, match_threshold, write_threshold)
     batch, _, width = query.shape
     dtype = accumulation_dtype(query.dtype)
@@ -115,7 +119,7 @@ def slot_memory(
         },
     )
     writes = Writes(
-        query.to(dtype), key.to(dtype), value.to(dtype), token_ids, write_strength.to(dtype), mask
+        query.to(dtype), key.to(dtype), value.to(dtype), token_ids, write_strength.to(dtype), mask, starts
     )
     if form != "compiled":
         check_range("write_strength", write_strength, 0.0, 1.0, mask)
@@ -152,6 +156,7 @@ def _check(
     token_ids: TokenIds,
     write_strength: Tensor,
     mask: TokenMask | None,
+    starts: TokenMask | None,
 ) -> None:
     check_first("query", query, "batch, time, width")
     batch, length, width = query.shape
@@ -164,8 +169,7 @@ def _check(
     looks = token_ids.device.type == "cpu" and token_ids.numel() and not watched(token_ids)
     if looks and not transforming() and (low := int(token_ids.min())) < 0:
         raise UserError(f"token_ids: expected ids from 0 on, got {low}")
-    if mask is not None:
-        check_other("mask", mask, torch.bool, (batch, length), query)
+    check_positions(mask, starts, (batch, length), query)
 
 
 def _check_state(state: SlotMemoryState, slots: int, query: Tensor, value: Tensor) -> None:

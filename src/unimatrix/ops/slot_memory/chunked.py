@@ -15,7 +15,7 @@ from unimatrix.ops.backend import NUMBA_INSTALLED
 from unimatrix.ops.internals import transforming
 from unimatrix.ops.operator import LIBRARY
 from unimatrix.ops.slot_memory.reference import softmax_over, top_slots
-from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes
+from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes, emptied
 from unimatrix.ops.threads import threads_for
 
 
@@ -52,6 +52,7 @@ def decide(writes: Writes, state: SlotMemoryState, rules: Rules) -> Tensor:
         writes.key,
         writes.strength,
         writes.real,
+        writes.starts,
         state.keys,
         state.ages,
         rules.match_threshold,
@@ -63,6 +64,7 @@ def _decide(
     key: Tensor,
     strength: Tensor,
     real: Tensor | None,
+    starts: Tensor | None,
     keys: Tensor,
     ages: Tensor,
     match_threshold: float,
@@ -78,7 +80,7 @@ def _decide(
         threads_for(key.numel() * keys.shape[1]),
         array(key),
         array(strength),
-        array(torch.empty(0, 0, dtype=torch.bool, device="cpu") if real is None else real),
+        *(array(kernels.none_of(key) if x is None else x) for x in (real, starts)),
         match_threshold,
         write_threshold,
         array(keys),
@@ -94,7 +96,7 @@ def _decided(key: Tensor, *_: object) -> Tensor:
 
 # an operator, so that torch.compile keeps the reads around it in one graph
 LIBRARY.define(
-    "slot_memory_decide(Tensor key, Tensor strength, Tensor? real, Tensor keys, Tensor ages, "
+    "slot_memory_decide(Tensor key, Tensor strength, Tensor? real, Tensor? starts, Tensor keys, Tensor ages, "
     "float match_threshold, float write_threshold) -> Tensor"
 )
 LIBRARY.impl("slot_memory_decide", _decide, "CompositeExplicitAutograd")
@@ -111,10 +113,16 @@ def _read_chunk(
     steps = torch.arange(1, length + 1, device=slot_of.device)
     wrote = slot_of[..., None] == torch.arange(slots, device=slot_of.device)  # [B, C, N]
     newest = (wrote * steps[:, None]).cummax(dim=1).values if length else wrote.long()  # 0: not in this chunk
+    lost = torch.zeros_like(wrote)  # what a slot held before a text began
+    if chunk.starts is not None and length:
+        begun = (chunk.starts * steps).cummax(dim=1).values[..., None]  # [B, C, 1], 0: not in this chunk
+        newest = newest * (newest >= begun)
+        lost = (newest == 0) & (begun > 0)
     version = torch.where(newest > 0, newest + (slots - 1), torch.arange(slots, device=slot_of.device))
     ids = torch.cat([state.token_ids, chunk.token_ids], dim=1)  # [B, N + C]
     held = ids[:, None].expand(batch, length, -1).gather(2, version)
-    taken = (newest > 0) | (state.ages != EMPTY)[:, None]
+    taken = (newest > 0) | ((state.ages != EMPTY)[:, None] & ~lost)
+    held = held.masked_fill(lost, EMPTY)
 
     strengths = torch.cat([state.strengths, chunk.strength], dim=1)
     written = torch.cat([state.ages != EMPTY, slot_of >= 0], dim=1)
@@ -131,7 +139,10 @@ def _read_chunk(
     weights = softmax_over(score, kept)
     by_version = torch.zeros_like(all_scores).scatter(2, version, weights)
     reads = SlotReads(by_version @ values, weights, held)
-    return reads, _state_after(chunk, slot_of, newest, state, (keys, values, ids, strengths))
+    after = _state_after(chunk, slot_of, newest, state, (keys, values, ids, strengths))
+    if chunk.starts is not None and length:
+        after = emptied(after, lost[:, -1])
+    return reads, after
 
 
 def _state_after(

@@ -34,14 +34,14 @@ def _loops() -> Any:
 
 
 def _shapes(*arguments: Any) -> tuple[Tensor, ...]:
-    query, _, value, _, _, _, *state, _top_k, _match, _write, _keep = arguments
+    query, _, value, _, _, _, _, *state, _top_k, _match, _write, _keep = arguments
     *reads, slot_of, replaced = rooms(query, value, state[0])
     return (*reads, *(x.new_empty(x.shape) for x in state), slot_of, replaced)
 
 
 def _plain(*arguments: Any) -> tuple[Tensor, ...]:
     *tensors, top_k, match_threshold, write_threshold = arguments
-    writes, state = Writes(*tensors[:6]), SlotMemoryState(*tensors[6:])
+    writes, state = Writes(*tensors[:7]), SlotMemoryState(*tensors[7:])
     rules = Rules(state.keys.shape[1], top_k, match_threshold, write_threshold)
     reads, last = slot_memory_reference(writes, state, rules)
     return *reads, *last
@@ -50,14 +50,14 @@ def _plain(*arguments: Any) -> tuple[Tensor, ...]:
 _scan = Operator(
     "slot_memory",
     "Tensor query, Tensor key, Tensor value, Tensor token_ids, Tensor strength, Tensor? real, "
-    "Tensor keys, Tensor values, Tensor slot_ids, Tensor strengths, Tensor ages, "
+    "Tensor? starts, Tensor keys, Tensor values, Tensor slot_ids, Tensor strengths, Tensor ages, "
     "int top_k, float match_threshold, float write_threshold",
     outputs="context weights read_ids last_keys last_values last_ids last_strengths last_ages",
     kept="slot_of replaced",
     loops=_loops,
     shapes=_shapes,
     plain=_plain,
-    constant="token_ids real slot_ids ages",
-    backward_takes="query key value token_ids strength real keys values slot_ids strengths ages "
+    constant="token_ids real starts slot_ids ages",
+    backward_takes="query key value token_ids strength real starts keys values slot_ids strengths ages "
     "weights slot_of replaced",
 )

@@ -3,7 +3,8 @@
 Imported only when a kernel runs; the machine code is kept on disk (unimatrix.ops.jit).
 
 Letters: B batch, T time, N slots, E width of keys and queries, W width of values; s a slot, n a slot too.
-All arrays are contiguous; `real` has shape [0, 0] where no position is masked. Sums may be reassociated (so
+All arrays are contiguous; `real` has shape [0, 0] where no position is masked, `starts`
+where no text begins. Sums may be reassociated (so
 that they use vector instructions), infinities and NaNs keep their meaning.
 """
 
@@ -30,14 +31,14 @@ WAS_EMPTY, WAS_GIVEN = -1, -2  # in replaced: the slot held nothing, or what the
 
 def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
     """The reads, the last state, slot_of and replaced, from the operator's arguments."""
-    writes, given = Writes(*arguments[:6]), SlotMemoryState(*arguments[6:11])
-    *rules, _keep = arguments[11:]
+    writes, given = Writes(*arguments[:7]), SlotMemoryState(*arguments[7:12])
+    *rules, _keep = arguments[12:]
     state = tuple(_copy(x) for x in given)
     outputs = rooms(writes.query, writes.value, given.keys)
-    real = writes.query.new_empty((0, 0), dtype=torch.bool) if writes.real is None else writes.real
+    real, starts = (none_of(writes.query) if x is None else x for x in (writes.real, writes.starts))
     wrong = forward(
         threads_for(writes.query.numel() * given.keys.shape[1]),
-        *[array(x) for x in (*writes[:5], real)],
+        *[array(x) for x in (*writes[:5], real, starts)],
         *rules,
         *[x.numpy() for x in (*state, *outputs)],
     )
@@ -48,9 +49,10 @@ def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
 
 def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
     """The gradients of query, key, value, strength, and of the first state's keys, values, strengths."""
-    writes, state = Writes(*arguments[:6]), SlotMemoryState(*arguments[6:11])
-    weights, slot_of, replaced = arguments[11:14]
-    grad_context, grad_weights, _, *grad_last = arguments[14:]
+    writes, state = Writes(*arguments[:7]), SlotMemoryState(*arguments[7:12])
+    weights, slot_of, replaced = arguments[12:15]
+    grad_context, grad_weights, _, *grad_last = arguments[15:]
+    starts = none_of(writes.query) if writes.starts is None else writes.starts
     floating = (state.keys, state.values, state.strengths)
     given = (writes.query, writes.key, writes.value, writes.strength, *floating)
     grads = tuple(x.new_empty(x.shape) for x in given[:4])
@@ -65,10 +67,15 @@ def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
     )
     backward(
         threads_for(writes.query.numel() * state.keys.shape[1]),
-        *[array(x) for x in (*given, weights, slot_of, replaced, *into)],
+        *[array(x) for x in (*given, starts, weights, slot_of, replaced, *into)],
         *[x.numpy() for x in (*grad_state, *grads)],
     )
     return (*grads, *grad_state)
+
+
+def none_of(x: Tensor) -> Tensor:
+    """In place of a mask or of starts, where there are none."""
+    return torch.empty(0, 0, dtype=torch.bool, device=x.device)
 
 
 def array(x: Tensor) -> Any:
@@ -139,7 +146,7 @@ def _keep_top(score, ages, top_k, kept):
 
 @kernel(fastmath=FAST)
 def forward(
-    query, key, value, token_ids, strength, real, top_k, match_threshold, write_threshold,
+    query, key, value, token_ids, strength, real, starts, top_k, match_threshold, write_threshold,
     keys, values, slot_ids, strengths, ages, context, weights, read_ids, slot_of, replaced,
 ):  # fmt: skip
     """Fill context, weights, read_ids; keys ... ages come as the first state and leave as the last one.
@@ -149,7 +156,7 @@ def forward(
     batch, length, width = query.shape
     slots, value_width = values.shape[1], values.shape[2]
     scale = 1.0 / math.sqrt(width)
-    masked = real.shape[0] > 0
+    masked, starting = real.shape[0] > 0, starts.shape[0] > 0
     wrong = 0  # strengths outside [0, 1], or NaN
     for b in numba.prange(batch):
         score = np.empty(slots, query.dtype)
@@ -162,6 +169,14 @@ def forward(
             version[s] = WAS_EMPTY if ages[b, s] < 0 else WAS_GIVEN
             log_strength[s] = 0.0 if ages[b, s] < 0 else math.log(strengths[b, s])
         for t in range(length):
+            if starting and starts[b, t]:
+                for s in range(slots):
+                    for e in range(width):
+                        keys[b, s, e] = 0.0
+                    for w in range(value_width):
+                        values[b, s, w] = 0.0
+                    slot_ids[b, s], ages[b, s], version[s] = -1, -1, WAS_EMPTY
+                    strengths[b, s], log_strength[s], norms[s] = 0.0, 0.0, 0.0
             slot_of[b, t], replaced[b, t] = NOT_WRITTEN, WAS_EMPTY
             for w in range(value_width):
                 context[b, t, w] = 0.0
@@ -211,28 +226,43 @@ def forward(
     return wrong
 
 
+@numba.njit
+def _beginning(starts, b, t):
+    """Where the text began that position t of row b is in; 0 where none did."""
+    while t > 0 and not starts[b, t]:
+        t -= 1
+    return t
+
+
 @kernel(fastmath=FAST)
 def backward(
-    query, key, value, strength, keys0, values0, strengths0, weights, slot_of, replaced, d_context, d_weights,
+    query, key, value, strength, keys0, values0, strengths0, starts, weights, slot_of, replaced,
+    d_context, d_weights,
     d_keys, d_values, d_strengths, d_query, d_key, d_value, d_strength,
 ):  # fmt: skip
     """Fill d_query ... d_strength; d_keys, d_values, d_strengths come as the gradients of the last state and
-    leave as those of the first. The slots are rewound write by write."""
+    leave as those of the first. The slots are rewound write by write; where a text started, the one before it
+    is written once more first."""
     batch, length, width = query.shape
     slots, value_width = values0.shape[1], values0.shape[2]
     scale = 1.0 / math.sqrt(width)
+    starting = starts.shape[0] > 0
     for b in numba.prange(batch):
         keys, values, strengths = keys0[b].copy(), values0[b].copy(), strengths0[b].copy()
         d_score = np.empty(slots, query.dtype)
-        for t in range(length):
-            s = slot_of[b, t]
-            if s >= 0:
-                for e in range(width):
-                    keys[s, e] = key[b, t, e]
-                for w in range(value_width):
-                    values[s, w] = value[b, t, w]
-                strengths[s] = strength[b, t]
+        written = length  # from here on what the slots hold now was written
         for t in range(length - 1, -1, -1):
+            if t < written:
+                stop = written
+                written = _beginning(starts, b, t) if starting else 0
+                for u in range(written, min(stop, length)):
+                    s = slot_of[b, u]
+                    if s >= 0:
+                        for e in range(width):
+                            keys[s, e] = key[b, u, e]
+                        for w in range(value_width):
+                            values[s, w] = value[b, u, w]
+                        strengths[s] = strength[b, u]
             for e in range(width):
                 d_query[b, t, e] = 0.0
                 d_key[b, t, e] = 0.0
@@ -271,19 +301,29 @@ def backward(
                 d_strength[b, t] = d_strengths[b, s]
                 d_strengths[b, s] = 0.0
                 strengths[s] = strength[b, before] if before >= 0 else strengths0[b, s]
+            if starting and starts[b, t]:
+                for s in range(slots):
+                    for e in range(width):
+                        d_keys[b, s, e] = 0.0
+                    for w in range(value_width):
+                        d_values[b, s, w] = 0.0
+                    d_strengths[b, s] = 0.0
 
 
 @kernel(fastmath=FAST)
-def decide(key, strength, real, match_threshold, write_threshold, keys, ages, slot_of):
+def decide(key, strength, real, starts, match_threshold, write_threshold, keys, ages, slot_of):
     """The decisions alone: fill slot_of [B, T]; keys and ages leave as those of the last state."""
     batch, length, width = key.shape
     slots = keys.shape[1]
-    masked = real.shape[0] > 0
+    masked, starting = real.shape[0] > 0, starts.shape[0] > 0
     for b in numba.prange(batch):
         norms = np.empty(slots, np.float64)
         for s in range(slots):
             norms[s] = _norm(keys[b, s])
         for t in range(length):
+            if starting and starts[b, t]:
+                for s in range(slots):
+                    ages[b, s] = -1
             slot_of[b, t] = NOT_WRITTEN
             if masked and not real[b, t]:
                 continue

@@ -6,7 +6,7 @@ Letters: B batch, T time, N slots, E width of keys and queries, W width of value
 import torch
 from torch import Tensor
 
-from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes
+from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes, emptied
 
 
 def slot_memory_reference(
@@ -17,6 +17,8 @@ def slot_memory_reference(
     reads = []
     for t in range(length):
         real = None if writes.real is None else writes.real[:, t]
+        if writes.starts is not None:
+            state = emptied(state, writes.starts[:, t, None])
         state = _write(writes, t, real, state, rules)
         reads.append(_read(writes.query[:, t], real, state, rules))
     if not reads:

@@ -38,6 +38,18 @@ class Writes(NamedTuple):
     token_ids: Tensor  # [B, T] int64
     strength: Tensor  # [B, T]; at or below write_threshold: nothing is written
     real: Tensor | None  # [B, T] bool, None = all
+    starts: Tensor | None  # [B, T] bool, None = none: the slots are emptied first
+
+
+def emptied(state: SlotMemoryState, begun: Tensor) -> SlotMemoryState:
+    """The slots without what those hold that `begun` [B, 1] or [B, N] names."""
+    return SlotMemoryState(
+        keys=state.keys.masked_fill(begun[..., None], 0.0),
+        values=state.values.masked_fill(begun[..., None], 0.0),
+        token_ids=state.token_ids.masked_fill(begun, EMPTY),
+        strengths=state.strengths.masked_fill(begun, 0.0),
+        ages=state.ages.masked_fill(begun, EMPTY),
+    )
 
 
 class Rules(NamedTuple):

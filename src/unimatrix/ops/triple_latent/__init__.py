@@ -22,7 +22,7 @@ from unimatrix.ops.shapes import (
     accumulation_dtype,
     check_first,
     check_like,
-    check_other,
+    check_positions,
     check_range,
     check_tuple,
     without_autocast,
@@ -48,6 +48,7 @@ def triple_latent(
     addresses: Tensor | None = None,
     state: TripleLatentState | None = None,
     mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
     backend: Backend | BackendChoice = "auto",
 ) -> tuple[HeadVectors, TripleLatentState]:
     """Write every token into a sum and, bound to the sum before it, into a memory; probe it with two queries.
@@ -66,6 +67,8 @@ def triple_latent(
         addresses: [M, S], the learned addresses of the slots, shared by the heads; None is the dense memory.
         state: s_0 and P_0; None is zeros. Never modified.
         mask: [B, T] bool; a False position neither writes nor decays, and its output is zero.
+        starts: [B, T] bool; at a True position, a masked one too, the state is emptied before anything is
+            written, so that a text begins there: it is as if each text had been given alone.
         backend: "auto" takes the compiled form on a CPU (S a power of two up to 32, M up to 32) and the
             chunked form elsewhere. A form asked for by name that cannot run here raises.
 
@@ -79,7 +82,7 @@ def triple_latent(
     Numerics: states and sums are float32, or float64 for float64 inputs. No exponential of a positive number
     is taken but in the softmax over slots. Differentiable in every floating argument, the state included.
     """
-    _check(a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state, mask)
+    _check(a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state, mask, starts)
     problem = compiled_problem(b, b)
     if problem is None and addresses is not None and len(addresses) > MAX_COMPILED_SLOTS:
         problem = f"it takes at most {MAX_COMPILED_SLOTS} slots, got {len(addresses)}"
@@ -104,17 +107,28 @@ def triple_latent(
     if form == "reference":
         with without_autocast(a.device):
             return triple_latent_reference(
-                a, b, q_l, q_r, log_retention, log_pair_retention, addresses=addresses, state=state, mask=mask
+                a,
+                b,
+                q_l,
+                q_r,
+                log_retention,
+                log_pair_retention,
+                addresses=addresses,
+                state=state,
+                mask=mask,
+                starts=starts,
             )
     if form == "compiled":
         if mask is not None:
             # a retention of 1 neither decays nor writes, since the write strength is 1 minus it
             log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
             log_pair_retention = log_pair_retention.masked_fill(~mask[..., None], 0.0)
-        y, state = triple_latent_compiled(a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state)
+        y, state = triple_latent_compiled(
+            a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state, starts
+        )
         return (y if mask is None else y.masked_fill(~mask[..., None, None], 0.0)), state
     with without_autocast(a.device):
-        before, last = _retained_sum(a, log_retention, state.sum.to(dtype), mask)
+        before, last = _retained_sum(a, log_retention, state.sum.to(dtype), mask, starts)
         read, pairs = matrix_state(
             address(q_l.to(dtype), addresses),
             b.to(dtype),
@@ -122,20 +136,29 @@ def triple_latent(
             log_pair_retention,
             state=state.pairs.mT,
             mask=mask,
+            starts=starts,
             backend="chunked",
         )
     return (read * q_r).to(b.dtype), TripleLatentState(last, pairs.mT)
 
 
 def _retained_sum(
-    a: HeadVectors, log_retention: HeadScalars, start: Tensor, mask: TokenMask | None
+    a: HeadVectors,
+    log_retention: HeadScalars,
+    start: Tensor,
+    mask: TokenMask | None,
+    starts: TokenMask | None,
 ) -> tuple[HeadVectors, Tensor]:
     """The sum before each token [B, T, H, S] and after the last one [B, H, S], in the accumulation dtype."""
     log_keep = log_retention.to(start.dtype)
     write = -torch.expm1(log_keep)[..., None] * a
     start = start.flatten(1)
-    sums, last = signed_scan(log_keep.exp(), write.flatten(2), start, mask=mask, backend="chunked")
+    sums, last = signed_scan(
+        log_keep.exp(), write.flatten(2), start, mask=mask, starts=starts, backend="chunked"
+    )
     before = torch.cat([start[:, None], sums[:, :-1]], dim=1) if a.shape[1] else sums
+    if starts is not None:
+        before = before.masked_fill(starts[..., None], 0.0)
     return before.view(a.shape), last.view(a.shape[0], *a.shape[2:])
 
 
@@ -149,6 +172,7 @@ def _check(
     addresses: Tensor | None,
     state: TripleLatentState | None,
     mask: TokenMask | None,
+    starts: TokenMask | None,
 ) -> None:
     check_first("a", a, "batch, time, heads, state_dim")
     batch, length, heads, dim = a.shape
@@ -167,5 +191,4 @@ def _check(
         check_tuple("state", state, TripleLatentState)
         check_like("state.sum", state.sum, (batch, heads, dim), a)
         check_like("state.pairs", state.pairs, (batch, heads, rows, dim), a)
-    if mask is not None:
-        check_other("mask", mask, torch.bool, (batch, length), a)
+    check_positions(mask, starts, (batch, length), a)

@@ -25,7 +25,7 @@ from torch import Tensor
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.kernels import BLOCK, check_retention
 from unimatrix.ops.matrix_state.steps import reverse, write_and_read
-from unimatrix.ops.rows import place, unit_stride
+from unimatrix.ops.rows import address, contiguous, flags, place, unit_stride
 from unimatrix.ops.threads import threads_for
 from unimatrix.ops.triple_latent.steps import (
     gate_and_retain,
@@ -47,12 +47,14 @@ def run_forward(
     start: Tensor,
     pairs: Tensor,
     addresses: Tensor | None,
+    starts: Tensor | None,
     for_backward: bool,
 ) -> tuple[Tensor, ...]:
     """y, the last sum and pairs; and what `kept_shapes` says."""
     keep, write = log_keep.exp(), torch.expm1(log_keep).neg_()
     a, b, q_l, q_r = (unit_stride(x) for x in (a, b, q_l, q_r))
     keep, write, start, pairs = (x.contiguous() for x in (keep, write, start, pairs))
+    starts = contiguous(starts)
     batch, length, heads, dim = a.shape
     slots = 0 if addresses is None else len(addresses)
     y = a.new_empty(a.shape)
@@ -69,6 +71,7 @@ def run_forward(
         start.view(-1).numpy(),
         pairs.view(-1).numpy(),
         _flat(weights if addresses is None else addresses),
+        address(starts),
         y.data_ptr(),
         z.data_ptr(),
         last_sum.view(-1).numpy(),
@@ -93,6 +96,7 @@ def run_backward(
     start: Tensor,
     pairs: Tensor,
     addresses: Tensor | None,
+    starts: Tensor | None,
     keep: Tensor,
     write: Tensor,
     z: Tensor,
@@ -108,6 +112,7 @@ def run_backward(
     grad_y = a.new_zeros(a.shape) if grad_y is None else unit_stride(grad_y)
     grad_sum = a.new_zeros(start.shape) if grad_sum is None else grad_sum.contiguous()
     grad_pairs = a.new_zeros(pairs.shape) if grad_pairs is None else grad_pairs.contiguous()
+    starts = contiguous(starts)
     batch, length, heads, dim = a.shape
     slots = 0 if addresses is None else len(addresses)
     grads = [a.new_empty(a.shape) for _ in range(4)]
@@ -123,6 +128,7 @@ def run_backward(
         keep.view(-1).numpy(),
         write.view(-1).numpy(),
         _flat(weights if addresses is None else addresses),
+        address(starts),
         z.data_ptr(),
         before.data_ptr(),
         borders.view(-1).numpy(),
@@ -194,7 +200,7 @@ def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
 
     @kernel
     def forward(
-        a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, start, pairs, addresses,
+        a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, start, pairs, addresses, starts,
         y, z, last_sum, last_pairs, before, borders, weights, sizes,
     ):  # fmt: skip
         batch, length, heads, blocks = sizes
@@ -209,7 +215,13 @@ def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                 s[i] = start[np.int64(bh) * dim + i]
             for i in range(size):
                 p[i] = pairs[np.int64(bh) * size + i]
+            begins = flags(starts, n * length, length)
             for t in range(length):
+                if starts != 0 and begins[t]:
+                    for i in range(dim):
+                        s[i] = 0
+                    for i in range(size):
+                        p[i] = 0
                 row = (n * length + t) * heads + h
                 wrong += 0 if keep[2 * row] <= 1 and keep[2 * row + 1] <= 1 else 1
                 ao = n * a_at[0] + t * a_at[1] + h * a_at[2]
@@ -263,14 +275,18 @@ def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
 
     @kernel
     def backward(
-        a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, addresses, z, before, borders, weights,
+        a, a_at, b, b_at, ql, ql_at, qr, qr_at, keep, write, addresses, starts, z, before, borders, weights,
         dy, dy_at, d_sum, d_pairs, da, db, dql, dqr, d_keep, d_write, d_start, d_first, d_addresses, sizes,
     ):  # fmt: skip
         batch, length, heads, blocks = sizes
         for bh in numba.prange(batch * heads):
             n = np.int64(bh) // heads
             h = np.int64(bh) % heads
-            states = np.empty((BLOCK + 1) * size, keep.dtype)
+            states = np.empty((BLOCK + 2) * size, keep.dtype)
+            nothing = (BLOCK + 1) * size  # where the last of them lie: what a text begins with
+            for i in range(size):
+                states[nothing + i] = 0
+            begins = flags(starts, n * length, length)
             dz = np.empty(BLOCK * dim, keep.dtype)
             ds = np.empty(dim, keep.dtype)
             unused = np.empty(dim, keep.dtype)
@@ -293,6 +309,7 @@ def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                     t = first + u
                     row = (n * length + t) * heads + h
                     out = row * dim
+                    old = nothing if starts != 0 and begins[t] else u * size
                     wo = row * 2 * slots
                     bo = n * b_at[0] + t * b_at[1] + h * b_at[2]
                     ro = n * qr_at[0] + t * qr_at[1] + h * qr_at[2]
@@ -300,25 +317,26 @@ def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                     reverse_gate(dim, dz, u * dim, dy, yo, qr, ro, z, out, dqr, out)
                     if slots:
                         write_slots_and_read(
-                            dim, slots, states, u * size, (u + 1) * size, b, bo, weights, wo,
+                            dim, slots, states, old, (u + 1) * size, b, bo, weights, wo,
                             weights, wo + slots, unused, 0, keep[2 * row + 1], write[2 * row + 1],
                         )  # fmt: skip
                     else:
                         write_and_read(
-                            dim, states, u * size, (u + 1) * size, before, out, b, bo, dz, u * dim, dql, out,
+                            dim, states, old, (u + 1) * size, before, out, b, bo, dz, u * dim, dql, out,
                             keep[2 * row + 1], write[2 * row + 1],
                         )  # fmt: skip
                 for u in range(count - 1, -1, -1):
                     t = first + u
                     row = (n * length + t) * heads + h
                     out = row * dim
+                    old = nothing if starts != 0 and begins[t] else u * size
                     wo = row * 2 * slots
                     ao = n * a_at[0] + t * a_at[1] + h * a_at[2]
                     bo = n * b_at[0] + t * b_at[1] + h * b_at[2]
                     lo = n * ql_at[0] + t * ql_at[1] + h * ql_at[2]
                     if slots:
                         reverse_slots(
-                            dim, slots, g, 0, states, u * size, (u + 1) * size, b, bo, dz, u * dim,
+                            dim, slots, g, 0, states, old, (u + 1) * size, b, bo, dz, u * dim,
                             weights, wo, weights, wo + slots, dw, 0, dw, slots,
                             db, out, d_keep, 2 * row + 1, d_write, 2 * row + 1, decay, write[2 * row + 1],
                         )  # fmt: skip
@@ -329,7 +347,7 @@ def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                         reverse_match(dim, slots, addresses, 0, ql, lo, dw, slots, d_addresses, eo, dql, out)
                     else:
                         reverse(
-                            dim, g, 0, states, u * size, b, bo, before, out, ql, lo, dz, u * dim,
+                            dim, g, 0, states, old, b, bo, before, out, ql, lo, dz, u * dim,
                             db, out, ds, 0, d_keep, 2 * row + 1, d_write, 2 * row + 1,
                             decay, write[2 * row + 1],
                         )  # fmt: skip
@@ -338,6 +356,12 @@ def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                         dim, gs, 0, before, out, a, ao, ds, 0, da, out,
                         d_keep, 2 * row, d_write, 2 * row, keep[2 * row], write[2 * row],
                     )  # fmt: skip
+                    if starts != 0 and begins[t]:
+                        decay = keep.dtype.type(1)
+                        for i in range(size):
+                            g[i] = 0
+                        for i in range(dim):
+                            gs[i] = 0
             for i in range(dim):
                 d_start[np.int64(bh) * dim + i] = gs[i]
                 for j in range(rows):

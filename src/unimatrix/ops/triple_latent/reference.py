@@ -5,6 +5,8 @@ Source: the paper, section 3.5; the letters are those of unimatrix.ops.triple_la
     s_t = lambda_t s_{t-1} + (1 - lambda_t) a_t
     P_t = mu_t P_{t-1} + (1 - mu_t) w_t b_t^T           w_t = s_{t-1}, or softmax(E s_{t-1})
     y_t = (P_t^T r_t) * q_r                             r_t = q_l, or softmax(E q_l)
+
+Where a text starts, s_{t-1} and P_{t-1} are 0.
 """
 
 import torch
@@ -25,6 +27,7 @@ def triple_latent_reference(
     addresses: Tensor | None,
     state: TripleLatentState,
     mask: TokenMask | None,
+    starts: TokenMask | None,
 ) -> tuple[HeadVectors, TripleLatentState]:
     """One step of both recurrences per token; arguments as in `triple_latent`, already checked."""
     dtype = accumulation_dtype(a.dtype)
@@ -32,7 +35,9 @@ def triple_latent_reference(
     gates = log_keep.exp(), -torch.expm1(log_keep)  # 1 - retention, exact near a retention of 1
     out_dtype = b.dtype
     a, b, q_l, q_r = a.to(dtype), b.to(dtype), q_l.to(dtype), q_r.to(dtype)
-    y, state = triple_latent_steps(a, b, q_l, q_r, *gates, addresses=addresses, state=state, mask=mask)
+    y, state = triple_latent_steps(
+        a, b, q_l, q_r, *gates, addresses=addresses, state=state, mask=mask, starts=starts
+    )
     return y.to(out_dtype), state
 
 
@@ -47,6 +52,7 @@ def triple_latent_steps(
     addresses: Tensor | None,
     state: TripleLatentState,
     mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
 ) -> tuple[HeadVectors, TripleLatentState]:
     """The steps from the gates [B, T, H, 2], the sum's first; all in the accumulation dtype."""
     s, pairs = state.sum.to(a.dtype), state.pairs.to(a.dtype)
@@ -54,6 +60,9 @@ def triple_latent_steps(
     # unbind, since the gradient of a slice is as long as the whole
     tokens = zip(*(x.unbind(1) for x in (a, b, q_l, q_r, keep, write)), strict=True)
     for t, (a_t, b_t, q_l_t, q_r_t, keep_t, write_t) in enumerate(tokens):
+        if starts is not None:
+            begun = starts[:, t, None, None]  # [B, 1, 1]
+            s, pairs = s.masked_fill(begun, 0.0), pairs.masked_fill(begun[..., None], 0.0)
         written = address(s, addresses)  # [B, H, R]
         outer = written[..., :, None] * b_t[..., None, :]
         pairs_t = keep_t[..., 1, None, None] * pairs + write_t[..., 1, None, None] * outer
