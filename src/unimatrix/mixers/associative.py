@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unimatrix.data.settings import check_types
 from unimatrix.errors import UserError
+from unimatrix.mixers.documents import document_ids
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Part, PartConfig, Role, Size
@@ -57,13 +58,20 @@ class AssociativeMemory(Part):
         return AssociativeState(bindings, bindings, valid, previous_layout(width))
 
     def forward(
-        self, u: Stream, state: AssociativeState | None = None, *, mask: TokenMask | None = None
+        self,
+        u: Stream,
+        state: AssociativeState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Stream, AssociativeState]:
         """[B, T, D] to the gated context [B, T, D]; masked positions bind nothing."""
         query, key, value, gate = self.qkvg(u).chunk(4, dim=-1)
         # both to a mean square of 1, one kernel each; the D of their product is in the softmax's scale
         query, key = (F.rms_norm(part, part.shape[-1:], eps=_EPS) for part in (query, key))
-        if mask is None and state is None and u.shape[1] > 0:
+        if starts is not None and u.shape[1] > 0:
+            context, state = self._read_masked(query, key, value, state, mask, starts)
+        elif mask is None and state is None and u.shape[1] > 0:
             context, state = self._read_fresh(query, key, value)
         elif mask is None and state is not None and state.valid is None:
             context, state = self._read_on(query, key, value, state)
@@ -113,8 +121,9 @@ class AssociativeMemory(Part):
         value: Tensor,
         state: AssociativeState | None,
         mask: TokenMask | None,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, AssociativeState]:
-        """Every position is a binding, valid or not: rows may be padded differently."""
+        """Every position is a binding, valid or not: rows may differ in their padding and documents."""
         batch, length, _ = query.shape
         real = query.new_ones(batch, length, dtype=torch.bool) if mask is None else mask
         if state is None:
@@ -123,7 +132,7 @@ class AssociativeMemory(Part):
         else:
             keys, values, carry = state.keys, state.values, state.previous
             valid = real.new_ones(keys.shape[:2]) if state.valid is None else state.valid
-        before, present, carry = shift(key, carry, mask)
+        before, present, carry = shift(key, carry, mask, starts)
         past = keys.shape[1]
         keys = torch.cat([keys, before], dim=1)
         values = torch.cat([values, value], dim=1)
@@ -131,6 +140,11 @@ class AssociativeMemory(Part):
         steps = torch.arange(length, device=query.device)
         causal = torch.arange(past + length, device=query.device) <= past + steps[:, None]  # [T, P + T]
         allowed = causal & valid[:, None]
+        if starts is not None:
+            ids = document_ids(starts)
+            of_key = F.pad(ids, (past, 0))  # what came before is of the document that goes on
+            allowed = allowed & (of_key[:, None] == ids[..., None])
+            valid = valid & (of_key == ids[:, -1:])  # nothing later belongs to another one
         found = allowed.any(-1, keepdim=True)  # a softmax over nothing is NaN: such rows read zeros
         read = self._attend(query, keys, values, allowed | ~found) if length else value
         return read * found, AssociativeState(keys, values, valid, carry)
@@ -145,6 +159,7 @@ class AssociativeMemoryConfig(PartConfig):
 
     kind: ClassVar[str] = "associative"
     role: ClassVar[Role] = "mix"
+    documents: ClassVar[bool] = True
     grows: ClassVar[bool] = True
     temperature: float = 4.0
 

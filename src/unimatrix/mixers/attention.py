@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
+from unimatrix.mixers.documents import document_ids, positions_in_document
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Part, PartConfig, Role, Size
 from unimatrix.ops.shapes import Stream, TokenMask
@@ -61,7 +62,12 @@ class CausalAttention(Part):
         return AttentionState(heads, heads, kept((None,), torch.bool, optional=True))
 
     def forward(
-        self, x: Stream, state: AttentionState | None = None, *, mask: TokenMask | None = None
+        self,
+        x: Stream,
+        state: AttentionState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Stream, AttentionState]:
         """[B, T, D] to [B, T, D]; a masked (False) position is no key for any other one."""
         batch, length, width = x.shape
@@ -71,7 +77,7 @@ class CausalAttention(Part):
         if self.qk_norm:
             q, k = (F.rms_norm(x, x.shape[-1:], eps=_EPS) for x in (q, k))
         if self.rotary_base is not None:
-            q, k = _rotated(q, k, _positions(state, mask, x), self.rotary_base)
+            q, k = _rotated(q, k, _positions(state, mask, starts, x), self.rotary_base)
         turned = self.qk_norm or self.rotary_base is not None
         real = None if mask is None else mask.clone()
         past = 0
@@ -80,7 +86,15 @@ class CausalAttention(Part):
             k = torch.cat([state.k, k], dim=2)
             v = torch.cat([state.v, v], dim=2)
             real = _join_masks(state.real, mask, x.new_empty(batch, past), x.new_empty(batch, length))
-        if real is None and (past == 0 or length == 1):
+        if starts is not None and length:
+            ids = document_ids(starts)
+            of_key = F.pad(ids, (past, 0))  # what came before is of the document that goes on
+            allowed = _allowed(past, length, real, x.device)
+            allowed = allowed & (of_key[:, None, None] == ids[:, None, :, None])
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+            # nothing later belongs to another document than the last
+            real = (of_key == ids[:, -1:]) if real is None else real & (of_key == ids[:, -1:])
+        elif real is None and (past == 0 or length == 1):
             y = F.scaled_dot_product_attention(q, k, v, is_causal=bool(past == 0))
         else:
             allowed = _allowed(past, length, real, x.device)
@@ -107,6 +121,7 @@ class AttentionConfig(PartConfig):
 
     kind: ClassVar[str] = "attention"
     role: ClassVar[Role] = "mix"
+    documents: ClassVar[bool] = True
     grows: ClassVar[bool] = True
     num_heads: int = 4
     qkv_init: Literal["normal", "xavier"] = "normal"
@@ -142,13 +157,14 @@ class AttentionConfig(PartConfig):
         return length * (length + 1) // 2 * 2 * size.d_model  # scores and sums over the causal half
 
 
-def _positions(state: AttentionState | None, mask: TokenMask | None, x: Stream) -> Tensor:
-    """How many real tokens stand before each position, [B or 1, T]; of padding it means nothing."""
-    length = x.shape[1]
-    steps = torch.arange(length, device=x.device)[None] if mask is None else mask.cumsum(1) - 1
-    if state is None:
-        return steps
-    return steps + (state.k.shape[2] if state.real is None else state.real.sum(1, keepdim=True))
+def _positions(
+    state: AttentionState | None, mask: TokenMask | None, starts: Tensor | None, x: Stream
+) -> Tensor:
+    """How many real tokens of its document stand before each position, [B, T]; padding may have any."""
+    before = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    if state is not None:
+        before = before + (state.k.shape[2] if state.real is None else state.real.sum(1))
+    return positions_in_document(mask, starts, before, x.shape[1])[0]
 
 
 def _rotated(q: Tensor, k: Tensor, positions: Tensor, base: float) -> tuple[Tensor, Tensor]:

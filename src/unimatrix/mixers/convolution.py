@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimatrix.data.settings import check_counts, check_types
+from unimatrix.mixers.documents import document_ids
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
 from unimatrix.ops.shapes import Stream, TokenMask
@@ -35,14 +36,19 @@ class LocalConvolution(Part):
 
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
         # behind the last norm, which would weigh it down to the stream's scale (docs/fidelity.md)
-        y, state = self(x, state, mask=at.mask)
+        y, state = self(x, state, mask=at.mask, starts=at.starts)
         return Given(late=y), state
 
     def state_layout(self) -> Any:
         return ConvolutionState(kept((self.kernel_size - 1, self.mix.out_features), "stream"))
 
     def forward(
-        self, x: Stream, state: ConvolutionState | None = None, *, mask: TokenMask | None = None
+        self,
+        x: Stream,
+        state: ConvolutionState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Stream, ConvolutionState]:
         """[B, T, D] to [B, T, D]."""
         batch, length, width = x.shape
@@ -50,14 +56,19 @@ class LocalConvolution(Part):
         recent = x.new_zeros(batch, past, width) if state is None else state.recent
         if length == 0:
             return x, ConvolutionState(recent)  # too few tokens for one window
-        tokens = torch.cat([recent, x], dim=1)  # [B, K - 1 + T, D]
-        tokens, order = packed(tokens, mask, past)
+        # [B, K - 1 + T, D]
+        tokens, order = packed(torch.cat([recent, x], dim=1), mask, past)
         # [B, T, D, K] without a copy, then one with the kernel's positions before the channels
-        windows = tokens.unfold(1, self.kernel_size, 1).transpose(2, 3).flatten(2)  # [B, T, K D]
+        windows = tokens.unfold(1, self.kernel_size, 1).transpose(2, 3)  # [B, T, K, D]
+        left = tokens[:, length:]
+        if starts is not None:
+            same, kept_on = in_document(starts, order, past)
+            windows, left = windows * same[..., None], left * kept_on[..., None]
+        windows = windows.flatten(2)  # [B, T, K D]
         y = F.gelu(self.mix(windows))
         if order is not None:
             y = unpacked(y, order, past)
-        return y, ConvolutionState(tokens[:, length:].clone())
+        return y, ConvolutionState(left.clone())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +77,7 @@ class ConvolutionConfig(PartConfig):
 
     kind: ClassVar[str] = "convolution"
     role: ClassVar[Role] = "model"
+    documents: ClassVar[bool] = True
     gives: ClassVar[frozenset[str]] = frozenset({"late"})
     kernel_size: int = 5
 
@@ -89,6 +101,20 @@ def packed(tokens: Tensor, mask: TokenMask | None, past: int) -> tuple[Tensor, T
         dim=1, stable=True
     )  # padding, carried tokens, the real ones as they came
     return (tokens * real[..., None]).gather(1, order[..., None].expand_as(tokens)), order
+
+
+def in_document(starts: Tensor, order: Tensor | None, past: int) -> tuple[Tensor, Tensor]:
+    """Which tokens of the windows over packed rows are of their last token's document.
+
+    Returns:
+        [B, T, past + 1] bool, and of those that are carried on [B, past], the ones of the last document.
+    """
+    ids = F.pad(document_ids(starts), (past, 0))  # what is carried is of the document that goes on
+    last = ids[:, -1:]
+    if order is not None:
+        ids = ids.gather(1, order)
+    length = starts.shape[1]
+    return ids.unfold(1, past + 1, 1) == ids[:, past:, None], ids[:, length:] == last
 
 
 def unpacked(y: Tensor, order: Tensor, past: int) -> Tensor:

@@ -92,9 +92,9 @@ class MatrixStateMixer(Part):
                 part.renew()
 
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
-        written = self._project(x, state, at.mask)
-        y, after = self._run(written, state, at.mask, given.context)
-        error = self._error(written, state, at.mask) if "error" in at.wanted else None
+        written = self._project(x, state, at.mask, at.starts)
+        y, after = self._run(written, state, at.mask, at.starts, given.context)
+        error = self._error(written, state, at.mask, at.starts) if "error" in at.wanted else None
         return Given(add=y, error=error), after
 
     def state_layout(self) -> Any:
@@ -120,12 +120,19 @@ class MatrixStateMixer(Part):
         state: MatrixStateMixerState | None = None,
         *,
         mask: TokenMask | None = None,
+        starts: Tensor | None = None,
         context: Stream | None = None,
     ) -> tuple[Stream, MatrixStateMixerState]:
         """[B, T, D] to [B, T, D]; context [B, T, D] joins the readout before its gate."""
-        return self._run(self._project(u, state, mask), state, mask, context)
+        return self._run(self._project(u, state, mask, starts), state, mask, starts, context)
 
-    def _project(self, u: Stream, state: MatrixStateMixerState | None, mask: TokenMask | None) -> "_Written":
+    def _project(
+        self,
+        u: Stream,
+        state: MatrixStateMixerState | None,
+        mask: TokenMask | None,
+        starts: Tensor | None,
+    ) -> "_Written":
         """All that is read off the stream."""
         heads = (self.num_heads, self.state_dim)
         rule_weights = diag = None
@@ -137,7 +144,8 @@ class MatrixStateMixer(Part):
             qkv = self.qkv(u)
         recent = None
         if self.convolution is not None:
-            qkv, recent = self.convolution(qkv, None if state is None else state.recent, mask=mask)
+            before = None if state is None else state.recent
+            qkv, recent = self.convolution(qkv, before, mask=mask, starts=starts)
         q, k, v = qkv.unflatten(-1, (3, *heads)).unbind(2)  # [B, T, H, S]
         if self.rules is None:
             diag = None
@@ -156,6 +164,7 @@ class MatrixStateMixer(Part):
         written: "_Written",
         state: MatrixStateMixerState | None,
         mask: TokenMask | None,
+        starts: Tensor | None,
         context: Stream | None,
     ) -> tuple[Stream, MatrixStateMixerState]:
         q, k, v, log_retention, rule_weights, diag, gate, recent = written
@@ -168,6 +177,7 @@ class MatrixStateMixer(Part):
             diag=diag,
             state=None if state is None else state.matrix,
             mask=mask,
+            starts=starts,
             backend=self.backend,
         )
         out = self.readout(y.flatten(2))
@@ -176,7 +186,11 @@ class MatrixStateMixer(Part):
         return torch.sigmoid(gate) * out, MatrixStateMixerState(last, recent)
 
     def _error(
-        self, written: "_Written", state: MatrixStateMixerState | None, mask: TokenMask | None
+        self,
+        written: "_Written",
+        state: MatrixStateMixerState | None,
+        mask: TokenMask | None,
+        starts: Tensor | None,
     ) -> Tensor:
         """|k_t - S_{t-1} v_t / |v_t|^2| / |k_t| per head, [B, T, H]: what the state holds at the address v_t,
         read before the write, beside what is written there. 1 where it holds nothing, 0 at padding.
@@ -198,6 +212,7 @@ class MatrixStateMixer(Part):
             diag=twice(diag),
             state=None if state is None else state.matrix,
             mask=twice(mask),
+            starts=None if starts is None else twice(torch.zeros_like(starts), starts),
             backend=self.backend,
         )
         k, v, read = (x.to(log_retention.dtype) for x in (k, v, read[:, ::2]))
@@ -228,6 +243,7 @@ class MatrixStateConfig(PartConfig):
 
     kind: ClassVar[str] = "matrix_state"
     role: ClassVar[Role] = "mix"
+    documents: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"context"})
     gives: ClassVar[frozenset[str]] = frozenset({"add", "error"})
     num_heads: int = 4

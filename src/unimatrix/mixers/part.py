@@ -33,6 +33,7 @@ class Reading(NamedTuple):
     ids: TokenIds | None  # [B, T]; None where embeddings came in their place
     tokens: Stream  # [B, T, D], the tokens' embeddings alone: no positions, no dropout
     mask: TokenMask | None = None  # [B, T] bool, False = no token
+    starts: Tensor | None = None  # [B, T] bool, True = a document begins here, and every state is empty
     wanted: frozenset[str] = frozenset()  # ports that some part of the model reads; no other need be given
 
 
@@ -67,7 +68,9 @@ class Part(nn.Module):
             state: what it returned for the text before; None at the beginning, or if it keeps none.
             given: what parts before it gave.
         """
-        y, state = self(x, state, mask=at.mask)
+        # whoever does not take starts has to say so loudly: it would read on from one document into the next
+        more = {} if at.starts is None else {"starts": at.starts}
+        y, state = self(x, state, mask=at.mask, **more)
         return Given(add=y), state
 
     def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
@@ -95,8 +98,9 @@ class PartConfig:
     """Base of the parts' configs, which are frozen dataclasses: settings, and what the model must know.
 
     kind: its name in JSON. reads: of the ports, and "ids" for token ids themselves. gives: no other port will
-    do. grows: whether its state grows with the text. version: raised by hand when the same settings come to
-    give other numbers.
+    do. grows: whether its state grows with the text. documents: whether its state is emptied where
+    `Reading.starts` says that a document begins; a model with a part whose state is not refuses packed
+    documents. version: raised by hand when the same settings come to give other numbers.
     """
 
     __slots__ = ()
@@ -105,6 +109,7 @@ class PartConfig:
     reads: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset({"add"})
     grows: ClassVar[bool] = False
+    documents: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     @abstractmethod

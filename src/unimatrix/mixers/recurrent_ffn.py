@@ -68,14 +68,19 @@ class RecurrentFFN(Part):
         return RecurrentFFNState(kept((self.width,), "sums"))
 
     def forward(
-        self, x: Stream, state: RecurrentFFNState | None = None, *, mask: TokenMask | None = None
+        self,
+        x: Stream,
+        state: RecurrentFFNState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Stream, RecurrentFFNState]:
         """[B, T, D] to [B, T, D]; a masked (False) position leaves the state as it is."""
         projected = self.project(x)
         inner = self.num_gates * self.width
         gates = projected[..., :inner].unflatten(-1, (self.num_gates, self.width))  # [B, T, 3 or 4, W]
         before = None if state is None else state.s
-        read, last = gated_scan(gates, before, mask=mask, backend=self.backend)
+        read, last = gated_scan(gates, before, mask=mask, starts=starts, backend=self.backend)
         y = self.out(read)
         if self.local_width is not None:
             gate, up = projected[..., inner:].chunk(2, dim=-1)
@@ -96,6 +101,7 @@ class RecurrentFFNConfig(PartConfig):
 
     kind: ClassVar[str] = "recurrent_ffn"
     role: ClassVar[Role] = "feed"
+    documents: ClassVar[bool] = True
     width: int | None = None
     query: bool = False
     local: bool = False

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
-from unimatrix.mixers.previous import newest_real
+from unimatrix.mixers.previous import follows, newest_real
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 NO_TOKEN = -1  # "no match": contributes zero
@@ -33,17 +33,22 @@ class PreviousTokenRouting(Part):
         self.project = nn.Linear(d_model, d_model)
 
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
-        context, state = self(at.ids, state, mask=at.mask)
+        context, state = self(at.ids, state, mask=at.mask, starts=at.starts)
         return Given(context=context), state
 
     def state_layout(self) -> Any:
         return RoutingState(kept((), torch.int64))
 
     def forward(
-        self, input_ids: TokenIds, state: RoutingState | None = None, *, mask: TokenMask | None = None
+        self,
+        input_ids: TokenIds,
+        state: RoutingState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Stream, RoutingState]:
         """The context [B, T, D] for input_ids [B, T]; exactly zero where no token is routed."""
-        routed, state = route_previous_token(input_ids, state, mask)
+        routed, state = route_previous_token(input_ids, state, mask, starts)
         found = routed != NO_TOKEN
         context = self.project(self.table(routed.clamp_min(0)))
         return context * found[..., None].to(context.dtype), state
@@ -55,6 +60,7 @@ class PreviousTokenRoutingConfig(PartConfig):
 
     kind: ClassVar[str] = "previous_token"
     role: ClassVar[Role] = "model"
+    documents: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"ids"})
     gives: ClassVar[frozenset[str]] = frozenset({"context"})
 
@@ -63,12 +69,12 @@ class PreviousTokenRoutingConfig(PartConfig):
 
 
 def route_previous_token(
-    input_ids: TokenIds, state: RoutingState | None, mask: TokenMask | None
+    input_ids: TokenIds, state: RoutingState | None, mask: TokenMask | None, starts: Tensor | None = None
 ) -> tuple[TokenIds, RoutingState]:
     """The last real token before each position, NO_TOKEN where there is none; [B, T] and the next state."""
     last = input_ids.new_full((input_ids.shape[0],), NO_TOKEN) if state is None else state.last_token
     with_last = torch.cat([last[:, None], input_ids], dim=1)  # [B, T + 1]
-    if mask is None:
-        return with_last[:, :-1], RoutingState(with_last[:, -1].clone())
-    seen = with_last.gather(1, newest_real(mask))  # [B, T + 1]
+    seen = with_last if mask is None else with_last.gather(1, newest_real(mask))  # [B, T + 1]
+    if starts is not None:
+        seen = seen.masked_fill(~follows(mask, starts), NO_TOKEN)
     return seen[:, :-1], RoutingState(seen[:, -1].clone())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimatrix.mixers.convolution import packed, unpacked
+from unimatrix.mixers.convolution import in_document, packed, unpacked
 from unimatrix.ops.shapes import TokenMask
 
 
@@ -30,7 +30,12 @@ class ShortConvolution(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(
-        self, x: Tensor, recent: Tensor | None, *, mask: TokenMask | None = None
+        self,
+        x: Tensor,
+        recent: Tensor | None,
+        *,
+        mask: TokenMask | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """[B, T, C] to [B, T, C], and the last K - 1 real tokens' inputs [B, K - 1, C] (None: zeros)."""
         batch, length, channels = x.shape
@@ -38,9 +43,14 @@ class ShortConvolution(nn.Module):
         if recent is None:
             recent = x.new_zeros(batch, past, channels)
         tokens, order = packed(torch.cat([recent.to(x.dtype), x], dim=1), mask, past)
-        weight = self.weight.to(x.dtype)
-        y = tokens[:, :length] * weight[0]
-        for j in range(1, self.kernel_size):
-            y = torch.addcmul(y, tokens[:, j : j + length], weight[j])
+        weight, left = self.weight.to(x.dtype), tokens[:, length:]
+        same = None
+        if starts is not None and length:
+            same, kept_on = in_document(starts, order, past)
+            left = left * kept_on[..., None]
+        y = torch.zeros_like(x)
+        for j in range(self.kernel_size):
+            here = tokens[:, j : j + length]
+            y = torch.addcmul(y, here if same is None else here * same[..., j, None], weight[j])
         y = F.silu(y)
-        return (y if order is None else unpacked(y, order, past)), tokens[:, length:].clone()
+        return (y if order is None else unpacked(y, order, past)), left.clone()

@@ -79,7 +79,7 @@ class SlotMemory(Part):
             nn.init.constant_(self.write_gate.bias, self.write_gate_bias)
 
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
-        recalled, state = self(at.tokens, at.ids, state, mask=at.mask)
+        recalled, state = self(at.tokens, at.ids, state, mask=at.mask, starts=at.starts)
         # the votes need no more of what was read than the weights and the ids
         votes = None if self.pointer_gate is None else (recalled.reads.weights, recalled.reads.token_ids)
         return Given(add=recalled.context, votes=votes, seen=recalled), state
@@ -101,12 +101,13 @@ class SlotMemory(Part):
         state: SlotMemoryMixerState | None = None,
         *,
         mask: TokenMask | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Recalled, SlotMemoryMixerState]:
         """Token embeddings [B, T, D] and their ids [B, T] to what the memory gives, and the next state."""
         u = self.norm(x)
         query, key, value = self.qkv(u).chunk(3, dim=-1)
         carry = none_before(key) if state is None else state.previous
-        key, present, carry = shift(key, carry, mask)
+        key, present, carry = shift(key, carry, mask, starts)
         strength = present.to(u.dtype)
         if self.write_gate is not None:
             strength = strength * torch.sigmoid(self.write_gate(u).squeeze(-1))
@@ -121,6 +122,7 @@ class SlotMemory(Part):
             match_threshold=self.match_threshold,
             state=None if state is None else state.slots,
             mask=mask,
+            starts=starts,
             backend=self.backend,
         )
         recalled = Recalled(self.out(reads.context), reads, strength)
@@ -147,6 +149,7 @@ class SlotMemoryConfig(PartConfig):
 
     kind: ClassVar[str] = "slots"
     role: ClassVar[Role] = "model"
+    documents: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"ids"})
     gives: ClassVar[frozenset[str]] = frozenset({"add", "votes", "seen"})
     num_slots: int = 32

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.initial import draw_children
@@ -73,7 +73,12 @@ class TripleLatentMixer(Part):
         return TripleLatentState(torch.zeros_like(pairs[:, :, 0]), pairs)
 
     def forward(
-        self, u: Stream, state: TripleLatentState | None = None, *, mask: TokenMask | None = None
+        self,
+        u: Stream,
+        state: TripleLatentState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Stream, TripleLatentState]:
         """[B, T, D] to [B, T, D]."""
         inner = self.num_heads * self.state_dim
@@ -95,6 +100,7 @@ class TripleLatentMixer(Part):
             addresses=self.addresses,
             state=state,
             mask=mask,
+            starts=starts,
             backend=self.backend,
         )
         return self.readout(y.flatten(2)), state
@@ -110,6 +116,7 @@ class TripleLatentConfig(PartConfig):
 
     kind: ClassVar[str] = "triple_latent"
     role: ClassVar[Role] = "mix"
+    documents: ClassVar[bool] = True
     num_heads: int = 4
     state_dim: int = 16
     num_slots: int | None = None

@@ -52,6 +52,18 @@ def _check_mask(mask: object, given: Tensor) -> None:
         raise UserError(f"mask: expected it where the inputs are, {given.device}, got {mask.device}")
 
 
+def check_starts(starts: object, given: Tensor) -> None:
+    """Raise a UserError unless starts, if there are any, are bool [batch, time] where the inputs are."""
+    if starts is None:
+        return
+    _check_tensor("starts", starts, torch.bool, "documents' beginnings")
+    assert isinstance(starts, Tensor)
+    if starts.shape != given.shape[:2]:
+        raise UserError(f"starts: expected shape {list(given.shape[:2])}, got {list(starts.shape)}")
+    if starts.device != given.device:
+        raise UserError(f"starts: expected it where the inputs are, {given.device}, got {starts.device}")
+
+
 def positions_at(at: object, hidden: Stream) -> Callable[[Tensor], Tensor]:
     """What takes the asked positions of any [B, T, ...] out: see `LanguageModel.logits`.
 

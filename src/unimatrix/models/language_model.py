@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unimatrix.errors import UserError
 from unimatrix.mixers import Given, Part, Reading
+from unimatrix.mixers.documents import positions_in_document
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import check_state, kept, name_for_export
 from unimatrix.mixers.part import NOTHING, check_given, joined
@@ -27,6 +28,7 @@ from unimatrix.models.input_checks import (
     check_ids,
     check_positions,
     check_shapes,
+    check_starts,
     positions_at,
 )
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
@@ -45,6 +47,22 @@ class LanguageModelState(NamedTuple):
     position: Tensor  # [B] int64, real tokens so far
     parts: dict[str, Any]  # of the parts that the model has once, by name; without those that keep none
     steps: tuple[dict[str, Any], ...]  # of each depth step, the same of its layer's parts
+
+
+class _Text(NamedTuple):
+    """A piece of what is read: ids or embeddings, what is no token, where documents begin."""
+
+    ids: TokenIds | None
+    embeds: Stream | None
+    mask: TokenMask | None
+    starts: Tensor | None
+
+    @property
+    def given(self) -> Tensor:
+        """Whichever of ids and embeddings there is."""
+        given = self.embeds if self.ids is None else self.ids
+        assert given is not None
+        return given
 
 
 class Features(NamedTuple):
@@ -95,6 +113,10 @@ class LanguageModel(nn.Module):
         )
         self._layout = self._state_layout()
         name_for_export(self._layout)
+        places = [(f"parts.{name}", config.parts[name]) for name in self._layout.parts]
+        for which, step in zip(config.order, self._layout.steps, strict=True):
+            places += [(f"layers.{which}.{name}", config.layers[which][name]) for name in step]
+        self._running_on = [f"{path} ({part.kind})" for path, part in places if not part.documents]
         # of the last state: its position, and where it lies; in a list: to set a module's attribute is slow
         self._returned: list[tuple[Any, int]] = [(None, 0)]
         self.register_state_dict_post_hook(_leave_out_tied)
@@ -165,6 +187,7 @@ class LanguageModel(nn.Module):
         state: LanguageModelState | None = None,
         *,
         mask: TokenMask | None = None,
+        starts: Tensor | None = None,
         inputs_embeds: Stream | None = None,
         logits_at: int | Tensor | None = None,
     ) -> tuple[Tensor, LanguageModelState]:
@@ -175,6 +198,9 @@ class LanguageModel(nn.Module):
             state: what an earlier call returned for the text before; None starts afresh. Not modified.
             mask: [B, T] bool; False positions (left padding) are no tokens: they leave every state as it
                 is, count as no position, and their logits mean nothing.
+            starts: [B, T] bool; True where a document begins: all that came before, the state too, is
+                forgotten there, and positions count anew. Documents in one row are read as if each were
+                alone (`unimatrix.models.documents` makes starts from what collators give).
             inputs_embeds: [B, T, D] in the place of input_ids, which is then None.
             logits_at: where logits are wanted, see `logits`; None is everywhere.
 
@@ -185,7 +211,7 @@ class LanguageModel(nn.Module):
             UserError: a token id outside the vocabulary, more tokens than max_positions, a wrong shape,
                 embeddings where a part reads the ids themselves.
         """
-        features = self.features(input_ids, state, mask=mask, inputs_embeds=inputs_embeds)
+        features = self.features(input_ids, state, mask=mask, starts=starts, inputs_embeds=inputs_embeds)
         return self.logits(features, at=logits_at), features.state
 
     def features(
@@ -194,11 +220,17 @@ class LanguageModel(nn.Module):
         state: LanguageModelState | None = None,
         *,
         mask: TokenMask | None = None,
+        starts: Tensor | None = None,
         inputs_embeds: Stream | None = None,
         keep_streams: bool = False,
     ) -> Features:
         """`forward` up to the head, which `logits` is; keep_streams: the stream between the blocks too."""
         given = self._check_inputs(input_ids, inputs_embeds, mask)
+        check_starts(starts, given)
+        if starts is not None and self._running_on:
+            raise UserError(
+                f"starts: expected none, as {self._running_on[0]} would read on from document to document"
+            )
         watched = not torch.compiler.is_compiling()
         if state is not None and watched and not self._is_own(state, given):
             self._check_state(state, given)
@@ -207,7 +239,9 @@ class LanguageModel(nn.Module):
                 part.renew()
         if mask is not None and _all_real(mask):
             mask = None  # nothing is padding: the faster paths apply
-        features = self._read_text(input_ids, inputs_embeds, state, mask, keep_streams)
+        if starts is not None and _none_begins(starts):
+            starts = None
+        features = self._read_text(_Text(input_ids, inputs_embeds, mask, starts), state, keep_streams)
         if watched:
             self._returned[0] = (features.state.position, id(features.state))
         return features
@@ -224,32 +258,20 @@ class LanguageModel(nn.Module):
             and position.device == given.device
         )
 
-    def _read_text(
-        self,
-        input_ids: TokenIds | None,
-        inputs_embeds: Stream | None,
-        state: LanguageModelState | None,
-        mask: TokenMask | None,
-        keep_streams: bool,
-    ) -> Features:
+    def _read_text(self, text: "_Text", state: LanguageModelState | None, keep_streams: bool) -> Features:
         """`_read`, a long text in pieces where that pays."""
-        given = inputs_embeds if input_ids is None else input_ids
-        assert given is not None
-        batch, length = given.shape[:2]
+        batch, length = text.given.shape[:2]
         piece = max(1, PIECE_TOKENS // max(1, batch))
         pieces_pay = (
             not torch.is_grad_enabled() and self.config.recurrent and not _one_graph_for_all_lengths()
         )
         in_pieces = pieces_pay and length > piece
         if not in_pieces or (torch.compiler.is_compiling() and length > MAX_COMPILED_PIECES * piece):
-            return self._read(input_ids, inputs_embeds, state, mask, keep_streams)
+            return self._read(text, state, keep_streams)
         parts: list[Features] = []
         for start in range(0, length, piece):
-            ids, embeds, real = (
-                None if whole is None else whole[:, start : start + piece]
-                for whole in (input_ids, inputs_embeds, mask)
-            )
-            parts.append(self._read(ids, embeds, parts[-1].state if parts else state, real, keep_streams))
+            here = _Text(*(None if whole is None else whole[:, start : start + piece] for whole in text))
+            parts.append(self._read(here, parts[-1].state if parts else state, keep_streams))
         return _joined(parts)
 
     def logits(self, features: Features, *, at: int | Tensor | None = None) -> Tensor:
@@ -317,22 +339,11 @@ class LanguageModel(nn.Module):
                 logits[:, here] = part.vote(logits[:, here], hidden[:, here], some)
         return logits
 
-    def _read(
-        self,
-        input_ids: TokenIds | None,
-        inputs_embeds: Stream | None,
-        state: LanguageModelState | None,
-        mask: TokenMask | None,
-        keep_streams: bool,
-    ) -> Features:
+    def _read(self, text: "_Text", state: LanguageModelState | None, keep_streams: bool) -> Features:
         """Everything but the head, of inputs that were checked."""
-        if inputs_embeds is None:
-            assert input_ids is not None
-            tokens = self.embedding(input_ids)
-        else:
-            tokens = inputs_embeds
-        x, position = self._embed(tokens, state, mask)
-        at = Reading(input_ids, tokens, mask, self._wanted)
+        tokens = self.embedding(text.ids) if text.embeds is None else text.embeds
+        x, position = self._embed(tokens, state, text)
+        at = Reading(text.ids, tokens, text.mask, text.starts, self._wanted)
         given, parts, heard = self._ask_parts(x, {} if state is None else state.parts, at)
         if given.add is not None:
             x = x + self.dropout(given.add)
@@ -399,23 +410,26 @@ class LanguageModel(nn.Module):
         return self.config.head.logits(self.output_head(x), self._size)
 
     def _embed(
-        self, tokens: Stream, state: LanguageModelState | None, mask: TokenMask | None
+        self, tokens: Stream, state: LanguageModelState | None, text: "_Text"
     ) -> tuple[Stream, Tensor]:
         """Token and position embeddings [B, T, D], and the number of real tokens so far [B]."""
         batch, length, _ = tokens.shape
-        x = tokens
-        start = torch.zeros(batch, dtype=torch.int64, device=x.device) if state is None else state.position
-        end = start + (length if mask is None else mask.sum(1))
-        if self.positions is not None and length > 0:
-            fresh = state is None and mask is None
-            check_positions(self.config.max_positions, length, end, fresh=fresh)
-            if state is None and mask is None:
-                x = x + self.positions(torch.arange(length, device=x.device))
-            elif mask is None:
-                x = x + self.positions(start[:, None] + torch.arange(length, device=x.device))
-            else:
-                # padding before the first token would be position -1; its embedding is never used
-                x = x + self.positions((start[:, None] + mask.cumsum(1) - 1).clamp_min(0))
+        mask, starts = text.mask, text.starts
+        before = (
+            torch.zeros(batch, dtype=torch.int64, device=tokens.device) if state is None else state.position
+        )
+        if self.positions is None and starts is None:
+            return self.dropout(tokens), before + (length if mask is None else mask.sum(1))
+        positions, end = positions_in_document(mask, starts, before, length)
+        if self.positions is None or length == 0:
+            return self.dropout(tokens), end
+        fresh = state is None and mask is None
+        last = end if starts is None else positions.amax(1) + 1
+        check_positions(self.config.max_positions, length, last, fresh=fresh and starts is None)
+        if fresh and starts is None:
+            positions = torch.arange(length, device=tokens.device)  # of every row the same
+        # padding before the first token would be position -1; its embedding is never used
+        x = tokens + self.positions(positions if mask is None else positions.clamp_min(0))
         return self.dropout(x), end
 
 
@@ -475,6 +489,11 @@ def _joined(pieces: list[Features]) -> Features:
 def _one_graph_for_all_lengths() -> bool:
     """Whether this is torch.export, where a question about the length would bind the graph to the answer."""
     return torch.compiler.is_exporting()
+
+
+def _none_begins(starts: Tensor) -> bool:
+    """The same of documents: whether none begins, where a look is free."""
+    return not torch.compiler.is_compiling() and starts.device.type == "cpu" and not bool(starts.any())
 
 
 def _all_real(mask: TokenMask) -> bool:
