@@ -14,7 +14,7 @@ from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.older_weights import upgrade_before_loading
-from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size, check_backend
+from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
 from unimatrix.mixers.short_convolution import ShortConvolution
 from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.ops import Backend, BackendChoice, matrix_state
@@ -256,7 +256,6 @@ class MatrixStateConfig(PartConfig):
     def __post_init__(self) -> None:
         check_types(self)
         check_counts(self, "num_heads", "state_dim", "kernel_size")
-        check_backend(self)
 
     def build(self, size: Size) -> MatrixStateMixer:
         return MatrixStateMixer(

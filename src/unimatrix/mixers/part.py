@@ -156,12 +156,6 @@ def check_given(name: str, got: Given, declared: frozenset[str]) -> None:
             )
 
 
-def check_backend(part: Any) -> None:
-    """Raise a UserError for a backend that the part's ops have no form of."""
-    if part.backend == "triton":
-        raise UserError(f"backend: expected another than triton, which {part.kind} has no form of")
-
-
 def joined(before: Given, got: Given) -> Given:
     """What later parts and the model find after a part gave `got`; votes and what was seen stay with it."""
     return Given(

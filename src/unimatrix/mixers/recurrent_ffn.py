@@ -14,7 +14,7 @@ from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Part, PartConfig, Role, Size, check_backend
+from unimatrix.mixers.part import Part, PartConfig, Role, Size
 from unimatrix.ops import Backend, BackendChoice, gated_scan
 from unimatrix.ops.shapes import Stream, TokenMask
 
@@ -111,7 +111,6 @@ class RecurrentFFNConfig(PartConfig):
     def __post_init__(self) -> None:
         check_types(self)
         check_counts(self, "width", "local_width")
-        check_backend(self)
         if self.local_width is not None and not self.local:
             raise UserError(f"local_width: expected local with it, got {self.local_width} without")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
 from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size, check_backend
+from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
 from unimatrix.ops import Backend, BackendChoice, SlotMemoryState, SlotReads, slot_memory
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
@@ -164,7 +164,6 @@ class SlotMemoryConfig(PartConfig):
     def __post_init__(self) -> None:
         check_types(self)
         check_counts(self, "num_slots", "width")
-        check_backend(self)
         if self.top_k is not None and not 1 <= self.top_k <= self.num_slots:
             raise UserError(f"top_k: expected 1 to num_slots = {self.num_slots}, got {self.top_k}")
         if not -1.0 <= self.match_threshold < 1.0:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Part, PartConfig, Role, Size, check_backend
+from unimatrix.mixers.part import Part, PartConfig, Role, Size
 from unimatrix.ops import Backend, BackendChoice, TripleLatentState, triple_latent
 from unimatrix.ops.shapes import Stream, TokenMask
 
@@ -125,7 +125,6 @@ class TripleLatentConfig(PartConfig):
     def __post_init__(self) -> None:
         check_types(self)
         check_counts(self, "num_heads", "state_dim", "num_slots")
-        check_backend(self)
 
     def build(self, size: Size) -> TripleLatentMixer:
         return TripleLatentMixer(
