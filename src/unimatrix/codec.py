@@ -142,8 +142,9 @@ def encode(value: Any) -> Any:
         fields = {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
         kind = getattr(value, "kind", None)
         return fields if kind is None else {"kind": kind, **fields}
-    if hasattr(value, "to_json"):
-        return value.to_json()
+    own: Any = getattr(value, "to_json", None)
+    if own is not None:
+        return own()
     if isinstance(value, Mapping):
         return {name: encode(item) for name, item in value.items()}
     if isinstance(value, tuple | list):

@@ -34,8 +34,10 @@ def positions_in_document(
     """
     if mask is None and starts is None:
         return before[:, None] + torch.arange(length, device=before.device), before + length
-    real = torch.ones_like(starts) if mask is None else mask
-    assert real is not None
+    real = mask
+    if real is None:
+        assert starts is not None
+        real = torch.ones_like(starts)
     seen = real.cumsum(1)  # the position itself included
     if starts is None:
         return before[:, None] + seen - 1, before + real.sum(1)

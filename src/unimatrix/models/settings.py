@@ -62,7 +62,7 @@ def edit(config: Config, changes: Mapping[str, Any], *, what: str = "model confi
             type, or a model that cannot work.
     """
     if isinstance(config, ModelConfig):
-        return _Edit(config, what).made(changes) if changes else config
+        return _Edit(config, what).made(changes) if changes else config  # type: ignore[return-value]
     fields: Any = config
     hints = get_type_hints(type(config))
     check_known_settings(what, changes, [field.name for field in dataclasses.fields(fields)])
