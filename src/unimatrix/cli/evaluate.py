@@ -15,7 +15,7 @@ from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given
 from unimatrix.data import Split
 from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig, TaskConfig, task_of
 from unimatrix.errors import UserError
-from unimatrix.evals import TaskScore, bits_per_byte, task_score
+from unimatrix.evals import TaskScore, bits_per_byte, rates_text, task_score
 from unimatrix.hf import load
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
@@ -184,7 +184,7 @@ def _on_text(options: Options, trained_with: Experiment | None) -> int:
         }
         print(json.dumps(row | fingerprint))
         return 0
-    print(f"{measured.bpb:.4f} bits per byte, perplexity {measured.perplexity:.3f} per byte")
+    print(rates_text(measured.bpb, measured.perplexity))
     print(f"{corpus.name}, {options.split}: {measured.num_bytes:,} bytes, {windowing}")
     for note in corpus.notes:
         print(f"Note: {note}")
