@@ -118,7 +118,7 @@ class LanguageModel(nn.Module):
         # whether training keeps only what lies between the blocks, and computes each again for its gradient
         self.gradient_checkpointing = False
         self._layout: Any = None  # of a state, described when the first one comes
-        # of the last state: its position, and where it lies; in a list: to set a module's attribute is slow
+        # of the last state: its position, and where it lies; a list, as setting a module's attribute is slow
         self._returned: list[tuple[Any, int]] = [(None, 0)]
         self.register_state_dict_post_hook(_leave_out_tied)
         self.register_load_state_dict_pre_hook(_add_tied)
