@@ -354,7 +354,7 @@ def test_a_file_in_the_folders_place_is_named(fit, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("n\0l", "embedded null byte"),
+        ("n\0l", "embedded null (byte|character)"),
         ("x" * 300, "File name too long"),
         ("\ud800", "not UTF-8|surrogates not allowed"),
         (b"\xff\xfe".decode("utf-8", "surrogateescape"), "not UTF-8"),
