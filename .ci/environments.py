@@ -198,15 +198,20 @@ def test_row(interpreter: Path) -> dict[str, str]:
     code, outcome = run_tests(interpreter)
     minutes = (time.monotonic() - started) / 60
     versions = installed(interpreter)
-    asked = [interpreter, "-c", "import platform; print(platform.python_version())"]
-    version = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
     shown = {package: versions.get(package, "") for package in SHOWN}
     counts = {word: count for count, word in re.findall(r"(\d+) (passed|failed|error)", outcome)}
     wrong = int(counts.get("failed", 0)) + int(counts.get("error", 0))
     # tests that did not end, or of which there are none, are no row of zeros
-    failed = str(wrong) if (wrong > 0) == (code != 0) and "passed" in counts else outcome
+    failed = (
+        str(wrong) if (wrong > 0) == (code != 0) and "passed" in counts else outcome or f"exit code {code}"
+    )
     ran = {"passed": counts.get("passed", "0"), "failed": failed, "minutes": f"{minutes:.0f}"}
-    return {"Python": version} | shown | ran | {"commit": of}
+    return {"Python": python_version(interpreter)} | shown | ran | {"commit": of}
+
+
+def python_version(interpreter: Path) -> str:
+    command = [interpreter, "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def kept_row(folder: Path) -> dict[str, str] | None:
