@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -99,17 +100,15 @@ def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> in
     number = task.eval_sequences if options.sequences is None else options.sequences
 
     def measured(config: TaskConfig) -> TaskScore:
+        score = partial(
+            task_score, model, config, num_sequences=number, seed=seed, batch_size=options.batch_size
+        )
         shown = Console(stderr=True)
-        with Progress(console=shown, transient=True, disable=not shown.is_terminal) as bar:
+        if not shown.is_terminal:
+            return score()  # older versions of rich end a bar that is not shown with an empty line
+        with Progress(console=shown, transient=True) as bar:
             line = bar.add_task("sequences", total=number)
-            return task_score(
-                model,
-                config,
-                num_sequences=number,
-                seed=seed,
-                batch_size=options.batch_size,
-                progress=lambda looked_at: bar.advance(line, looked_at),
-            )
+            return score(progress=lambda looked_at: bar.advance(line, looked_at))
 
     score = measured(task)
     variants = {name: (config, measured(config)) for name, config in task_of(task).variants(task).items()}
