@@ -5,6 +5,10 @@
     python .ci/environments.py range    run the tests at the lower bounds, the lock, the newest releases, and
                                         on the newest Python; write the table into CONTRIBUTING.md
 
+With --folder the environments and what came of their tests are kept there, so that the rows can be run one at
+a time (--only), and a run that was cut off goes on: an environment is used again, with this checkout in it;
+a row stands as long as src, pyproject.toml and lock.txt are what they were, unless --only names it.
+
 lock.txt is a file of pip constraints: an exact version of everything that `make setup` installs, whatever the
 machine. torch stands there without a local tag, so that the same line gives the CPU build or the CUDA build
 that the machine's index offers; the CUDA libraries are pinned by torch itself. This needs Python alone.
@@ -30,6 +34,7 @@ OURS = "unimatrix-lm"
 # installed with every environment, or by torch at the exact versions that it names for the machine
 NOT_LOCKED = re.compile(r"pip|wheel|triton|nvidia-.*|cuda-.*|intel-.*|pytorch-triton.*|" + OURS)
 SHOWN = ("torch", "transformers", "numba", "numpy", "datasets", "accelerate")
+RESULT = "unimatrix-tests.json"  # in an environment's folder: its row of the table
 MARKS = ("<!-- range: written by make test-range -->", "<!-- /range -->")
 
 
@@ -47,7 +52,9 @@ def main() -> int:
     ends.add_argument(
         "--only", nargs="*", default=[], metavar="ROW", help="lower, lock, newest, newest-python"
     )
-    ends.add_argument("--folder", type=Path, default=None, metavar="DIR", help="keep the environments there")
+    ends.add_argument(
+        "--folder", type=Path, default=None, metavar="DIR", help="keep environments and results there"
+    )
     options = parser.parse_args()
     if options.command == "check":
         return check()
@@ -70,13 +77,18 @@ def newest_python() -> str:
 
 
 def install(folder: Path, *, python: str, constraints: list[str], upgrade_pip: bool = False) -> Path:
-    """A fresh environment with the project and all that its tests need; its interpreter."""
-    subprocess.run([python, "-m", "venv", folder], check=True)
+    """An environment with this checkout and all that its tests need; its interpreter.
+
+    One that is there already keeps what it holds as far as the constraints allow.
+    """
     interpreter = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    fresh = not interpreter.exists()
+    if fresh:
+        subprocess.run([python, "-m", "venv", folder], check=True)
     pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     held = folder / "constraints.txt"
     held.write_text("\n".join(constraints) + "\n", encoding="utf-8")
-    if upgrade_pip:
+    if fresh and upgrade_pip:
         subprocess.run([*pip, "--upgrade", "pip"], check=True)
     # the builder is pinned like everything else, so pip must not fetch one of its own
     subprocess.run([*pip, "--constraint", held, "setuptools>=77"], check=True, cwd=ROOT)
@@ -151,45 +163,66 @@ def lower_bounds() -> list[str]:
 
 
 def test_range(options: argparse.Namespace) -> int:
-    """The tests in four environments; the table goes into CONTRIBUTING.md."""
+    """The tests in four environments; the table goes into CONTRIBUTING.md once every row stands."""
     lock = [f"{name}=={version}" for name, version in locked().items()]
-    rows = {
+    environments = {
         "lower": ("the declared lower bounds", options.oldest_python, lower_bounds()),
         "lock": ("the lock", options.oldest_python, lock),
         "newest": ("the newest releases", options.oldest_python, []),
         "newest-python": ("the newest releases", options.newest_python, []),
     }
-    failed = 0
-    table = [
-        f"Last run on {datetime.now(UTC):%Y-%m-%d} at {commit()}.",
-        "",
-        f"| environment | Python | {' | '.join(SHOWN)} | tests | minutes |",
-        f"|{'---|' * (len(SHOWN) + 4)}",
-    ]
+    rows: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory(prefix="unimatrix-range-") as spare:
-        for name, (title, python, constraints) in rows.items():
-            if options.only and name not in options.only:
-                continue
+        for name, (title, python, constraints) in environments.items():
             folder = (options.folder or Path(spare)) / name
-            if folder.is_dir():
-                interpreter = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-            else:
-                interpreter = install(folder, python=python, constraints=constraints, upgrade_pip=True)
-            started = time.monotonic()
-            code, outcome = run_tests(interpreter)
-            failed += code != 0
-            versions = installed(interpreter)
-            asked = [interpreter, "-c", "import platform; print(platform.python_version())"]
-            version = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
-            shown = " | ".join(versions.get(package, "") for package in SHOWN)
-            minutes = (time.monotonic() - started) / 60
-            table.append(f"| {title} | {version} | {shown} | {outcome} | {minutes:.0f} |")
+            row = None if name in options.only else kept_row(folder)
+            if row is None and options.only and name not in options.only:
+                continue
+            if row is None:
+                row = test_row(install(folder, python=python, constraints=constraints, upgrade_pip=True))
+                (folder / RESULT).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+            rows.append({"environment": title} | row)
             if options.folder is None:
                 shutil.rmtree(folder)
-    if not options.only:
+    table = [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
+    table += [f"| {' | '.join(row.values())} |" for row in rows]
+    if len(rows) == len(environments):
         write_table(table)
     print("\n".join(table))
-    return failed
+    return any(row["failed"] != "0" for row in rows)
+
+
+def test_row(interpreter: Path) -> dict[str, str]:
+    """What there is in an environment and what came of all tests in it, by the table's columns."""
+    of, started = commit(), time.monotonic()
+    code, outcome = run_tests(interpreter)
+    minutes = (time.monotonic() - started) / 60
+    versions = installed(interpreter)
+    shown = {package: versions.get(package, "") for package in SHOWN}
+    counts = {word: count for count, word in re.findall(r"(\d+) (passed|failed|error)", outcome)}
+    wrong = int(counts.get("failed", 0)) + int(counts.get("error", 0))
+    # tests that did not end, or of which there are none, are no row of zeros
+    failed = (
+        str(wrong) if (wrong > 0) == (code != 0) and "passed" in counts else outcome or f"exit code {code}"
+    )
+    ran = {"passed": counts.get("passed", "0"), "failed": failed, "minutes": f"{minutes:.0f}"}
+    return {"Python": python_version(interpreter)} | shown | ran | {"commit": of}
+
+
+def python_version(interpreter: Path) -> str:
+    command = [interpreter, "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def kept_row(folder: Path) -> dict[str, str] | None:
+    """The result kept beside an environment, unless what it tested is no longer what there is here."""
+    try:
+        row = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    # a commit with changes has no name that git knows
+    command = ["git", "diff", "--quiet", row["commit"], "--", "src", "pyproject.toml", "lock.txt"]
+    return None if subprocess.run(command, check=False, cwd=ROOT, capture_output=True).returncode else row
 
 
 def write_table(table: list[str]) -> None:
@@ -202,7 +235,8 @@ def write_table(table: list[str]) -> None:
 
 
 def commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
+    """The commit that is checked out, "+" behind it where files were changed since."""
+    command = ["git", "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
     asked = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     return asked.stdout.strip() or "no commit"
 

@@ -1,11 +1,29 @@
-"""Small models whose every part matters, for tests in which many steps or processes run."""
+"""Small models whose every part matters, and fixtures for tests in which many steps or processes run."""
 
+from collections.abc import Iterator
+
+import pytest
+import torch
 from trained_size import PRESETS, trained_size
 
 import unimatrix
 from unimatrix.models import LanguageModel, setting
 
-__all__ = ["PRESETS", "small_model"]
+__all__ = ["PRESETS", "one_thread", "preset", "small_model"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These models are far too small to share out, and threads that wait for each other cost seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=PRESETS)
+def preset(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 def small_model(name: str, **overrides) -> LanguageModel:

@@ -134,7 +134,7 @@ def test_a_programming_error_stays_loud() -> None:
     ("data", "complaint"),
     [
         (b"", "expected JSON, got none at column 1"),
-        (b'{\n "a": 1,\n}', "at line 3, column 1"),
+        (b'{\n "a": 1\n "b"}', "at line 3, column 2"),
         (b"\xff", "expected UTF-8, got byte 0xff"),
         (b"[NaN]", "finite, got NaN"),
         (b"[-Infinity]", "finite, got -Infinity"),

@@ -6,8 +6,10 @@ import os
 import shutil
 
 import pytest
+import torch
 
 from unimatrix.cli.arguments import option_value
+from unimatrix.hf import load
 from unimatrix.models import peer_presets, presets, task_presets
 from unimatrix.paper.published import published_parameters
 from unimatrix.train import Experiment
@@ -132,6 +134,22 @@ def test_eval_of_a_run_and_of_its_checkpoint_agree_and_say_what_training_said(ca
     assert len(measured["sha256"]) == 64
     trained = json.loads((small_run / "run.json").read_text())
     assert trained["data"]["valid"]["sha256"] == measured["sha256"]
+
+
+def test_eval_of_a_model_that_is_wrong_beyond_all_perplexities(call, small_run, tmp_path) -> None:
+    model, tokenizer = load(small_run)
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 1e6
+    model.save_pretrained(tmp_path / "sure")
+    tokenizer.save_pretrained(tmp_path / "sure")
+    where = (tmp_path / "sure", "--data", small_run.parent / "sea.txt", "--window", "16")
+    code, out, err = call("eval", *where)
+    assert (code, err) == (0, "")
+    assert "bits per byte, perplexity too large for a number" in out
+    _, out, _ = call("eval", *where, "--json")
+    measured = json.loads(out)
+    assert measured["bpb"] > 1024
+    assert measured["perplexity"] is None
 
 
 def test_eval_on_another_split_text_and_windowing(call, refused, small_run, tmp_path) -> None:

@@ -2,27 +2,14 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-import torch
-from small_models import PRESETS, small_model
+from small_models import one_thread, preset, small_model
 
 from unimatrix.hf import UniMatrixForCausalLM
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are far too small to share out, and threads that wait for each other cost seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(params=PRESETS)
-def preset(request: pytest.FixtureRequest) -> str:
-    return request.param
+__all__ = ["one_thread", "preset"]
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What swaps or wraps single modules: weights on the disk or elsewhere, 8-bit layers, weight norm."""
 
+import copy
+
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
@@ -34,13 +36,43 @@ def test_weights_that_come_for_each_call(preset, tmp_path):
         assert torch.equal(offloaded(IDS[:, :1], state)[0], expected_next)
 
 
+class EightBit(nn.Module):
+    """A linear layer whose matrix is kept as whole numbers of 8 bits and a scale for each row."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        scale = layer.weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        self.register_buffer("rounded", (layer.weight / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.rounded * self.scale, self.bias)
+
+
+def in_eight_bits(model: nn.Module) -> nn.Module:
+    quantised = copy.deepcopy(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            quantised.set_submodule(name, EightBit(module))
+    return quantised
+
+
+def by_torch(model: nn.Module) -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+# torch has arithmetic of 8 bits for some processors alone
+WAYS = [in_eight_bits, *([by_torch] if "fbgemm" in torch.backends.quantized.supported_engines else [])]
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*quantized:UserWarning")
-@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="no 8-bit engine")
-def test_dynamic_quantisation_reaches_every_linear(preset):
+@pytest.mark.parametrize("quantise", WAYS)
+def test_quantisation_reaches_every_linear(preset, quantise):
     model = small_model(preset)
-    quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    quantised = quantise(model)
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     called = set()
     for name in linear:

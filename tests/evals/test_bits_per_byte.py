@@ -9,7 +9,7 @@ from torch import nn
 
 from unimatrix.data import BOS, VOCAB_SIZE
 from unimatrix.errors import UserError
-from unimatrix.evals import BitsPerByte, bits_per_byte, nats_of_share
+from unimatrix.evals import BitsPerByte, bits_per_byte, nats_of_share, rates_text
 from unimatrix.models import build
 
 TEXT = np.random.default_rng(0).integers(0, 256, 1003).astype(np.uint8)
@@ -129,17 +129,22 @@ def test_bad_input_is_named(arguments, message):
         bits_per_byte(**({"model": build("unimatrix-core"), "data": TEXT, "window": 128} | arguments))
 
 
-@pytest.mark.parametrize("nats", [math.nan, math.inf, 1e6])
-def test_a_number_that_is_not_finite_is_no_result(nats):
-    # the perplexity of the last one is beyond all numbers
-    with pytest.raises(
-        UserError, match=r"evaluation: expected a finite loss and perplexity, got .* nats per byte"
-    ):
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_no_result(nats):
+    with pytest.raises(UserError, match=r"evaluation: expected a finite loss, got .* nats per byte"):
         BitsPerByte.from_nats(nats, 1)
+
+
+def test_a_perplexity_beyond_all_numbers_does_not_lose_the_bits_per_byte():
+    rates = BitsPerByte.from_nats(1e6, 1000)
+    assert (rates.bpb, rates.perplexity) == (1000 / math.log(2.0), None)
+    assert rates_text(rates.bpb, rates.perplexity) == (
+        "1442.6950 bits per byte, perplexity too large for a number"
+    )
 
 
 def test_a_model_of_nan_has_no_bits_per_byte():
     model = Bigram()
     torch.nn.init.constant_(model.table, torch.nan)
-    with pytest.raises(UserError, match="expected a finite loss and perplexity, got nan nats per byte"):
+    with pytest.raises(UserError, match="expected a finite loss, got nan nats per byte"):
         bits_per_byte(model, TEXT, window=64)

@@ -28,6 +28,7 @@ from unimatrix.cli import main
 from unimatrix.errors import UserError
 
 SECONDS = 5.0
+STARTED_SECONDS = 120.0  # of commands in processes of their own, which import everything anew
 COUNTED = "fuzz cases"  # the property of a test's report that holds (kind, target, number of cases)
 LONGEST = 320
 # Python's own words for what went wrong: none of them tells a user what to do
@@ -79,13 +80,20 @@ def run(target: Target, world: Any, cases: int, *, seconds: float = SECONDS) -> 
     def one(value: Any) -> None:
         nonlocal tried
         tried += 1
-        began = time.monotonic()
-        target.check(world, value)
-        took = time.monotonic() - began
-        assert took < seconds, f"{target.label}: {value!r:.200} took {took:.1f} s"
+        took = _seconds(target, world, value)
+        if took >= seconds:
+            # what is imported and compiled once, or what else the machine did: not so a second time
+            took = _seconds(target, world, value)
+        assert took < seconds, f"{target.label}: {value!r:.200} took {took:.1f} s, and more before"
 
     one()
     return tried
+
+
+def _seconds(target: Target, world: Any, value: Any) -> float:
+    began = time.monotonic()
+    target.check(world, value)
+    return time.monotonic() - began
 
 
 # in Python its users know them
@@ -159,9 +167,8 @@ def _in_a_child(arguments: list[str]) -> tuple[int, str]:
 
 def _by_the_system(arguments: list[str]) -> tuple[int, str]:
     """The command as a shell runs it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "unimatrix.cli", *arguments], capture_output=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-m", "unimatrix.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, timeout=STARTED_SECONDS, check=False)
     return done.returncode, done.stderr.decode("utf-8", "replace")
 
 

@@ -2,11 +2,9 @@
 
 import pytest
 from fuzz.files import FILES, file_targets
-from fuzz.harness import COUNTED, in_processes, run
+from fuzz.harness import COUNTED, STARTED_SECONDS, in_processes, run
 from fuzz.options import option_targets
 
-# what a process needs to start
-STARTED_SECONDS = 30.0
 OPTIONS = {target.name: target for target in option_targets()}
 # one of each type of value, and those that end in a file
 SOME_OPTIONS = (
@@ -38,6 +36,7 @@ def test_options_in_processes_of_their_own(world, record_property, name) -> None
         record_property(COUNTED, ("forked process", f"option {name}", run(OPTIONS[name], world, 8)))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["checksums.json", "trainer.json"])
 def test_a_damaged_file_in_a_process_of_its_own(world, record_property, name) -> None:
     (target,) = [target for target in file_targets(world) if target.name == name]

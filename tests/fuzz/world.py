@@ -49,6 +49,9 @@ def build_world(folder: Path) -> World:
     world.text.write_bytes(b"the sea and the sky and the sea and the sky\n" * 12)
     steps = ["--steps", "2", "--seq-len", "16", *SIZES, *QUIET]
     assert command("train", str(world.text), *steps, "--out", str(world.run)) == (0, "")
+    # what a forked child would else import and compile anew in each case
+    assert command("generate", str(world.run), "--prompt", "ab", "--max-new-tokens", "2") == (0, "")
+    assert command("eval", str(world.run)) == (0, "")
     task = [
         "--length",
         "16",

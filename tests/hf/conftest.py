@@ -1,45 +1,32 @@
 """Small models whose next token is clear-cut, and the plain loops that everything is compared with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
+from small_models import one_thread, preset
 
 from unimatrix.hf import UniMatrixForCausalLM
 from unimatrix.models import LanguageModel, build, presets, setting
 
-PRESETS = sorted(presets())
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are far too small to share out, and threads that wait for each other cost seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(params=PRESETS)
-def preset(request: pytest.FixtureRequest) -> str:
-    return request.param
+__all__ = ["one_thread", "preset"]
 
 
 @pytest.fixture
 def make_model() -> Callable[..., UniMatrixForCausalLM]:
-    def make(preset: str, *, seed: int = 0, **overrides) -> UniMatrixForCausalLM:
+    def make(name: str, *, seed: int = 0, **overrides) -> UniMatrixForCausalLM:
         torch.manual_seed(seed)
         settings = {"d_model": 16, "num_heads": 2, "depth": 2}
-        if setting(presets()[preset], "state_dim") is not None:
+        if setting(presets()[name], "state_dim") is not None:
             settings["state_dim"] = 8
-        language_model = build(preset, **settings | overrides)
+        language_model = build(name, **settings | overrides)
         # fresh weights leave the next token to rounding; wide ones make it clear, and unlike any fresh draw
         with torch.no_grad():
             for parameter in language_model.parameters():
                 parameter.add_(0.4 * torch.randn_like(parameter))
             # spectral normalisation learns the new largest singular values in training mode
             language_model.train()
-            for _ in range(20 if preset == "unimatrix-discovery" else 0):
+            for _ in range(20 if name == "unimatrix-discovery" else 0):
                 language_model(torch.zeros(1, 1, dtype=torch.int64))
         return UniMatrixForCausalLM.from_language_model(language_model.eval())
 

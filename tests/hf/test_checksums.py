@@ -59,3 +59,23 @@ def test_an_older_checkpoint_does_not_stand_in_for_a_damaged_one(folder, make_mo
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"checkpoint-000002/model\.safetensors: missing"):
         load(folder.parent)
+
+
+def test_the_whole_checkpoint_beside_a_damaged_one_is_named(folder, make_model):
+    for step in (1, 3, 4):
+        other = folder.with_name(f"checkpoint-{step:06d}")
+        make_model("unimatrix-core").save_pretrained(other)
+        write_checksums(other)
+    for damaged in (folder, other):
+        (damaged / "model.safetensors").unlink()
+    for damaged in (folder, other):
+        with pytest.raises(UserError, match=r"missing.*; checkpoint-000003 beside it is whole$"):
+            load(damaged)
+    with pytest.raises(UserError, match=r"checkpoint-000004.*; checkpoint-000003 beside it is whole"):
+        load(folder.parent)
+    flip(folder.with_name("checkpoint-000003") / "config.json")
+    with pytest.raises(UserError, match=r"missing.*; checkpoint-000001 beside it is whole"):
+        load(folder.parent)
+    (folder.with_name("checkpoint-000001") / "checksums.json").unlink()
+    with pytest.raises(UserError, match=r"missing from its checkpoint$"):
+        load(folder.parent)

@@ -225,14 +225,26 @@ def test_somebodys_own_files_are_left_as_they_are(save, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize(
-    "index", ["", "[]", "{}", '{"metadata": 3}', '{"metadata": {"files": 7}}', "[" * 10_000]
-)
+@pytest.mark.parametrize("index", ["[]", "{}", '{"metadata": 3}', '{"metadata": {"files": 7}}'])
 def test_an_index_that_is_not_ours_is_somebodys_own(save, tmp_path, index):
     (tmp_path / INDEX).write_text(index)
     save(1)
     assert (tmp_path / INDEX).read_text() == index
     assert checkpoints(tmp_path) == ["checkpoint-000001"]
+
+
+@pytest.mark.parametrize("index", ["", '{"metadata": {"files": [', "[" * 10_000])
+def test_an_index_that_cannot_be_read_is_named(save, tmp_path, index):
+    save(1)
+    (tmp_path / INDEX).write_text(index)
+    for act in (lambda: save(2), lambda: delete_checkpoints(tmp_path)):
+        with pytest.raises(UserError, match=rf"{INDEX}: expected JSON.*; delete or mend it to go on"):
+            act()
+        assert (tmp_path / INDEX).read_text() == index
+    assert checkpoints(tmp_path) == ["checkpoint-000001", "checkpoint-000002"]
+    (tmp_path / INDEX).unlink()
+    save(3)
+    assert checkpoints(tmp_path) == ["checkpoint-000002", "checkpoint-000003"]
 
 
 def test_an_index_never_leads_to_deleting_anything_else(save, tmp_path):

@@ -80,6 +80,18 @@ def test_a_run_json_that_is_not_ours_is_not_replaced(fit, tiny, tmp_path, conten
     assert (tmp_path / "run" / "run.json").read_text() == contents
 
 
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+def test_nothing_begins_beside_an_index_that_cannot_be_read(fit, tiny, tmp_path, how):
+    if how:
+        fit(tiny())
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / INDEX).write_text('{"metadata"')
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=rf"{INDEX}: expected JSON.*; delete or mend it to go on"):
+        fit(tiny(), **how)
+    assert snapshot(tmp_path) == before
+
+
 def test_overwrite_with_bad_settings_deletes_nothing(fit, tiny, tmp_path):
     fit(tiny())
     before = snapshot(tmp_path)
@@ -342,7 +354,7 @@ def test_a_file_in_the_folders_place_is_named(fit, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("n\0l", "embedded null byte"),
+        ("n\0l", "embedded null (byte|character)"),
         ("x" * 300, "File name too long"),
         ("\ud800", "not UTF-8|surrogates not allowed"),
         (b"\xff\xfe".decode("utf-8", "surrogateescape"), "not UTF-8"),

@@ -2,9 +2,9 @@
 
 The other version is a git revision of this repository, checked out beside it for the time being, or a folder
 with sources. What both give is compared first, on weights of trained size. How a process happens to lie in
-memory changes its speed by some hundredths as long as it lives, so every case is measured in several pairs of
-fresh processes; within a pair the lower quartile of a version's turns counts, which bursts of other work on
-the machine do not reach.
+memory changes its speed by some hundredths for as long as it lives, so every case is measured in several
+pairs of fresh processes; within a pair the lower quartile of a version's turns counts, which a neighbour's
+burst of work on the same machine does not reach.
 """
 
 import json

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given
 from unimatrix.data import Split
 from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig, TaskConfig, task_of
 from unimatrix.errors import UserError
-from unimatrix.evals import TaskScore, bits_per_byte, task_score
+from unimatrix.evals import TaskScore, bits_per_byte, rates_text, task_score
 from unimatrix.hf import load
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
@@ -99,17 +100,15 @@ def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> in
     number = task.eval_sequences if options.sequences is None else options.sequences
 
     def measured(config: TaskConfig) -> TaskScore:
+        score = partial(
+            task_score, model, config, num_sequences=number, seed=seed, batch_size=options.batch_size
+        )
         shown = Console(stderr=True)
-        with Progress(console=shown, transient=True, disable=not shown.is_terminal) as bar:
+        if not shown.is_terminal:
+            return score()  # older versions of rich end a bar that is not shown with an empty line
+        with Progress(console=shown, transient=True) as bar:
             line = bar.add_task("sequences", total=number)
-            return task_score(
-                model,
-                config,
-                num_sequences=number,
-                seed=seed,
-                batch_size=options.batch_size,
-                progress=lambda looked_at: bar.advance(line, looked_at),
-            )
+            return score(progress=lambda looked_at: bar.advance(line, looked_at))
 
     score = measured(task)
     variants = {name: (config, measured(config)) for name, config in task_of(task).variants(task).items()}
@@ -184,7 +183,7 @@ def _on_text(options: Options, trained_with: Experiment | None) -> int:
         }
         print(json.dumps(row | fingerprint))
         return 0
-    print(f"{measured.bpb:.4f} bits per byte, perplexity {measured.perplexity:.3f} per byte")
+    print(rates_text(measured.bpb, measured.perplexity))
     print(f"{corpus.name}, {options.split}: {measured.num_bytes:,} bytes, {windowing}")
     for note in corpus.notes:
         print(f"Note: {note}")

@@ -17,6 +17,7 @@ from unimatrix.data import Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
 from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
+from unimatrix.evals import rates_text
 from unimatrix.paper.experiments import experiment
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
 from unimatrix.train.progress import PlainConsole, say
@@ -140,7 +141,7 @@ def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
     metrics = result.metrics
     assert metrics is not None, "only an interrupted run has none"
     if task is None:
-        yield f"Validation: {metrics['bpb']:.4f} bits per byte, perplexity {metrics['ppl']:.3f} per byte"
+        yield f"Validation: {rates_text(metrics['bpb'], metrics.get('ppl'))}"
         yield f"Saved: {result.checkpoint}"
         yield f"To read from it: {shlex.join(['unimatrix', 'generate', str(result.out), '--prompt', 'The '])}"
         return

@@ -32,13 +32,13 @@ class BitsPerByte:
     """What a text costs under a model.
 
     bpb: bits per byte, nats / (ln 2 * num_bytes).
-    perplexity: per byte, 2 ** bpb.
+    perplexity: per byte, 2 ** bpb; None where that is too large for a number.
     nats: negative log-likelihood of the whole text, natural log.
     num_bytes: how many bytes were predicted.
     """
 
     bpb: float
-    perplexity: float
+    perplexity: float | None
     nats: float
     num_bytes: int
 
@@ -47,15 +47,21 @@ class BitsPerByte:
         """The rates of a sum.
 
         Raises:
-            UserError: a number that is not finite would come out, as of a model whose weights are not.
+            UserError: the loss is not finite, as of a model whose weights are not.
         """
         per_byte = nats / num_bytes
+        check_finite(per_byte, unit="byte")
         try:
             perplexity = math.exp(per_byte)
         except OverflowError:
-            perplexity = math.inf
-        check_finite(per_byte, perplexity, unit="byte")
+            perplexity = None
         return cls(bpb=per_byte / math.log(2.0), perplexity=perplexity, nats=nats, num_bytes=num_bytes)
+
+
+def rates_text(bpb: float, perplexity: float | None) -> str:
+    """Both rates of a text in words."""
+    words = "too large for a number" if perplexity is None else f"{perplexity:.3f} per byte"
+    return f"{bpb:.4f} bits per byte, perplexity {words}"
 
 
 def bits_per_byte(

@@ -40,11 +40,10 @@ def sum_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def check_finite(*measured: float, unit: str) -> None:
-    """Raise a UserError unless all that was measured, nats per `unit` first, are finite numbers."""
-    if not all(map(math.isfinite, measured)):
-        words = "a finite loss" if len(measured) == 1 else "a finite loss and perplexity"
-        raise UserError(f"evaluation: expected {words}, got {measured[0]:g} nats per {unit}")
+def check_finite(loss: float, *, unit: str) -> None:
+    """Raise a UserError unless a loss, in nats per `unit`, is a finite number."""
+    if not math.isfinite(loss):
+        raise UserError(f"evaluation: expected a finite loss, got {loss:g} nats per {unit}")
 
 
 @contextmanager

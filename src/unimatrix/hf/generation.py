@@ -43,6 +43,7 @@ READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, AttributeError, 
 PROBE_SECONDS = 5.0
 # below it the softmax of any logits that differ in float32 is 0 and 1, and dividing by it overflows
 COLDEST = 1e-30
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def load(
@@ -59,23 +60,18 @@ def load(
     Raises:
         UserError: no such folder or hub model, the hub cannot be reached (known within seconds), a folder
             without a model, another kind of model, damaged or missing weights (in a checkpoint of
-            training one altered byte is enough) or such as hold NaN, a device that is not there.
+            training one altered byte is enough; a whole checkpoint beside it is named) or such as hold
+            NaN, a device that is not there.
     """
     if not isinstance(path_or_hub_name, str | Path):
         raise UserTypeError(f"path_or_hub_name: expected a text or a path, got {shown(path_or_hub_name)}")
     if not isinstance(device, str | torch.device | None):
         raise UserTypeError(f"device: expected a text, got {shown(device)}")
     folder = _find_folder(path_or_hub_name)
-    if (folder / CHECKSUMS).is_file():
-        verify_checksums(folder, names=(*SETTING_FILES, *WEIGHT_FILES))
-    _check_config(folder)
-    _check_index(folder)
-    if not _holds_weights(folder):
-        raise UserError(f"{folder}: no weights, expected model.safetensors")
-    for name in (*SETTING_FILES, *WEIGHT_FILES[1:]):
-        if (folder / name).exists():
-            _read_object(folder / name)
-    _check_generation(folder)
+    try:
+        _check_files(folder)
+    except UserError as error:
+        raise UserError(f"{error}{_whole_one_beside(folder)}") from error
     try:
         with _quiet_log():
             model, info = UniMatrixForCausalLM.from_pretrained(
@@ -270,14 +266,7 @@ def _newest_checkpoint(folder: Path) -> Path:
     shows = (folder / "run.json").is_file() and not (folder / "model.safetensors").is_file()
     if (folder / "config.json").is_file() and not shows:
         return folder
-    try:
-        inside = list(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({_first_line(error)})") from error
-    steps = {
-        int(match[1]): path for path in inside if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
-    }
-    for _, path in sorted(steps.items(), reverse=True):
+    for _, path in sorted(_checkpoints(folder).items(), reverse=True):
         # what was finished and has lost a file since is damaged, and not for its elder to stand in for
         finished = (path / CHECKSUMS).is_file()
         if finished or (_holds_weights(path) and (path / "config.json").is_file()):
@@ -285,6 +274,43 @@ def _newest_checkpoint(folder: Path) -> Path:
     raise UserError(
         f"{folder}: no model in this folder, expected config.json or a complete checkpoint-<step>"
     )
+
+
+def _checkpoints(run: Path) -> dict[int, Path]:
+    """The checkpoints of a run by step."""
+    try:
+        inside = list(run.iterdir())
+    except OSError as error:
+        raise UserError(f"{run}: cannot be read ({_first_line(error)})") from error
+    return {int(match[1]): path for path in inside if (match := _CHECKPOINT.fullmatch(path.name))}
+
+
+def _check_files(folder: Path) -> None:
+    """Raise a UserError unless everything that a model is loaded from is there and may be what it should."""
+    if (folder / CHECKSUMS).is_file():
+        verify_checksums(folder, names=(*SETTING_FILES, *WEIGHT_FILES))
+    _check_config(folder)
+    _check_index(folder)
+    if not _holds_weights(folder):
+        raise UserError(f"{folder}: no weights, expected model.safetensors")
+    for name in (*SETTING_FILES, *WEIGHT_FILES[1:]):
+        if (folder / name).exists():
+            _read_object(folder / name)
+    _check_generation(folder)
+
+
+def _whole_one_beside(folder: Path) -> str:
+    """What to load where a checkpoint of a run is damaged: the newest of the others that is not."""
+    if not _CHECKPOINT.fullmatch(folder.name):
+        return ""
+    for _, path in sorted(_checkpoints(folder.parent).items(), reverse=True):
+        if path != folder and (path / CHECKSUMS).is_file():
+            try:
+                _check_files(path)
+            except UserError:
+                continue
+            return f"; {path.name} beside it is whole"
+    return ""
 
 
 def _holds_weights(folder: Path) -> bool:

@@ -25,7 +25,7 @@ from unimatrix.train.checkpoint import (
 )
 from unimatrix.train.config import Experiment, first_difference
 from unimatrix.train.records import RunRecord, TrainerRecord, data_record, read_run
-from unimatrix.train.run_model import point_to
+from unimatrix.train.run_model import check_run_model, point_to
 
 try:
     import fcntl
@@ -47,11 +47,13 @@ def check_run_folder(
         What to go on from; None to start at step 0.
     Raises:
         UserError: the folder holds another run and neither resume nor overwrite is asked for, or both are;
-            nothing to resume; the saved run has other settings or another text; a damaged checkpoint.
+            nothing to resume; the saved run has other settings or another text; a damaged checkpoint; an
+            index of weights that cannot be read.
     """
     if resume and overwrite:
         raise UserError("output folder: expected one of resume and overwrite, got both")
     check_path(out)
+    check_run_model(out)
     latest = latest_checkpoint(out)
     mark = read_run(out / MARK)
     if not resume:

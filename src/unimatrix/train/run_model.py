@@ -5,7 +5,8 @@
     config.json, tokenizer files, ...     copies of the checkpoint's
 
 The index is written first and deleted last: the files that it names are ours. What was there before goes by a
-name of somebody's own; then the folder is left as it is.
+name of somebody's own; then the folder is left as it is. Of an index that cannot be read nobody knows whose
+it is, and nothing goes on before its owner has looked.
 """
 
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ def point_to(checkpoint: Path) -> None:
 
     Raises:
         OSError: a file cannot be written; what was there stays.
+        UserError: see `check_run_model`.
     """
     out = checkpoint.parent
     config = read_json(checkpoint / _CONFIG)
@@ -49,6 +51,11 @@ def point_to(checkpoint: Path) -> None:
     write_json(out / INDEX, _index_of(checkpoint / _WEIGHTS, names))
     for name in names:
         replace_file(out / name, (checkpoint / name).read_bytes())
+
+
+def check_run_model(out: Path) -> None:
+    """Raise a UserError for an index that cannot be read; it names the file."""
+    _files_of(out)
 
 
 def delete_run_model(out: Path) -> None:
@@ -73,8 +80,8 @@ def _files_of(out: Path) -> list[str]:
         return []
     try:
         index = read_json(out / INDEX)
-    except UserError:
-        return []
+    except UserError as error:
+        raise UserError(f"{error}; delete or mend it to go on in this folder") from error
     metadata = index.get("metadata") if isinstance(index, Mapping) else None
     names = metadata.get("files") if isinstance(metadata, Mapping) else None
     if not isinstance(names, list):

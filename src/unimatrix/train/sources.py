@@ -62,7 +62,7 @@ class Source(Protocol):
 class TextSource:
     """Windows of a corpus's training text; bits per byte of its validation text.
 
-    metrics: bpb, bits per byte, and ppl, the perplexity per byte.
+    metrics: bpb, bits per byte, and ppl, the perplexity per byte, left out if too large for a number.
 
     Raises:
         UserError: the training text is shorter than one window, or there is no validation text.
@@ -99,7 +99,7 @@ class TextSource:
         text = self._corpus.valid[: self._eval_bytes] if extent == "part" else self._corpus.valid
         nats = nats_of_share(model, text, window=self._seq_len, batch_size=_EVAL_BATCH_SIZE, share=share)
         result = BitsPerByte.from_nats(float(add_up(nats)), len(text))
-        return {"bpb": result.bpb, "ppl": result.perplexity}
+        return {"bpb": result.bpb} | ({} if result.perplexity is None else {"ppl": result.perplexity})
 
     def headline_text(self, metrics: dict[str, float]) -> str:
         return f"{metrics['bpb']:.4f} bits per byte"
