@@ -1,5 +1,10 @@
 """What stands around the compiled loops: what torch is told of them, in every way of asking."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import every_op
 import pytest
 import torch
 from every_op import CASES
@@ -132,6 +137,58 @@ def test_vmap_in_vmap_and_of_gradients(case):
         expected = torch.func.grad(lambda xs: loss(xs, "reference"))({k: x[n] for k, x in twice_once.items()})
         for name, theirs in expected.items():
             assert_close(per_example[name][n], theirs, "gradient")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own
+@pytest.mark.parametrize("gone", internals.NAMES)
+def test_without_one_of_those_names_numbers_are_right_or_refused(gone):
+    """In a process of its own, whose torch lacks the name from the beginning."""
+    code = f"""
+import sys
+sys.path[:0] = {[str(Path(every_op.__file__).parent)]!r}
+import torch
+from torch.autograd import forward_ad
+for home in (torch._C, torch._C._functorch, forward_ad):
+    if hasattr(home, {gone!r}):
+        found = getattr(home, {gone!r})
+        delattr(home, {gone!r})
+        break
+from unimatrix.ops import internals
+setattr(home, {gone!r}, found)  # torch itself goes on
+assert internals.missing() == [{gone!r}]
+from every_op import CASES
+from tolerances import assert_close
+inputs = CASES["gated_scan"].make()
+def call(xs, backend):
+    return CASES["gated_scan"].call(xs, backend=backend)
+def gradients(backend):
+    leaves = {{name: x.clone().requires_grad_() for name, x in inputs.items()}}
+    return torch.autograd.grad(sum(y.square().sum() for y in call(leaves, backend)), list(leaves.values()))
+def tangents(backend):
+    along = {{name: x.cos() for name, x in inputs.items()}}
+    return torch.func.jvp(lambda xs: call(xs, backend), (inputs,), (along,))[1]
+def duals(backend):
+    with forward_ad.dual_level():
+        outputs = call({{n: forward_ad.make_dual(x, x.cos()) for n, x in inputs.items()}}, backend)
+        return [forward_ad.unpack_dual(y).tangent for y in outputs]
+def batch(backend):
+    twice = {{name: torch.stack([x, x]) for name, x in inputs.items()}}
+    return torch.func.vmap(lambda xs: call(xs, backend))(twice)
+def derivatives(backend):
+    return torch.func.grad(lambda xs: sum(y.square().sum() for y in call(xs, backend)))(inputs).values()
+for way in (gradients, tangents, duals, batch, derivatives):
+    try:
+        got = list(way("auto"))
+    except RuntimeError as error:
+        assert way is not gradients, error
+        continue
+    for mine, theirs in zip(got, way("reference"), strict=True):
+        assert mine is not None
+        assert_close(mine, theirs, "gradient")
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 def test_torch_has_the_names_that_it_keeps_to_itself():

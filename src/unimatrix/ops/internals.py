@@ -2,6 +2,7 @@
 
 Each stands here once. Where a release lacks one, nobody can say what is under way: `watched` is then always
 true, so that every compiled loop goes through its registered operator, whose rules torch applies or refuses.
+Forward mode alone goes through an operator unseen: without its level no compiled loop runs.
 """
 
 from typing import Any
@@ -35,7 +36,7 @@ _missing = bool(missing())
 _depth = NAMES["_len_torch_dispatch_stack"] or _no
 _transforms = NAMES["_are_functorch_transforms_active"] or _no
 _legacy = NAMES["is_legacy_batchedtensor"] or _no
-_level = NAMES["_current_level"] or (lambda: -1)
+_level = NAMES["_current_level"] or (lambda: 0)
 
 
 def watched(x: Tensor) -> bool:
