@@ -105,6 +105,9 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         # whether training keeps only what lies between the blocks, and computes each again for its gradient
         self.gradient_checkpointing = False
+        # asked once: a config looks through all of its parts each time
+        self._recurrent = config.recurrent
+        self._parts = [(name, part.gives) for name, part in config.parts.items()]
         everything = config.all_parts.values()
         self._reading_ids = [name for name, part in config.all_parts.items() if "ids" in part.reads]
         self._wanted = frozenset[str]().union(*(part.reads for part in everything))
@@ -262,9 +265,7 @@ class LanguageModel(nn.Module):
         """`_read`, a long text in pieces where that pays."""
         batch, length = text.given.shape[:2]
         piece = max(1, PIECE_TOKENS // max(1, batch))
-        pieces_pay = (
-            not torch.is_grad_enabled() and self.config.recurrent and not _one_graph_for_all_lengths()
-        )
+        pieces_pay = not torch.is_grad_enabled() and self._recurrent and not _one_graph_for_all_lengths()
         in_pieces = pieces_pay and length > piece
         if not in_pieces or (torch.compiler.is_compiling() and length > MAX_COMPILED_PIECES * piece):
             return self._read(text, state, keep_streams)
@@ -378,10 +379,10 @@ class LanguageModel(nn.Module):
     ) -> tuple[Given, dict[str, Any], dict[tuple[str, int | None], Given]]:
         """What the parts that the model has once give, their states, and what the head and inspection get."""
         given, states, heard = NOTHING, {}, {}
-        for name, config in self.config.parts.items():
+        for name, gives in self._parts:
             part: Any = self._modules[name]
             got, after = part.give(x, before.get(name), at, given)
-            check_given(name, got, config.gives)
+            check_given(name, got, gives)
             given = joined(given, got)
             if after is not None:
                 states[name] = after

@@ -48,6 +48,15 @@ def check_like(name: str, tensor: object, expected: tuple[int, ...], first: Tens
 
     It lies on the same device, and is not float64 where sums are float32: nothing is rounded unsaid.
     """
+    # the usual case, in few calls: a decoding step looks at twenty tensors
+    if (
+        type(tensor) is Tensor
+        and tensor.shape == expected
+        and tensor.dtype is first.dtype
+        and tensor.device == first.device
+        and (torch.compiler.is_compiling() or not tensor.is_neg())
+    ):
+        return
     _check_tensor(name, tensor)
     assert isinstance(tensor, Tensor)
     if tensor.shape != expected:
