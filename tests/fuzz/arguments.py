@@ -5,6 +5,7 @@ What there is, is read from signatures and dataclasses; written out here is one 
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -12,14 +13,29 @@ from typing import Any
 import pytest
 import torch
 from fuzz.harness import Accepted, Target, scratch, works_or_is_refused
-from fuzz.values import PYTHON_VALUES, TEXTS, changed_tensor
+from fuzz.values import PYTHON_VALUES, TEXTS, changed_tensor, damaged_json
+from fuzz.world import OLDER
 from hypothesis import strategies as st
 from torch import Tensor
 
 from unimatrix import build, hf, ops
+from unimatrix.codec import parse_json
 from unimatrix.data import load_corpus
 from unimatrix.data.tasks import TASKS, TaskConfig
-from unimatrix.models import LanguageModel, peer_presets, presets, task_presets
+from unimatrix.mixers import MLP, MLPConfig, parts, register
+from unimatrix.models import (
+    LanguageModel,
+    ModelConfig,
+    config_from_dict,
+    edit,
+    estimate,
+    model_from_config,
+    peer_presets,
+    preset_config,
+    presets,
+    settings_of,
+    task_presets,
+)
 from unimatrix.ops import SlotMemoryState, TripleLatentState
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, loop, train
 
@@ -38,7 +54,11 @@ ALSO: dict[str, tuple[str, ...]] = {
     "resume": ("output folder", "resume"),
     "overwrite": ("output folder", "overwrite"),
     "corpus": ("corpus", "text"),
-    "config": ("config", "task"),
+    "config": ("config", "task", "register"),
+    "module": ("register",),
+    # what reads or gives what it gives is named as well
+    "mixer": ("parts.",),
+    "changes": ("model config", "preset"),
     "inputs_embeds": ("input_ids", "embeds"),
     "logits_at": ("at:",),
     "input_ids": ("mask", "inputs_embeds", "attention_mask"),
@@ -174,6 +194,11 @@ def _model_calls() -> Iterator[Call]:
     yield Call("hf.stream", take, stream)
 
 
+def _config_calls() -> Iterator[Call]:
+    yield Call("register", register, lambda _: {"module": MLP, "config": MLPConfig})
+    yield Call("edit", edit, lambda _: {"config": preset_config("unimatrix-core"), "changes": {"depth": 2}})
+
+
 def _tokenizer_calls() -> Iterator[Call]:
     tokenizer = hf.ByteTokenizer()
     good: dict[str, dict[str, Any]] = {
@@ -221,8 +246,8 @@ def _train_calls() -> Iterator[Call]:
 
 def calls() -> list[Call]:
     """All public functions with several arguments of their own."""
-    parts = (_op_calls, _model_calls, _tokenizer_calls, _task_calls, _train_calls)
-    return [call for part in parts for call in part()]
+    kinds = (_op_calls, _model_calls, _config_calls, _tokenizer_calls, _task_calls, _train_calls)
+    return [call for kind in kinds for call in kind()]
 
 
 def parameters(call: Call) -> list[str]:
@@ -288,26 +313,130 @@ def _values(good: Any) -> st.SearchStrategy[Any]:
 
 
 def _build_targets() -> Iterator[Target]:
-    """Every setting of every preset, tried on one that has it."""
-    functions = presets() | peer_presets() | task_presets()
+    """Every setting of every preset by its path, and by the end of it; every part as a whole."""
     by_setting: dict[str, list[str]] = {}
-    for preset, function in functions.items():
-        for setting in inspect.signature(function).parameters:
-            by_setting.setdefault(setting, []).append(preset)
+    for preset, config in (presets() | peer_presets() | task_presets()).items():
+        for path in _paths(config):
+            by_setting.setdefault(path, []).append(preset)
     for setting, names in by_setting.items():
 
         def check(_: Any, case: tuple[str, Any], setting: str = setting) -> None:
             preset, value = case
-            with works_or_is_refused(setting, *ALSO.get(setting, ())):
+            end = setting.split(".")[-1]
+            with works_or_is_refused(setting, end, *ALSO.get(end, ())):
                 build(preset, **{setting: value})
 
-        yield Target("argument", f"build {setting}", st.tuples(st.sampled_from(names), PYTHON_VALUES), check)
+        values = st.one_of(PYTHON_VALUES, _PARTS) if setting in _WHOLES else PYTHON_VALUES
+        yield Target("argument", f"build {setting}", st.tuples(st.sampled_from(names), values), check)
+
+    def check_path(_: Any, case: tuple[str, str, Any]) -> None:
+        preset, path, value = case
+        with works_or_is_refused():
+            preset_config(preset, **{path: value})
+
+    cases = st.tuples(st.sampled_from(sorted(presets())), _odd_paths(), st.one_of(PYTHON_VALUES, _PARTS))
+    yield Target("argument", "build by any path", cases, check_path)
 
     def check_name(_: Any, value: Any) -> None:
         with works_or_is_refused("preset", "name"):
             build(value)
 
     yield Target("argument", "build name", PYTHON_VALUES, check_name)
+
+
+_WHOLES = ("layers", "parts", "norm", "head", "layers.0.mixer", "layers.*.feed_forward", "parts.memory")
+# parts as Python and as JSON have them: of every kind, with settings that are right, wrong or nobody's
+_PARTS = st.one_of(
+    st.sampled_from(sorted(parts())),
+    st.builds(
+        lambda kind, setting, value: {"kind": kind, setting: value},
+        st.sampled_from(sorted(parts())),
+        st.sampled_from(sorted({name for part in parts().values() for name in part.settings})),
+        st.one_of(st.integers(-2, 5), st.sampled_from([None, True, 0.5, "x", [1]])),
+    ),
+    st.sampled_from([MLPConfig(), MLPConfig, MLP, {"kind": "mlp", 3: 4}, [{"name": "x", "kind": "mlp"}]]),
+    st.sampled_from([[{"mixer": "attention"}], [[]], [{}], {"memory": "slots"}, {"x": None}, {3: "mlp"}]),
+)
+
+
+def _paths(config: Any) -> list[str]:
+    """What a change of this model may be called: whole paths, the ends of them that are a setting's name."""
+    if not isinstance(config, ModelConfig):
+        return [field.name for field in dataclasses.fields(config)]
+    whole = list(settings_of(config))
+    return list(dict.fromkeys([*whole, *(path.split(".")[-1] for path in whole), *_WHOLES, "slots"]))
+
+
+def _odd_paths() -> st.SearchStrategy[str]:
+    words = ("layers", "parts", "norm", "head", "mixer", "feed_forward", "memory", "kind", "num_heads", "*")
+    words += (
+        "0",
+        "1",
+        "-1",
+        "00",
+        "1_0",
+        "\u0663",
+        "\u00b2",
+        "9" * 5000,
+        "",
+        " ",
+        "x" * 3000,
+        "__class__",
+        "a\nb",
+    )
+    return st.lists(st.sampled_from(words), min_size=1, max_size=5).map(".".join)
+
+
+def _config_targets() -> Iterator[Target]:
+    """Model configs in JSON, of this version's form and of 0.1.0's, damaged at every place."""
+
+    def check(_: Any, data: bytes) -> None:
+        with works_or_is_refused("model config"):
+            values = parse_json(data, where="model config")
+            config = config_from_dict(values)
+            if "shared_depth" in values and isinstance(config, ModelConfig):
+                assert config.depth == values.get("depth", 3)
+                assert len(config.layers) == (1 if values["shared_depth"] else config.depth)
+            assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
+            if estimate(config).parameters < 10**6 and getattr(config, "depth", 1) < 20:
+                # what cannot work cannot be made
+                with torch.no_grad():
+                    model_from_config(config).eval()(torch.zeros(1, 1, dtype=torch.int64))
+
+    for kind, config in _configs_of_all_kinds():
+        yield Target("argument", f"config with {kind}", damaged_json(config.to_dict()), check)
+    for then in json.loads((OLDER / "models.json").read_bytes()):
+        yield Target("argument", f"older config {then['preset']}", damaged_json(then["config"]), check)
+
+    def check_choice(_: Any, data: bytes) -> None:
+        with works_or_is_refused():
+            experiment = Experiment.from_dict(parse_json(data, where="experiment"))
+            assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
+            experiment.model.resolved(64)
+
+    record = json.loads((OLDER / "runs" / "slots" / "run.json").read_bytes())["experiment"]
+    yield Target("argument", "older choice", damaged_json({"model": record["model"]}), check_choice)
+    choice = ModelChoice(preset="unimatrix-sparse-pointer", changes={"depth": 2, "parts.memory.top_k": 2})
+    own = ModelChoice.of(ModelConfig(d_model=8, vocab_size=64, layers=({"mixer": MLPConfig(expansion=1)},)))
+    for name, one in (("choice", choice), ("choice of a config", own)):
+        yield Target("argument", name, damaged_json(Experiment(model=one).to_dict()), check_choice)
+
+
+def _configs_of_all_kinds() -> Iterator[tuple[str, ModelConfig]]:
+    """A small model with each kind of part where it may stand."""
+    small = edit(
+        preset_config("unimatrix-core"),
+        {"d_model": 8, "num_heads": 2, "state_dim": 4, "depth": 2, "vocab_size": 16, "max_positions": 8},
+    )
+    for kind, part in sorted(parts().items()):
+        given = {"num_classes": 4, "first_token": 3} if kind == "classes" else {}
+        heads = {"num_heads": 2} if "num_heads" in part.settings else {}
+        place = {"mix": "layers.0.mixer", "feed": "layers.0.feed_forward", "model": "parts.it"}.get(
+            part.role, part.role
+        )
+        if part.config.reads - {"ids", "context"}:
+            place = "layers.0.it"
+        yield kind, edit(small, {place: part.config(**given | heads)})
 
 
 def _settings_targets() -> Iterator[Target]:
@@ -333,10 +462,13 @@ def argument_targets(world: Any) -> list[Target]:
                 "argument", f"{call.name} {name}", _values(good.get(name)), _check_call(call, name)
             )
             found.append(target)
-    return [*found, *_build_targets(), *_settings_targets()]
+    return [*found, *_build_targets(), *_config_targets(), *_settings_targets()]
 
 
 def argument_names() -> list[str]:
     """The targets' names, which need no world."""
     found = [f"{call.name} {name}" for call in calls() for name in parameters(call)]
-    return [*found, *(target.name for target in (*_build_targets(), *_settings_targets()))]
+    return [
+        *found,
+        *(target.name for target in (*_build_targets(), *_config_targets(), *_settings_targets())),
+    ]

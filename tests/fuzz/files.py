@@ -24,13 +24,17 @@ Damage = tuple[bytes, bool]
 
 
 def _in_run(
-    name: str, commands: Callable[[Path], list[list[str]]], *, inside: str = "checkpoint-000002"
+    name: str,
+    commands: Callable[[Path], list[list[str]]],
+    *,
+    inside: str = "checkpoint-000002",
+    of: str = "run",
 ) -> Any:
-    """A check: the file of a run is replaced, and each command is given the run."""
+    """A check: the file of one of the world's runs is replaced, and each command is given the run."""
 
     def check(world: Any, damage: Damage) -> None:
         data, agreeing = damage
-        with scratch(world.run) as run:
+        with scratch(getattr(world, of)) as run:
             path = run / inside / name
             path.write_bytes(data)
             if agreeing and inside and name != CHECKSUMS:
@@ -39,7 +43,14 @@ def _in_run(
                 write_checksums(path.parent)
             for arguments in commands(run):
                 check_command(
-                    arguments, path.name, path.parent.name, "preset", "model", "evaluation", folder=run
+                    arguments,
+                    path.name,
+                    path.parent.name,
+                    "preset",
+                    "model",
+                    "evaluation",
+                    "the run in",
+                    folder=run,
                 )
 
     return check
@@ -111,6 +122,11 @@ def file_targets(world: Any) -> list[Target]:
     def of_run(name: str, values: Any, commands: Any, **where: Any) -> Target:
         return Target("file", name, st.tuples(values, st.booleans()), _in_run(name, commands, **where))
 
+    def of_older_run(name: str, **where: Any) -> Target:
+        path = world.older / where.get("inside", "checkpoint-000002") / name
+        check = _in_run(name, _resume, of="older", **where)
+        return Target("file", f"older {name}", st.tuples(_json(path), st.booleans()), check)
+
     (look,) = (world.results / "inspections").glob("*-seed7.json")
     traced = json.loads(look.read_bytes())
     short = traced | {
@@ -138,6 +154,9 @@ def file_targets(world: Any) -> list[Target]:
             _json(world.sharded / "model.safetensors.index.json"),
             _check_sharded,
         ),
+        of_older_run("config.json"),
+        of_older_run("trainer.json"),
+        of_older_run("run.json", inside=""),
         Target("file", "results.jsonl", _lines(world.results / "results.jsonl"), _check_results),
         Target("file", "inspections/*.json", damaged_json(short), _check_look),
     ]
@@ -153,5 +172,5 @@ FILES = (
         "run.json",
     ),
     *("model.safetensors", "optimizer.safetensors", "rng.safetensors", "model.safetensors.index.json"),
-    *("results.jsonl", "inspections/*.json"),
+    *("older config.json", "older trainer.json", "older run.json", "results.jsonl", "inspections/*.json"),
 )

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,71 @@ PATHS = (
 )
 SMALL = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--batch-size", "2", "--seq-len", "8"]
 QUIET = ["--tracker", "none", "--device", "cpu", "--out", "out"]
+# what --set is given: paths of a small model, parts that it has not, and none at all; values of every kind
+SET_PATHS = (
+    *("d_model", "num_heads", "depth", "order", "layers", "parts", "norm", "head", "init_std", "dropout"),
+    *("layers.0.mixer", "layers.*.mixer.state_dim", "layers.0.feed_forward.expansion", "layers.0.x"),
+    *("parts.memory", "parts.memory.num_slots", "parts.norm", "slots", "head.kind", "mixer.kind", "kind"),
+    *("layers.1.mixer", "layers.-1.mixer", "layers.٣.mixer", "layers.", "layers.*", "layers.*.*", "parts."),
+    *(
+        "vocab_size",
+        "max_positions",
+        ".",
+        "..",
+        "__class__",
+        "x" * 3000,
+        f"layers.{'9' * 5000}.mixer",
+        "é",
+        "a b",
+    ),
+)
+SET_VALUES = (
+    *(
+        "",
+        "0",
+        "-1",
+        "1",
+        "2",
+        "3",
+        "1.5",
+        "1e999",
+        "nan",
+        "NaN",
+        "true",
+        "True",
+        "none",
+        "None",
+        "null",
+        "9" * 80,
+    ),
+    *(
+        "slots",
+        "mlp",
+        "attention",
+        "layer_norm",
+        "tied",
+        "x",
+        '"x"',
+        "[]",
+        "{}",
+        "[0]",
+        "[0,1]",
+        "[[]]",
+        "[{}]",
+    ),
+    *('{"kind": "slots"}', '{"kind": "slots", "num_slots": 0}', '{"kind": []}', '{"kind": "x"}', '{"a": {'),
+    *('[{"name": "mixer", "kind": "attention"}]', '[[{"name": "mixer", "kind": "attention"}]]', "[" * 5000),
+    *("a=b", "=", "\udcff", "a\nb", "x" * 5000),
+)
+# modules that somebody might name, and how they fail
+MODULES = {
+    "empty": "",
+    "wrong": "import unimatrix\nunimatrix.register(3, 4)\n",
+    "broken": "def f(:\n",
+    "raises": "raise ValueError('no such thing\\nhere')\n",
+    "misses": "from json import nothing_like_that\n",
+    "needs": "import nothing_like_that\n",
+}
 
 
 def commands() -> dict[str, tuple[Any, list[str]]]:
@@ -149,6 +215,7 @@ def names_of(field: OptionField, words: list[str]) -> tuple[str, ...]:
         *UNNAMED,
         *ALSO.get(field.name, ()),
         *(word[:10] for word in words if word),
+        *(name for word in words for name in word.partition("=")[0].split(".") if name and "=" in word),
     )
 
 
@@ -171,6 +238,7 @@ ALSO = {
     "version": ("bench against", "revision", "package"),
     "prompt": ("token",),
     "max_positions": ("seq_len",),
+    "set": ("--set", "preset", "parts", "layers", "order"),
     "positions": ("bench",),
     "resume": ("output folder",),
     "overwrite": ("output folder",),
@@ -191,14 +259,47 @@ def _check(field: OptionField, base: list[str]) -> Any:
     return check
 
 
+def assignments() -> st.SearchStrategy[list[str]]:
+    """The words behind --set."""
+    both = st.builds("{}={}".format, st.sampled_from(SET_PATHS), st.sampled_from(SET_VALUES))
+    return st.one_of(
+        both.map(lambda one: [one]), both.map(lambda one: [one]), option_values(str, paths=PATHS)
+    )
+
+
+def _check_import(world: Any, case: list[str]) -> None:
+    known, path = set(sys.modules), list(sys.path)
+    with scratch() as folder, standing_in(folder), stopped_where_accepted():
+        for name, text in MODULES.items():
+            (folder / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        try:
+            check_command(["--import", *case, "models", "--json"], "--import", "command", folder=folder)
+        finally:
+            sys.path[:] = path
+            for name in set(sys.modules) - known:
+                del sys.modules[name]
+
+
+def _import_target() -> Target:
+    named = st.sampled_from([*MODULES, "folder", "json", "json.x", "empty.x", ".x", "..", "a..b", "sea.txt"])
+    words = st.one_of(named.map(lambda name: [name]), option_values(str, paths=PATHS))
+    return Target("option", "--import MODULE", words, _check_import)
+
+
 def option_targets() -> list[Target]:
-    """One for each option of each command."""
+    """One for each option of each command, and the one that stands before them."""
+    return [_import_target(), *_targets_of_commands()]
+
+
+def _targets_of_commands() -> list[Target]:
     return [
         Target(
             "option",
             name,
             st.tuples(
-                st.just([]) if field.hint is bool else option_values(field.hint, paths=PATHS), st.booleans()
+                assignments() if field.name == "set" else option_values(field.hint, paths=PATHS),
+                st.booleans(),
             )
             if field.hint is not bool
             else st.tuples(st.sampled_from([[], ["x"], ["True"]]), st.booleans()),

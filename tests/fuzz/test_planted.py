@@ -3,6 +3,7 @@
 Each is planted in a forked child, where it may crash, hang or delete without harm.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -21,12 +22,13 @@ from fuzz.harness import run
 from fuzz.options import option_targets
 
 from unimatrix import cli, codec
-from unimatrix.cli import arguments, bench, generate
+from unimatrix.cli import arguments, bench, generate, model_options
 from unimatrix.data import settings
 from unimatrix.data.tasks import recall
 from unimatrix.errors import UserError
 from unimatrix.evals import inspection
 from unimatrix.hf import tokenizer
+from unimatrix.models import ModelConfig
 from unimatrix.paper import results, traces
 from unimatrix.train import checkpoint, config, loop, state
 from unimatrix.train import run as train_run
@@ -72,6 +74,7 @@ def deleting(out: Path, *given: Any, **options: Any) -> Any:
 
 # a function of this name hides the module
 _presets = importlib.import_module("unimatrix.models.presets")
+_registry = importlib.import_module("unimatrix.mixers.registry")
 _check_run_folder = loop.check_run_folder
 _load = generate.load
 
@@ -82,7 +85,25 @@ def slow(*given: Any, **options: Any) -> Any:
 
 
 def naive_preset(name: str, **overrides: Any) -> Any:
-    return _presets.PRESETS[name](**overrides)
+    config = _presets.PRESETS[name].config
+    return dataclasses.replace(config, **overrides)
+
+
+def naive_upgrade(values: Any) -> Any:
+    """Takes it for granted that there is a mixer, and forgets the depth."""
+    return {"layers": [{"mixer": values["mixer"]}]} if "shared_depth" in values else dict(values)
+
+
+def naive_assignments(assignments: Any) -> Any:
+    return [(path, json.loads(value)) for path, value in (one.split("=") for one in assignments)]
+
+
+def naive_import(names: Any) -> None:
+    importlib.import_module(names[0])
+
+
+def naive_part(values: Any) -> Any:
+    return _registry._parts[values["kind"]].config(**{k: v for k, v in values.items() if k != "kind"})
 
 
 def naive_bytes(text: str) -> bytes:
@@ -141,6 +162,15 @@ PLANTED: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "a refused run loses its files": (loop, "check_run_folder", deleting, "trainer.json"),
     "loading takes six seconds": (generate, "load", slow, "generate --top-k"),
     "presets are looked up naively": (_presets, "preset_config", naive_preset, "build name"),
+    "older configs are trusted": (
+        ModelConfig,
+        "upgraded",
+        staticmethod(naive_upgrade),
+        "older config transformer",
+    ),
+    "assignments are parsed naively": (model_options, "_read", naive_assignments, "train --set"),
+    "any module is imported": (cli, "_import_parts", naive_import, "--import MODULE"),
+    "parts are read naively": (_registry, "part_from_json", naive_part, "config with slots"),
     "an op looks at no shapes": (module_of("signed_scan"), "_check", nothing, "ops.signed_scan decay"),
     "text is encoded naively": (tokenizer, "_to_bytes", naive_bytes, "ByteTokenizer.encode_bytes data"),
 }

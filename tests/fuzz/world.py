@@ -12,6 +12,7 @@ from unimatrix.paper.table1 import TABLE1
 from unimatrix.paper.table5 import SLOTS32
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "tables"
+OLDER = Path(__file__).parents[1] / "older"
 SIZES = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--state-dim", "4", "--batch-size", "2"]
 QUIET = ["--tracker", "none", "--device", "cpu"]
 
@@ -21,6 +22,7 @@ class World:
     """Things that are good, which every case takes a copy of and damages.
 
     text: to train on. run: of two steps on it, with one checkpoint. recall: a run with slots on its task.
+    older: a run that 0.1.0 wrote, with slots, on the same task.
     sharded: the run's model in several files. results: a reproduction's folder, with a look into a model.
     """
 
@@ -28,6 +30,7 @@ class World:
     text: Path
     run: Path
     recall: Path
+    older: Path
     sharded: Path
     results: Path
 
@@ -43,6 +46,7 @@ def build_world(folder: Path) -> World:
         text=folder / "sea.txt",
         run=folder / "run",
         recall=folder / "recall",
+        older=OLDER / "runs" / "slots",
         sharded=folder / "sharded",
         results=folder / "results",
     )

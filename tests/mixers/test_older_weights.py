@@ -9,7 +9,13 @@ from unimatrix.mixers import MatrixStateMixer, SpectralLinear
 from unimatrix.models import upgrade_weights
 
 IDS = random_ids(2, 12)
-JOINT = ("unimatrix-core", "unimatrix-rosa", "unimatrix-assoc", "unimatrix-sparse-pointer")
+JOINT = (
+    "unimatrix-core",
+    "unimatrix-rosa",
+    "unimatrix-assoc",
+    "unimatrix-sparse-pointer",
+    "unimatrix-hybrid",
+)
 
 
 def as_before(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

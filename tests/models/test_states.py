@@ -16,7 +16,8 @@ LENGTHS = (0, 1, 2, 5, 2048 + 7)
 def tensors(state: object) -> list[Tensor]:
     if isinstance(state, Tensor):
         return [state]
-    return [] if state is None else [tensor for part in state for tensor in tensors(part)]
+    parts = state.values() if isinstance(state, dict) else () if state is None else state
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def owned_bytes(state: object) -> int:

@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,14 +110,19 @@ def _abandon_stdout() -> None:
 
 def _import_parts(names: Sequence[str]) -> None:
     """Import a module of somebody's own, which registers parts (`unimatrix.register`)."""
-    if not names:
-        raise UserError("--import: expected a module, got none")
+    if not names or not all(word.isidentifier() for word in names[0].split(".")):
+        raise UserError(f"--import: expected a module, got {shown(names[0]) if names else 'none'}")
     sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         importlib.import_module(names[0])
-    except ModuleNotFoundError as error:
+    except Exception as error:
+        ours = ("<frozen", importlib.__file__, os.path.dirname(os.path.dirname(__file__)))
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+        place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+        words = " ".join(str(error).split())[:100]
         raise UserError(
-            f"--import: expected a module that can be imported, got {names[0]} ({error})"
+            f"--import: expected a module that can be imported, got {shown(names[0])}"
+            f" ({type(error).__name__}{place}: {words})"
         ) from error
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from unimatrix.codec import MAX_BYTES, parse_json
+from unimatrix.data.settings import check_type
 from unimatrix.errors import UserError
 from unimatrix.mixers import parts
 from unimatrix.models import ModelConfig
@@ -55,8 +56,11 @@ ModelOptions: Any = dataclasses.make_dataclass(
 
 
 def of_changes(changes: Mapping[str, Any]) -> Any:
-    """The short options' values among changes."""
-    return ModelOptions(**{name: value for name, value in changes.items() if name in SHORT})
+    """The short options' values among changes; a UserError for one of another type."""
+    short = {name: value for name, value in changes.items() if name in SHORT}
+    for name, value in short.items():
+        check_type(name, _hint(name) | None, value)
+    return ModelOptions(**short)
 
 
 def changed(before: Mapping[str, Any], options: Any, assignments: Sequence[str]) -> dict[str, Any]:

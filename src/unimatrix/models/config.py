@@ -44,7 +44,7 @@ class Parts(Mapping[str, PartConfig]):
     def __init__(self, parts: Mapping[str, PartConfig] | None = None, /, **more: PartConfig) -> None:
         self._parts: dict[str, PartConfig] = {}
         for name, part in {**(parts or {}), **more}.items():
-            if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name):
                 raise UserError(f"parts: expected names of small letters, digits and _, got {shown(name)}")
             if name in TAKEN or name.endswith("_norm") or hasattr(_MODULE, name):
                 raise UserError(f"parts: expected a name that a model does not use itself, got {name!r}")

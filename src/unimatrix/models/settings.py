@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from unimatrix.codec import did_you_mean, encode, shown
 from unimatrix.data.settings import check_type
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
 from unimatrix.mixers import PartConfig
 from unimatrix.mixers.registry import part_from_json
 from unimatrix.models.config import ModelConfig, Parts, check_known_settings
@@ -61,8 +61,12 @@ def edit(config: Config, changes: Mapping[str, Any], *, what: str = "model confi
         UserError: an unknown path (the near ones are named), one that could mean several, a value of another
             type, or a model that cannot work.
     """
+    if not isinstance(changes, Mapping):
+        raise UserTypeError(f"{what}: expected changes by their paths, got {shown(changes)}")
     if isinstance(config, ModelConfig):
         return _Edit(config, what).made(changes) if changes else config  # type: ignore[return-value]
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise UserTypeError(f"{what}: expected a model's config, got {shown(config)}")
     fields: Any = config
     hints = get_type_hints(type(config))
     check_known_settings(what, changes, [field.name for field in dataclasses.fields(fields)])
@@ -109,8 +113,6 @@ class _Edit:
         self.settings: dict[_Place, dict[str, Any]] = {}
 
     def made(self, changes: Mapping[str, Any]) -> ModelConfig:
-        if not isinstance(changes, Mapping):
-            raise UserError(f"{self.what}: expected an object with settings, got {shown(changes)}")
         if _DEPTH in changes and "order" in changes:
             raise UserError(f"{self.what}: expected depth or order, which says more, got both")
         # what there is has to be known before what is changed of it
@@ -183,11 +185,11 @@ class _Edit:
 
     def _set_whole(self, key: str, value: Any) -> None:
         if key == "parts":
-            self.parts = {_Place(None, name): part for name, part in Parts.from_json(value).items()}
+            self.parts = {_Place(None, name): part for name, part in _parts("parts", value).items()}
             return
         if not isinstance(value, list | tuple) or not value:
             raise UserError(f"layers: expected a list of layers, got {shown(value)}")
-        self.layers = [dict(Parts.from_json(layer)) for layer in value]
+        self.layers = [dict(_parts(f"layers.{number}", layer)) for number, layer in enumerate(value)]
         self.own.setdefault("order", tuple(range(len(value))))
 
     def _named_parts(self, key: Any) -> list[_Place]:
@@ -202,10 +204,11 @@ class _Edit:
     def _numbers(self, key: str, word: str) -> list[int]:
         if word == "*":
             return list(range(len(self.layers)))
-        if not word.isdecimal() or int(word) >= len(self.layers):
+        number = word if word.isascii() and word.isdecimal() and len(word) < 6 else "-1"
+        if not 0 <= int(number) < len(self.layers):
             raise UserError(
-                f"{key}: expected a layer from 0 to {len(self.layers) - 1}, or *, got {shown(word)}; order"
-                " says how many there are"
+                f"{_said(key)}: expected a layer from 0 to {len(self.layers) - 1}, or *, got {shown(word)};"
+                " order says how many there are"
             )
         return [int(word)]
 
@@ -227,7 +230,7 @@ class _Edit:
             )
         if len({place.name for place, _ in found}) > 1 and words[-1] not in EVERYWHERE:
             paths = dict.fromkeys(f"{place}.{name}" for place, name in found)
-            raise UserError(f"{self.what}: {key} could be {' or '.join(paths)}")
+            raise UserError(f"{self.what}: {_said(key)} could be {' or '.join(paths)}")
         return found
 
     def _known(self, key: Any) -> list[str]:
@@ -268,7 +271,19 @@ class _Edit:
         try:
             return part_from_json(value)
         except UserError as error:
-            raise UserError(f"{key}: {error}") from None
+            raise UserError(f"{_said(key)}: {error}") from None
+
+
+def _parts(key: str, value: Any) -> Parts:
+    try:
+        return Parts.from_json(value)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def _said(key: str) -> str:
+    """A path in a complaint, on one line."""
+    return key if key.isprintable() and len(key) < 60 else shown(key)
 
 
 def _rank(key: Any) -> int:
