@@ -11,6 +11,7 @@ from fuzz.harness import Accepted, Target, check_command, scratch, works_or_is_r
 from fuzz.values import Bytes, damaged_json, damaged_tensors
 from hypothesis import strategies as st
 
+from unimatrix.cli.model_options import SHORT
 from unimatrix.hf.checksums import CHECKSUMS, write_checksums
 from unimatrix.paper import reproduce
 from unimatrix.paper.catalogue import TABLES
@@ -50,6 +51,7 @@ def _in_run(
                     "model",
                     "evaluation",
                     "the run in",
+                    *SHORT,
                     folder=run,
                 )
 

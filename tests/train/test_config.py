@@ -248,6 +248,25 @@ def test_a_resumed_run_must_keep_what_its_numbers_depend_on(field, value):
     assert (difference[0], difference[2]) == (field, list(value) if isinstance(value, tuple) else value)
 
 
+@pytest.mark.parametrize(
+    ("saved", "asked", "difference"),
+    [
+        ({}, {"d_model": 32}, ("d_model", 64, 32)),
+        ({"d_model": 32}, {}, ("d_model", 32, 64)),
+        ({"num_heads": 2}, {"layers.*.mixer.num_heads": 1}, ("layers.*.mixer.num_heads", 2, 1)),
+        ({}, {"parts.memory": "slots"}, ("parts.memory", None, "slots")),
+        ({"depth": 2}, {"depth": 4}, ("depth", 2, 4)),
+        # the same model in other words
+        ({"num_heads": 2}, {"layers.0.mixer.num_heads": 2}, None),
+        ({"depth": 2}, {"order": [0, 0]}, None),
+        ({"num_heads": 4}, {}, None),
+    ],
+)
+def test_a_resumed_run_must_keep_its_model(saved, asked, difference):
+    first, second = (Experiment(model=ModelChoice(changes=changes)) for changes in (saved, asked))
+    assert first_difference(first, second) == difference
+
+
 def test_more_steps_may_be_evaluated_at_more_of_them():
     saved = replaced(Experiment(), eval_at=(40, 80))
     more = replaced(saved, steps=200)

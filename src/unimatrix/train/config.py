@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from unimatrix.codec import decode, encode, is_utf8, shown
+from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig
 from unimatrix.data.tasks.triple_interaction import Symbols
 from unimatrix.errors import UserError
-from unimatrix.models import TASK_PRESETS, AnyModelConfig, ModelConfig, preset_config
+from unimatrix.models import TASK_PRESETS, AnyModelConfig, ModelConfig, preset_config, settings_of
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -295,14 +296,23 @@ def first_difference(saved: Experiment, asked: Experiment) -> tuple[str, Any, An
     saved_kind, asked_kind = (None if one.task is None else one.task.kind for one in (saved, asked))
     if saved_kind != asked_kind:
         return "task", saved_kind, asked_kind
-    saved_values, asked_values = _flat(saved.to_dict()), _flat(asked.to_dict())
+    saved_values, asked_values = _settings(saved), _settings(asked)
     # where more steps are made, more of them may be asked about
     until = [[step for step in one.loop.eval_at or () if step <= saved.loop.steps] for one in (saved, asked)]
     free = FREE_AT_RESUME | ({"eval_at"} if until[0] == until[1] else set())
-    for field, value in saved_values.items():
-        if field not in free and value != asked_values[field]:
-            return field, value, asked_values[field]
+    for field in {**saved_values, **asked_values}:
+        was, now = saved_values.get(field), asked_values.get(field)
+        if field not in free and was != now:
+            return field, was, now
     return None
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """Every setting by its name; the whole model's by their paths, in whatever words it was chosen."""
+    task, choice = experiment.task, experiment.model
+    config = choice.resolved(VOCAB_SIZE if task is None else task.vocab_size)
+    of_model = encode(settings_of(config) if isinstance(config, ModelConfig) else config)
+    return {"preset": choice.preset} | of_model | _flat(experiment.to_dict() | {"model": {}})
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

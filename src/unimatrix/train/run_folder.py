@@ -149,7 +149,10 @@ def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, 
 def _check_same_run(
     out: Path, saved: RunRecord | TrainerRecord, asked: Experiment, data: dict[str, Any]
 ) -> None:
-    difference = first_difference(saved.experiment, asked)
+    try:
+        difference = first_difference(saved.experiment, asked)
+    except UserError as error:
+        raise UserError(f"resume: the run in {str(out)!r}: {error}") from error
     if difference is not None:
         field, was, now = difference
         raise UserError(f"resume: the run in {str(out)!r} has {field} {was!r}, got {now!r}")
