@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from small_models import one_thread, preset, small_model
+from transformers import TrainerCallback
 
 from unimatrix.hf import UniMatrixForCausalLM
 
@@ -15,6 +16,19 @@ __all__ = ["one_thread", "preset"]
 @pytest.fixture
 def make_model() -> Callable[..., UniMatrixForCausalLM]:
     return lambda name, **overrides: UniMatrixForCausalLM.from_language_model(small_model(name, **overrides))
+
+
+class GradientKeeper(TrainerCallback):
+    """Keeps the gradients of a step of transformers' Trainer."""
+
+    def on_pre_optimizer_step(self, args, state, control, *, model, **kwargs) -> None:
+        self.gradients = [parameter.grad for parameter in model.parameters()]
+        self.gradients = [None if gradient is None else gradient.clone() for gradient in self.gradients]
+
+
+@pytest.fixture
+def keeper() -> GradientKeeper:
+    return GradientKeeper()
 
 
 @pytest.fixture

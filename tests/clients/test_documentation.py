@@ -12,6 +12,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*quantized:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*You are using packing, but the attention implementation:UserWarning")
 @pytest.mark.parametrize("page", ["huggingface.md", "architecture.md"])
 def test_every_block_of_the_page_runs(page, tmp_path, monkeypatch, capsys):
     text = (DOCS / page).read_text(encoding="utf-8")

@@ -1,8 +1,10 @@
-"""TRL's SFTTrainer: texts, completions, chats, recomputed activations; packed documents are refused."""
+"""TRL's SFTTrainer: texts, completions, chats, recomputed activations, packed documents."""
 
 import pytest
 import torch
 from datasets import Dataset
+from tolerances import assert_close
+from torch.nn import functional as F
 from trl import SFTConfig, SFTTrainer
 
 from unimatrix.errors import UserError
@@ -34,10 +36,11 @@ def sft(make_model, tmp_path, tokenizer, capsys):
     """A trainer of a preset on rows, four steps."""
 
     def make(name: str, rows: list[dict], **settings) -> SFTTrainer:
+        usual = {"max_length": 64, "max_steps": 4, "per_device_train_batch_size": 4}
         config = SFTConfig(
-            output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=4, learning_rate=2e-2,
-            report_to="none", use_cpu=True, bf16=False, disable_tqdm=True, logging_steps=1, save_steps=4,
-            dataloader_pin_memory=False, **({"max_length": 64} | settings),
+            output_dir=str(tmp_path), learning_rate=2e-2, report_to="none", use_cpu=True, bf16=False,
+            disable_tqdm=True, logging_steps=1, save_steps=4, dataloader_pin_memory=False,
+            **(usual | settings),
         )  # fmt: skip
         dataset = Dataset.from_list(rows)
         return SFTTrainer(make_model(name), args=config, train_dataset=dataset, processing_class=tokenizer)
@@ -108,10 +111,24 @@ def test_chats(sft, texts, tokenizer):
 
 
 @pytest.mark.parametrize("settings", [{"packing": True}, {"padding_free": True, "max_length": None}])
-def test_packed_documents_are_refused(sft, texts, settings):
-    trainer = sft("unimatrix-core", [{"text": text} for text in texts], **settings)
-    with pytest.raises(UserError, match=r"several documents in one row \(packing, padding_free"):
-        trainer.train()
+@pytest.mark.parametrize("name", ["unimatrix-core", "transformer"])
+def test_packed_documents_are_learned_as_if_each_were_alone(sft, texts, keeper, settings, name):
+    rows = [{"text": text} for text in texts]
+    once = {"max_steps": 1, "per_device_train_batch_size": len(texts), "max_grad_norm": 0.0}
+    trainer = sft(name, rows, **once, **settings)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert len(batch["input_ids"]) == 1
+    assert (batch["position_ids"] == 0).sum() == len(texts)
+    model = trainer.model
+    ends = [torch.tensor([[*text.encode(), 257]]) for text in texts]
+    sums = [F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum") for ids in ends]
+    loss = sum(sums) / sum(ids.shape[1] - 1 for ids in ends)
+    expected = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    trainer.add_callback(keeper)
+    assert losses(trainer) == pytest.approx([loss.item()], rel=1e-5)
+    for found, gradient in zip(keeper.gradients, expected, strict=True):
+        if gradient is not None:
+            assert_close(found, gradient, "gradient")
 
 
 def test_one_long_text_cut_into_rows_is_a_text(sft, texts):

@@ -15,6 +15,7 @@ from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from unimatrix.errors import UserError
+from unimatrix.mixers.documents import positions_in_document
 from unimatrix.models import select_batch
 
 CACHE_NAMES = ("cache", "past_key_values")
@@ -75,6 +76,7 @@ class Read(NamedTuple):
     state: Any
     given: Tensor  # ids [B, T], or embeddings [B, T, D]
     mask: Tensor | None  # [B, T] bool
+    starts: Tensor | None = None  # [B, T] bool, where documents begin
 
     @property
     def length(self) -> int:
@@ -91,13 +93,18 @@ class Read(NamedTuple):
         return self.given.dim() == more.given.dim() and self.length + more.length <= most
 
     def joined(self, more: "Read") -> "Read":
-        unmasked = self.mask is None and more.mask is None
-        mask = None if unmasked else torch.cat([self.real, more.real], dim=1)
-        return Read(self.state, torch.cat([self.given, more.given], dim=1), mask)
+        mask = starts = None
+        if self.mask is not None or more.mask is not None:
+            mask = torch.cat([self.real, more.real], dim=1)
+        if self.starts is not None or more.starts is not None:
+            none = (torch.zeros_like(read.real) for read in (self, more))
+            both = zip((self, more), none, strict=True)
+            starts = torch.cat([no if read.starts is None else read.starts for read, no in both], dim=1)
+        return Read(self.state, torch.cat([self.given, more.given], dim=1), mask, starts)
 
     def part(self, start: int, stop: int | None) -> "Read":
-        mask = None if self.mask is None else self.mask[:, start:stop]
-        return Read(self.state, self.given[:, start:stop], mask)
+        here = (None if whole is None else whole[:, start:stop] for whole in self[1:])
+        return Read(self.state, *here)  # type: ignore[reportArgumentType]
 
 
 class UniMatrixCache(Cache):
@@ -129,13 +136,13 @@ class UniMatrixCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.seq_length
 
-    def take(self, given: Tensor, mask: Tensor | None) -> list[Read]:
+    def take(self, given: Tensor, mask: Tensor | None, starts: Tensor | None = None) -> list[Read]:
         """What the model has to read one after another for these tokens [B, T]; they are the end of it.
 
         Only the first piece comes with its state. Before them come tokens that were read before; recording,
         the last WINDOW of a long text are a piece of their own, so that there is a state from before them.
         """
-        again, new = self._again, Read(self.state, given, mask)
+        again, new = self._again, Read(self.state, given, mask, starts)
         pieces = [new]
         if self._recording and new.length > WINDOW:
             pieces = [new.part(0, -WINDOW), new.part(-WINDOW, None)]
@@ -220,12 +227,13 @@ class UniMatrixCache(Cache):
 
     @property
     def position(self) -> Tensor | None:
-        """[B], how many tokens were read; None before the first."""
+        """[B], how many tokens of the last document were read; None before the first."""
         start = None if self.state is None else self.state.position
-        if self._again is None:
+        again = self._again
+        if again is None:
             return start
-        again = self._again.real.sum(1)
-        return again if start is None else start + again
+        start = torch.zeros_like(again.real[:, 0], dtype=torch.int64) if start is None else start
+        return positions_in_document(again.mask, again.starts, start, again.length)[1]
 
     @property
     def is_linear(self) -> list[bool]:

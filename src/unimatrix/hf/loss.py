@@ -1,7 +1,8 @@
 """The loss of next-token prediction as transformers' models give it, and which labels count in it.
 
 Labels come as the input ids themselves; the label that position t predicts is the one at t + 1. It counts
-where it is not -100, and where both positions hold tokens: padding predicts nothing, and is not predicted.
+where it is not -100, and where both positions hold tokens of one document: padding predicts nothing, and is
+not predicted, and no document predicts the next one.
 
 Letters: B batch, T time, V vocabulary.
 """
@@ -25,6 +26,7 @@ def next_token_loss(
     *,
     shift_labels: Tensor | None = None,
     mask: TokenMask | None = None,
+    starts: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
     training: bool = False,
 ) -> Tensor:
@@ -37,9 +39,11 @@ def next_token_loss(
         shift_labels: [B, T] int64, the labels as the positions predict them, if already shifted; they are
             taken instead.
         mask: [B, T] bool, False at padding.
+        starts: [B, T] bool, True where a document begins.
         num_items_in_batch: labels in the whole step, of which this is a part, as the Trainer counts them:
-            those that padding would predict among them. What they add to the count is taken out of this
-            call's share, so that for a step of one call the loss is the mean, however its rows are padded.
+            those that padding or another document would predict among them. What they add to the count is
+            taken out of this call's share, so that for a step of one call the loss is the mean, however its
+            rows are padded and packed.
     Returns:
         a float32 scalar.
     Raises:
@@ -57,7 +61,9 @@ def next_token_loss(
     if mask is not None:
         predicted = F.pad(mask[:, 1:], (0, 1), value=True)
         targets = targets.masked_fill(~(mask & predicted).to(targets.device), IGNORED)
-    if num_items_in_batch is not None and mask is not None:
+    if starts is not None:
+        targets = targets.masked_fill(F.pad(starts[:, 1:], (0, 1)).to(targets.device), IGNORED)
+    if num_items_in_batch is not None and targets is not asked:
         num_asked, num_counted = ((some != IGNORED).sum() for some in (asked, targets))
         if isinstance(num_items_in_batch, Tensor):
             num_items_in_batch = num_items_in_batch.to(num_asked.device)

@@ -27,6 +27,7 @@ from unimatrix.hf.loss import next_token_loss
 from unimatrix.hf.numbers import check_plain
 from unimatrix.hf.older_files import in_this_versions_names
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
+from unimatrix.models.documents import check_keeps_documents
 
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
 # what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
@@ -38,6 +39,7 @@ class _Asked(NamedTuple):
 
     given: Tensor  # [B, T] ids or [B, T, D] embeddings
     mask: Tensor | None  # [B, T] bool
+    starts: Tensor | None  # [B, T] bool, where documents begin
     cache: UniMatrixCache | None
     use_cache: bool
     keep_streams: bool
@@ -163,11 +165,14 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         if cache is None and use_cache:
             cache = UniMatrixCache()
         mask = _new_columns(attention_mask, given, 0 if cache is None else cache.seq_length)
-        start = None if cache is None else cache.position
-        packing.check_one_text_a_row(kwargs, shape=given.shape[:2], mask=mask, start=start)
+        before = None if cache is None else cache.position
+        starts = packing.starts_of(kwargs, given, mask=mask, before=before)
+        if starts is not None:
+            named = next(name for name in packing.NAMES if kwargs.get(name) is not None)
+            check_keeps_documents(self.language_model, named)
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
-        return _Asked(given, mask, cache, use_cache, output_hidden_states)
+        return _Asked(given, mask, starts, cache, use_cache, output_hidden_states)
 
     def _read(self, asked: _Asked, *, head: bool, keep: int | Tensor | None = None) -> _Given:
         """Let the language model read the tokens, and bring the cache up to date.
@@ -175,10 +180,10 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         Args:
             head: whether logits are wanted, at the positions that `keep` names (`LanguageModel.logits`).
         """
-        given, mask, cache, use_cache, keep_streams = asked
+        given, mask, starts, cache, use_cache, keep_streams = asked
         model: Any = self.language_model
         state = None if cache is None else cache.state
-        pieces = [Read(state, given, mask)] if cache is None else cache.take(given, mask)
+        pieces = [Read(state, given, mask, starts)] if cache is None else cache.take(given, mask, starts)
         whole = len(pieces) == 1 and pieces[0].length == given.shape[1]
         # tokens that were read before stand first, and nothing is wanted of them
         unwanted = sum(piece.length for piece in pieces) - given.shape[1]
@@ -189,13 +194,14 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             unwanted = max(0, unwanted - piece.length)
             at = keep if whole else fresh
             ids, embeds = (piece.given, None) if piece.given.dim() == 2 else (None, piece.given)
+            about: dict[str, Any] = {"mask": piece.mask, "inputs_embeds": embeds}
+            if piece.starts is not None:  # the peers know none
+                about["starts"] = piece.starts
             if head and not keep_streams:  # the module itself is called, for those who hook or wrap it
-                logits, state = model(ids, state, mask=piece.mask, inputs_embeds=embeds, logits_at=at)
+                logits, state = model(ids, state, **about, logits_at=at)
                 parts.append(_Given(logits, None, None))
                 continue
-            features = model.features(
-                ids, state, mask=piece.mask, inputs_embeds=embeds, keep_streams=keep_streams
-            )
+            features = model.features(ids, state, **about, keep_streams=keep_streams)
             state = features.state
             logits = model.logits(features, at=at) if head else None
             first = piece.length - fresh
@@ -356,21 +362,26 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
             cache, or past_key_values: the state that an earlier call returned; it is brought up to date in
                 place.
             labels: [B, T] int64, the input ids themselves: they are shifted here. -100 does not count, nor
-                does a label at padding or after padding (`next_token_loss`).
+                does a label at padding or after padding, or at a document's first token
+                (`next_token_loss`).
             use_cache: return the state; None means config.use_cache, and no in training.
             logits_to_keep: the logits of so many last positions only, or of these positions; 0 means all.
                 The head computes no others, unless there are labels.
             inputs_embeds: [B, T, D] in the place of input_ids, where no part reads the ids themselves.
             output_hidden_states: return the stream behind the embeddings and behind each depth step; None
                 means config.output_hidden_states.
-            kwargs: `num_items_in_batch` and `shift_labels` go to the loss; `position_ids` may say where each
-                token stands if that is where it does stand; any other must be None or False.
+            kwargs: `num_items_in_batch` and `shift_labels` go to the loss. Where documents begin that are
+                packed into a row is said by `starts` ([B, T] bool), `position_ids` that start again at 0,
+                `cu_seq_lens_q` and `cu_seq_lens_k`, `seq_lengths`, `seq_idx`, or several of them that agree:
+                each is read as if it were alone, and the state is the last one's. `max_length_q` and
+                `max_length_k` may not be less than the longest. Any other must be None or False.
         Returns:
             loss (scalar float32 or None), logits [B, T, V], cache (`UniMatrixCache` or None; it answers to
             past_key_values too), hidden_states (L + 1 times [B, T, D], or None).
         Raises:
-            UserError: the mask does not fit the tokens, an argument that this model does not know, a state
-                of other rows or one that it does not keep (Mamba-2 in training mode).
+            UserError: the mask does not fit the tokens, an argument that this model does not know, documents
+                that contradict each other or that it cannot keep apart (Mamba-2), a state of other rows or
+                one that it does not keep (Mamba-2 in training mode).
         """
         asked = self._ask(
             input_ids,
@@ -388,9 +399,8 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
         assert logits is not None
         if with_loss:
             loss_kwargs = {name: kwargs[name] for name in LOSS_KWARGS if name in kwargs}
-            loss = next_token_loss(
-                self.loss_function, logits, labels, mask=asked.mask, training=self.training, **loss_kwargs
-            )
+            about = {"mask": asked.mask, "starts": asked.starts, "training": self.training}
+            loss = next_token_loss(self.loss_function, logits, labels, **about, **loss_kwargs)
             logits = _kept(logits, keep)
         return UniMatrixOutput(
             loss=loss,  # type: ignore[arg-type]

@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.models.input_checks import check_starts
+from unimatrix.models.language_model import LanguageModel
 from unimatrix.ops.shapes import TokenIds, TokenMask
 
 
-def starts_from_cu_seqlens(cu_seqlens: Tensor | Sequence[int], length: int) -> Tensor:
+def starts_from_cu_seqlens(
+    cu_seqlens: Tensor | Sequence[int], length: int, *, name: str = "cu_seqlens"
+) -> Tensor:
     """Where documents of these accumulated lengths begin in the one row that holds them, [1, T] bool.
 
     Args:
         cu_seqlens: [N + 1] whole numbers that rise from 0 to `length` (FlashAttention's cu_seq_lens_q).
+        name: what they are called where they are wrong.
     Raises:
         UserError: they are none.
     """
@@ -28,10 +32,10 @@ def starts_from_cu_seqlens(cu_seqlens: Tensor | Sequence[int], length: int) -> T
     except (TypeError, ValueError, RuntimeError):
         ends = torch.zeros(())
     if ends.dim() != 1 or ends.is_floating_point() or ends.dtype == torch.bool:
-        raise UserTypeError(f"cu_seqlens: expected whole numbers in one dimension, got {shown(cu_seqlens)}")
+        raise UserTypeError(f"{name}: expected whole numbers in one dimension, got {shown(cu_seqlens)}")
     ends = ends.long()
     if len(ends) < 2 or ends[0] != 0 or ends[-1] != length or (ends.diff() < 0).any():
-        raise UserError(f"cu_seqlens: expected numbers that rise from 0 to {length}, got {ends.tolist()[:8]}")
+        raise UserError(f"{name}: expected numbers that rise from 0 to {length}, got {ends.tolist()[:8]}")
     starts = torch.zeros(1, length, dtype=torch.bool, device=ends.device)
     starts[0, ends[:-1][ends.diff() > 0]] = True
     return starts
@@ -42,6 +46,13 @@ def starts_from_position_ids(position_ids: Tensor) -> Tensor:
     if not isinstance(position_ids, Tensor) or position_ids.dim() != 2 or position_ids.is_floating_point():
         raise UserTypeError(f"position_ids: expected whole numbers [batch, time], got {shown(position_ids)}")
     return position_ids == 0
+
+
+def check_keeps_documents(model: nn.Module, name: str) -> None:
+    """Raise a UserError about what goes by `name` for a model that reads on from document to document."""
+    reads_on = model._running_on if isinstance(model, LanguageModel) else [type(model).__name__]
+    if reads_on:
+        raise UserError(f"{name}: expected none, as {reads_on[0]} would read on from document to document")
 
 
 class Documents(NamedTuple):
