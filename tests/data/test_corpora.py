@@ -228,7 +228,7 @@ def test_the_embedded_corpus_leaves_out_tests_and_installed_packages(tmp_path):
     for name in kept + left_out:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"# {name}\n")
-    splits, _ = read_embedded(tmp_path)
+    splits, _, _ = read_embedded(tmp_path)
     whole = b"".join(split.tobytes() for split in splits.values()).decode()
     assert sorted(whole.splitlines()) == sorted(f"# {name}" for name in kept)
 
@@ -237,10 +237,10 @@ def test_a_file_stays_in_its_split_when_others_come_and_go(tmp_path):
     texts = {f"m{i}.py": f"value = {i}\n" for i in range(200)}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-    before, _ = read_embedded(tmp_path)
+    before, _, _ = read_embedded(tmp_path)
     for name in list(texts)[::2]:
         (tmp_path / name).unlink()
-    after, _ = read_embedded(tmp_path)
+    after, _, _ = read_embedded(tmp_path)
     for split in ("train", "valid", "test"):
         assert before[split].size > 0
         assert set(after[split].tobytes().splitlines()) <= set(before[split].tobytes().splitlines())

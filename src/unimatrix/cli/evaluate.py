@@ -33,6 +33,8 @@ distractors, or each rule by itself).
 Every byte is predicted exactly once. The text is cut into windows side by
 side, and each window starts afresh, so that a byte sees at most WINDOW bytes
 before it. With --carry-state (models without positions) it sees all of them.
+A model that was trained with --pack is measured so too: the files of a
+folder are kept apart, and each begins with BOS, which is read and not predicted.
 
 examples:
   unimatrix eval runs/mytext-unimatrix-core
@@ -164,9 +166,11 @@ def _on_text(options: Options, trained_with: Experiment | None) -> int:
     if window is None:
         limit = model.language_model.config.max_positions
         window = limit or _WINDOW if trained_with is None else trained_with.loop.seq_len
+    begins = corpus.begins[options.split] if trained_with is not None and trained_with.loop.pack else None
     measured = bits_per_byte(
         model.language_model,
         corpus.split(options.split),
+        begins=begins,
         window=window,
         batch_size=options.batch_size,
         carry_state=options.carry_state,
@@ -174,6 +178,8 @@ def _on_text(options: Options, trained_with: Experiment | None) -> int:
     windowing = f"windows of {window} bytes side by side, " + (
         "the state carried on" if options.carry_state else "each starting afresh"
     )
+    if begins is not None:
+        windowing += f", {len(begins):,} {'document' if len(begins) == 1 else 'documents'} kept apart"
     if options.json:
         fingerprint = corpus.fingerprint(options.split)
         row = dataclasses.asdict(measured) | {

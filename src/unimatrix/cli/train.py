@@ -28,12 +28,15 @@ ABOUT = """Train a model on a text of your own, or run one of the paper's experi
 
 The run's folder gets checkpoints, which `unimatrix generate`, `unimatrix eval`
 and Hugging Face's from_pretrained read, and TensorBoard's curves. Ctrl-C saves
-before it stops. Every setting below overrides the recipe; the defaults shown
+before it stops. A folder's files are read as one text; with --pack each is
+a document of its own, and nothing is carried from one into the next.
+Every setting below overrides the recipe; the defaults shown
 are those of the recipe that this command line chooses.
 
 examples:
   unimatrix train mytext.txt
   unimatrix train mytext.txt --preset unimatrix-discovery --steps 2000 --d-model 128
+  unimatrix train myfolder --pack
   unimatrix train mytext.txt --set layers.*.mixer.rule_mixing=true --set parts.memory=slots
   unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4
   unimatrix train --experiment recall.unimatrix-core --num-pairs 6
@@ -86,6 +89,8 @@ def run(arguments: Sequence[str]) -> int:
     recipe = _recipe(arguments)
     if recipe.task is not None:
         arguments = _with_seq_len(arguments)
+    if is_given(arguments, "--pack"):  # with it every document begins with BOS
+        recipe = replace(recipe, loop=replace(recipe.loop, bos_share=None))
     # of the changes the short ones are options, and no other; nor is what is in a config
     bare = replace(recipe, model=replace(recipe.model, config=None, changes={}))
     default = Options(model=of_changes(recipe.model.changes), settings=bare)
@@ -101,6 +106,8 @@ def run(arguments: Sequence[str]) -> int:
         corpus = load_data_dir(source) if options.data_dir is not None else load_corpus(source)
         settings = _named(options, arguments, source=source)
         _say_notes(console, corpus, own_text=options.experiment is None)
+        if settings.loop.pack:
+            say(console, f"Note: {_documents_kept_apart(corpus)}")
     else:
         _check_no_text(options, arguments)
         corpus, settings = None, options.settings
@@ -159,6 +166,14 @@ def _say_notes(console: Console, corpus: Corpus, *, own_text: bool) -> None:
         # on a text of one's own nobody expects the paper's numbers
         if not own_text or note != NOT_THE_PAPERS_CORPUS:
             say(console, f"Note: {note}")
+
+
+def _documents_kept_apart(corpus: Corpus) -> str:
+    train, valid = len(corpus.begins["train"]), len(corpus.begins["valid"])
+    return (
+        f"{train:,} {'document' if train == 1 else 'documents'} to train on, {valid:,} to validate with, kept"
+        " apart: each begins with BOS, and no byte is predicted from another document."
+    )
 
 
 def _with_seq_len(arguments: Sequence[str]) -> Sequence[str]:

@@ -6,12 +6,15 @@ splits, or any text of one's own.
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unimatrix.codec import check_file, is_utf8, near_names, shown
 from unimatrix.data import wikitext
+from unimatrix.data.documents import begins_of, check_begins
 from unimatrix.data.embedded import read_embedded
 from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.splits import SPLITS, Split
@@ -36,6 +39,8 @@ class Corpus:
     """Text as bytes.
 
     train, valid, test: [N] uint8 each, read-only.
+    begins: of each split [D] int64, where its documents (the files that it was put together from) begin, the
+        first at 0; a split that is not named is one document.
     notes: plain sentences that belong beside every number got from this text.
     is_paper_corpus: valid and test are WikiText-2 raw to the byte (train may be partial: a note says so).
     """
@@ -46,6 +51,7 @@ class Corpus:
     test: np.ndarray
     notes: tuple[str, ...] = ()
     is_paper_corpus: bool = False
+    begins: Mapping[Split, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not is_utf8(self.name):
@@ -56,6 +62,10 @@ class Corpus:
             view = self.split(split).view()
             view.flags.writeable = False
             object.__setattr__(self, split, view)
+        whole = {split: np.arange(min(1, len(self.split(split)))) for split in SPLITS}
+        object.__setattr__(self, "begins", whole | dict(self.begins))
+        for split in SPLITS:
+            check_begins(self.begins[split], len(self.split(split)))
 
     def split(self, split: Split) -> np.ndarray:
         return {"train": self.train, "valid": self.valid, "test": self.test}[split]
@@ -64,6 +74,11 @@ class Corpus:
         """{"sha256": hex digest, "bytes": size} of one split: what a result records of its data."""
         data = self.split(split)
         return {"sha256": wikitext.sha256(data), "bytes": len(data)}
+
+    def documents(self, split: Split) -> dict[str, str | int]:
+        """{"number", "sha256" of where they begin} of one split: recorded where they are kept apart."""
+        begins = self.begins[split]
+        return {"number": len(begins), "sha256": wikitext.sha256(begins.astype("<i8").view(np.uint8))}
 
 
 def load_corpus(source: str | Path = "auto") -> Corpus:
@@ -127,17 +142,13 @@ def _load_auto() -> Corpus:
 
 
 def _load_embedded(notes: tuple[str, ...]) -> Corpus:
-    splits, name = read_embedded()
-    return _from_splits(name, splits, notes=(*notes, NOT_THE_PAPERS_CORPUS))
+    splits, name, begins = read_embedded()
+    return _from_splits(name, splits, notes=(*notes, NOT_THE_PAPERS_CORPUS), begins=begins)
 
 
-def _from_splits(
-    name: str, splits: dict[Split, np.ndarray], *, notes: tuple[str, ...], is_paper_corpus: bool = False
-) -> Corpus:
+def _from_splits(name: str, splits: dict[Split, np.ndarray], **more: Any) -> Corpus:
     train, valid, test = (splits[split] for split in SPLITS)
-    return Corpus(
-        name=name, train=train, valid=valid, test=test, notes=notes, is_paper_corpus=is_paper_corpus
-    )
+    return Corpus(name=name, train=train, valid=valid, test=test, **more)
 
 
 def _recognised(name: str, splits: dict[Split, np.ndarray], notes: tuple[str, ...]) -> Corpus:
@@ -199,7 +210,8 @@ def _load_own_folder(root: Path) -> Corpus:
         )
     left_out = f", {num_binary} binary ones left out" if num_binary else ""
     note = f"{len(texts)} text files of {root.resolve().name}, sorted by path{left_out}."
-    return _split_by_position(root.resolve().name, np.concatenate(texts), notes=(note,))
+    begins = begins_of([len(text) for text in texts])
+    return _split_by_position(root.resolve().name, np.concatenate(texts), notes=(note,), begins=begins)
 
 
 def _is_binary(path: Path) -> bool:
@@ -211,7 +223,10 @@ def _is_binary(path: Path) -> bool:
         raise UserError(f"{path}: expected a readable file ({error.strerror or error})") from error
 
 
-def _split_by_position(name: str, data: np.ndarray, *, notes: tuple[str, ...]) -> Corpus:
+def _split_by_position(
+    name: str, data: np.ndarray, *, notes: tuple[str, ...], begins: np.ndarray | None = None
+) -> Corpus:
+    """A document that a border cuts is one on either side."""
     if len(data) < _FEWEST_BYTES_TO_SPLIT:
         raise UserError(
             f"{name}: expected at least {_FEWEST_BYTES_TO_SPLIT} bytes to split into train, valid and test, "
@@ -219,6 +234,10 @@ def _split_by_position(name: str, data: np.ndarray, *, notes: tuple[str, ...]) -
         )
     train_end = len(data) * _TRAIN_PERCENT // 100
     valid_end = len(data) * (_TRAIN_PERCENT + _VALID_PERCENT) // 100
+    borders: dict[Split, tuple[int, int]] = {
+        "train": (0, train_end), "valid": (train_end, valid_end), "test": (valid_end, len(data)),
+    }  # fmt: skip
+    begins = np.zeros(1, dtype=np.int64) if begins is None else begins
     split_note = f"{name} is split by position: first 90 % train, next 5 % valid, last 5 % test."
     return Corpus(
         name=name,
@@ -226,6 +245,10 @@ def _split_by_position(name: str, data: np.ndarray, *, notes: tuple[str, ...]) -
         valid=data[train_end:valid_end],
         test=data[valid_end:],
         notes=(*notes, split_note, NOT_THE_PAPERS_CORPUS),
+        begins={
+            split: np.concatenate([[0], begins[(begins > first) & (begins < end)] - first])
+            for split, (first, end) in borders.items()
+        },
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unimatrix.data.documents import begins_of
 from unimatrix.data.splits import Split
 from unimatrix.errors import UserError
 
@@ -28,11 +29,14 @@ _SPLIT_PARTS = 20
 _FEWEST_BYTES = 1_000_000
 
 
-def read_embedded(folder: Path | None = None) -> tuple[dict[Split, np.ndarray], str]:
+def read_embedded(
+    folder: Path | None = None,
+) -> tuple[dict[Split, np.ndarray], str, dict[Split, np.ndarray]]:
     """The standard library's sources (or `folder`'s, for tests), split by file into train, valid and test.
 
     Returns:
-        {"train" | "valid" | "test": [N] uint8}, and the corpus's name with the Python version.
+        {"train" | "valid" | "test": [N] uint8}, the corpus's name with the Python version, and of each split
+        where its files begin, int64.
     Raises:
         UserError: this Python comes without its sources.
     """
@@ -51,7 +55,10 @@ def read_embedded(folder: Path | None = None) -> tuple[dict[Split, np.ndarray], 
     splits: dict[Split, np.ndarray] = {
         split: np.frombuffer(b"".join(texts), dtype=np.uint8) for split, texts in parts.items()
     }
-    return splits, f"python-stdlib-{platform.python_version()}"
+    begins: dict[Split, np.ndarray] = {
+        split: begins_of([len(text) for text in texts]) for split, texts in parts.items()
+    }
+    return splits, f"python-stdlib-{platform.python_version()}", begins
 
 
 def _source_files(root: Path) -> list[Path]:

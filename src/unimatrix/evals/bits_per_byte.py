@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unimatrix.data import BOS
+from unimatrix.data.documents import packed, packed_batch
 from unimatrix.data.memory import check_fits
+from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
 from unimatrix.evals.model import (
     check_finite,
@@ -25,6 +26,7 @@ from unimatrix.evals.model import (
     sum_dtype,
     vocab_size,
 )
+from unimatrix.models.documents import check_keeps_documents
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +74,7 @@ def bits_per_byte(
     batch_size: int = 32,
     device: torch.device | str | None = None,
     carry_state: bool = False,
+    begins: np.ndarray | None = None,
 ) -> BitsPerByte:
     """Every byte of the text is predicted exactly once, from the bytes before it in its window.
 
@@ -83,6 +86,9 @@ def bits_per_byte(
     With carry_state=True the windows are the pieces of one stream: each starts from the state that the one
     before it left, and a byte sees the whole text before it. That needs a model without positions.
 
+    With begins the text is documents, each behind a BOS of its own that is read and not predicted
+    (`unimatrix.data.documents`): windows are cut from these tokens, and no byte sees another document's.
+
     The model is put into evaluation mode and back; log-likelihoods are added up in float64.
 
     Args:
@@ -91,9 +97,10 @@ def bits_per_byte(
         window: W >= 1; at most the model's max_positions.
         batch_size: windows per forward pass, 1 at a time with carry_state; it changes nothing but rounding.
         device: where to compute; None is where the model is. The model itself is not moved.
+        begins: [D] int64, where the text's documents begin; None reads it as one text.
     Raises:
-        UserError: no text, a size that is not positive, a window longer than the model's positions, or
-            carry_state on a model with positions.
+        UserError: no text, a size that is not positive, a window longer than the model's positions,
+            carry_state on a model with positions, or begins with a model that keeps no documents apart.
     """
     if len(data) == 0:
         raise UserError("evaluation text: expected at least 1 byte, got none")
@@ -102,7 +109,13 @@ def bits_per_byte(
             f"carry_state: expected a model with max_positions None, got one with {max_positions(model)}"
         )
     total = nats_of_share(
-        model, data, window=window, batch_size=batch_size, device=device, carry_state=carry_state
+        model,
+        data,
+        window=window,
+        batch_size=batch_size,
+        device=device,
+        carry_state=carry_state,
+        begins=begins,
     )
     return BitsPerByte.from_nats(float(total), len(data))
 
@@ -115,6 +128,7 @@ def nats_of_share(
     batch_size: int,
     device: torch.device | str | None = None,
     carry_state: bool = False,
+    begins: np.ndarray | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> torch.Tensor:
     """The nats of one process's share of the windows; summed over all shares, those of the whole text.
@@ -139,30 +153,35 @@ def nats_of_share(
         what=f"batch_size {rows:,}, window {window:,}: {tokens:,} bytes of text at a time",
         there=memory_of(where),
     )
+    if begins is not None:
+        check_keeps_documents(model, "begins")
+    stream = packed(data, np.arange(min(1, len(data))) if begins is None else begins)
     total = torch.zeros((), dtype=sum_dtype(where), device=where)
     with evaluating(model):
         state: Any = None
-        for index, batch in enumerate(_windows(data, window, rows)):
+        for index, windows in enumerate(_windows(stream, window, rows)):
             if index % share[1] != share[0]:
                 continue
-            tokens = torch.from_numpy(batch).to(where)  # [B, T + 1]
-            logits, left = model(tokens[:, :-1], state)
+            input_ids, labels, starts = packed_batch(torch.from_numpy(windows).to(where))
+            # of one text nothing is said: it may be read by any model
+            logits, left = model(input_ids, state, **({} if begins is None else {"starts": starts}))
             state = left if carry_state else None
-            losses = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+            losses = F.cross_entropy(
+                logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
+            )
             total += losses.to(total.dtype).sum()
     return total
 
 
-def _windows(data: np.ndarray, window: int, batch_size: int) -> Iterator[np.ndarray]:
+def _windows(tokens: np.ndarray, window: int, batch_size: int) -> Iterator[np.ndarray]:
     """[B, T + 1] int64: T targets and the token before them; T = window but in the last, shorter one."""
-    tokens = np.empty(len(data) + 1, dtype=np.int16)
-    tokens[0], tokens[1:] = BOS, data
+    length = len(tokens) - 1
     # one window holds any shorter text
-    window = min(window, max(1, len(data)))
-    num_full = len(data) // window
+    window = min(window, max(1, length))
+    num_full = length // window
     offsets = np.arange(window + 1)
     for first in range(0, num_full, batch_size):
         starts = np.arange(first, min(first + batch_size, num_full)) * window
         yield tokens[starts[:, None] + offsets].astype(np.int64)
-    if len(data) % window:
+    if length % window:
         yield tokens[None, num_full * window :].astype(np.int64)

@@ -3,6 +3,7 @@
 Letters: B rows, T time, N documents.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.models.input_checks import check_starts
-from unimatrix.models.language_model import LanguageModel
 from unimatrix.ops.shapes import TokenIds, TokenMask
 
 
@@ -50,9 +50,12 @@ def starts_from_position_ids(position_ids: Tensor) -> Tensor:
 
 def check_keeps_documents(model: nn.Module, name: str) -> None:
     """Raise a UserError about what goes by `name` for a model that reads on from document to document."""
-    reads_on = model._running_on if isinstance(model, LanguageModel) else [type(model).__name__]
+    takes_starts = "starts" in inspect.signature(model.forward).parameters
+    reads_on = getattr(model, "_running_on", [] if takes_starts else [type(model).__name__])
     if reads_on:
-        raise UserError(f"{name}: expected none, as {reads_on[0]} would read on from document to document")
+        raise UserError(
+            f"{name}: documents in one row need a model that keeps them apart; {reads_on[0]} would read on"
+        )
 
 
 class Documents(NamedTuple):

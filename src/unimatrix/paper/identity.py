@@ -38,6 +38,9 @@ BESIDES_THE_NUMBERS = frozenset(
 # how something is computed, not what: forms of an op agree, and a device is known by its kind
 _HOW = frozenset({"backend", "device"})
 
+# settings that are newer than some rows, at what they were before: a run that leaves them so is what it was
+_SINCE = {"pack": False}
+
 # what the presets were when rows held their names alone: each whole, as its config's to_dict() gave it
 _PRESETS_THEN = Path(__file__).with_name("presets_0_1_0.json")
 # where a setting of such a row stands under another name in the preset
@@ -107,7 +110,10 @@ def stamp_then(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _digest(parts: dict[str, Any], data: Mapping[str, Any]) -> str:
-    parts |= {split: data[split]["sha256"] for split in ("train", "valid")}
+    for split in ("train", "valid"):
+        parts[split] = data[split]["sha256"]
+        if data[split].get("documents") is not None:  # kept apart
+            parts[f"{split} documents"] = data[split]["documents"]["sha256"]
     # through JSON, in which a tuple and the list it is read back as are the same
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -141,5 +147,5 @@ def _numbers_only(config: Any, *, besides: frozenset[str] = BESIDES_THE_NUMBERS 
     return {
         key: _numbers_only(value, besides=besides)
         for key, value in config.items()
-        if key not in besides and value is not None
+        if key not in besides and value is not None and (key not in _SINCE or value != _SINCE[key])
     }

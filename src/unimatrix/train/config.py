@@ -151,6 +151,9 @@ class LoopConfig:
         seq_len: bytes predicted per window, in training and in evaluation; a task's length.
         bos_share: of a text, the share of windows that begin with BOS, so that the model can start from
             nothing (an empty prompt); None for none, as in the paper.
+        pack: a text's documents (the files of a folder) are kept apart: each begins with a BOS, which is read
+            and not predicted, and no byte is predicted from another document, in training and in evaluation.
+            A window's seq_len then counts these tokens too.
         seed: of the initial weights, the batches and the dropout.
         eval_every: steps between evaluations; None evaluates at the end only.
         eval_bytes: how much of the validation text those in between look at (None: all; the last one always
@@ -170,6 +173,7 @@ class LoopConfig:
     batch_size: int = 16
     seq_len: int = 128
     bos_share: float | None = None
+    pack: bool = False
     seed: int = 7
     eval_every: int | None = None
     eval_bytes: int | None = None
@@ -187,6 +191,12 @@ class LoopConfig:
         check_positive(self, "keep_checkpoints", "log_every")
         if self.bos_share is not None and not 0.0 < self.bos_share <= 1.0:
             raise UserError(f"bos_share: expected above 0, at most 1, or None for none; got {self.bos_share}")
+        if self.pack and self.bos_share is not None:
+            raise UserError(
+                f"bos_share: with pack every document begins with BOS; expected None, got {self.bos_share}"
+            )
+        if self.pack and self.seq_len < 2:
+            raise UserError("seq_len: with pack expected at least 2, as a window of 1 may ask nothing, got 1")
         check_range(self, "seed", low=0, below=2**63)
         asked = self.eval_at or ()
         if list(asked) != sorted({step for step in asked if step > 0}):
@@ -244,10 +254,10 @@ class Experiment:
                 f"seq_len: expected the task's length {task.length}, got {self.loop.seq_len}; "
                 "change length and seq_len together"
             )
-        for name in ("eval_bytes", "bos_share"):
+        for name, without in (("eval_bytes", None), ("bos_share", None), ("pack", False)):
             value = getattr(self.loop, name)
-            if value is not None:
-                raise UserError(f"{name}: a task has no text; expected None, got {value}")
+            if value != without:
+                raise UserError(f"{name}: a task has no text; expected {without}, got {value}")
 
     def _check_task_preset(self) -> None:
         """A model that is made for one task's symbols can answer nothing else."""

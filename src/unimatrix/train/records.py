@@ -17,9 +17,20 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TextDocuments:
+    """sha256: of where they begin, 8 bytes each, the lowest first."""
+
+    number: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TextSplit:
+    """documents: None where they are not kept apart."""
+
     sha256: str
     bytes: int
+    documents: TextDocuments | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

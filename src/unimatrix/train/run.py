@@ -18,6 +18,7 @@ from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
 from unimatrix.models import AnyModel, build, config_from_dict
+from unimatrix.models.documents import check_keeps_documents
 from unimatrix.train.checkpoint import OPTIMIZER, RNG, TRAINER, WEIGHTS, Checkpoint, save_checkpoint
 from unimatrix.train.config import Experiment
 from unimatrix.train.records import TrainerRecord, data_record
@@ -45,17 +46,18 @@ class LossModule(nn.Module):
         self.model = model
         self.together = together
 
-    def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
-        """Mean nats per label that is not IGNORE, 0 without any; input_ids and labels are [B, T]."""
+    def forward(self, input_ids: Tensor, labels: Tensor, starts: Tensor | None = None) -> Tensor:
+        """Mean nats per label that is not IGNORE, 0 without any; a batch's tensors are [B, T]."""
         if not self.together:
-            return self._loss(input_ids, labels)
+            return self._loss(input_ids, labels, starts)
         try:
-            return self._loss(input_ids, labels)
+            return self._loss(input_ids, labels, starts)
         except UserError:
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * torch.nan
 
-    def _loss(self, input_ids: Tensor, labels: Tensor) -> Tensor:
-        logits, _ = self.model(input_ids)
+    def _loss(self, input_ids: Tensor, labels: Tensor, starts: Tensor | None) -> Tensor:
+        # not every model takes starts
+        logits, _ = self.model(input_ids) if starts is None else self.model(input_ids, starts=starts)  # type: ignore[reportCallIssue]
         nats = F.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
         )
@@ -88,6 +90,8 @@ class Run:
         choice, optim, loop = experiment.model, experiment.optim, experiment.loop
         torch.manual_seed(torch_seed("weights", seed=loop.seed))
         self.model = build(choice.resolved(source.vocab_size)).to(accelerator.device)
+        if loop.pack:
+            check_keeps_documents(self.model, "pack")
         self._raw_optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optim.lr,
@@ -160,15 +164,16 @@ class Run:
         asked = (batch.labels != IGNORE).sum(1)
         num_labels = int(asked.sum())
         assert num_labels > 0, "a batch asks for something"
-        input_ids, labels = (
+        here = (
             part.chunk(accelerator.num_processes)[accelerator.process_index].to(accelerator.device)
             for part in batch
+            if part is not None
         )
         asked = asked.chunk(accelerator.num_processes)[accelerator.process_index].chunk(optim.accumulation)
         for group in self._raw_optimizer.param_groups:
             group["lr"] = learning_rate(optim, step=self.step, steps=loop.steps)
         losses = []
-        pieces = zip(input_ids.chunk(optim.accumulation), labels.chunk(optim.accumulation), strict=True)
+        pieces = zip(*(part.chunk(optim.accumulation) for part in here), strict=True)
         for index, piece in enumerate(pieces):
             last = index == optim.accumulation - 1
             # processes exchange gradients once, after the last piece

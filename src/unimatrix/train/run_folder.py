@@ -8,7 +8,7 @@ logs/             TensorBoard's event files
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,12 @@ def _check_same_run(
     for split in ("train", "valid"):
         was, now = encode(getattr(saved.data, split)), data[split]
         if was["sha256"] == now["sha256"]:
-            continue
+            if was.get("documents") == now.get("documents"):
+                continue
+            raise UserError(
+                f"resume: the run in {str(out)!r} keeps other documents of the {split} text apart: "
+                f"{_documents(was)}; got {_documents(now)}"
+            )
         if asked.task is not None:
             # the settings agree: this version draws other sequences than the one that began the run
             raise UserError(
@@ -170,6 +175,11 @@ def _check_same_run(
             f"resume: the run in {str(out)!r} has another {split} text: {was['bytes']:,} bytes, sha256 "
             f"{was['sha256'][:8]}...; got {now['bytes']:,} bytes, sha256 {now['sha256'][:8]}..."
         )
+
+
+def _documents(split: Mapping[str, Any]) -> str:
+    """In words, those of a split that are known to be kept apart."""
+    return f"{split['documents']['number']:,}, sha256 {split['documents']['sha256'][:8]}..."
 
 
 def _delete_logs(logs: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from unimatrix.data import VOCAB_SIZE, Corpus, check_one_window, load_corpus, random_windows
+from unimatrix.data import VOCAB_SIZE, Corpus, Split, check_one_window, load_corpus, random_windows
+from unimatrix.data.documents import packed, packed_batch
 from unimatrix.data.tasks import Batch, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import BitsPerByte, TaskScore, nats_of_share, task_sums
@@ -34,7 +35,9 @@ class Source(Protocol):
     headline: str
 
     def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
-        """Input ids and labels, [B, T] each, a function of (seed, step); any number of labels, at least 1.
+        """Input ids, labels and perhaps starts, [B, T] each, a function of (seed, step).
+
+        Any number of labels, at least 1.
 
         Nothing is asked at padding.
         """
@@ -62,6 +65,8 @@ class Source(Protocol):
 class TextSource:
     """Windows of a corpus's training text; bits per byte of its validation text.
 
+    With pack the documents of either are kept apart, see `LoopConfig`.
+
     metrics: bpb, bits per byte, and ppl, the perplexity per byte, left out if too large for a number.
 
     Raises:
@@ -69,7 +74,13 @@ class TextSource:
     """
 
     def __init__(
-        self, corpus: Corpus, *, seq_len: int, eval_bytes: int | None, bos_share: float | None
+        self,
+        corpus: Corpus,
+        *,
+        seq_len: int,
+        eval_bytes: int | None,
+        bos_share: float | None,
+        pack: bool = False,
     ) -> None:
         check_one_window(corpus.train, seq_len=seq_len, name=f"{corpus.name} (train)")
         if len(corpus.valid) == 0:
@@ -80,24 +91,30 @@ class TextSource:
         self._seq_len = seq_len
         self._eval_bytes = eval_bytes
         self._bos_share = bos_share or 0.0
+        self._pack = pack
+        self._train = packed(corpus.train, corpus.begins["train"]) if pack else corpus.train
 
     def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
         windows = random_windows(
-            self._corpus.train,
+            self._train,
             seed=seed,
             step=step,
             batch_size=batch_size,
             seq_len=self._seq_len,
             bos_share=self._bos_share,
         )
-        return Batch(windows[:, :-1], windows[:, 1:])
+        return packed_batch(windows) if self._pack else Batch(windows[:, :-1], windows[:, 1:])
 
     def evaluate(
         self, model: AnyModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
     ) -> dict[str, float]:
         # there is one validation text, whatever the seed
         text = self._corpus.valid[: self._eval_bytes] if extent == "part" else self._corpus.valid
-        nats = nats_of_share(model, text, window=self._seq_len, batch_size=_EVAL_BATCH_SIZE, share=share)
+        begins = self._corpus.begins["valid"]
+        begins = begins[begins < len(text)] if self._pack else None
+        nats = nats_of_share(
+            model, text, window=self._seq_len, batch_size=_EVAL_BATCH_SIZE, begins=begins, share=share
+        )
         result = BitsPerByte.from_nats(float(add_up(nats)), len(text))
         return {"bpb": result.bpb} | ({} if result.perplexity is None else {"ppl": result.perplexity})
 
@@ -105,7 +122,13 @@ class TextSource:
         return f"{metrics['bpb']:.4f} bits per byte"
 
     def describe(self) -> dict[str, Any]:
-        return describe(self._corpus)
+        described = describe(self._corpus)
+        if self._pack:
+            splits: tuple[Split, ...] = ("train", "valid")
+            described |= {
+                split: described[split] | {"documents": self._corpus.documents(split)} for split in splits
+            }
+        return described
 
 
 class TaskSource:
@@ -167,7 +190,9 @@ def source_of(experiment: Experiment, corpus: Corpus | None = None) -> Source:
         return TaskSource(experiment.task)
     corpus = load_corpus(experiment.data) if corpus is None else corpus
     loop = experiment.loop
-    return TextSource(corpus, seq_len=loop.seq_len, eval_bytes=loop.eval_bytes, bos_share=loop.bos_share)
+    return TextSource(
+        corpus, seq_len=loop.seq_len, eval_bytes=loop.eval_bytes, bos_share=loop.bos_share, pack=loop.pack
+    )
 
 
 def describe(data: Corpus | TaskConfig) -> dict[str, Any]:
@@ -175,8 +200,8 @@ def describe(data: Corpus | TaskConfig) -> dict[str, Any]:
 
     Returns:
         name; kind, "text" or "task"; notes; is_paper_corpus; train and valid: {"sha256", "bytes"} of a text's
-        splits, {"sha256", "sequences"} of a task's streams (the hash is of the first few sequences at seed 0;
-        sequences is None in train, which has no end).
+        splits (with pack their "documents" too), {"sha256", "sequences"} of a task's streams (the hash is of
+        the first few sequences at seed 0; sequences is None in train, which has no end).
     """
     if isinstance(data, Corpus):
         return {
