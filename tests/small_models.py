@@ -28,7 +28,10 @@ def preset(request: pytest.FixtureRequest) -> str:
 
 def small_model(name: str, **overrides) -> LanguageModel:
     """A preset of width 16 in evaluation mode, its weights ready for gradients."""
-    settings = {"d_model": 16, "num_heads": 2, "depth": 2}
-    if setting(unimatrix.presets()[name], "state_dim") is not None:
+    config = unimatrix.presets()[name]
+    settings = {"d_model": 16, "num_heads": 2}
+    if all(layer == config.layers[0] for layer in config.layers):
+        settings["depth"] = 2
+    if setting(config, "state_dim") is not None:
         settings["state_dim"] = 8
     return trained_size(name, **settings | overrides).requires_grad_(True)

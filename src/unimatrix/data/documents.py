@@ -4,12 +4,13 @@ Letters: N bytes, D documents, B rows, T time.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from unimatrix.data.memory import check_fits, host_bytes
-from unimatrix.data.tasks.batch import IGNORE, Batch
+from unimatrix.data.tasks.batch import IGNORE
 from unimatrix.data.tokenizer import BOS
 from unimatrix.errors import UserError
 
@@ -46,10 +47,18 @@ def packed(data: np.ndarray, begins: np.ndarray) -> np.ndarray:
     return np.insert(data.astype(np.int16), begins, BOS)
 
 
-def packed_batch(windows: Tensor) -> Batch:
-    """The batch of windows [B, T + 1] of packed tokens: every byte is asked of its own document.
+class PackedBatch(NamedTuple):
+    """A `Batch` whose rows hold documents; starts [B, T] bool: where they begin."""
 
-    A BOS begins a document and is nobody's to predict.
-    """
-    input_ids, labels = windows[:, :-1], windows[:, 1:]
-    return Batch(input_ids, labels.masked_fill(labels == BOS, IGNORE), input_ids == BOS)
+    input_ids: Tensor
+    labels: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, windows: Tensor) -> "PackedBatch":
+        """The batch of windows [B, T + 1] of packed tokens: every byte is asked of its own document.
+
+        A BOS begins a document and is nobody's to predict.
+        """
+        input_ids, labels = windows[:, :-1], windows[:, 1:]
+        return cls(input_ids, labels.masked_fill(labels == BOS, IGNORE), input_ids == BOS)

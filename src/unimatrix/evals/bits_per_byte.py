@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unimatrix.data.documents import packed, packed_batch
+from unimatrix.data.documents import PackedBatch, packed
 from unimatrix.data.memory import check_fits
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
@@ -162,7 +162,7 @@ def nats_of_share(
         for index, windows in enumerate(_windows(stream, window, rows)):
             if index % share[1] != share[0]:
                 continue
-            input_ids, labels, starts = packed_batch(torch.from_numpy(windows).to(where))
+            input_ids, labels, starts = PackedBatch.of(torch.from_numpy(windows).to(where))
             # of one text nothing is said: it may be read by any model
             logits, left = model(input_ids, state, **({} if begins is None else {"starts": starts}))
             state = left if carry_state else None

@@ -167,7 +167,6 @@ class Run:
         here = (
             part.chunk(accelerator.num_processes)[accelerator.process_index].to(accelerator.device)
             for part in batch
-            if part is not None
         )
         asked = asked.chunk(accelerator.num_processes)[accelerator.process_index].chunk(optim.accumulation)
         for group in self._raw_optimizer.param_groups:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from unimatrix.data import VOCAB_SIZE, Corpus, Split, check_one_window, load_corpus, random_windows
-from unimatrix.data.documents import packed, packed_batch
+from unimatrix.data.documents import PackedBatch, packed
 from unimatrix.data.tasks import Batch, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import BitsPerByte, TaskScore, nats_of_share, task_sums
@@ -34,10 +34,8 @@ class Source(Protocol):
     vocab_size: int
     headline: str
 
-    def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
-        """Input ids, labels and perhaps starts, [B, T] each, a function of (seed, step).
-
-        Any number of labels, at least 1.
+    def batch(self, *, seed: int, step: int, batch_size: int) -> Batch | PackedBatch:
+        """Input ids and labels, [B, T] each, a function of (seed, step); any number of labels, at least 1.
 
         Nothing is asked at padding.
         """
@@ -94,7 +92,7 @@ class TextSource:
         self._pack = pack
         self._train = packed(corpus.train, corpus.begins["train"]) if pack else corpus.train
 
-    def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
+    def batch(self, *, seed: int, step: int, batch_size: int) -> Batch | PackedBatch:
         windows = random_windows(
             self._train,
             seed=seed,
@@ -103,7 +101,7 @@ class TextSource:
             seq_len=self._seq_len,
             bos_share=self._bos_share,
         )
-        return packed_batch(windows) if self._pack else Batch(windows[:, :-1], windows[:, 1:])
+        return PackedBatch.of(windows) if self._pack else Batch(windows[:, :-1], windows[:, 1:])
 
     def evaluate(
         self, model: AnyModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp

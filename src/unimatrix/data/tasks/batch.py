@@ -27,13 +27,11 @@ _STREAMS: dict[Stream, int] = {"train": 0, "eval": 1}
 class Batch(NamedTuple):
     """input_ids [B, T] int64; labels [B, T] int64: the token asked for at a position, or IGNORE.
 
-    At padding the label is IGNORE: what a model says there means nothing. starts [B, T] bool: where documents
-    begin of which a row holds several; None where each row is one.
+    At padding the label is IGNORE: what a model says there means nothing.
     """
 
     input_ids: Tensor
     labels: Tensor
-    starts: Tensor | None = None
 
 
 def check_draw(config: object, kind: type, *, batch_size: int, stream: object) -> None:
