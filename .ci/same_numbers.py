@@ -57,8 +57,11 @@ def main() -> int:
         tree = subprocess.run(archive, check=True, capture_output=True).stdout
         subprocess.run(["tar", "-x", "-C", place], check=True, input=tree)
         then, now = (found(Path(place) / "src"), found(ROOT / "src"))
-    rows = {name: [then.get(name), now.get(name)] for name in {**then, **now}}
+    rows = {name: [digest, now.get(name)] for name, digest in then.items()}
     different = [name for name, (before, after) in rows.items() if before != after]
+    came = sorted({name.split(" V ")[0] for name in now.keys() - then.keys()})
+    if came:
+        print(f"not compared, as {options.revision} has them not: {', '.join(came)}")
     for name in different:
         print(f"differs: {name} ({' -> '.join(str(digest) for digest in rows[name])})")
     print(f"{len(rows) - len(different)} of {len(rows)} equal bit for bit to {options.revision}")
