@@ -4,7 +4,8 @@ A value that does not fit raises a UserError of one line: the field's name, what
 """
 
 import math
-from typing import Any, ClassVar, get_origin, get_type_hints
+import types
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from unimatrix.codec import decode, described, shown
 from unimatrix.errors import UserError, UserTypeError
@@ -27,12 +28,30 @@ def check_types(config: Any) -> None:
 
 def check_type(name: str, hint: Any, value: Any) -> None:
     """A value is of a type: a list is no tuple here, and an object's fields are no settings yet."""
+    if _plainly(hint, value):
+        return  # as presets are made, when only torch and numpy need be there
     try:
         fits = decode(hint, value, where=name) == value
     except UserError:
         fits = False
     if not fits:
         raise UserTypeError(f"{name}: expected {described(hint)}, got {shown(value)}")
+
+
+def _plainly(hint: Any, value: Any) -> bool:
+    """Whether a value is of a type, seen without the codec; False says nothing."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_plainly(option, value) for option in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        return type(value) is tuple and all(_plainly(arguments[0], item) for item in value)
+    if hint is float:
+        return type(value) is float and math.isfinite(value)
+    if hint in (int, bool, str, type(None)):
+        return type(value) is hint
+    return hasattr(hint, "from_json") and isinstance(value, hint)
 
 
 def check_positive(config: Any, *names: str) -> None:
