@@ -113,6 +113,36 @@ def test_a_binary_file_is_a_text_like_any_other(call, tmp_path) -> None:
     assert (code, err) == (0, "")
 
 
+def test_train_keeps_the_files_of_a_folder_apart_and_so_does_eval(call, refused, small_run, tmp_path) -> None:
+    files, run = tmp_path / "files", tmp_path / "run"
+    files.mkdir()
+    words = (small_run.parent / "sea.txt").read_text()
+    for number in range(12):
+        (files / f"{number:02}.txt").write_text(words[100 * number : 100 * number + 100])
+    code, out, err = call("train", files, "--pack", *SMALL, "--steps", "3", "--out", run)
+    assert (code, err) == (0, "")
+    assert "Note: 11 documents to train on, 2 to validate with, kept apart: each begins with BOS" in out
+    loop = settings_of(run).loop
+    assert (loop.pack, loop.bos_share) == (True, None)
+    trained = float(out.split("Validation: ")[1].split(" ")[0])
+    code, out, _ = call("eval", run)
+    assert code == 0
+    assert float(out.split(" ")[0]) == pytest.approx(trained, abs=2e-4)
+    assert "60 bytes, windows of 16 bytes side by side, each starting afresh, 2 documents kept apart" in out
+    # a resume needs to be told nothing, and is not told otherwise
+    assert call("train", "--resume", "--out", run, "--steps", "4")[0] == 0
+    assert settings_of(run).loop.pack
+    # a model that was not trained so reads the folder as one text
+    _, out, _ = call("eval", small_run, "--data", files)
+    assert "kept apart" not in out
+    assert "bos_share: with pack every document begins with BOS" in refused(
+        "train", files, "--pack", "--bos-share", "0.1", *SMALL, "--out", tmp_path / "never"
+    )
+    task = ("--experiment", "recall.unimatrix-core", "--pack", "--out", tmp_path / "never")
+    assert "pack: a task has no text" in refused("train", *task)
+    assert not (tmp_path / "never").exists()
+
+
 # eval
 
 

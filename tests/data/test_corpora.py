@@ -67,6 +67,20 @@ def test_a_folder_of_text_is_read_in_the_order_of_its_paths(tmp_path):
     whole = corpus.train.tobytes() + corpus.valid.tobytes() + corpus.test.tobytes()
     assert whole == b"A" * 20 + b"B" * 20 + b"C" * 20
     assert any("3 text files" in note and "1 binary" in note for note in corpus.notes)
+    # where each begins, in each split; the border between two splits cuts the last one
+    begins = {split: positions.tolist() for split, positions in corpus.begins.items()}
+    assert begins == {"train": [0, 20, 40], "valid": [0], "test": [0]}
+    assert corpus.documents("train")["number"] == 3
+    assert corpus.documents("train") != corpus.documents("valid")
+
+
+def test_what_is_no_folder_of_files_is_one_document_a_split(tmp_path):
+    (tmp_path / "one.txt").write_bytes(b"x" * 100)
+    for corpus in (
+        load_corpus(tmp_path / "one.txt"),
+        load_corpus(write_splits(tmp_path / "three", train=b"abc", valid=b"de", test=b"f")),
+    ):
+        assert [corpus.begins[split].tolist() for split in ("train", "valid", "test")] == [[0]] * 3
 
 
 @pytest.mark.parametrize(
@@ -228,7 +242,9 @@ def test_the_embedded_corpus_leaves_out_tests_and_installed_packages(tmp_path):
     for name in kept + left_out:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"# {name}\n")
-    splits, _, _ = read_embedded(tmp_path)
+    splits, _, begins = read_embedded(tmp_path)
+    for split, text in splits.items():
+        assert begins[split].tolist() == [at for at, byte in enumerate(text) if byte == ord("#")]
     whole = b"".join(split.tobytes() for split in splits.values()).decode()
     assert sorted(whole.splitlines()) == sorted(f"# {name}" for name in kept)
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from unimatrix.data import BOS, VOCAB_SIZE
+from unimatrix.data.documents import begins_of
 from unimatrix.errors import UserError
 from unimatrix.evals import BitsPerByte, bits_per_byte, nats_of_share, rates_text
 from unimatrix.models import build
@@ -95,6 +96,53 @@ def test_a_carried_state_equals_one_pass_over_the_whole_text(preset):
     cut = bits_per_byte(model, text, window=40)
     assert carried.bpb == pytest.approx(whole.bpb, abs=1e-5)
     assert abs(cut.bpb - whole.bpb) > 1e-5
+
+
+DOCUMENTS = (1, 40, 1, 300, 2, 659)
+
+
+@pytest.mark.parametrize("preset", ["transformer", "unimatrix-core", "unimatrix-sparse-pointer"])
+def test_documents_are_measured_as_if_each_were_alone(preset):
+    torch.manual_seed(0)
+    model = build(preset, max_positions=None)
+    begins = begins_of(DOCUMENTS)
+    alone = [
+        bits_per_byte(model, TEXT[begin : begin + length], window=length)
+        for begin, length in zip(begins, DOCUMENTS, strict=True)
+    ]
+    nats = sum(one.nats for one in alone)
+    for settings in ({"window": 2000}, {"window": 30, "carry_state": True}):
+        whole = bits_per_byte(model, TEXT, begins=begins, **settings)
+        assert whole.num_bytes == len(TEXT)
+        assert whole.nats == pytest.approx(nats, rel=1e-6)
+    assert abs(bits_per_byte(model, TEXT, window=2000).nats - nats) > 0.1
+
+
+def test_every_byte_of_every_document_is_predicted_once_in_whatever_windows():
+    class Reading(Bigram):
+        """Each byte from the one before it, or from BOS."""
+
+        def forward(self, input_ids, state=None, *, mask=None, starts=None):
+            assert torch.equal(starts, input_ids == BOS)
+            return super().forward(input_ids, state)
+
+    model, begins = Reading(), begins_of(DOCUMENTS)
+    before = np.concatenate([[BOS], TEXT[:-1]]).astype(np.int64)
+    before[begins] = BOS
+    log_p = model.table.detach().double().log_softmax(-1)[before, torch.from_numpy(TEXT.astype(np.int64))]
+    for window, batch_size in ((1, 64), (7, 4), (100, 3), (5000, 1)):
+        result = bits_per_byte(model, TEXT, window=window, batch_size=batch_size, begins=begins)
+        assert result.nats == pytest.approx(-float(log_p.sum()), rel=1e-6)
+        parts = [
+            nats_of_share(model, TEXT, window=window, batch_size=batch_size, begins=begins, share=(r, 3))
+            for r in range(3)
+        ]
+        assert float(sum(parts)) == pytest.approx(result.nats, rel=1e-12)
+
+
+def test_a_model_that_reads_on_has_no_documents():
+    with pytest.raises(UserError, match=r"^begins: documents in one row need .*; Bigram would read on"):
+        bits_per_byte(Bigram(), TEXT, window=16, begins=begins_of(DOCUMENTS))
 
 
 def test_the_batch_size_changes_nothing():

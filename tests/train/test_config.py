@@ -208,6 +208,12 @@ def test_settings_that_do_not_fit_together_are_named():
     for field, value in (("eval_bytes", 10), ("bos_share", 0.1)):
         with pytest.raises(UserError, match=f"{field}: a task has no text; expected None, got {value}"):
             Experiment(task=RecallConfig(), loop=LoopConfig(**{field: value}))
+    with pytest.raises(UserError, match="pack: a task has no text; expected False, got True"):
+        Experiment(task=RecallConfig(), loop=LoopConfig(pack=True))
+    with pytest.raises(UserError, match="bos_share: with pack every document begins with BOS; expected None"):
+        LoopConfig(pack=True, bos_share=0.1)
+    with pytest.raises(UserError, match="seq_len: with pack expected at least 2"):
+        LoopConfig(pack=True, seq_len=1)
     with pytest.raises(UserError, match="task: expected an object with fields or None, got 'recall'"):
         Experiment(task="recall")
 

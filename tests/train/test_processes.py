@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -31,16 +32,21 @@ from ragged import ragged
 
 out = Path(sys.argv[1])
 corpus_bytes = np.frombuffer((out / "text").read_bytes(), dtype=np.uint8)
-corpus = Corpus(name="short", train=corpus_bytes, valid=corpus_bytes[:1000], test=corpus_bytes[:1000])
+begins = {name: np.array([0, 3, 4, *range(20, 1000, 33)]) for name in ("train", "valid")}
+corpus = Corpus(
+    name="short", train=corpus_bytes, valid=corpus_bytes[:1000], test=corpus_bytes[:1000], begins=begins
+)
 console = Console(file=io.StringIO())
 TaskSource.batch = ragged()
-for name in ("recall", "parts", "whole"):
+for name in ("recall", "parts", "packed", "whole"):
     experiment = Experiment.from_dict(json.loads((out / f"{name}.json").read_text()))
     resume = (out / name / "run.json").exists()
     text = corpus if experiment.task is None else None
     result = train(experiment, out=out / name, corpus=text, resume=resume, console=console)
     if name == "recall":
         answered = result.metrics | {"train": result.final_loss}
+    if name == "packed":
+        packed = result.metrics | {"train": result.final_loss}
 try:
     bad = Experiment.from_dict(json.loads((out / "uneven.json").read_text()))
     train(bad, out=out / "uneven", corpus=corpus, console=console)
@@ -63,7 +69,7 @@ except UserError as error:
 shown = len(console.file.getvalue())
 report = {"bpb": result.bpb, "loss": result.final_loss, "refused": refused, "shown": shown}
 report["stopped"] = stopped
-report["recall"] = answered
+report |= {"recall": answered, "packed": packed}
 (out / f"rank{rank}.json").write_text(json.dumps(report))
 torch.distributed.destroy_process_group()
 """
@@ -79,6 +85,7 @@ def test_two_processes_equal_one(launched, tiny, text, console, monkeypatch):
     (launched / "script.py").write_text(SCRIPT)
     settings = {"steps": 4, "dropout": 0.0, "accumulation": 2, "clip": 1.0, "eps": 1e-5}
     experiments = {"whole": tiny(**settings), "uneven": tiny(batch_size=5)}
+    experiments["packed"] = tiny(**settings, pack=True)
     experiments["lost"] = tiny(steps=4, dropout=0.0)
     experiments["parts"] = tiny(**(settings | {"dropout": 0.1, "steps": 2}))
     task = RecallConfig(
@@ -93,14 +100,18 @@ def test_two_processes_equal_one(launched, tiny, text, console, monkeypatch):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=150)
     assert done.returncode == 0, done.stderr
-    corpus = type(text)(name="short", train=text.train, valid=text.train[:1000], test=text.train[:1000])
+    begins = {name: np.array([0, 3, 4, *range(20, 1000, 33)]) for name in ("train", "valid")}
+    short = text.train[:1000]
+    corpus = type(text)(name="short", train=text.train, valid=short, test=short, begins=begins)
     alone = train(experiments["whole"], out=launched / "alone", corpus=corpus, console=console)
+    packed = train(experiments["packed"], out=launched / "alone-packed", corpus=corpus, console=console)
     monkeypatch.setattr(TaskSource, "batch", ragged())
     recall = train(experiments["recall"], out=launched / "alone-recall", console=console)
     reports = [json.loads((launched / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     for report in reports:
         assert report["bpb"] == pytest.approx(alone.bpb, abs=1e-5)
         assert report["loss"] == pytest.approx(alone.final_loss, abs=1e-5)
+        assert report["packed"] == pytest.approx(packed.metrics | {"train": packed.final_loss}, abs=1e-4)
         # accuracies to the answer: every sequence is counted once, by one of the two
         assert report["recall"] == pytest.approx(recall.metrics | {"train": recall.final_loss}, abs=1e-5)
         assert (

@@ -1,0 +1,121 @@
+"""Training on documents kept apart: batches, the loss, what measures it, going on, and what is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from outside_part import SurpriseConfig
+from tolerances import assert_close
+from torch.nn import functional as F
+
+from unimatrix.data import BOS
+from unimatrix.data.documents import packed
+from unimatrix.errors import UserError
+from unimatrix.evals import bits_per_byte
+from unimatrix.models import build
+from unimatrix.train import load_checkpoint, train
+from unimatrix.train.run import LossModule
+from unimatrix.train.sources import source_of
+
+
+@pytest.fixture
+def documents(text):
+    """The short text in documents of 1 to 40 bytes."""
+    begins = {}
+    for split in ("train", "valid", "test"):
+        steps = np.random.default_rng(0).integers(1, 41, len(text.split(split)))
+        begins[split] = np.concatenate([[0], steps.cumsum()])
+        begins[split] = begins[split][begins[split] < len(text.split(split))]
+    return dataclasses.replace(text, begins=begins)
+
+
+@pytest.fixture
+def fit(tmp_path, documents, console):
+    def run(experiment, *, name="run", **arguments):
+        given = {"out": tmp_path / name, "corpus": documents, "console": console} | arguments
+        return train(experiment, **given)
+
+    return run
+
+
+def test_a_batch_is_windows_of_the_packed_text(tiny, documents):
+    source = source_of(tiny(pack=True), documents)
+    tokens = packed(documents.train, documents.begins["train"]).tobytes()
+    batch = source.batch(seed=3, step=5, batch_size=64)
+    assert torch.equal(batch.starts, batch.input_ids == BOS)
+    assert batch.starts.any()
+    for inputs, labels in zip(batch.input_ids, batch.labels, strict=True):
+        ends = torch.where(labels < 0, BOS, labels)
+        assert torch.equal(inputs[1:], ends[:-1])
+        assert np.append(inputs.numpy(), ends[-1]).astype(np.int16).tobytes() in tokens
+    again = source_of(tiny(pack=True), documents).batch(seed=3, step=5, batch_size=64)
+    assert all(torch.equal(*both) for both in zip(batch, again, strict=True))
+
+
+@pytest.mark.parametrize("preset", ["transformer", "unimatrix-core"])
+def test_the_loss_is_that_of_the_documents_apart(tiny, documents, preset):
+    batch = source_of(tiny(pack=True), documents).batch(seed=0, step=0, batch_size=4)
+    torch.manual_seed(0)
+    model = build(preset, max_positions=16, d_model=16, num_heads=2, depth=2)
+    total, count = torch.zeros(()), 0
+    for inputs, labels, starts in zip(*batch, strict=True):
+        cuts = starts[1:].nonzero()[:, 0].add(1).tolist()
+        for ids, asked in zip(inputs.tensor_split(cuts), labels.tensor_split(cuts), strict=True):
+            total = total + F.cross_entropy(model(ids[None])[0][0], asked, reduction="sum")
+            count += int((asked >= 0).sum())
+    expected = torch.autograd.grad(total / count, list(model.parameters()), allow_unused=True)
+    loss = LossModule(model)(*batch)
+    torch.testing.assert_close(loss, total / count)
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    for one, other in zip(found, expected, strict=True):
+        if other is not None:
+            assert_close(one, other, "gradient")
+
+
+def test_what_measures_it_keeps_them_apart_too(fit, tiny, documents):
+    result = fit(tiny(pack=True, eval_every=3, eval_bytes=300))
+    begins = documents.begins["valid"]
+    whole = bits_per_byte(result.model, documents.valid, window=16, begins=begins)
+    assert result.bpb == pytest.approx(whole.bpb, rel=1e-6)
+    assert abs(whole.bpb - bits_per_byte(result.model, documents.valid, window=16).bpb) > 1e-4
+    recorded = load_checkpoint(result.checkpoint).trainer.data.valid
+    assert (recorded.bytes, recorded.documents.number) == (len(documents.valid), len(begins))
+
+
+def test_one_document_is_the_text_behind_a_bos(fit, tiny, text):
+    one = fit(tiny(pack=True, dropout=0.0), corpus=text)
+    assert one.bpb == pytest.approx(bits_per_byte(one.model, text.valid, window=16).bpb, rel=1e-6)
+    assert one.data["train"]["documents"]["number"] == 1
+
+
+def test_a_resumed_run_ends_with_the_same_bytes_and_pieces_with_the_same_numbers(fit, tiny):
+    settings = {"pack": True, "preset": "unimatrix-core"}
+    whole = fit(tiny(steps=5, **settings), name="whole")
+    fit(tiny(steps=2, **settings), name="parts")
+    parts = fit(tiny(steps=5, eval_every=1, **settings), name="parts", resume=True)
+    for file in ("model.safetensors", "optimizer.safetensors", "rng.safetensors"):
+        assert (parts.checkpoint / file).read_bytes() == (whole.checkpoint / file).read_bytes()
+    settings |= {"dropout": 0.0, "steps": 3}
+    at_once, in_pieces = fit(tiny(**settings)), fit(tiny(accumulation=4, **settings), name="pieces")
+    assert in_pieces.final_loss == pytest.approx(at_once.final_loss, rel=1e-5)
+    assert in_pieces.bpb == pytest.approx(at_once.bpb, rel=1e-5)
+
+
+def test_no_run_goes_on_with_other_documents_or_without(fit, tiny, text, documents):
+    fit(tiny(steps=2, pack=True))
+    with pytest.raises(UserError, match=r"resume: the run in .* has pack True, got False"):
+        fit(tiny(steps=3), resume=True)
+    others = dataclasses.replace(documents, begins=documents.begins | {"train": np.array([0, 7])})
+    with pytest.raises(UserError, match=r"keeps other documents of the train text apart: .*; got 2, sha256"):
+        fit(tiny(steps=3, pack=True), resume=True, corpus=others)
+
+
+def test_a_model_that_would_read_on_is_refused_before_anything_is_written(fit, tiny, tmp_path):
+    surprised = build("unimatrix-core", d_model=16, num_heads=2, **{"layers.0.store": SurpriseConfig()})
+    given = tiny(pack=True)
+    outside = dataclasses.replace(given, model=type(given.model).of(surprised.config))
+    for experiment, name in ((tiny(pack=True, preset="mamba2"), "Mamba2"), (outside, "layers.0.store")):
+        with pytest.raises(UserError, match=f"^pack: documents in one row need a model .*; {name}.* read on"):
+            fit(experiment)
+    assert not (tmp_path / "run").exists()
