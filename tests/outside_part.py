@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import unimatrix
+from unimatrix.data.settings import check_types
 from unimatrix.mixers import Given, Part, PartConfig
 from unimatrix.mixers.layout import kept
 
@@ -56,6 +57,9 @@ class Surprise(Part):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SurpriseConfig(PartConfig):
     """Votes for the most surprising token."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     kind: ClassVar[str] = "surprise"
     role: ClassVar[str] = "mix"

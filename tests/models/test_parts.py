@@ -91,7 +91,7 @@ def test_the_error_is_that_of_the_state_before_the_write(settings):
     mixer, block = model.blocks[0].mixer, model.blocks[0]
     x = model.embedding(IDS) + model.positions((MASK.cumsum(1) - 1).clamp_min(0))
     u = block.mixer_norm(x)
-    written = mixer._project(u)
+    written = mixer._project(u, None, MASK, None)
     for row in range(2):
         state = None
         for t in range(30):
@@ -260,7 +260,7 @@ def test_layers_of_any_parts():
 def test_blocks_compile_one_by_one(name):
     torch.compiler.reset()
     torch.manual_seed(0)
-    changes = {"depth": 1, "max_positions": None}
+    changes: dict = {"max_positions": None} | ({} if name == "unimatrix-hybrid" else {"depth": 1})
     model = surprised(**changes) if name == "surprised" else unimatrix.build(name, **changes).eval()
     expected, state = model(IDS)
     for number, block in enumerate(model.blocks):
@@ -278,3 +278,59 @@ def test_an_edit_of_an_outside_part_goes_through_every_door():
     assert isinstance(unimatrix.build(config).blocks[0].store, Surprise)
     hf = unimatrix.hf.UniMatrixConfig.from_preset("unimatrix-core", **SURPRISED, **path)
     assert hf.to_model_config() == config
+
+
+def outside(kind: str, module: type, role: str = "feed"):
+    """A registered config of a part that is made here."""
+
+    class Config(PartConfig):
+        def build(self, size):
+            return module()
+
+    Config.__annotations__ = {}
+    Config.kind, Config.role, Config.__qualname__ = kind, role, kind
+    config = dataclasses.dataclass(frozen=True)(Config)
+    register(module, config)
+    return config()
+
+
+class Bare(Part):
+    def __init__(self):
+        super().__init__()
+        self.mu = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, x, state=None, *, mask=None):
+        return x
+
+
+class Mislaid(Part):
+    def give(self, x, state, at, given):
+        return Given(add=x), (x[:, -1],)
+
+
+class OneTensor(Part):
+    def forward(self, x, state=None, *, mask=None):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Bare, r"Bare\.mu: expected an init_weights"),
+        (Mislaid, r"state\.steps\[0\].*state_layout"),
+        (OneTensor, r"OneTensor: expected forward.* to return \(y, state\)"),
+    ],
+)
+def test_a_part_that_does_not_say_enough_is_told_so(module, message):
+    part = outside(module.__name__.lower(), module)
+    with pytest.raises(UserError, match=message):
+        # two rows: a tensor of two would come apart as (y, state)
+        unimatrix.build("unimatrix-core", **{"layers.0.feed_forward": part})(IDS)
+
+
+def test_a_whole_number_is_a_float_where_one_is_due():
+    strength = unimatrix.build("unimatrix-core", **SURPRISED, strength=2).config.layers[0]["store"].strength
+    assert strength == 2.0
+    assert (
+        type(preset_config("unimatrix-assoc", temperature=3).layers[0]["associations"].temperature) is float
+    )

@@ -112,6 +112,8 @@ def _import_parts(names: Sequence[str]) -> None:
     """Import a module of somebody's own, which registers parts (`unimatrix.register`)."""
     if not names or not all(word.isidentifier() for word in names[0].split(".")):
         raise UserError(f"--import: expected a module, got {shown(names[0]) if names else 'none'}")
+    if names[0].endswith(".py"):
+        raise UserError(f"--import: expected a module's name, without .py, got {shown(names[0])}")
     sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         importlib.import_module(names[0])

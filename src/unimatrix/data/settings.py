@@ -19,11 +19,14 @@ _BEYOND = 2**63
 
 
 def check_types(config: Any) -> None:
-    """Every field of a dataclass holds what its annotation says."""
+    """Every field of a dataclass holds what its annotation says; a whole number in a float's place becomes one."""
     for name, hint in get_type_hints(type(config)).items():
         if get_origin(hint) is ClassVar:
             continue
-        check_type(name, hint, getattr(config, name))
+        value = getattr(config, name)
+        check_type(name, hint, value)
+        if type(value) is int and float in (hint, *get_args(hint)) and int not in get_args(hint):
+            object.__setattr__(config, name, float(value))
 
 
 def check_type(name: str, hint: Any, value: Any) -> None:

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from unimatrix.errors import UserError
+
 
 @torch.no_grad()
 def draw_weights(module: nn.Module, std: float) -> None:
@@ -20,6 +22,12 @@ def draw_weights(module: nn.Module, std: float) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         module.reset_parameters()
+    elif names := [name for name, _ in module.named_parameters(recurse=False)]:
+        # not drawn, they would be what lay in memory wherever a file lacks them
+        raise UserError(
+            f"{type(module).__name__}.{names[0]}: expected an init_weights(std) of the module that says how its"
+            " own weights start, or of the part that it is in"
+        )
     draw_children(module, std)
 
 

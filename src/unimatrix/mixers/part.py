@@ -63,15 +63,25 @@ class Part(nn.Module):
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
         """What the part gives for a piece of text, and its state after it.
 
+        Without one of its own, `forward(x, state, *, mask, starts)` returns (y, state), and y is added.
+
         Args:
-            x: [B, T, D], the stream where it stands; of a layer's part behind the norm.
+            x: [B, T, D], T >= 0, the stream where it stands; of a layer's part behind the norm.
             state: what it returned for the text before; None at the beginning, or if it keeps none.
+            at: at.mask [B, T] bool or None: False positions are no tokens, and leave the state as it is.
+                at.starts [B, T] bool or None: at a True position, a token or not, the state is emptied.
             given: what parts before it gave.
         """
         # whoever does not take starts has to say so loudly: it would read on from one document into the next
         more = {} if at.starts is None else {"starts": at.starts}
-        y, state = self(x, state, mask=at.mask, **more)
-        return Given(add=y), state
+        given_back = self(x, state, mask=at.mask, **more)
+        if not isinstance(given_back, tuple) or len(given_back) != 2:
+            # a tensor of two rows would come apart without a word
+            raise UserError(
+                f"{type(self).__name__}: expected forward(x, state, *, mask, starts) to return (y, state), or a"
+                f" give() of its own, got a {type(given_back).__name__}"
+            )
+        return Given(add=given_back[0]), given_back[1]
 
     def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
         """The logits [..., V] with the part's votes; the model's own are given, and what `votes` held.

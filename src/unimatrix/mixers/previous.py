@@ -6,6 +6,7 @@ Letters: B batch, T time, E width.
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unimatrix.mixers.documents import last_start
@@ -36,7 +37,7 @@ def newest_real(mask: TokenMask) -> Tensor:
     1 is the first position, 0 what was carried from an earlier call.
     """
     index = torch.arange(1, mask.shape[1] + 1, device=mask.device) * mask
-    return torch.cat([torch.zeros_like(index[:, :1]), index], dim=1).cummax(dim=1).values
+    return F.pad(index, (1, 0)).cummax(dim=1).values
 
 
 def follows(mask: TokenMask | None, starts: Tensor) -> Tensor:

@@ -233,6 +233,7 @@ class LanguageModel(nn.Module):
         if starts is not None and self._running_on:
             raise UserError(
                 f"starts: expected none, as {self._running_on[0]} would read on from document to document"
+                " (a part that empties its state where one begins says documents = True)"
             )
         watched = not torch.compiler.is_compiling()
         if state is not None and watched and not self._is_own(state, given):
@@ -245,6 +246,9 @@ class LanguageModel(nn.Module):
         if starts is not None and _none_begins(starts):
             starts = None
         features = self._read_text(_Text(input_ids, inputs_embeds, mask, starts), state, keep_streams)
+        if watched and self._returned[0][0] is None:
+            # once: what is found wrong here would later be found in a state that was copied or moved
+            self._check_own(features.state, given)
         if watched:
             self._returned[0] = (features.state.position, id(features.state))
         return features
@@ -306,6 +310,12 @@ class LanguageModel(nn.Module):
             {name: layout for name, layout in parts.items() if layout is not None},
             tuple(layers[which] for which in self.config.order),
         )
+
+    def _check_own(self, state: LanguageModelState, given: Tensor) -> None:
+        try:
+            self._check_state(state, given)
+        except UserError as error:
+            raise UserError(f"{error} (a part's state_layout() has to say what its give() returns)") from None
 
     def _check_state(self, state: Any, given: Tensor) -> None:
         check_state(state, self._layout, given, self.embedding.weight.dtype)
