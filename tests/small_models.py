@@ -9,7 +9,7 @@ from trained_size import PRESETS, trained_size
 import unimatrix
 from unimatrix.models import LanguageModel, setting
 
-__all__ = ["PRESETS", "one_thread", "preset", "small_model"]
+__all__ = ["PRESETS", "one_thread", "preset", "small_model", "small_settings"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +26,17 @@ def preset(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def small_model(name: str, **overrides) -> LanguageModel:
-    """A preset of width 16 in evaluation mode, its weights ready for gradients."""
+def small_settings(name: str) -> dict[str, int]:
+    """What makes a preset 16 wide and, where its layers are alike, two deep."""
     config = unimatrix.presets()[name]
     settings = {"d_model": 16, "num_heads": 2}
     if all(layer == config.layers[0] for layer in config.layers):
         settings["depth"] = 2
     if setting(config, "state_dim") is not None:
         settings["state_dim"] = 8
-    return trained_size(name, **settings | overrides).requires_grad_(True)
+    return settings
+
+
+def small_model(name: str, **overrides) -> LanguageModel:
+    """A preset of width 16 in evaluation mode, its weights ready for gradients."""
+    return trained_size(name, **small_settings(name) | overrides).requires_grad_(True)

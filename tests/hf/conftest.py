@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import one_thread, preset
+from small_models import one_thread, preset, small_settings
 
 from unimatrix.hf import UniMatrixForCausalLM
-from unimatrix.models import LanguageModel, build, presets, setting
+from unimatrix.models import LanguageModel, build
 
 __all__ = ["one_thread", "preset"]
 
@@ -16,10 +16,7 @@ __all__ = ["one_thread", "preset"]
 def make_model() -> Callable[..., UniMatrixForCausalLM]:
     def make(name: str, *, seed: int = 0, **overrides) -> UniMatrixForCausalLM:
         torch.manual_seed(seed)
-        settings = {"d_model": 16, "num_heads": 2, "depth": 2}
-        if setting(presets()[name], "state_dim") is not None:
-            settings["state_dim"] = 8
-        language_model = build(name, **settings | overrides)
+        language_model = build(name, **small_settings(name) | overrides)
         # fresh weights leave the next token to rounding; wide ones make it clear, and unlike any fresh draw
         with torch.no_grad():
             for parameter in language_model.parameters():
