@@ -35,7 +35,7 @@ class Surprise(Part):
         return SurpriseState(kept((), torch.int64), kept((), "sums"))
 
     def give(self, x, state, at, given):
-        error = given.error.mean(-1).detach().float()
+        error = given.error.mean(-1).detach()
         token = at.ids.new_full((len(x),), -1) if state is None else state.token
         worst = error.new_full((len(x),), -1.0) if state is None else state.error
         tokens = []

@@ -10,6 +10,7 @@ from trl import SFTConfig, SFTTrainer
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.tokenizer import logger
+from unimatrix.models import build
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
@@ -135,3 +136,21 @@ def test_one_long_text_cut_into_rows_is_a_text(sft, texts):
     rows = [{"text": text} for text in texts]
     found = losses(sft("unimatrix-core", rows, packing=True, packing_strategy="wrapped"))
     assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "more"),
+    [
+        ("unimatrix-sparse-pointer", {}, "votes of parts.memory"),
+        ("transformer", {"head": "scaled"}, "head scaled"),
+    ],
+)
+def test_logits_that_are_more_than_products_with_the_head_are_no_matter_for_trl(
+    tmp_path, tokenizer, texts, name, settings, more
+):
+    """Its trainers multiply the stream by the head's weights: the loss would be another model's."""
+    model = UniMatrixForCausalLM.from_language_model(build(name, **settings))
+    rows = Dataset.from_list([{"text": text} for text in texts])
+    config = SFTConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, max_steps=1)
+    with pytest.raises(UserError, match=rf"\({more}\), which TRL's fused head leaves out"):
+        SFTTrainer(model, args=config, train_dataset=rows, processing_class=tokenizer)

@@ -122,7 +122,7 @@ def test_an_outside_part_trains_saves_loads_generates(tmp_path):
     code = f"from unimatrix.hf import UniMatrixConfig; UniMatrixConfig.from_pretrained({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "unknown kind 'surprise'" in done.stderr
-    assert "once that is imported" in done.stderr
+    assert "import that first" in done.stderr
 
 
 def test_the_command_line_knows_an_imported_part(tmp_path):

@@ -19,7 +19,7 @@ _BEYOND = 2**63
 
 
 def check_types(config: Any) -> None:
-    """Every field of a dataclass holds what its annotation says; a whole number in a float's place becomes one."""
+    """Every field of a dataclass holds what its annotation says; a whole number for a float becomes one."""
     for name, hint in get_type_hints(type(config)).items():
         if get_origin(hint) is ClassVar:
             continue

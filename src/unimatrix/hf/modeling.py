@@ -26,6 +26,7 @@ from unimatrix.hf.decoding import Decoding
 from unimatrix.hf.loss import next_token_loss
 from unimatrix.hf.numbers import check_plain
 from unimatrix.hf.older_files import in_this_versions_names
+from unimatrix.mixers import HeadConfig
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 from unimatrix.models.documents import check_keeps_documents
 
@@ -409,6 +410,18 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
             **{CACHE_NAME: asked.cache if asked.use_cache else None},  # type: ignore[arg-type]
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # TRL's trainers put a forward in this one's place that multiplies the stream by the head's weights
+        code = getattr(getattr(value, "__func__", value), "__code__", None) if name == "forward" else None
+        if code is not None and "fused_lm_head" in code.co_varnames:
+            more = _beside_products(self.language_model)
+            if more is not None:
+                raise UserError(
+                    f"forward: expected the model's own, as its logits are more than products with the head's"
+                    f" weights ({more}), which TRL's fused head leaves out; train with transformers' Trainer"
+                )
+        super().__setattr__(name, value)
+
     @property
     def model(self) -> UniMatrixModel:
         """The same language model without its head (transformers' `base_model`); the weights are shared."""
@@ -431,6 +444,18 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
             raise UserError("set_output_embeddings: expected a model whose head is over the vocabulary")
         assert isinstance(new_embeddings, nn.Linear)
         setattr(model, model.config.head.attribute, new_embeddings)
+
+
+def _beside_products(model: Any) -> str | None:
+    """What makes a model's logits more than products with its head's weights; None: nothing does."""
+    if not isinstance(model, LanguageModel):
+        return None
+    config = model.config
+    if type(config.head).logits is not HeadConfig.logits:
+        return f"head {config.head.kind}"
+    return next(
+        (f"votes of {name}" for name, part in config.all_parts.items() if "votes" in part.gives), None
+    )
 
 
 def _is_there(tensor: Tensor) -> bool:

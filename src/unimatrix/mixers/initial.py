@@ -25,8 +25,8 @@ def draw_weights(module: nn.Module, std: float) -> None:
     elif names := [name for name, _ in module.named_parameters(recurse=False)]:
         # not drawn, they would be what lay in memory wherever a file lacks them
         raise UserError(
-            f"{type(module).__name__}.{names[0]}: expected an init_weights(std) of the module that says how its"
-            " own weights start, or of the part that it is in"
+            f"{type(module).__name__}.{names[0]}: expected an init_weights(std) of the module, or of the part"
+            " that it is in, that says how such weights start"
         )
     draw_children(module, std)
 

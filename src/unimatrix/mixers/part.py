@@ -78,8 +78,8 @@ class Part(nn.Module):
         if not isinstance(given_back, tuple) or len(given_back) != 2:
             # a tensor of two rows would come apart without a word
             raise UserError(
-                f"{type(self).__name__}: expected forward(x, state, *, mask, starts) to return (y, state), or a"
-                f" give() of its own, got a {type(given_back).__name__}"
+                f"{type(self).__name__}: expected forward(x, state, *, mask, starts) to return (y, state), or"
+                f" a give() of its own, got a {type(given_back).__name__}"
             )
         return Given(add=given_back[0]), given_back[1]
 
