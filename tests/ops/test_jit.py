@@ -95,6 +95,35 @@ print(len(seen) - len(files))
     assert jit.SOURCES
 
 
+def test_numba_has_the_names_that_it_keeps_to_itself():
+    """Where one is gone, loops are compiled in every process: see what took its place in jit.py."""
+
+    def function(x):
+        return x
+
+    cache = jit._Cache(function, "stamp")
+    assert isinstance(cache._cache_file, jit._Entries)
+    for name in ("load_overload", "save_overload"):
+        assert hasattr(jit.FunctionCache, name), name
+    for name in ("_load_data", "_save_data", "_cache_path", "_source_stamp"):
+        assert hasattr(cache._cache_file, name), name
+    dispatcher = jit.kernel(function).serial
+    assert isinstance(dispatcher._cache, jit._Cache)
+
+
+@pytest.mark.parametrize("gone", ["FunctionCache", "IndexDataCacheFile"])
+def test_without_one_of_those_names_loops_are_compiled_all_the_same(copy, gone):
+    code = f"""
+from numba.core import caching
+found = caching.{gone}
+del caching.{gone}
+from unimatrix.ops import jit
+caching.{gone} = found  # numba itself goes on
+"""
+    assert run(copy, "-c", code + FORWARD.format(dtype="float32")) == "[[1.75, 1.75, 1.75, 1.75]]\n"
+    assert not kept(copy)
+
+
 def nowhere(lib: Path, kind: str) -> tuple[dict[str, str | None], str]:
     """An environment, and first lines of code, in which no folder can be written to, not even by root."""
     for folder in [path for path in lib.rglob("*") if path.is_dir()]:

@@ -56,6 +56,14 @@ def test_opcheck(case, fresh):
         torch.library.opcheck(func, tuple(leaves))
 
 
+def test_opcheck_of_the_slots_decisions():
+    inputs = CASES["slot_memory"].make()
+    with Calls() as calls:
+        CASES["slot_memory"].call(inputs, mask=MASK, starts=STARTS, backend="chunked")
+    ((func, args),) = calls.found
+    torch.library.opcheck(func, args)
+
+
 def slices(inputs: dict[str, Tensor], dims: dict[str, int | None], n: int) -> dict[str, Tensor]:
     return {name: x if dims[name] is None else x.select(dims[name], n) for name, x in inputs.items()}
 

@@ -8,7 +8,8 @@ Imported only when a kernel runs, so that importing unimatrix.ops does not impor
 - Machine code is kept under a name made of everything that it depends on. numba's own index asks whether the
   file of the kernel has changed, but constants and helpers come from other files; and two processes that
   compile different signatures at once can leave it pointing at each other's code.
-- A cache is an option: without a writable place, or with a damaged file, the loop is compiled in memory.
+- A cache is an option: without a writable place, with a damaged file, or with a numba whose cache is made of
+  other parts (`_Cache` and `_Entries` alone know its private names), the loop is compiled in memory.
 """
 
 import contextlib
@@ -24,9 +25,11 @@ from typing import Any
 import llvmlite
 import numba
 import torch
-from numba.core import config
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core import caching, config
 
+# where they are gone `_Cache` cannot be made
+FunctionCache: Any = getattr(caching, "FunctionCache", object)
+IndexDataCacheFile: Any = getattr(caching, "IndexDataCacheFile", object)
 SETTINGS: Any = config  # numba's, from its environment variables
 _launching = threading.Lock()
 
@@ -64,8 +67,8 @@ class Kernel:
         options = {"parallel": parallel, "fastmath": self._fastmath, "error_model": "numpy"}
         dispatcher: Any = numba.njit(**options)(self._function)
         if SOURCES and (SETTINGS.CACHE_DIR or not os.path.expanduser("~").startswith("~")):
-            # numba finds no place to write to: the loop is compiled in every process that needs it
-            with contextlib.suppress(RuntimeError):
+            # numba finds no place to write to, or has become another: compiled in every process that needs it
+            with contextlib.suppress(RuntimeError, AttributeError, TypeError):
                 dispatcher._cache = _Cache(self._function, f"{SOURCES}-{parallel}")
         return dispatcher
 
@@ -103,7 +106,7 @@ class _Cache(FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError, TypeError):
             super().save_overload(sig, data)
 
 

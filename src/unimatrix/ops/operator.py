@@ -30,7 +30,7 @@ class Operator:
             run_forward: (*arguments, keep) to outputs and kept; without `keep` nobody reads the kept ones,
                 which may then be empty.
             run_backward: (*what `backward_takes` names, *a gradient or None for each output) to the gradients
-                of the tensor arguments but the `constant` ones, empty for one that was None.
+                of the tensor arguments but the `constant` ones, None for one that was None.
         shapes: what run_forward gives, from tensors without numbers.
         plain: the outputs once more in plain torch, for derivatives that the loop does not have.
         backward_takes: names of arguments, outputs and kept; all arguments and all kept are the default.
@@ -67,6 +67,8 @@ class Operator:
         self._takes, self._taken = len(takes), itemgetter(*[known.index(word) for word in takes])
         # where an argument's gradient stands among those of the backward
         self._places = [wanted.index(word) if word in wanted else None for word in kinds]
+        self._in_order = self._places[: len(wanted)] == list(range(len(wanted)))
+        self._behind = (None,) * (len(kinds) - len(wanted))
         self._like = [takes.index((shaped_like or {}).get(word, word)) for word in wanted]
         self._register(arguments, [kinds.get(word, "Tensor") for word in takes], shapes)
         self._function = _eager(self)
@@ -97,14 +99,14 @@ class Operator:
         LIBRARY.define(f"{forward}({arguments}, bool keep) -> {tensors(self._all_outputs)}")
         LIBRARY.define(f"{backward}({', '.join(given)}) -> {tensors(len(self._like))}")
         LIBRARY.impl(forward, lambda *given: self._loops().run_forward(*given), "CPU")
-        LIBRARY.impl(backward, lambda *given: self._loops().run_backward(*given), "CPU")
+        LIBRARY.impl(backward, self._run_backward, "CPU")
         forward, backward = f"unimatrix::{forward}", f"unimatrix::{backward}"
         torch.library.register_fake(forward, shapes, lib=LIBRARY)
         torch.library.register_fake(backward, self._backward_shapes, lib=LIBRARY)
         torch.library.register_vmap(forward, self._vmap, lib=LIBRARY)
         operators = torch.ops.unimatrix
         self._operator = getattr(operators, f"{self.name}_forward")
-        run = getattr(operators, f"{self.name}_backward")
+        self._operators_backward = run = getattr(operators, f"{self.name}_backward")
 
         def remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
             self.remember(ctx, inputs[:-1], output)
@@ -114,6 +116,11 @@ class Operator:
             return (*self.gradients(run, ctx, grads[: self._outputs], ctx.kept), None)
 
         torch.library.register_autograd(forward, differentiate, setup_context=remember, lib=LIBRARY)
+
+    def _run_backward(self, *given: Any) -> tuple[Tensor, ...]:
+        """An operator gives tensors alone: an empty one for none."""
+        found = self._loops().run_backward(*given)
+        return tuple([given[0].new_empty(0) if x is None else x for x in found])
 
     def remember(self, ctx: Any, arguments: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
         """Save what the gradients need: nothing that is neither an argument nor an output lives on."""
@@ -131,17 +138,18 @@ class Operator:
     ) -> tuple[Tensor | None, ...]:
         """By the loop (`run`), or in plain torch: for derivatives of them, or where nothing was kept."""
         saved = ctx.saved_tensors  # asked for once: torch.utils.checkpoint recomputes at the first look
-        needed = ctx.needs_input_grad
         if kept and not plain_gradients_wanted(*grads):
             found = run(*saved, *grads)
+            if self._in_order and run is not self._operators_backward:
+                return (*found, *self._behind)
         elif self._gradients is not None:
             found = self._gradients(*saved, *grads)
         else:
-            return self._plain_gradients(saved, getattr(ctx, "numbers", ()), needed, grads)
+            return self._plain_gradients(saved, getattr(ctx, "numbers", ()), ctx.needs_input_grad, grads)
         return tuple(
             [
                 found[place] if need and place is not None else None
-                for place, need in zip(self._places, needed, strict=False)
+                for place, need in zip(self._places, ctx.needs_input_grad, strict=False)
             ]
         )
 

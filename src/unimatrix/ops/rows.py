@@ -28,11 +28,6 @@ def unit_stride(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def contiguous(x: Tensor | None) -> Tensor | None:
-    """x with all of its numbers in a row, or none."""
-    return None if x is None else x.contiguous()
-
-
 def place(x: Tensor) -> tuple[int, tuple[int, ...]]:
     """Address and all strides but the inner one."""
     return x.data_ptr(), x.stride()[:-1]
@@ -44,10 +39,8 @@ def address(x: Tensor | None) -> int:
 
 
 def first_gradient(grad_state: Tensor, grad_last: Tensor | None) -> Tensor:
-    """That of the first state where there is no position at all; empty without a first state."""
-    if grad_last is None or grad_state.numel() == 0:
-        return grad_state.zero_()
-    return grad_state.copy_(grad_last)
+    """That of the first state where there is no position at all."""
+    return grad_state.zero_() if grad_last is None else grad_state.copy_(grad_last)
 
 
 def channel_blocks(batch: int, width: int, groups: int, threads: int) -> int:

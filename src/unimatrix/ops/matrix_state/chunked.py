@@ -48,10 +48,12 @@ def matrix_state_chunked(
         return k.to(v.dtype), state.to(dtype)
     chunk_len = min(chunk_len, length)
     q_c, k_c, v_c = (_into_chunks(x.to(dtype), chunk_len) for x in (q, k, v))  # [B, H, N, C, S]
-    log_rho = log_retention.to(dtype)
-    # where a text starts nothing is kept, but the write's strength stays
-    log_kept = log_rho if starts is None else log_rho.masked_fill(starts[..., None], -torch.inf)
-    log_rho, log_kept = (_into_chunks(x[..., None], chunk_len)[..., 0] for x in (log_rho, log_kept))
+    log_rho = _into_chunks(log_retention.to(dtype)[..., None], chunk_len)[..., 0]  # [B, H, N, C]
+    log_kept = log_rho
+    if starts is not None:
+        # nothing is kept where a text starts, but the write's strength stays
+        begun = _into_chunks(starts[..., None, None], chunk_len)[..., 0]  # [B, 1, N, C]
+        log_kept = log_rho.masked_fill(begun, -torch.inf)
     decay = pairwise_decay(log_kept)  # [B, H, N, C, C]
     write = -torch.expm1(log_rho)  # [B, H, N, C]
 

@@ -68,8 +68,8 @@ def matrix_state_compiled(
         diag = diag.to(dtype)
     if state is None:
         state = q.new_zeros(batch, heads, q.shape[-1], q.shape[-1], dtype=dtype)
-    q, k, v, state = (x.to(dtype) for x in (q, k, v, state))
-    y, last = _scan(q, k, v, log_rho.exp(), weights, diag, state, starts)
+    vectors = (q.to(dtype), k.to(dtype), v.to(dtype))
+    y, last = _scan(*vectors, log_rho.exp(), weights, diag, state.to(dtype), starts)
     if width != dim:
         y, last = y[..., :dim], last[..., :dim, :width].clone()
     return y.to(out_dtype), last

@@ -20,7 +20,7 @@ from torch import Tensor
 from unimatrix.errors import UserError
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
-from unimatrix.ops.rows import address, contiguous, flags, place, unit_stride
+from unimatrix.ops.rows import address, flags, place, unit_stride
 from unimatrix.ops.threads import threads_for
 
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
@@ -46,12 +46,12 @@ def run_forward(
         weights.contiguous(),
     )
     diag = None if diag is None else unit_stride(diag)
-    state, starts = state.contiguous(), contiguous(starts)
+    state, starts = state.contiguous(), None if starts is None else starts.contiguous()
     batch, length, heads, dim = q.shape
     y = q.new_empty(q.shape)
     last = q.new_empty(state.shape)
     borders = q.new_empty(border_shape(q, keep))
-    wrong = _forward_kernel(dim, diag is not None)(
+    wrong = _forward_kernel(dim, diag is not None, starts is not None)(
         threads_for(q.numel() * dim),  # the numbers of all states over all tokens
         *place(q),
         *place(k),
@@ -90,7 +90,7 @@ def run_backward(
     borders: Tensor,
     grad_y: Tensor | None,
     grad_last: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor | None, ...]:
     """The gradients of q, k, v, rho, weights, diag (empty without rule mixing) and of the first state."""
     q, k, v, rho, weights = (
         unit_stride(q),
@@ -102,14 +102,14 @@ def run_backward(
     diag = None if diag is None else unit_stride(diag)
     grad_y = q.new_zeros(q.shape) if grad_y is None else unit_stride(grad_y)
     grad_last = q.new_zeros(state.shape) if grad_last is None else grad_last.contiguous()
-    starts = contiguous(starts)
+    starts = None if starts is None else starts.contiguous()
     batch, length, heads, dim = q.shape
     grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
     grad_rho = q.new_empty(rho.shape)
     grad_weights = q.new_empty(weights.shape)
     grad_diag = q.new_empty(0 if diag is None else q.shape)
     grad_state = q.new_empty(state.shape)
-    _backward_kernel(dim, diag is not None)(
+    _backward_kernel(dim, diag is not None, starts is not None)(
         threads_for(q.numel() * dim),
         *place(q),
         *place(k),
@@ -130,7 +130,7 @@ def run_backward(
         grad_state.view(-1).numpy(),
         (batch, length, heads, borders.shape[2]),
     )
-    return grad_q, grad_k, grad_v, grad_rho, grad_weights, grad_diag, grad_state
+    return grad_q, grad_k, grad_v, grad_rho, grad_weights, None if diag is None else grad_diag, grad_state
 
 
 def border_shape(q: Tensor, keep: bool) -> tuple[int, int, int, int]:
@@ -140,8 +140,11 @@ def border_shape(q: Tensor, keep: bool) -> tuple[int, int, int, int]:
 
 
 @cache
-def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
-    """The forward loop for one state dimension (a constant of the compiled code), with rule mixing or not."""
+def _forward_kernel(dim: int, mixed: bool, starting: bool) -> Callable[..., Any]:
+    """The forward loop for one state dimension (a constant of the compiled code), with rule mixing or not.
+
+    `starting`: whether texts begin on the way; without, nobody looks.
+    """
 
     @kernel
     def forward(q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, state, starts, y, last, borders, sizes):
@@ -158,7 +161,7 @@ def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
                     st[j * dim + i] = state[start + i * dim + j]
             begins = flags(starts, b * length, length)
             for t in range(length):
-                if starts != 0 and begins[t]:
+                if starting and begins[t]:
                     for n in range(square):
                         st[n] = 0
                 if blocks > 0 and t % BLOCK == 0:
@@ -187,7 +190,7 @@ def _forward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
 
 
 @cache
-def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
+def _backward_kernel(dim: int, mixed: bool, starting: bool) -> Callable[..., Any]:
     """The reverse loop: the states of a block are recomputed from its border, then walked backwards.
 
     The recomputed states lie untransposed, so that writing v k^T there (k and v change places) and reading
@@ -227,7 +230,7 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
                     ko = b * k_at[0] + t * k_at[1] + h * k_at[2]
                     vo = b * v_at[0] + t * v_at[1] + h * v_at[2]
                     yo = b * dy_at[0] + t * dy_at[1] + h * dy_at[2]
-                    old = nothing if starts != 0 and begins[t] else u * square
+                    old = nothing if starting and begins[t] else u * square
                     here = (u + 1) * square
                     if mixed:
                         do = b * d_at[0] + t * d_at[1] + h * d_at[2]
@@ -245,7 +248,7 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
                     t = first + u
                     row = (b * length + t) * heads + h
                     out = row * dim
-                    old = nothing if starts != 0 and begins[t] else u * square
+                    old = nothing if starting and begins[t] else u * square
                     qo = b * q_at[0] + t * q_at[1] + h * q_at[2]
                     ko = b * k_at[0] + t * k_at[1] + h * k_at[2]
                     vo = b * v_at[0] + t * v_at[1] + h * v_at[2]
@@ -263,7 +266,7 @@ def _backward_kernel(dim: int, mixed: bool) -> Callable[..., Any]:
                             dk, out, dv, out, d_rho, row, d_weights, row, decay, weights[row],
                         )  # fmt: skip
                     decay = rho[row]
-                    if starts != 0 and begins[t]:
+                    if starting and begins[t]:
                         decay = rho.dtype.type(1)
                         for n in range(square):
                             g[n] = 0

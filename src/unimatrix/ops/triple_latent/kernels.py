@@ -25,7 +25,7 @@ from torch import Tensor
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.kernels import BLOCK, check_retention
 from unimatrix.ops.matrix_state.steps import reverse, write_and_read
-from unimatrix.ops.rows import address, contiguous, flags, place, unit_stride
+from unimatrix.ops.rows import address, flags, place, unit_stride
 from unimatrix.ops.threads import threads_for
 from unimatrix.ops.triple_latent.steps import (
     gate_and_retain,
@@ -36,6 +36,8 @@ from unimatrix.ops.triple_latent.steps import (
     reverse_slots,
     write_slots_and_read,
 )
+
+NONE = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
 
 
 def run_forward(
@@ -54,13 +56,13 @@ def run_forward(
     keep, write = log_keep.exp(), torch.expm1(log_keep).neg_()
     a, b, q_l, q_r = (unit_stride(x) for x in (a, b, q_l, q_r))
     keep, write, start, pairs = (x.contiguous() for x in (keep, write, start, pairs))
-    starts = contiguous(starts)
+    starts = None if starts is None else starts.contiguous()
     batch, length, heads, dim = a.shape
     slots = 0 if addresses is None else len(addresses)
     y = a.new_empty(a.shape)
     last_sum, last_pairs = start.new_empty(start.shape), pairs.new_empty(pairs.shape)
     z, before, borders, weights = (a.new_empty(shape) for shape in kept_shapes(a, addresses, for_backward))
-    wrong = _forward_kernel(dim, slots)(
+    wrong = _forward_kernel(dim, slots, starts is not None)(
         threads_for(a.numel() * (3 * slots or dim)),  # the numbers of all pair memories over all tokens
         *place(a),
         *place(b),
@@ -70,7 +72,7 @@ def run_forward(
         write.view(-1).numpy(),
         start.view(-1).numpy(),
         pairs.view(-1).numpy(),
-        _flat(weights if addresses is None else addresses),
+        NONE[a.dtype] if addresses is None else addresses.contiguous().view(-1).numpy(),
         address(starts),
         y.data_ptr(),
         z.data_ptr(),
@@ -78,7 +80,7 @@ def run_forward(
         last_pairs.view(-1).numpy(),
         before.view(-1).numpy(),
         borders.view(-1).numpy(),
-        weights.view(-1).numpy(),
+        weights.view(-1).numpy() if slots else NONE[a.dtype],
         (batch, length, heads, borders.shape[2]),
     )
     if wrong:
@@ -106,20 +108,20 @@ def run_backward(
     grad_y: Tensor | None,
     grad_sum: Tensor | None,
     grad_pairs: Tensor | None,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     """The gradients of a, b, q_l, q_r, log_keep, of the first sum and pairs, and of the addresses."""
     a, b, q_l, q_r = (unit_stride(x) for x in (a, b, q_l, q_r))
     grad_y = a.new_zeros(a.shape) if grad_y is None else unit_stride(grad_y)
     grad_sum = a.new_zeros(start.shape) if grad_sum is None else grad_sum.contiguous()
     grad_pairs = a.new_zeros(pairs.shape) if grad_pairs is None else grad_pairs.contiguous()
-    starts = contiguous(starts)
+    starts = None if starts is None else starts.contiguous()
     batch, length, heads, dim = a.shape
     slots = 0 if addresses is None else len(addresses)
     grads = [a.new_empty(a.shape) for _ in range(4)]
     grad_keep, grad_write = keep.new_empty(keep.shape), keep.new_empty(keep.shape)
     grad_start, grad_first = a.new_empty(start.shape), a.new_empty(pairs.shape)
-    grad_addresses = a.new_zeros((batch * heads, slots, dim)) if slots else a.new_empty(0)
-    _backward_kernel(dim, slots)(
+    grad_addresses = a.new_zeros((batch * heads, slots, dim)) if slots else None
+    _backward_kernel(dim, slots, starts is not None)(
         threads_for(a.numel() * (6 * slots or dim)),
         *place(a),
         *place(b),
@@ -127,12 +129,12 @@ def run_backward(
         *place(q_r),
         keep.view(-1).numpy(),
         write.view(-1).numpy(),
-        _flat(weights if addresses is None else addresses),
+        NONE[a.dtype] if addresses is None else addresses.contiguous().view(-1).numpy(),
         address(starts),
         z.data_ptr(),
         before.data_ptr(),
         borders.view(-1).numpy(),
-        weights.view(-1).numpy(),
+        weights.view(-1).numpy() if slots else NONE[a.dtype],
         *place(grad_y),
         grad_sum.view(-1).numpy(),
         grad_pairs.view(-1).numpy(),
@@ -141,12 +143,18 @@ def run_backward(
         grad_write.data_ptr(),
         grad_start.view(-1).numpy(),
         grad_first.view(-1).numpy(),
-        grad_addresses.data_ptr(),
+        address(grad_addresses),
         (batch, length, heads, borders.shape[2]),
     )
     # d keep / d log = keep, d write / d log = -keep
     grad_log = keep * grad_keep.sub_(grad_write)
-    return (*grads, grad_log, grad_start, grad_first, grad_addresses.sum(0) if slots else grad_addresses)
+    return (
+        *grads,
+        grad_log,
+        grad_start,
+        grad_first,
+        None if grad_addresses is None else grad_addresses.sum(0),
+    )
 
 
 def kept_shapes(a: Tensor, addresses: Tensor | None, for_backward: bool) -> list[tuple[int, ...]]:
@@ -157,10 +165,6 @@ def kept_shapes(a: Tensor, addresses: Tensor | None, for_backward: bool) -> list
     borders = (batch, heads, blocks, (slots or dim) * dim)
     kept = length if for_backward else 0
     return [tuple(a.shape), (batch, kept, heads, dim), borders, (batch, kept, heads, 2 * slots)]
-
-
-def _flat(x: Tensor) -> Any:
-    return x.contiguous().view(-1).numpy()
 
 
 @numba.njit
@@ -194,8 +198,11 @@ def _place(dim, slots, j, i):
 
 
 @cache
-def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
-    """The forward loop for one state dimension and number of slots, constants of the compiled code."""
+def _forward_kernel(dim: int, slots: int, starting: bool) -> Callable[..., Any]:
+    """The forward loop for one state dimension and number of slots, constants of the compiled code.
+
+    `starting`: whether texts begin on the way; without, nobody looks.
+    """
     size = (slots or dim) * dim
 
     @kernel
@@ -217,7 +224,7 @@ def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                 p[i] = pairs[np.int64(bh) * size + i]
             begins = flags(starts, n * length, length)
             for t in range(length):
-                if starts != 0 and begins[t]:
+                if starting and begins[t]:
                     for i in range(dim):
                         s[i] = 0
                     for i in range(size):
@@ -264,7 +271,7 @@ def _forward_kernel(dim: int, slots: int) -> Callable[..., Any]:
 
 
 @cache
-def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
+def _backward_kernel(dim: int, slots: int, starting: bool) -> Callable[..., Any]:
     """The reverse loop: the pairs of a block are recomputed from its border, then walked backwards.
 
     Without slots they lie transposed there, so that writing s b^T (b and s change places) and reading with dz
@@ -309,7 +316,7 @@ def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                     t = first + u
                     row = (n * length + t) * heads + h
                     out = row * dim
-                    old = nothing if starts != 0 and begins[t] else u * size
+                    old = nothing if starting and begins[t] else u * size
                     wo = row * 2 * slots
                     bo = n * b_at[0] + t * b_at[1] + h * b_at[2]
                     ro = n * qr_at[0] + t * qr_at[1] + h * qr_at[2]
@@ -329,7 +336,7 @@ def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                     t = first + u
                     row = (n * length + t) * heads + h
                     out = row * dim
-                    old = nothing if starts != 0 and begins[t] else u * size
+                    old = nothing if starting and begins[t] else u * size
                     wo = row * 2 * slots
                     ao = n * a_at[0] + t * a_at[1] + h * a_at[2]
                     bo = n * b_at[0] + t * b_at[1] + h * b_at[2]
@@ -356,7 +363,7 @@ def _backward_kernel(dim: int, slots: int) -> Callable[..., Any]:
                         dim, gs, 0, before, out, a, ao, ds, 0, da, out,
                         d_keep, 2 * row, d_write, 2 * row, keep[2 * row], write[2 * row],
                     )  # fmt: skip
-                    if starts != 0 and begins[t]:
+                    if starting and begins[t]:
                         decay = keep.dtype.type(1)
                         for i in range(size):
                             g[i] = 0
