@@ -171,6 +171,8 @@ def did_you_mean(name: object, known: Collection[str]) -> str:
 
 def shown(value: Any) -> str:
     """A value in a complaint: what Python calls it, cut short, on one line."""
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:  # Python itself stops at some thousands
+        return f"a number of {value.bit_length()} bits"
     return " ".join(_repr.repr(value).split()) if not isinstance(value, str) else _repr.repr(value)
 
 

@@ -73,3 +73,15 @@ def test_bad_input_is_one_line():
             inspect_slots(unimatrix.build(without), IDS)
     with pytest.raises(UserError, match="expected at least one token, got none"):
         inspect_slots(pointer_model(), IDS[:0])
+
+
+def test_what_other_parts_vote_counts_with_the_words():
+    torch.manual_seed(0)
+    model = unimatrix.build("unimatrix-sparse-pointer", **{"parts.second": "slots"}).eval()
+    with torch.no_grad():
+        model.second.pointer_gate.bias.fill_(8.0)
+        logits, _ = model(IDS[None])
+    for t, step in enumerate(inspect_slots(model, IDS).steps):
+        assert step.choices[0].token == int(logits[0, t].argmax())
+        total = step.choices[0].word + step.choices[0].vote
+        assert total == pytest.approx(float(logits[0, t].max()), abs=2e-4)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from outside_part import Surprise, SurpriseConfig
 from tolerances import assert_close
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from trained_size import random_ids
 from transformers import AutoModelForCausalLM
 
@@ -32,7 +33,15 @@ from unimatrix.mixers import (
     register,
 )
 from unimatrix.mixers.part import PORTS
-from unimatrix.models import LanguageModel, ModelConfig, edit, preset_config, presets
+from unimatrix.models import (
+    LanguageModel,
+    ModelConfig,
+    edit,
+    estimate,
+    parameter_count,
+    preset_config,
+    presets,
+)
 from unimatrix.models import config as config_module
 from unimatrix.models.block import Block
 
@@ -177,6 +186,7 @@ def test_a_port_that_is_not_declared_is_refused():
         ({"kind": "no name"}, "register: expected .*kind to be a name, got 'no name'"),
         ({"role": "middle"}, "role to be one of"),
         ({"gives": frozenset({"nowhere"})}, "expected ports of wrong among .*, got nowhere"),
+        ({"name": "x", "__annotations__": {"name": str}}, "no setting of wrong to be called name"),
         ({"kind": "attention"}, "kind 'attention' is unimatrix.mixers.attention.AttentionConfig's"),
     ],
 )
@@ -206,11 +216,16 @@ def test_what_is_no_part_is_refused():
         ),
         ({"layers": ({"mixer": TripleLatentConfig(), "s": SurpriseConfig()},)}, "layers.0.s: .* gives error"),
         (
+            {"layers": ({"s": SurpriseConfig(), "mixer": MatrixStateConfig()},)},
+            "layers.0.s: expected a part before it in its layer that gives error",
+        ),
+        ({"layers": ({},)}, "layers.0: expected at least one part, got none"),
+        (
             {"layers": ({"mixer": ConvolutionConfig()},)},
             "layers.0.mixer: expected a part of role mix or feed",
         ),
         ({"parts": {"mixer": MatrixStateConfig()}}, "parts.mixer: expected a part of role model"),
-        ({"layers": ()}, "order: expected 1 to 65,536 depth steps, got 0"),
+        ({"layers": ()}, "order: expected 1 to 4,096 depth steps, got 0"),
         ({"order": (0, 1, 2, 3)}, "order: expected each of the layers 0 to 2 and no other"),
         (
             {"layers": ({"mixer_norm": MLPConfig()},)},
@@ -334,3 +349,48 @@ def test_a_whole_number_is_a_float_where_one_is_due():
     assert (
         type(preset_config("unimatrix-assoc", temperature=3).layers[0]["associations"].temperature) is float
     )
+
+
+@pytest.mark.parametrize("wrap", ["hook", "checkpoint", "compile"])
+def test_a_part_is_called_whatever_is_put_around_it(wrap):
+    """Hooks, torch.compile and checkpoint_wrapper see every part's forward, in a layer and beside them."""
+    torch.compiler.reset()
+    model = surprised(**{"parts.memory": "slots", "parts.convolution": "convolution"})
+    expected, calls = model(IDS)[0], []
+
+    def backend(graph, _):
+        calls.append(graph)
+        return graph
+
+    for home, name in (
+        (model.blocks[0], "mixer"),
+        (model.blocks[0], "feed_forward"),
+        (model, "memory"),
+        (model, "convolution"),
+    ):
+        part = getattr(home, name)
+        before = len(calls)
+        if wrap == "hook":
+            part.register_forward_hook(lambda *_: calls.append(_) or None)
+        elif wrap == "checkpoint":
+            inner = part.forward
+            part.forward = lambda *a, inner=inner, **k: (calls.append(a), inner(*a, **k))[1]
+            setattr(home, name, checkpoint_wrapper(part))
+        else:
+            setattr(home, name, torch.compile(part, backend=backend))
+        with torch.no_grad():
+            assert_close(model(IDS)[0], expected, "logits")
+        assert len(calls) > before, name
+    if wrap == "checkpoint":
+        calls.clear()
+        model(IDS)[0].sum().backward()
+        assert len(calls) > 3 + 3 + 1 + 1  # computed once more for the gradient
+
+
+def test_estimates_of_layers_that_only_go_together():
+    """What one layer gives another may read: no layer need work alone."""
+    hybrid = edit(preset_config("unimatrix-rosa"), {"order": (0, 1), "layers.0.mixer": "attention"})
+    model = unimatrix.build(hybrid)
+    assert estimate(hybrid).parameters == parameter_count(model)
+    varied = edit(hybrid, {"order": (0, 1, 0, 1, 1), "parts.steps": "step_embeddings"})
+    assert estimate(varied).parameters == parameter_count(LanguageModel(varied))

@@ -124,9 +124,17 @@ def test_relative_widths_follow_the_model():
             "unknown kind 'attentoin'; did you mean attention",
         ),
         ("unimatrix-core", {"layers.0.mixer.num_heads": "4"}, "expected a whole number, got '4'"),
+        ("unimatrix-core", {"parts.memroy": None}, "there is no parts.memroy to leave out"),
+        ("unimatrix-sparse-pointer", {"layers.*.memory": None}, "there is no layers.*.memory to leave out"),
+        (
+            "unimatrix-sparse-pointer",
+            {"slots": 4, "num_slots": 8},
+            "expected one value of .*num_slots, got two",
+        ),
+        ("unimatrix-core", {"depth": 10**5000}, "depth: expected .* got a number of 16610 bits"),
         ("unimatrix-core", {"depth": 2, "order": (0, 1)}, "expected depth or order, .* got both"),
         ("unimatrix-core", {"depth": 0}, "depth: expected a whole number of at least 1, got 0"),
-        ("unimatrix-core", {"depth": 10**9}, "depth: expected a whole number of at most 65,536, got"),
+        ("unimatrix-core", {"depth": 10**9}, "depth: expected a whole number of at most 4,096, got"),
         ("unimatrix-core", {"order": []}, "order: expected the number of a layer for each depth step"),
         ("unimatrix-core", {"order": [0, -1]}, "order: expected the number of a layer for each depth step"),
         ("unimatrix-core", {"layers": []}, "layers: expected a list of layers"),
@@ -195,6 +203,17 @@ def test_an_experiment_of_ones_own_config():
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
     assert experiment.model.resolved(64) == dataclasses.replace(config, vocab_size=64)
     assert "config" not in Experiment().to_dict()["model"]
+    assert hash(experiment) == hash(Experiment(model=ModelChoice(config=config)))
+    plain = edit(config, {"dropout": 0.25, "max_positions": None})
+    assert ModelChoice(config=plain).resolved(259) == plain
+    with pytest.raises(UserError, match=r"dropout: expected 0.25, as in the config beside it, got 0.3"):
+        ModelChoice(config=plain, dropout=0.3)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), b"x"])
+def test_changes_are_values_as_json_has_them(value):
+    with pytest.raises(UserError, match="changes: expected values as JSON has them"):
+        ModelChoice(changes={"a": value})
 
 
 def _names(config: ModelConfig) -> set[str]:

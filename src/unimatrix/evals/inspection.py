@@ -118,6 +118,10 @@ def inspect_slots(model: AnyModel, input_ids: Tensor) -> SlotHistory:
                 votes = memory.votes(features.hidden, reads.weights, reads.token_ids, len(words))[
                     0, 0
                 ].float()
+            others = [key for key, given in features.heard.items() if given.votes is not None]
+            if votes is not None and others != [(name, None)]:
+                # other parts vote too: what is not this one's counts as the words'
+                words = model.logits(features)[0, 0].float() - votes
             steps.append(_step(token, words, votes, recalled, written, replaced, held))
             previous = token
     finally:

@@ -85,6 +85,10 @@ class MatrixStateMixer(Part):
             if part is not None:
                 draw_weights(part, std)
 
+    @property
+    def renews(self) -> bool:
+        return isinstance(self.readout, SpectralLinear)
+
     def renew(self) -> None:
         """One power iteration for each spectrally normalised matrix, used once or often in the pass."""
         for part in (self.dqkv, self.readout):
@@ -92,10 +96,11 @@ class MatrixStateMixer(Part):
                 part.renew()
 
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
-        written = self._project(x, state, at.mask, at.starts)
-        y, after = self._run(written, state, at.mask, at.starts, given.context)
-        error = self._error(written, state, at.mask, at.starts) if "error" in at.wanted else None
-        return Given(add=y, error=error), after
+        wanted = "error" in at.wanted
+        y, after, *error = self(
+            x, state, mask=at.mask, starts=at.starts, context=given.context, with_error=wanted
+        )
+        return Given(add=y, error=error[0] if wanted else None), after
 
     def state_layout(self) -> Any:
         inner = 3 * self.num_heads * self.state_dim
@@ -122,9 +127,15 @@ class MatrixStateMixer(Part):
         mask: TokenMask | None = None,
         starts: Tensor | None = None,
         context: Stream | None = None,
-    ) -> tuple[Stream, MatrixStateMixerState]:
-        """[B, T, D] to [B, T, D]; context [B, T, D] joins the readout before its gate."""
-        return self._run(self._project(u, state, mask, starts), state, mask, starts, context)
+        with_error: bool = False,
+    ) -> Any:
+        """[B, T, D] to [B, T, D] and the next state; context [B, T, D] joins the readout before its gate.
+
+        with_error: also how badly the state foretold each token, [B, T, H] (see `_error`).
+        """
+        written = self._project(u, state, mask, starts)
+        y, after = self._run(written, state, mask, starts, context)
+        return (y, after, self._error(written, state, mask, starts)) if with_error else (y, after)
 
     def _project(
         self,

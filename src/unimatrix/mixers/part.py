@@ -100,6 +100,11 @@ class Part(nn.Module):
     def draw_last(self) -> None:
         """Draw or set what comes after all other weights of a model have been drawn."""
 
+    @property
+    def renews(self) -> bool:
+        """Whether `renew` has anything to do."""
+        return False
+
     def renew(self) -> None:
         """Called once before every pass in training."""
 
@@ -164,6 +169,15 @@ def check_given(name: str, got: Given, declared: frozenset[str]) -> None:
             raise UserError(
                 f"{name}: gives {port}, expected only what its config declares: {sorted(declared)}"
             )
+
+
+def give(kind: type[nn.Module], part: Any, x: Stream, state: Any, at: Reading, given: Given) -> Any:
+    """`part.give`, of a wrapper too: what torch.compile or checkpoint_wrapper put around a part is called.
+
+    kind: the part's class as the model made it; a wrapper's own `give` would be that of the part inside.
+    """
+    own = type(part) if isinstance(part, Part) else kind
+    return own.give(part, x, state, at, given)  # type: ignore[attr-defined]
 
 
 def joined(before: Given, got: Given) -> Given:

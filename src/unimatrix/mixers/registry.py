@@ -74,6 +74,9 @@ def register(module: type[nn.Module], config: type[PartConfig]) -> None:
         raise UserError(
             f"register: expected a default for every setting of {kind}, got none for {without[0]}"
         )
+    taken = {"name", "kind"} & settings.keys()
+    if taken:  # JSON has them beside the settings
+        raise UserError(f"register: expected no setting of {kind} to be called {min(taken)}")
     known = _parts.get(kind)
     # a module that is reloaded, or a cell run again, makes the same class anew
     if known is not None and (known.config.__module__, known.config.__qualname__) != (

@@ -12,6 +12,7 @@ from unimatrix.models.kinds import (
     config_from_dict,
     is_model_config,
     model_from_config,
+    resolved,
     text_config_from_dict,
     text_model_from_config,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "peer_presets",
     "preset_config",
     "presets",
+    "resolved",
     "select_batch",
     "setting",
     "settings_of",

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from unimatrix.mixers import Given, PartConfig, Reading, Size
-from unimatrix.mixers.part import adds_alone, check_given, joined
+from unimatrix.mixers.part import adds_alone, check_given, give, joined
 from unimatrix.models.config import Parts
 from unimatrix.ops.shapes import Stream
 
@@ -34,6 +34,7 @@ class Block(nn.Module):
                 self.add_module(norm_name, norm.build(size))
             self.add_module(name, part.build(size))
         self.dropout = nn.Dropout(dropout)
+        self.kinds = {name: type(self.get_submodule(name)) for name in parts}
         self.gives = {name: part.gives for name, part in parts.items()}
 
     def state_layout(self) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Block(nn.Module):
             y: Any = None
             for name in names:
                 part: Any = modules[name]
-                got, kept = part.give(u, state.get(name), at, given)
+                got, kept = give(self.kinds[name], part, u, state.get(name), at, given)
                 if kept is not None:
                     after[name] = kept
                 if got.add is not None:

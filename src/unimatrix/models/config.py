@@ -29,7 +29,7 @@ from unimatrix.models.upgrade import MAX_DEPTH, upgrade_config
 TAKEN = frozenset(
     {"embedding", "positions", "blocks", "norm", "head", "class_head", "dropout", "config", "tied", "logits"}
     | {"features", "words", "output_head", "init_weights", "init_module", "init_state", "tie_weights"}
-    | {"gradient_checkpointing", "halves", "gives", "state_layout"}
+    | {"gradient_checkpointing", "halves", "gives", "state_layout", "kinds"}
 )
 
 
@@ -146,6 +146,11 @@ class ModelConfig:
                     f"{name}: expected a part of role {' or '.join(roles)}, got {part.kind}, a {part.role}"
                 )
             part.check(self.size)
+        for number, layer in enumerate(self.layers):
+            if not layer:
+                raise UserError(f"layers.{number}: expected at least one part, got none")
+        if not isinstance(self.head, HeadConfig):
+            raise UserError(f"head: expected a HeadConfig, got a {type(self.head).__name__}")
         self._check_ports()
 
     def _places(self) -> Iterator[tuple[str, PartConfig, tuple[str, ...]]]:
@@ -173,11 +178,22 @@ class ModelConfig:
                     f"{name}: expected a layer's part that reads what {part.kind} gives (matrix_state), got"
                     f" {', '.join(sorted(kinds))}"
                 )
-            missing = part.reads - {"ids", "context"} - given
+            if "error" in part.reads and not self._error_before(name):
+                raise UserError(
+                    f"{name}: expected a part before it in its layer that gives error, which it reads"
+                )
+            missing = part.reads - {"ids", "context", "error"} - given
             if missing:
                 raise UserError(
                     f"{name}: expected a part that gives {min(missing)}, which it reads, got none"
                 )
+
+    def _error_before(self, path: str) -> bool:
+        """Whether an earlier part of the same layer gives error, which goes no further than its layer."""
+        place, _, name = path.rpartition(".")
+        layer = self.layers[int(place.removeprefix("layers."))] if place.startswith("layers.") else Parts()
+        names = list(layer)
+        return any("error" in layer[other].gives for other in names[: names.index(name)]) if layer else False
 
     @property
     def depth(self) -> int:

@@ -40,9 +40,8 @@ def check_memory(config: AnyModelConfig, *, what: str) -> None:
 
 def least_state_bytes(config: ModelConfig) -> int:
     """Bytes of one row's state before the first token: what grows with the text counts as nothing yet."""
-    with torch.device("meta"), _NoDraws():
-        few = tuple(dict.fromkeys(config.layers))
-        layout = LanguageModel(replace(config, layers=few, order=tuple(range(len(few)))))._layout
+    few = tuple(dict.fromkeys(config.layers))
+    layout = _on_meta(config, few, tuple(range(len(few))))._layout
     of_layer = {layer: _bytes(step) for layer, step in zip(few, layout.steps, strict=True)}
     return _bytes(layout.parts) + sum(of_layer[config.layers[which]] for which in config.order)
 
@@ -76,15 +75,16 @@ def _parameters(config: AnyModelConfig) -> int:
         # a convolution over 4 tokens with bias; per head a time step, a decay, a direct way; two norms
         block = projections + 5 * width + 3 * config.num_heads + inner + config.d_model
         return (config.vocab_size + 1) * config.d_model + config.depth * block
-    # a further depth step adds the same each time, a layer what the other one like it does: few are built
-    first = config.layers[0]
-    alone = _count(config, (first,), (0,))
-    twice = _count(config, (first,), (0, 0))
-    steps = (config.depth - 1) * (twice - alone)
-    layers = {layer: _count(config, (first, layer), (0, 1)) - twice for layer in set(config.layers[1:])}
-    return alone + steps + sum(layers[layer] for layer in config.layers[1:])
+    # each distinct layer is built once; every other one like it has as many, every depth step adds the same
+    few = tuple(dict.fromkeys(config.layers))
+    once = tuple(range(len(few)))
+    model, longer = _on_meta(config, few, once), _on_meta(config, few, (*once, 0))
+    steps = parameter_count(longer) - parameter_count(model)
+    of_layer = {layer: parameter_count(block) for layer, block in zip(few, model.blocks, strict=True)}
+    others = sum(of_layer[layer] for layer in config.layers) - sum(of_layer.values())
+    return parameter_count(model) + others + (config.depth - len(few)) * steps
 
 
-def _count(config: ModelConfig, layers: tuple[Parts, ...], order: tuple[int, ...]) -> int:
+def _on_meta(config: ModelConfig, layers: tuple[Parts, ...], order: tuple[int, ...]) -> LanguageModel:
     with torch.device("meta"), _NoDraws():
-        return parameter_count(LanguageModel(replace(config, layers=layers, order=order)))
+        return LanguageModel(replace(config, layers=layers, order=order))

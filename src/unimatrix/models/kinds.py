@@ -50,6 +50,11 @@ def text_model_from_config(config: TextModelConfig) -> TextModel:
     return LanguageModel(config) if isinstance(config, ModelConfig) else Mamba2(config)
 
 
+def resolved(config: AnyModelConfig) -> AnyModelConfig:
+    """The config with a number in the place of every setting that the model's size decides."""
+    return config.resolved() if isinstance(config, ModelConfig) else config
+
+
 def config_from_dict(values: Mapping[str, Any]) -> AnyModelConfig:
     """The inverse of all configs' to_dict; without a "kind" it is the general language model's.
 

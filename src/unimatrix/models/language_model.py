@@ -19,7 +19,7 @@ from unimatrix.mixers import Given, Part, Reading
 from unimatrix.mixers.documents import positions_in_document
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import check_state, kept, name_for_export
-from unimatrix.mixers.part import NOTHING, check_given, joined
+from unimatrix.mixers.part import NOTHING, check_given, give, joined
 from unimatrix.mixers.spectral import SameEachTime
 from unimatrix.models.block import Block
 from unimatrix.models.config import ModelConfig
@@ -107,13 +107,13 @@ class LanguageModel(nn.Module):
         self.gradient_checkpointing = False
         # asked once: a config looks through all of its parts each time
         self._recurrent = config.recurrent
-        self._parts = [(name, part.gives) for name, part in config.parts.items()]
+        self._parts = [
+            (name, part.gives, type(self.get_submodule(name))) for name, part in config.parts.items()
+        ]
         everything = config.all_parts.values()
         self._reading_ids = [name for name, part in config.all_parts.items() if "ids" in part.reads]
         self._wanted = frozenset[str]().union(*(part.reads for part in everything))
-        self._renewed = any(
-            isinstance(module, Part) and type(module).renew is not Part.renew for module in self.modules()
-        )
+        self._renewed = any(part.renews for part in _parts_of(self))
         self._layout = self._state_layout()
         name_for_export(self._layout)
         places = [(f"parts.{name}", config.parts[name]) for name in self._layout.parts]
@@ -340,7 +340,9 @@ class LanguageModel(nn.Module):
         """Logits with what the parts make of them; a long text's in pieces, as its logits."""
         for (path, _), given in votes.items():
             part: Any = self.get_submodule(path)
-            if torch.is_grad_enabled() or torch.compiler.is_compiling() or hidden.dim() < 3:
+            in_place = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+            # under autocast votes may be of a wider dtype than the logits
+            if not in_place or hidden.dim() < 3 or torch.is_autocast_enabled(hidden.device.type):
                 logits = part.vote(logits, hidden, given)
                 continue
             piece = max(1, PIECE_TOKENS // max(1, len(hidden)))
@@ -389,9 +391,9 @@ class LanguageModel(nn.Module):
     ) -> tuple[Given, dict[str, Any], dict[tuple[str, int | None], Given]]:
         """What the parts that the model has once give, their states, and what the head and inspection get."""
         given, states, heard = NOTHING, {}, {}
-        for name, gives in self._parts:
+        for name, gives, kind in self._parts:
             part: Any = self._modules[name]
-            got, after = part.give(x, before.get(name), at, given)
+            got, after = give(kind, part, x, before.get(name), at, given)
             check_given(name, got, gives)
             given = joined(given, got)
             if after is not None:

@@ -150,15 +150,23 @@ class _Edit:
     def _change_part(self, key: Any, value: Any) -> None:
         wholes = self._named_parts(key)
         if wholes:
+            if value is None and not any(place in self._all() for place in wholes):
+                there = [f"{place}" for place in self._all() if place.name not in ("norm", "head")]
+                raise UserError(
+                    f"{self.what}: there is no {_said(key)} to leave out; {did_you_mean(key, there)}"
+                )
             for place in wholes:
                 self._put(place, None if value is None else self._part(key, value))
             return
-        found = self._find(key)
-        for place, name in found:
-            hint = get_type_hints(type(self._at(place)))[name]
-            value = tuple(value) if isinstance(value, list) else value
-            check_type(key, hint, value)
-            self.settings.setdefault(place, {})[name] = value
+        value = tuple(value) if isinstance(value, list) else value
+        checked: set[type] = set()
+        for place, name in self._find(key):
+            kind = type(self._at(place))
+            if kind not in checked:
+                check_type(key, get_type_hints(kind)[name], value)
+                checked.add(kind)
+            if self.settings.setdefault(place, {}).setdefault(name, value) != value:
+                raise UserError(f"{self.what}: expected one value of {place}.{name}, got two by two paths")
 
     def _set_depth(self, depth: Any) -> None:
         check_type("depth", int, depth)
@@ -254,7 +262,9 @@ class _Edit:
         return layers | self.parts | ends
 
     def _at(self, place: _Place) -> PartConfig:
-        return self._all()[place]
+        if place.layer is not None:
+            return self.layers[place.layer][place.name]
+        return self.parts[place] if place in self.parts else getattr(self, place.name)
 
     def _put(self, place: _Place, part: PartConfig | None) -> None:
         if place.layer is None and place.name in ("norm", "head"):

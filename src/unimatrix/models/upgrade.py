@@ -10,7 +10,7 @@ from typing import Any
 from unimatrix.codec import shown
 from unimatrix.errors import UserError
 
-MAX_DEPTH = 2**16  # a model's order says for each step which layer it applies
+MAX_DEPTH = 2**12  # a model's order says for each step which layer it applies
 
 _THEN = {
     "mixer",

@@ -16,7 +16,8 @@ from typing import Any
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.tasks import task_of
 from unimatrix.errors import UserError
-from unimatrix.models import AnyModelConfig, ModelConfig, config_from_dict
+from unimatrix.models import AnyModelConfig, config_from_dict
+from unimatrix.models import resolved as with_sizes
 from unimatrix.models.versions import versions_of
 from unimatrix.train.config import VERSION, Experiment
 
@@ -40,6 +41,9 @@ _HOW = frozenset({"backend", "device"})
 
 # settings that are newer than some rows, at what they were before: a run that leaves them so is what it was
 _SINCE = {"pack": False}
+
+# of a model nothing else: a part may have a setting of any name
+_HOW_OF_A_MODEL = frozenset({"backend"})
 
 # what the presets were when rows held their names alone: each whole, as its config's to_dict() gave it
 _PRESETS_THEN = Path(__file__).with_name("presets_0_1_0.json")
@@ -96,7 +100,7 @@ def run_identity(
     settings = _whole_settings(json.dumps(config))
     parts = {
         "config": _numbers_only({name: value for name, value in settings.items() if name != "model"}),
-        "model": _numbers_only(_whole_model(json.dumps(resolved["model"]))),
+        "model": _numbers_only(_whole_model(json.dumps(resolved["model"])), besides=_HOW_OF_A_MODEL),
         # 1 is where all begin: what gets a number of its own later leaves earlier runs what they were
         "versions": {name: number for name, number in resolved["versions"].items() if number != 1},
         "device": device.partition(":")[0],
@@ -135,7 +139,7 @@ def _whole_model(config: str) -> dict[str, Any]:
 
 
 def _whole(config: AnyModelConfig) -> dict[str, Any]:
-    return (config.resolved() if isinstance(config, ModelConfig) else config).to_dict()
+    return with_sizes(config).to_dict()
 
 
 def _numbers_only(config: Any, *, besides: frozenset[str] = BESIDES_THE_NUMBERS | _HOW) -> Any:

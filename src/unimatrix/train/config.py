@@ -17,7 +17,7 @@ from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig
 from unimatrix.data.tasks.triple_interaction import Symbols
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
 from unimatrix.models import TASK_PRESETS, AnyModelConfig, ModelConfig, preset_config, settings_of
 
 Schedule = Literal["constant", "cosine", "linear"]
@@ -46,7 +46,8 @@ class ModelChoice:
 
     Attributes:
         preset: a name that `unimatrix models` lists.
-        config: a model's whole config in the preset's place; its own vocabulary gives way to the data's.
+        config: a model's whole config in the preset's place, with its own dropout and positions; its
+            vocabulary gives way to the data's.
         changes: settings by their paths (`unimatrix.models.settings`), values as JSON has them:
             {"d_model": 32, "parts.memory.num_slots": 16}.
         dropout: probability in [0, 1).
@@ -55,7 +56,7 @@ class ModelChoice:
 
     preset: str = "unimatrix-core"
     config: ModelConfig | None = None
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     dropout: float = 0.1
     max_positions: int | None = 128
 
@@ -66,15 +67,25 @@ class ModelChoice:
         for name in ("dropout", "max_positions"):
             if name in self.changes:
                 raise UserError(f"changes: expected {name} beside them, got it among them")
-        # as JSON will give them back
-        object.__setattr__(self, "changes", json.loads(json.dumps(encode(self.changes))))
+        try:  # as JSON will give them back
+            changes = json.loads(json.dumps(encode(self.changes), allow_nan=False))
+        except (TypeError, ValueError, RecursionError):
+            raise UserTypeError(
+                f"changes: expected values as JSON has them, got {shown(self.changes)}"
+            ) from None
+        object.__setattr__(self, "changes", changes)
         if self.config is not None:
             object.__setattr__(self, "preset", CUSTOM)
+            for name, usual in (("dropout", 0.1), ("max_positions", 128)):
+                own, given = getattr(self.config, name), getattr(self, name)
+                if given not in (own, usual):
+                    raise UserError(f"{name}: expected {own}, as in the config beside it, got {given}")
+                object.__setattr__(self, name, own)
 
     @classmethod
     def of(cls, config: ModelConfig) -> "ModelChoice":
         """The choice of a config, with its own dropout and positions."""
-        return cls(config=config, dropout=config.dropout, max_positions=config.max_positions)
+        return cls(config=config)
 
     def resolved(self, vocab_size: int) -> AnyModelConfig:
         """The model's whole config.

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
-from unimatrix.models import AnyModel, build, config_from_dict
+from unimatrix.models import AnyModel, build, config_from_dict, resolved
 from unimatrix.models.documents import check_keeps_documents
 from unimatrix.train.checkpoint import OPTIMIZER, RNG, TRAINER, WEIGHTS, Checkpoint, save_checkpoint
 from unimatrix.train.config import Experiment
@@ -123,7 +123,7 @@ class Run:
         if trainer.step > steps:
             raise UserError(f"steps: the run has made {trainer.step} already, got {steps}")
         # as configs, not as dicts: one saved before a part of the model existed does not mention it
-        if config_from_dict(checkpoint.model_config) != self.model.config:
+        if resolved(config_from_dict(checkpoint.model_config)) != resolved(self.model.config):
             raise UserError(f"{folder / 'config.json'}: belongs to another model than these settings build")
         try:
             self.model.load_state_dict(checkpoint.weights)
