@@ -103,7 +103,9 @@ def test_lora_generates_with_the_state(preset, make_model):
     settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
     tokens = tuned.generate(**batch, **settings)
     assert torch.equal(tokens, tuned.generate(**batch, **settings, use_cache=False))
-    assert not torch.equal(tokens, make_model(preset).generate(**batch, **settings))
+    with torch.no_grad():
+        changed = tuned(**batch).logits - make_model(preset)(**batch).logits
+    assert changed.abs().max() > 1e-3  # six tokens may be the same all the same
 
 
 @pytest.mark.parametrize("target", ["dqkv", "readout"])
@@ -117,7 +119,7 @@ def test_prompt_tuning(preset, make_model, texts):
     tuned = get_peft_model(make_model(preset), config)
     assert tuned.active_peft_config.token_dim == 16
     if preset in READ_IDS:
-        with pytest.raises(UserError, match=r"inputs_embeds: expected input_ids, which the model's .* reads"):
+        with pytest.raises(UserError, match=r"inputs_embeds: expected input_ids, which parts\..* reads"):
             tuned(IDS)
         return
     first, last = train(tuned, texts)

@@ -93,7 +93,7 @@ def test_right_padding_without_a_mask_as_lm_eval_feeds_it(preset, make_model):
         for i, row in enumerate(rows):
             torch.testing.assert_close(logits[i, : len(row)], model(torch.tensor([row])).logits[0])
     assert logits.shape == (2, longest, tokenizer.vocab_size)
-    assert model.config.max_position_embeddings == 128
+    assert getattr(model.config, "max_position_embeddings", None) == preset_config(preset).max_positions
     assert not hasattr(make_model(preset, max_positions=None).config, "max_position_embeddings")
 
 

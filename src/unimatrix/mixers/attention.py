@@ -161,7 +161,7 @@ def _positions(
     state: AttentionState | None, mask: TokenMask | None, starts: Tensor | None, x: Stream
 ) -> Tensor:
     """How many real tokens of its document stand before each position, [B, T]; padding may have any."""
-    before = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    before = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     if state is not None:
         before = before + (state.k.shape[2] if state.real is None else state.real.sum(1))
     return positions_in_document(mask, starts, before, x.shape[1])[0]

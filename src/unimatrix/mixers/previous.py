@@ -49,7 +49,7 @@ def follows(mask: TokenMask | None, starts: Tensor) -> Tensor:
     index = torch.arange(length + 1, device=starts.device) if mask is None else newest_real(mask)
     began = last_start(starts)
     # after the last position, where the next one would begin to look
-    began = torch.cat([began, began[:, -1:] if length else began.new_full((len(starts), 1), -1)], dim=1)
+    began = torch.cat([began, began[:, -1:] if length else began.new_full((starts.shape[0], 1), -1)], dim=1)
     return index - 1 >= began
 
 

@@ -174,6 +174,8 @@ class _Edit:
             raise UserError(f"depth: expected a whole number of at least 1, got {depth}")
         if depth > MAX_DEPTH:
             raise UserError(f"depth: expected a whole number of at most {MAX_DEPTH:,}, got {shown(depth)}")
+        if depth == self.config.depth:
+            return
         if any(layer != self.layers[0] for layer in self.layers):
             raise UserError(
                 f"depth: expected a model whose layers are alike, got {len(self.layers)} that are not; change"
