@@ -33,6 +33,9 @@ PASSES = ("forward", "training", "decoding")
 BATCH = 8
 TURN_SECONDS = 0.03
 PAIRS = 5
+# glibc: freed memory is kept, not given back and faulted in again at each pass, which some processes do and
+# others do not, and which then takes more time than what is compared
+KEPT_MEMORY = {name: str(2**30) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}
 MIN_TURNS = 8  # of each version within a pair
 _HERE = Path(unimatrix.__file__).resolve().parents[1]  # the folder that holds the package
 
@@ -82,7 +85,7 @@ class _Version:
     """A process with one version's sources."""
 
     def __init__(self, sources: Path) -> None:
-        environment = os.environ | {"PYTHONPATH": str(sources)}
+        environment = os.environ | KEPT_MEMORY | {"PYTHONPATH": str(sources)}
         command = [sys.executable, "-P", worker.__file__, str(torch.get_num_threads())]
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
