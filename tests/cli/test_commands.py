@@ -40,6 +40,17 @@ def test_train_takes_a_text_in_one_line_and_names_the_run_after_it(
     assert "not the paper's corpus" not in out
 
 
+def test_a_part_under_a_new_name_is_told(call, small_run, tmp_path):
+    """Any name will do for a part, so that a misspelt one makes another model: it is said."""
+    short = ("train", small_run.parent / "sea.txt", *SMALL, "--steps", "1")
+    code, out, _ = call(*short, "--out", tmp_path / "typo", "--set", "layers.0.mixr=attention")
+    assert code == 0
+    assert "Note: parts that unimatrix-core has not: layers.0.mixr (attention)" in out
+    code, out, _ = call(*short, "--out", tmp_path / "same", "--set", "layers.0.feed_forward=gated_mlp")
+    assert code == 0
+    assert "parts that" not in out
+
+
 def test_train_overrides_an_experiment_and_keeps_the_rest(call, small_run, tmp_path) -> None:
     text = small_run.parent / "sea.txt"
     out = tmp_path / "run"

@@ -66,7 +66,8 @@ def test_a_prompt_of_bytes(call, text_run):
 
 def test_complaints_are_one_line(refused, recall_run, text_run, small_run, tmp_path):
     assert "slot memory" in refused("inspect", small_run, "--prompt", "the")
-    assert "expected a prompt" in refused("inspect", text_run)
+    assert "slot memory" in refused("inspect", small_run)  # no prompt would help
+    assert "expected a prompt (--prompt)" in refused("inspect", text_run)
     assert "sample: expected 0 to 7, got 8" in refused("inspect", recall_run, "--sample", "8")
     assert "one of a prompt and a sample" in refused("inspect", recall_run, "--sample", "1", "--prompt", "k1")
     assert "expected a file ending in" in refused("inspect", recall_run, "--figure", tmp_path / "slots.doc")

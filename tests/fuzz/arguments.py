@@ -417,7 +417,9 @@ def _config_targets() -> Iterator[Target]:
     record = json.loads((OLDER / "runs" / "slots" / "run.json").read_bytes())["experiment"]
     yield Target("argument", "older choice", damaged_json({"model": record["model"]}), check_choice)
     choice = ModelChoice(preset="unimatrix-sparse-pointer", changes={"depth": 2, "parts.memory.top_k": 2})
-    own = ModelChoice.of(ModelConfig(d_model=8, vocab_size=64, layers=({"mixer": MLPConfig(expansion=1)},)))
+    own = ModelChoice(
+        config=ModelConfig(d_model=8, vocab_size=64, layers=({"mixer": MLPConfig(expansion=1)},))
+    )
     for name, one in (("choice", choice), ("choice of a config", own)):
         yield Target("argument", name, damaged_json(Experiment(model=one).to_dict()), check_choice)
 

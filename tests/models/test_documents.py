@@ -191,9 +191,7 @@ def test_wrong_starts_are_named(starts, message):
 
 def test_a_part_with_a_state_that_knows_no_documents_is_refused():
     model = unimatrix.build("unimatrix-core", **{"layers.0.store": SurpriseConfig()})
-    with pytest.raises(
-        UserError, match=r"starts: expected none, as layers\.0\.store \(surprise\) would read on"
-    ):
+    with pytest.raises(UserError, match=r"^starts: .* apart; layers\.0\.store \(surprise\) would read on"):
         model(IDS, starts=STARTS)
 
 

@@ -186,12 +186,14 @@ def test_a_port_that_is_not_declared_is_refused():
         ({"kind": "no name"}, "register: expected .*kind to be a name, got 'no name'"),
         ({"role": "middle"}, "role to be one of"),
         ({"gives": frozenset({"nowhere"})}, "expected ports of wrong among .*, got nowhere"),
+        ({"gives": frozenset({"votes"})}, "expected a vote of MLP's own, as wrong gives votes"),
+        ({"build": PartConfig.build}, "expected WrongConfig to have a build"),
         ({"name": "x", "__annotations__": {"name": str}}, "no setting of wrong to be called name"),
         ({"kind": "attention"}, "kind 'attention' is unimatrix.mixers.attention.AttentionConfig's"),
     ],
 )
 def test_a_wrong_registration_is_one_line(changes, message):
-    members = {"kind": "wrong", "role": "feed", "__annotations__": {}} | changes
+    members = {"kind": "wrong", "role": "feed", "__annotations__": {}, "build": MLPConfig.build} | changes
     config = dataclasses.dataclass(frozen=True)(type("WrongConfig", (PartConfig,), members))
     with pytest.raises(UserError, match=message):
         register(MLP, config)

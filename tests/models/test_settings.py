@@ -132,6 +132,7 @@ def test_relative_widths_follow_the_model():
             "expected one value of .*num_slots, got two",
         ),
         ("unimatrix-core", {"depth": 10**5000}, "depth: expected .* got a number of 16610 bits"),
+        ("unimatrix-core", {"layer.0.mixer": "attention"}, "did you mean layers.0.mixer"),
         ("unimatrix-core", {"depth": 2, "order": (0, 1)}, "expected depth or order, .* got both"),
         ("unimatrix-core", {"depth": 0}, "depth: expected a whole number of at least 1, got 0"),
         ("unimatrix-core", {"depth": 10**9}, "depth: expected a whole number of at most 4,096, got"),
@@ -198,7 +199,7 @@ def test_values_of_assignments():
 
 def test_an_experiment_of_ones_own_config():
     config = edit(preset_config("unimatrix-core"), {"layers.0.mixer": MatrixStateConfig(num_heads=2)})
-    experiment = Experiment(model=ModelChoice.of(config))
+    experiment = Experiment(model=ModelChoice(config=config))
     assert experiment.model.preset == "custom"
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
     assert experiment.model.resolved(64) == dataclasses.replace(config, vocab_size=64)

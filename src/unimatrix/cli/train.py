@@ -13,11 +13,12 @@ from rich.console import Console
 from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, is_given, option_value, parse
 from unimatrix.cli.evaluate import score_text, variant_title
 from unimatrix.cli.model_options import ModelOptions, changed, of_changes
-from unimatrix.data import Corpus, load_corpus, load_data_dir
+from unimatrix.data import VOCAB_SIZE, Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
 from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import rates_text
+from unimatrix.models import ModelConfig, preset_config
 from unimatrix.paper.experiments import experiment
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
 from unimatrix.train.progress import PlainConsole, say
@@ -111,6 +112,9 @@ def run(arguments: Sequence[str]) -> int:
     else:
         _check_no_text(options, arguments)
         corpus, settings = None, options.settings
+    added = _parts_added(settings)
+    if added:  # a part may have any name: a misspelt one is a new one
+        say(console, f"Note: parts that {settings.model.preset} has not: {', '.join(added)}")
     out = options.out if options.out is not None else _default_folder(settings.name)
     result = train(
         settings,
@@ -135,6 +139,18 @@ def _with_changes(options: Options, then: ModelChoice) -> Experiment:
     config = then.config if model.preset == then.preset else None
     changes = changed(then.changes, options.model, options.set)
     return replace(options.settings, model=replace(model, config=config, changes=changes))
+
+
+def _parts_added(settings: Experiment) -> list[str]:
+    """The model's parts, by path and kind, under names that its preset has none of."""
+    choice = settings.model
+    if choice.config is not None or not choice.changes:
+        return []
+    whole, preset = choice.resolved(VOCAB_SIZE), preset_config(choice.preset)
+    if not isinstance(whole, ModelConfig) or not isinstance(preset, ModelConfig):
+        return []
+    known = {path.rpartition(".")[2] for path in preset.all_parts}
+    return [f"{p} ({part.kind})" for p, part in whole.all_parts.items() if p.rpartition(".")[2] not in known]
 
 
 def _default_folder(name: str) -> Path:

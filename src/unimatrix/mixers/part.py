@@ -186,11 +186,7 @@ def joined(before: Given, got: Given) -> Given:
         plus(before.add, got.add),
         plus(before.context, got.context),
         plus(before.shift, got.shift),
-        got.scale
-        if before.scale is None
-        else before.scale
-        if got.scale is None
-        else before.scale * got.scale,
+        times(before.scale, got.scale),
         plus(before.late, got.late),
         before.error if got.error is None else got.error,
     )
@@ -199,3 +195,8 @@ def joined(before: Given, got: Given) -> Given:
 def plus(x: Any, more: Tensor | None) -> Any:
     """x + more, where None is nothing."""
     return x if more is None else more if x is None else x + more
+
+
+def times(x: Any, more: Tensor | None) -> Any:
+    """x * more, where None is one."""
+    return x if more is None else more if x is None else x * more

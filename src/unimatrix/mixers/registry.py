@@ -15,7 +15,7 @@ from torch import nn
 
 from unimatrix.codec import decode, did_you_mean, shown
 from unimatrix.errors import UserError, UserTypeError
-from unimatrix.mixers.part import PORTS, PartConfig, Role
+from unimatrix.mixers.part import PORTS, Part, PartConfig, Role
 
 GROUP = "unimatrix.parts"
 
@@ -64,6 +64,10 @@ def register(module: type[nn.Module], config: type[PartConfig]) -> None:
     missing = [name for name in needed if not callable(getattr(module, name, None))]
     if not isinstance(module, type) or missing:
         raise UserTypeError(f"register: expected a module class with {needed[0]}, got {shown(module)}")
+    if config.build is PartConfig.build:
+        raise UserError(f"register: expected {config.__name__} to have a build(size)")
+    if "votes" in config.gives and getattr(module, "vote", Part.vote) is Part.vote:
+        raise UserError(f"register: expected a vote of {module.__name__}'s own, as {kind} gives votes")
     without = [
         field.name
         for field in dataclasses.fields(config)

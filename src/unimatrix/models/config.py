@@ -6,7 +6,7 @@ stands beside the part (unimatrix.mixers).
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import nn
@@ -22,6 +22,7 @@ from unimatrix.mixers import (
     PartConfig,
     Size,
     TiedHeadConfig,
+    parts,
 )
 from unimatrix.models.upgrade import MAX_DEPTH, upgrade_config
 
@@ -29,7 +30,7 @@ from unimatrix.models.upgrade import MAX_DEPTH, upgrade_config
 TAKEN = frozenset(
     {"embedding", "positions", "blocks", "norm", "head", "class_head", "dropout", "config", "tied", "logits"}
     | {"features", "words", "output_head", "init_weights", "init_module", "init_state", "tie_weights"}
-    | {"gradient_checkpointing", "halves", "gives", "state_layout", "kinds"}
+    | {"gradient_checkpointing", "halves", "gives", "state_layout", "kinds", "reads_on"}
 )
 
 
@@ -93,6 +94,11 @@ class Parts(Mapping[str, PartConfig]):
         return cls(found)
 
 
+def _as_parts(value: Any) -> Any:
+    """A mapping of configs as `Parts`; anything else is for the check of types to refuse."""
+    return Parts(value) if isinstance(value, Mapping) and not isinstance(value, Parts) else value
+
+
 def _transformer() -> tuple[Parts, ...]:
     return (Parts(mixer=AttentionConfig(), feed_forward=MLPConfig()),) * 3
 
@@ -122,12 +128,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, tuple | list):
-            layers = tuple(Parts(one) if type(one) is dict else one for one in self.layers)
+            layers = tuple(_as_parts(one) for one in self.layers)
             object.__setattr__(self, "layers", layers)
             if self.order == ():
                 object.__setattr__(self, "order", tuple(range(len(layers))))
-        if type(self.parts) is dict:
-            object.__setattr__(self, "parts", Parts(self.parts))
+        object.__setattr__(self, "parts", _as_parts(self.parts))
         check_types(self)
         check_counts(self, "vocab_size", "d_model", "max_positions")
         check_range(self, "dropout", low=0.0, below=1.0)
@@ -174,9 +179,10 @@ class ModelConfig:
                 "context" in other.reads for layer in self.layers for other in layer.values()
             ):
                 kinds = {other.kind for layer in self.layers for other in layer.values()}
+                reading = [kind for kind, other in parts().items() if "context" in other.config.reads]
                 raise UserError(
-                    f"{name}: expected a layer's part that reads what {part.kind} gives (matrix_state), got"
-                    f" {', '.join(sorted(kinds))}"
+                    f"{name}: expected a layer's part that reads what {part.kind} gives"
+                    f" ({', '.join(reading)}), got {', '.join(sorted(kinds))}"
                 )
             if "error" in part.reads and not self._error_before(name):
                 raise UserError(
@@ -221,8 +227,6 @@ class ModelConfig:
 
     def resolved(self) -> "ModelConfig":
         """The same model with a number in the place of every setting that its size decides."""
-        from dataclasses import replace
-
         size = self.size
         layers = tuple(Parts({n: p.resolved(size) for n, p in layer.items()}) for layer in self.layers)
         return replace(self, layers=layers, parts=Parts({n: p.resolved(size) for n, p in self.parts.items()}))

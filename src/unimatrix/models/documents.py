@@ -51,10 +51,11 @@ def starts_from_position_ids(position_ids: Tensor) -> Tensor:
 def check_keeps_documents(model: nn.Module, name: str) -> None:
     """Raise a UserError about what goes by `name` for a model that reads on from document to document."""
     takes_starts = "starts" in inspect.signature(model.forward).parameters
-    reads_on = getattr(model, "_running_on", [] if takes_starts else [type(model).__name__])
+    reads_on = getattr(model, "reads_on", [] if takes_starts else [type(model).__name__])
     if reads_on:
         raise UserError(
             f"{name}: documents in one row need a model that keeps them apart; {reads_on[0]} would read on"
+            " (a part that empties its state where one begins says documents = True)"
         )
 
 

@@ -42,26 +42,24 @@ def _check_tensor(name: str, value: object, dtype: torch.dtype | None, what: str
 
 
 def _check_mask(mask: object, given: Tensor) -> None:
-    if mask is None:
-        return
-    _check_tensor("mask", mask, torch.bool, "real tokens")
-    assert isinstance(mask, Tensor)
-    if mask.shape != given.shape[:2]:
-        raise UserError(f"mask: expected shape {list(given.shape[:2])}, got {list(mask.shape)}")
-    if mask.device != given.device:
-        raise UserError(f"mask: expected it where the inputs are, {given.device}, got {mask.device}")
+    _check_flags("mask", mask, "real tokens", given)
 
 
 def check_starts(starts: object, given: Tensor) -> None:
     """Raise a UserError unless starts, if there are any, are bool [batch, time] where the inputs are."""
-    if starts is None:
+    _check_flags("starts", starts, "documents' beginnings", given)
+
+
+def _check_flags(name: str, flags: object, what: str, given: Tensor) -> None:
+    """None, or bool [batch, time] beside inputs [batch, time, ...]."""
+    if flags is None:
         return
-    _check_tensor("starts", starts, torch.bool, "documents' beginnings")
-    assert isinstance(starts, Tensor)
-    if starts.shape != given.shape[:2]:
-        raise UserError(f"starts: expected shape {list(given.shape[:2])}, got {list(starts.shape)}")
-    if starts.device != given.device:
-        raise UserError(f"starts: expected it where the inputs are, {given.device}, got {starts.device}")
+    _check_tensor(name, flags, torch.bool, what)
+    assert isinstance(flags, Tensor)
+    if flags.shape != given.shape[:2]:
+        raise UserError(f"{name}: expected shape {list(given.shape[:2])}, got {list(flags.shape)}")
+    if flags.device != given.device:
+        raise UserError(f"{name}: expected it where the inputs are, {given.device}, got {flags.device}")
 
 
 def positions_at(at: object, hidden: Stream) -> Callable[[Tensor], Tensor]:

@@ -23,6 +23,7 @@ from unimatrix.mixers.part import NOTHING, check_given, give, joined
 from unimatrix.mixers.spectral import SameEachTime
 from unimatrix.models.block import Block
 from unimatrix.models.config import ModelConfig
+from unimatrix.models.documents import check_keeps_documents
 from unimatrix.models.input_checks import (
     check_embeddings,
     check_ids,
@@ -119,7 +120,8 @@ class LanguageModel(nn.Module):
         places = [(f"parts.{name}", config.parts[name]) for name in self._layout.parts]
         for which, step in zip(config.order, self._layout.steps, strict=True):
             places += [(f"layers.{which}.{name}", config.layers[which][name]) for name in step]
-        self._running_on = [f"{path} ({part.kind})" for path, part in places if not part.documents]
+        # whose state runs on from one document of a row into the next
+        self.reads_on = [f"{path} ({part.kind})" for path, part in places if not part.documents]
         # of the last state: its position, and where it lies; in a list: to set a module's attribute is slow
         self._returned: list[tuple[Any, int]] = [(None, 0)]
         self.register_state_dict_post_hook(_leave_out_tied)
@@ -230,11 +232,8 @@ class LanguageModel(nn.Module):
         """`forward` up to the head, which `logits` is; keep_streams: the stream between the blocks too."""
         given = self._check_inputs(input_ids, inputs_embeds, mask)
         check_starts(starts, given)
-        if starts is not None and self._running_on:
-            raise UserError(
-                f"starts: expected none, as {self._running_on[0]} would read on from document to document"
-                " (a part that empties its state where one begins says documents = True)"
-            )
+        if starts is not None and self.reads_on:
+            check_keeps_documents(self, "starts")
         watched = not torch.compiler.is_compiling()
         if state is not None and watched and not self._is_own(state, given):
             self._check_state(state, given)

@@ -251,7 +251,7 @@ class _Edit:
             for field in dataclasses.fields(part)  # type: ignore[arg-type]
         ]
         if "." in str(key):
-            return paths
+            return [*map(str, self._all()), *paths]
         names = dict.fromkeys(path.split(".")[-1] for path in paths)
         aliases = [alias for alias, path in ALIASES.items() if path.split(".")[-1] in names]
         return [*(field.name for field in dataclasses.fields(self.config)), _DEPTH, *names, *aliases]

@@ -8,7 +8,7 @@ import torch
 from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.data.tokenizer import BOS, encode, token_name
 from unimatrix.errors import UserError
-from unimatrix.evals.inspection import SlotHistory, Traced, inspect_slots
+from unimatrix.evals.inspection import SlotHistory, Traced, inspect_slots, slot_memory_of
 from unimatrix.hf import load
 from unimatrix.models import AnyModel
 from unimatrix.paper.figures import LIGHT, PNG_DOTS_PER_INCH
@@ -34,11 +34,14 @@ def trace_checkpoint(
     if prompt is not None and sample is not None:
         raise UserError("inspect: expected one of a prompt and a sample, got both")
     model, experiment = _open(checkpoint)
+    slot_memory_of(model)  # before anything is asked of a prompt
     task = None if experiment is None else experiment.task
     expected = None
     if task is None:
         if prompt is None:
-            raise UserError("inspect: expected a prompt; without one only a task's model has what to read")
+            raise UserError(
+                "inspect: expected a prompt (--prompt); without one only a task's model has what to read"
+            )
         ids = [BOS, *encode(prompt).tolist()]
         name = token_name
     else:

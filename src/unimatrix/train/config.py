@@ -76,16 +76,14 @@ class ModelChoice:
         object.__setattr__(self, "changes", changes)
         if self.config is not None:
             object.__setattr__(self, "preset", CUSTOM)
-            for name, usual in (("dropout", 0.1), ("max_positions", 128)):
+            for field in dataclasses.fields(self):
+                name, usual = field.name, field.default
+                if name not in ("dropout", "max_positions"):
+                    continue
                 own, given = getattr(self.config, name), getattr(self, name)
                 if given not in (own, usual):
                     raise UserError(f"{name}: expected {own}, as in the config beside it, got {given}")
                 object.__setattr__(self, name, own)
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> "ModelChoice":
-        """The choice of a config, with its own dropout and positions."""
-        return cls(config=config)
 
     def resolved(self, vocab_size: int) -> AnyModelConfig:
         """The model's whole config.
