@@ -11,9 +11,9 @@ from unimatrix.mixers.matrix_state import MatrixStateConfig, MatrixStateMixer, M
 from unimatrix.mixers.modulation import DeepEmbed, DeepEmbedConfig, StepEmbeddings, StepEmbeddingsConfig
 from unimatrix.mixers.norm import LayerNormConfig, RMSNormConfig
 from unimatrix.mixers.older_weights import upgrade_weights
-from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Size
+from unimatrix.mixers.part import Given, Part, Reading, Size
 from unimatrix.mixers.recurrent_ffn import RecurrentFFN, RecurrentFFNConfig, RecurrentFFNState
-from unimatrix.mixers.registry import RegisteredPart, parts, register
+from unimatrix.mixers.registry import PartConfig, RegisteredPart, parts, register
 from unimatrix.mixers.routing import PreviousTokenRouting, PreviousTokenRoutingConfig, RoutingState
 from unimatrix.mixers.slot_memory import Recalled, SlotMemory, SlotMemoryConfig, SlotMemoryMixerState
 from unimatrix.mixers.spectral import SpectralLinear

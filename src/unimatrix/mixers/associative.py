@@ -15,8 +15,9 @@ from unimatrix.errors import UserError
 from unimatrix.mixers.documents import document_ids
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Part, PartConfig, Role, Size
+from unimatrix.mixers.part import Part, Role, Size
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
+from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops.shapes import Stream, TokenMask
 
 _EPS = 1e-12  # on the mean square: a vector of zeros stays one

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.documents import document_ids
 from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
+from unimatrix.mixers.part import Given, Part, Reading, Role, Size
+from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops.shapes import Stream, TokenMask
 
 

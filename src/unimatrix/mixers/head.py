@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
-from unimatrix.mixers.part import PartConfig, Role, Size
+from unimatrix.mixers.part import Role, Size
+from unimatrix.mixers.registry import PartConfig
 
 
 class HeadConfig(PartConfig):

@@ -14,7 +14,8 @@ from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.older_weights import upgrade_before_loading
-from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
+from unimatrix.mixers.part import Given, Part, Reading, Role, Size
+from unimatrix.mixers.registry import PartConfig
 from unimatrix.mixers.short_convolution import ShortConvolution
 from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.ops import Backend, BackendChoice, matrix_state

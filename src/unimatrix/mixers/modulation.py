@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from unimatrix.data.settings import check_counts, check_types
-from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
+from unimatrix.mixers.part import Given, Part, Reading, Role, Size
+from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops.shapes import Stream, TokenIds
 
 

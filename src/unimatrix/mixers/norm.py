@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from unimatrix.mixers.part import PartConfig, Role, Size
+from unimatrix.mixers.part import Role, Size
+from unimatrix.mixers.registry import PartConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

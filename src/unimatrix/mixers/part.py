@@ -1,4 +1,4 @@
-"""What a part of a model is: one module, one frozen config beside it, and the ports it gives to and reads.
+"""What a part of a model is: a module, and the ports that it gives to and reads (its config: `registry`).
 
 A part computes with its own arguments (`forward`); `give` connects it to the model. What it gives goes
 through a closed set of ports (`Given`): a model knows ports and no part, and a new part changes no model.
@@ -6,8 +6,7 @@ through a closed set of ports (`Given`): a model knows ports and no part, and a 
 Letters: B batch, T time, D model width, L depth, H heads, V vocabulary.
 """
 
-from abc import abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -107,51 +106,6 @@ class Part(nn.Module):
 
     def renew(self) -> None:
         """Called once before every pass in training."""
-
-
-class PartConfig:
-    """Base of the parts' configs, which are frozen dataclasses: settings, and what the model must know.
-
-    kind: its name in JSON. reads: of the ports, and "ids" for token ids themselves. gives: no other port will
-    do. grows: whether its state grows with the text. documents: whether its state is emptied where
-    `Reading.starts` says that a document begins; a model with a part whose state is not refuses packed
-    documents. version: raised by hand when the same settings come to give other numbers.
-    """
-
-    __slots__ = ()
-    kind: ClassVar[str]
-    role: ClassVar[Role]
-    reads: ClassVar[frozenset[str]] = frozenset()
-    gives: ClassVar[frozenset[str]] = frozenset({"add"})
-    grows: ClassVar[bool] = False
-    documents: ClassVar[bool] = False
-    version: ClassVar[int] = 1
-
-    @abstractmethod
-    def build(self, size: Size) -> nn.Module:
-        """The module, with weights of some kind: the model draws them."""
-
-    def check(self, size: Size) -> None:
-        """Raise a UserError where it cannot work in a model of this size."""
-
-    def resolved(self, size: Size) -> Any:
-        """The same with a number for every setting that the model's size decides."""
-        return self
-
-    def versions(self) -> dict[str, int]:
-        """Version numbers of what its numbers depend on."""
-        return {self.kind: self.version}
-
-    def multiply_adds(self, size: Size, length: int) -> int:
-        """Of a forward pass over one text of `length` tokens, beside the part's matrix products."""
-        return 0
-
-    @classmethod
-    def from_json(cls, values: Any) -> Any:
-        """The config that JSON values with a kind hold, for `unimatrix.codec`."""
-        from unimatrix.mixers.registry import part_from_json
-
-        return part_from_json(values)
 
 
 def adds_alone(got: Given) -> bool:

@@ -14,7 +14,8 @@ from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Part, PartConfig, Role, Size
+from unimatrix.mixers.part import Part, Role, Size
+from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops import Backend, BackendChoice, gated_scan
 from unimatrix.ops.shapes import Stream, TokenMask
 

@@ -1,4 +1,4 @@
-"""The parts that models can be made of, by kind: this package's own, and what others register.
+"""The parts that models can be made of, by the kind of their configs: this package's own, and others'.
 
 A part from another package is registered when that is imported, once in every process that builds or loads a
 model with it. Installed packages may name a module that does so as an entry point of the group
@@ -7,17 +7,61 @@ model with it. Installed packages may name a module that does so as an entry poi
 
 import dataclasses
 import types
+from abc import abstractmethod
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any, NamedTuple, cast, get_args, get_type_hints
+from typing import Any, ClassVar, NamedTuple, cast, get_args, get_type_hints
 
 from torch import nn
 
 from unimatrix.codec import decode, did_you_mean, shown
 from unimatrix.errors import UserError, UserTypeError
-from unimatrix.mixers.part import PORTS, Part, PartConfig, Role
+from unimatrix.mixers.part import PORTS, Part, Role, Size
 
 GROUP = "unimatrix.parts"
+
+
+class PartConfig:
+    """Base of the parts' configs, which are frozen dataclasses: settings, and what the model must know.
+
+    kind: its name in JSON. reads: of the ports, and "ids" for token ids themselves. gives: no other port will
+    do. grows: whether its state grows with the text. documents: whether its state is emptied where
+    `Reading.starts` says that a document begins; a model with a part whose state is not refuses packed
+    documents. version: raised by hand when the same settings come to give other numbers.
+    """
+
+    __slots__ = ()
+    kind: ClassVar[str]
+    role: ClassVar[Role]
+    reads: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[frozenset[str]] = frozenset({"add"})
+    grows: ClassVar[bool] = False
+    documents: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def build(self, size: Size) -> nn.Module:
+        """The module, with weights of some kind: the model draws them."""
+
+    def check(self, size: Size) -> None:
+        """Raise a UserError where it cannot work in a model of this size."""
+
+    def resolved(self, size: Size) -> Any:
+        """The same with a number for every setting that the model's size decides."""
+        return self
+
+    def versions(self) -> dict[str, int]:
+        """Version numbers of what its numbers depend on."""
+        return {self.kind: self.version}
+
+    def multiply_adds(self, size: Size, length: int) -> int:
+        """Of a forward pass over one text of `length` tokens, beside the part's matrix products."""
+        return 0
+
+    @classmethod
+    def from_json(cls, values: Any) -> Any:
+        """The config that JSON values with a kind hold, for `unimatrix.codec`."""
+        return part_from_json(values)
 
 
 class RegisteredPart(NamedTuple):

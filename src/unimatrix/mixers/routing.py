@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
+from unimatrix.mixers.part import Given, Part, Reading, Role, Size
 from unimatrix.mixers.previous import follows, newest_real
+from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 NO_TOKEN = -1  # "no match": contributes zero

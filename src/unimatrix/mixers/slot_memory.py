@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
 from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Given, Part, PartConfig, Reading, Role, Size
+from unimatrix.mixers.part import Given, Part, Reading, Role, Size
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
+from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops import Backend, BackendChoice, SlotMemoryState, SlotReads, slot_memory
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 

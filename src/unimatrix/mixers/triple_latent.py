@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.initial import draw_children
 from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Part, PartConfig, Role, Size
+from unimatrix.mixers.part import Part, Role, Size
+from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops import Backend, BackendChoice, TripleLatentState, triple_latent
 from unimatrix.ops.shapes import Stream, TokenMask
 
