@@ -114,7 +114,7 @@ def test_no_run_goes_on_with_other_documents_or_without(fit, tiny, text, documen
 def test_a_model_that_would_read_on_is_refused_before_anything_is_written(fit, tiny, tmp_path):
     surprised = build("unimatrix-core", d_model=16, num_heads=2, **{"layers.0.store": SurpriseConfig()})
     given = tiny(pack=True)
-    outside = dataclasses.replace(given, model=type(given.model).of(surprised.config))
+    outside = dataclasses.replace(given, model=type(given.model)(config=surprised.config))
     for experiment, name in ((tiny(pack=True, preset="mamba2"), "Mamba2"), (outside, "layers.0.store")):
         with pytest.raises(UserError, match=f"^pack: documents in one row need a model .*; {name}.* read on"):
             fit(experiment)
