@@ -111,7 +111,7 @@ def training():
     import torch
 
     from unimatrix.data import load_corpus
-    from unimatrix.paper.experiments import experiment
+    from unimatrix.studies.experiments import experiment
     from unimatrix.train import train
 
     corpus = load_corpus("embedded")

@@ -18,10 +18,10 @@ from unimatrix.cli import main
 from unimatrix.data import Corpus
 from unimatrix.data.tasks import RecallConfig
 from unimatrix.hf import UniMatrixConfig, load
+from unimatrix.lab.identity import resolve, run_identity
+from unimatrix.lab.results import read_results
 from unimatrix.models import ModelConfig, build, config_from_dict, preset_config
-from unimatrix.paper.experiments import experiment
-from unimatrix.paper.identity import resolve, run_identity
-from unimatrix.paper.results import read_results
+from unimatrix.studies.experiments import experiment
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, load_checkpoint, train
 from unimatrix.train.checkpoint import latest_checkpoint
 

@@ -11,7 +11,7 @@ import torch
 from unimatrix.cli.arguments import option_value
 from unimatrix.hf import load
 from unimatrix.models import build, parameter_count, peer_presets, presets, task_presets
-from unimatrix.paper.published import published_parameters
+from unimatrix.studies.paper.published import published_parameters
 from unimatrix.train import Experiment
 
 SMALL = [

@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 from unimatrix.cli import reproduce as command
-from unimatrix.paper.experiments import EXPERIMENTS
-from unimatrix.paper.reproduce import Reproduction
-from unimatrix.paper.table1 import TABLE1
-from unimatrix.paper.table3 import TABLE3
+from unimatrix.lab.run import Reproduction
+from unimatrix.studies.experiments import EXPERIMENTS
+from unimatrix.studies.paper.table1 import TABLE1
+from unimatrix.studies.paper.table3 import TABLE3
 
 
 def tiny(name):

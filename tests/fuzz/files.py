@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from unimatrix.cli.model_options import SHORT
 from unimatrix.hf.checksums import CHECKSUMS, write_checksums
-from unimatrix.paper import reproduce
-from unimatrix.paper.catalogue import TABLES
-from unimatrix.paper.figures import LIGHT
-from unimatrix.paper.results import latest_identities, read_results, select
-from unimatrix.paper.slots_figure import draw_slots
-from unimatrix.paper.traces import read_trace
+from unimatrix.lab import run as reproduce
+from unimatrix.lab.charts import LIGHT
+from unimatrix.lab.results import latest_identities, read_results, select
+from unimatrix.lab.slots_figure import draw_slots
+from unimatrix.lab.traces import read_trace
+from unimatrix.studies.catalogue import TABLES
 
 # (bytes to be put in the file's place, whether the checksums are made to agree with it)
 Damage = tuple[bytes, bool]

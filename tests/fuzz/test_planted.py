@@ -28,8 +28,8 @@ from unimatrix.data.tasks import recall
 from unimatrix.errors import UserError
 from unimatrix.evals import inspection
 from unimatrix.hf import tokenizer
+from unimatrix.lab import results, traces
 from unimatrix.models import ModelConfig
-from unimatrix.paper import results, traces
 from unimatrix.train import checkpoint, config, loop, state
 from unimatrix.train import run as train_run
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from fuzz.harness import command
 
 from unimatrix.hf import load
-from unimatrix.paper.table1 import TABLE1
-from unimatrix.paper.table5 import SLOTS32
+from unimatrix.studies.paper.table1 import TABLE1
+from unimatrix.studies.paper.table5 import SLOTS32
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "tables"
 OLDER = Path(__file__).parents[1] / "older"

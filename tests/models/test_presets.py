@@ -7,7 +7,7 @@ import torch
 
 import unimatrix
 from unimatrix.models import PRESETS, ModelConfig, parameter_count, preset_config
-from unimatrix.paper.published import published
+from unimatrix.studies.paper.published import published
 
 PRINTED = [
     (name, vocab_size, group[name])

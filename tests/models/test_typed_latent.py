@@ -25,7 +25,7 @@ from unimatrix.models import (
     select_batch,
     task_presets,
 )
-from unimatrix.paper.published import published_parameters
+from unimatrix.studies.paper.published import published_parameters
 
 SMALL = TypedLatentConfig(num_values=5, num_tag_symbols=3, rank=8, vocab_size=20, max_positions=None)
 SYMBOLS = SMALL.symbols

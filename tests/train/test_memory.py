@@ -13,7 +13,7 @@ from unimatrix.data.tasks import TASKS, RecallConfig, TripleInteractionConfig
 from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte, task_score
 from unimatrix.models import build
-from unimatrix.paper.experiments import EXPERIMENTS
+from unimatrix.studies.experiments import EXPERIMENTS
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, train
 from unimatrix.train.memory import check_memory
 from unimatrix.train.progress import reporting

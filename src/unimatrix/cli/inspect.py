@@ -15,8 +15,8 @@ from unimatrix.cli.arguments import parse
 from unimatrix.codec import check_file, encode
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import Choice, Step, Traced
+from unimatrix.lab.inspection import save_picture, trace_checkpoint
 from unimatrix.ops.slot_memory import EMPTY
-from unimatrix.paper.inspection import save_picture, trace_checkpoint
 from unimatrix.train.progress import PlainConsole, say
 
 ABOUT = """Show what a slot memory holds while a model reads: which slot each token wrote,

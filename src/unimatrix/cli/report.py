@@ -8,8 +8,8 @@ from typing import Annotated
 import tyro
 
 from unimatrix.cli.arguments import parse
-from unimatrix.paper import catalogue
-from unimatrix.paper.reproduce import report
+from unimatrix.lab.run import report
+from unimatrix.studies import catalogue
 
 ABOUT = """Judge, draw and report again from OUT/results.jsonl, training nothing.
 

@@ -11,10 +11,10 @@ import tyro
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, parse
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
-from unimatrix.paper import catalogue
-from unimatrix.paper.experiments import EXPERIMENTS
-from unimatrix.paper.reproduce import DEFAULT_SEEDS, reads_text, reproduce
-from unimatrix.paper.table import Table
+from unimatrix.lab.run import DEFAULT_SEEDS, reads_text, reproduce
+from unimatrix.lab.study import Table
+from unimatrix.studies import catalogue
+from unimatrix.studies.experiments import EXPERIMENTS
 from unimatrix.train.config import Device
 from unimatrix.train.progress import PlainConsole, say
 

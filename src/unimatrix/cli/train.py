@@ -19,7 +19,7 @@ from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import rates_text
 from unimatrix.models import ModelConfig, preset_config
-from unimatrix.paper.experiments import experiment
+from unimatrix.studies.experiments import experiment
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.records import read_run

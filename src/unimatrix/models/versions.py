@@ -1,7 +1,7 @@
 """Version numbers of what a model's numbers depend on besides its settings.
 
 One is raised by hand whenever the same settings come to give other numbers: results of the version before are
-then no longer taken for those of this one (see unimatrix.paper.identity). A change of rounding raises none. A
+then no longer taken for those of this one (see unimatrix.lab.identity). A change of rounding raises none. A
 part's own stands with its config (`PartConfig.version`, `versions`).
 """
 

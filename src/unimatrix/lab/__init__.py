@@ -1,0 +1,1 @@
+"""The machinery of studies: seeds, results, intervals, claims, verdicts, charts, the page."""

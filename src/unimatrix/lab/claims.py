@@ -1,0 +1,304 @@
+"""The paper's claims as values, and how each is judged: reproduced, not reproduced, or undecided.
+
+The rule, for every claim that compares numbers: take the difference of the two sides seed by seed (two
+models trained with the same seed; or a model and a fixed number, one that the paper prints or that is
+counted), and the 95 % Student-t interval of its mean. The verdict is "reproduced" if the whole interval lies
+on the claim's side, "not reproduced" if the whole interval lies on the other side, and "undecided" otherwise;
+with fewer than two seeds it is always undecided. So "at least 75.6 %" asks for more than a mean of 75.6: its
+whole interval. A claim with several comparisons is reproduced if all of them are, not reproduced if any is
+not, else undecided. Claims about parameter counts have nothing random in them and are decided exactly. A
+claim that the paper makes of named seeds is decided as it was made, seed by seed and without an interval. The
+intervals speak of the seeds, not of the data; they are not corrected for the number of claims.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from unimatrix.lab.intervals import Interval, mean_interval, paired_differences
+from unimatrix.lab.results import Samples, metric_by_seed
+
+Outcome = Literal["reproduced", "not reproduced", "undecided"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+Side = Literal["above", "at or above", "below", "at or below", "within"]
+SEEDS_FOR_A_CLAIM = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """A judged claim: the outcome, the number of paired seeds behind it (None: exact), and the numbers."""
+
+    outcome: Outcome
+    seeds: int | None
+    details: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The outcome in words, with the number of seeds wherever it is undecided."""
+        if self.outcome == "undecided" and self.seeds is not None:
+            return f"undecided at n = {self.seeds} {'seed' if self.seeds == 1 else 'seeds'}"
+        return self.outcome
+
+
+class Claim(Protocol):
+    """What a table holds: a sentence, where the paper says it, and a way to judge it."""
+
+    @property
+    def statement(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+    def judge(self, samples: Samples) -> Verdict: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What differences are printed in, and what the values themselves are; digits after the point."""
+
+    difference: str
+    value: str
+    digits: int
+
+
+BPB = Unit("BPB", "BPB", 4)
+POINTS = Unit("points", "%", 2)
+
+
+class Quantity(Protocol):
+    """One side of a comparison: a number for each seed."""
+
+    def by_seed(self, samples: Samples) -> Mapping[int, float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric of an experiment."""
+
+    experiment: str
+    metric: str
+
+    def by_seed(self, samples: Samples) -> Mapping[int, float]:
+        """The metric of every seed that has run."""
+        return metric_by_seed(samples, self.experiment, self.metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What one metric has over another, seed by seed: for comparing a difference with a difference."""
+
+    left: Measured
+    right: Measured
+
+    def by_seed(self, samples: Samples) -> Mapping[int, float]:
+        """left - right of every seed that both have."""
+        left, right = self.left.by_seed(samples), self.right.by_seed(samples)
+        return {seed: left[seed] - right[seed] for seed in left if seed in right}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """left - right, and the side of `bound` on which the claim wants the whole interval of its mean.
+
+    right may be a fixed number. "below": < bound; "at or below": <= bound; "above", "at or above" likewise.
+    "within": inside (-bound, bound), the interval form of the test of equivalence (at 95 %, stricter than the
+    usual 90 % interval of two one-sided tests at 5 %).
+
+    label: what the difference is called in the details, e.g. "Core - Transformer".
+    """
+
+    label: str
+    left: Quantity
+    right: Quantity | float
+    side: Side
+    unit: Unit
+    bound: float = 0.0
+
+    def by_seed(self, samples: Samples) -> dict[int, float]:
+        """The difference of every seed that both sides have, in the order of the seeds."""
+        left = self.left.by_seed(samples)
+        if isinstance(self.right, int | float):
+            right: Mapping[int, float] = dict.fromkeys(left, self.right)
+        else:
+            right = self.right.by_seed(samples)
+        return dict(zip(sorted(left.keys() & right.keys()), paired_differences(left, right), strict=True))
+
+    def difference(self, samples: Samples) -> Interval | None:
+        """The paired difference over the seeds that both sides have; None if there is no such seed."""
+        values = tuple(self.by_seed(samples).values())
+        return mean_interval(values) if values else None
+
+    def holds(self, difference: float) -> bool:
+        """Whether one seed's difference lies on the claim's side, whatever other seeds do."""
+        return self._judged(difference, difference) == "reproduced"
+
+    def outcome(self, interval: Interval | None) -> Outcome:
+        """The rule of this module's docstring."""
+        if interval is None or interval.n < 2:
+            return "undecided"
+        return self._judged(interval.low, interval.high)
+
+    def _judged(self, low: float, high: float) -> Outcome:
+        if self.side == "within":
+            inside = low > -self.bound and high < self.bound
+            outside = low >= self.bound or high <= -self.bound
+        else:
+            low, high = low - self.bound, high - self.bound
+            if self.side in ("above", "at or above"):
+                low, high = -high, -low
+            strict = self.side in ("above", "below")
+            inside = high < 0 or (high == 0 and not strict)
+            outside = low > 0 or (low == 0 and strict)
+        if inside:
+            return "reproduced"
+        return "not reproduced" if outside else "undecided"
+
+    def detail(self, interval: Interval | None) -> str:
+        """One line: the difference, its interval, how many seeds, and what is claimed of it."""
+        fixed = self.right if isinstance(self.right, int | float) else None
+        if interval is None:
+            return f"{self.label}: no seed has {'both runs' if fixed is None else 'run'}"
+        digits = self.unit.digits
+        text = f"{self.label} = {interval.mean:+.{digits}f} {self.unit.difference}"
+        if interval.n < 2:
+            text += ", one seed: no interval"
+        else:
+            bounds = f"[{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+            text += f", 95 % interval {bounds}, n = {interval.n} {'pairs' if fixed is None else 'seeds'}"
+        if fixed is not None:
+            text += f", mean {fixed + interval.mean:.{digits}f} {self.unit.value}"
+        return f"{text}; claimed: {self.side} {self.bound:g}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparedClaim:
+    """A claim about measured numbers: one or more comparisons, all of which must hold."""
+
+    statement: str
+    source: str
+    comparisons: tuple[Comparison, ...]
+
+    def judge(self, samples: Samples) -> Verdict:
+        """The verdict over the seeds that are there."""
+        intervals = [comparison.difference(samples) for comparison in self.comparisons]
+        judged = list(zip(self.comparisons, intervals, strict=True))
+        return Verdict(
+            outcome=_conjunction([comparison.outcome(interval) for comparison, interval in judged]),
+            seeds=min(0 if interval is None else interval.n for interval in intervals),
+            details=tuple(comparison.detail(interval) for comparison, interval in judged),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedBySeedClaim:
+    """A claim about single runs with named seeds, judged as the paper made it: one difference in each seed.
+
+    Reproduced if the comparison holds in each of `seeds`, not reproduced if it fails in one, undecided while
+    one has not run. The details name every seed that has run; the others decide nothing.
+    """
+
+    statement: str
+    source: str
+    seeds: tuple[int, ...]
+    comparison: Comparison
+
+    def judge(self, samples: Samples) -> Verdict:
+        """The verdict over the named seeds that are there."""
+        differences = self.comparison.by_seed(samples)
+        named = [self.comparison.holds(differences[seed]) for seed in self.seeds if seed in differences]
+        outcome: Outcome = "reproduced" if len(named) == len(self.seeds) else "undecided"
+        if not all(named):
+            outcome = "not reproduced"
+        return Verdict(outcome=outcome, seeds=len(named), details=self._details(differences))
+
+    def _details(self, differences: Mapping[int, float]) -> tuple[str, ...]:
+        """Each seed's difference; in how many of them the comparison holds, and in which it must."""
+        comparison, unit = self.comparison, self.comparison.unit
+        if not differences:
+            return (f"{comparison.label}: no seed has both runs",)
+        each = ", ".join(f"{value:+.{unit.digits}f} (seed {seed})" for seed, value in differences.items())
+        count = sum(comparison.holds(value) for value in differences.values())
+        seeds = f"{len(differences)} {'seed' if len(differences) == 1 else 'seeds'}"
+        claimed = f"claimed: in seeds {_listed(self.seeds)}"
+        missing = [seed for seed in self.seeds if seed not in differences]
+        if missing:
+            claimed += f", of which {_listed(missing)} {'has' if len(missing) == 1 else 'have'} not run"
+        return (
+            f"{comparison.label} = {each}, {unit.difference}",
+            f"{comparison.side} {comparison.bound:g} in {count} of {seeds}; {claimed}",
+        )
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return " and ".join(str(seed) for seed in seeds)
+
+
+def _conjunction(outcomes: Sequence[Outcome]) -> Outcome:
+    if "not reproduced" in outcomes:
+        return "not reproduced"
+    return "undecided" if "undecided" in outcomes else "reproduced"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FewerParameters:
+    """A model has fewer parameters than another, by the percentage that the paper prints, if it prints one.
+
+    Exact: the counts are those of the models that were built for the runs.
+    """
+
+    statement: str
+    source: str
+    model: str
+    baseline: str
+    percent: float | None = None
+
+    def judge(self, samples: Samples) -> Verdict:
+        """Reproduced if the count is smaller and its saving, rounded to one digit, is the printed one."""
+        counts = _parameters(samples, self.model, self.baseline)
+        if counts is None:
+            return _NOT_RUN
+        ours, theirs = counts
+        saved = 100.0 * (theirs - ours) / theirs
+        as_printed = self.percent is None or _as_in_print(saved) == self.percent
+        detail = f"{ours:,} against {theirs:,}: {abs(saved):.2f} % {'fewer' if saved >= 0 else 'more'}"
+        if self.percent is not None:
+            detail += f" (the paper prints {self.percent} %)"
+        outcome: Outcome = "reproduced" if ours < theirs and as_printed else "not reproduced"
+        return Verdict(outcome=outcome, seeds=None, details=(detail,))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShareOfParameters:
+    """A model has the printed percentage of another's parameters; exact, as `FewerParameters`."""
+
+    statement: str
+    source: str
+    model: str
+    baseline: str
+    percent: float
+
+    def judge(self, samples: Samples) -> Verdict:
+        """Reproduced if the share, rounded to one digit, is the printed one."""
+        counts = _parameters(samples, self.model, self.baseline)
+        if counts is None:
+            return _NOT_RUN
+        ours, theirs = counts
+        share = 100.0 * ours / theirs
+        outcome: Outcome = "reproduced" if _as_in_print(share) == self.percent else "not reproduced"
+        detail = f"{ours:,} of {theirs:,}: {share:.2f} % (the paper prints {self.percent} %)"
+        return Verdict(outcome=outcome, seeds=None, details=(detail,))
+
+
+_NOT_RUN = Verdict(outcome="undecided", seeds=0, details=("a model has not run yet",))
+
+
+def _parameters(samples: Samples, model: str, baseline: str) -> tuple[int, int] | None:
+    """The two counts; None if one of the models has not run."""
+    ours, theirs = (next(iter(samples.get(name, {}).values()), None) for name in (model, baseline))
+    return None if ours is None or theirs is None else (ours.parameters, theirs.parameters)
+
+
+def _as_in_print(percent: float) -> float:
+    """One digit, half up: 52.45 becomes 52.5."""
+    return math.floor(percent * 10 + 0.5) / 10

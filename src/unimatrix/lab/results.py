@@ -1,0 +1,229 @@
+"""results.jsonl: one line per finished run, only ever appended to, and the choice of the lines a table uses.
+
+Two lines with one identity (see unimatrix.lab.identity) and one seed are the same run; a changed setting, a
+changed default or another text is another identity, is trained anew, and both lines stay in the file.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unimatrix.codec import decode, parse_json, read_bytes
+from unimatrix.errors import UserError
+from unimatrix.lab.identity import resolve, resolve_then, run_identity, stamp_then
+from unimatrix.train.config import Experiment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One finished run: a line of results.jsonl. Times are training alone, without evaluation.
+
+    `metrics` holds what was evaluated, by name: "bpb" and "ppl" of a text, "loss" and "accuracy" (in percent)
+    of a task. `data` holds kind ("text" or "task"), name, notes, is_paper_corpus, and train and valid with a
+    sha256 each; `config` the experiment as its own to_dict() gives it; `curve` pairs of (step, bits per byte
+    or accuracy), perhaps none; `resolved` what the experiment's names stood for (unimatrix.lab.identity);
+    `stamp` the identity when it ran, by which its folder is named. Rows of version 0.1.0 have neither.
+    """
+
+    experiment: str
+    model: str
+    seed: int
+    steps: int
+    parameters: int
+    metrics: dict[str, float]
+    seconds: float
+    tokens_per_second: float
+    data: dict[str, Any]
+    git_commit: str
+    versions: dict[str, str]
+    machine: str
+    threads: int
+    device: str
+    backend: str
+    date_utc: str
+    config: dict[str, Any]
+    curve: list[list[float]] = field(default_factory=list)
+    resolved: dict[str, Any] | None = None
+    stamp: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """What the numbers depend on, the seed apart; see unimatrix.lab.identity."""
+        resolved = resolve_then(self.config) if self.resolved is None else self.resolved
+        return run_identity(self.config, resolved, self.data, device=self.device)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its settings still stand for what was run: no default and no version number has changed."""
+        try:
+            now = resolve(Experiment.from_dict(self.config))
+        except UserError:
+            return False
+        return self.identity == run_identity(self.config, now, self.data, device=self.device)
+
+    @property
+    def stamp_on_disk(self) -> str:
+        """What the run's folder, and a look into its model, are known by."""
+        return self.stamp or stamp_then(self.config, self.data)
+
+    @property
+    def folder(self) -> str:
+        """The name of the run's own folder."""
+        return folder_name(self.experiment, self.seed, self.stamp_on_disk)
+
+    @property
+    def on_text(self) -> bool:
+        """Trained on a text, not on sequences that a task draws."""
+        return self.data["kind"] == "text"
+
+    def __post_init__(self) -> None:
+        """Raise a UserError unless the parts that are kept as JSON hold what they should."""
+        data = decode(_Data, self.data, where="data")
+        task = decode(Experiment, self.config, where="config").task
+        if (task is None) != self.on_text:
+            raise UserError(f"config.task: expected {'none' if self.on_text else 'one'} beside such data")
+        if self.on_text and None in (data.train.bytes, data.valid.bytes):
+            raise UserError("data: expected the number of bytes of train and valid")
+        if self.resolved is not None:
+            decode(_Resolved, self.resolved, where="resolved")
+        for name in ("seed", "steps", "parameters", "seconds", "tokens_per_second", "threads"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if not all(len(point) == 2 for point in self.curve):
+            raise UserError("curve: expected pairs of a step and a number")
+
+    @classmethod
+    def from_dict(cls, row: Any, *, where: object) -> "Result":
+        """The result that `dataclasses.asdict` wrote; rows of version 0.1.0 (bpb, ppl) are read too.
+
+        Raises:
+            UserError: a field is missing, unknown or of another type; it begins with `where`.
+        """
+        if isinstance(row, dict) and "metrics" not in row and {"bpb", "ppl"} <= row.keys():
+            row = dict(row)
+            row["metrics"] = {name: row.pop(name) for name in ("bpb", "ppl")}
+            if isinstance(row.get("data"), dict):
+                row["data"] = {"kind": "text"} | row["data"]
+        return decode(cls, row, where=where)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Split:
+    """bytes: of a text's. sequences: of a task's, None where they do not end."""
+
+    sha256: str
+    bytes: int | None = None
+    sequences: int | None = None
+
+
+# without slots: `kind` is a field of the file here, not the mark of a class
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What a row says of its data: see unimatrix.train.sources.describe."""
+
+    kind: Literal["text", "task"]
+    name: str
+    train: _Split
+    valid: _Split
+    is_paper_corpus: bool
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Resolved:
+    model: dict[str, Any]
+    versions: dict[str, int]
+
+
+def folder_name(experiment: str, seed: int, stamp: str) -> str:
+    """What the folder of a run is called: no two identities share one."""
+    return f"{experiment}-seed{seed}-{stamp[:8]}"
+
+
+# experiment -> seed -> result: what claims, figures and reports are given
+Samples = Mapping[str, Mapping[int, Result]]
+
+
+def read_results(path: Path) -> list[Result]:
+    """All rows of a results file, oldest first; none if there is no file.
+
+    A last line without its line break was cut short by a kill or a full disk: it is left out, because the run
+    that wrote it did not finish writing.
+
+    Raises:
+        UserError: a whole line is not a result (names the file, the line and the field).
+    """
+    # a link to nowhere is not "none yet"
+    if not os.path.lexists(path):
+        return []
+    *lines, _torn = read_bytes(path).split(b"\n")
+    places = (f"{path}, line {number}" for number in range(1, len(lines) + 1))
+    return [
+        Result.from_dict(parse_json(line, where=where), where=where)
+        for line, where in zip(lines, places, strict=True)
+    ]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError that leaves the block says which file it is about: a full disk's own does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def append_result(path: Path, result: Result) -> None:
+    """Append one row and wait until it is on the disk; a torn last line of an earlier kill is cut off first.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; the rows before stay whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(dataclasses.asdict(result), sort_keys=True, allow_nan=False).encode() + b"\n"
+    with naming(path), open(path, "a+b") as file:
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+        try:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            # a half-written row would be dropped at the next reading anyway; leave none behind
+            file.truncate(whole)
+            raise
+
+
+def latest_identities(results: Iterable[Result], experiments: Iterable[str]) -> dict[str, str]:
+    """For each experiment, the identity of its newest current row; on a text, of the newest text only."""
+    wanted = set(experiments)
+    rows = [result for result in results if result.experiment in wanted and result.is_current]
+    texts = [_sha256s(row) for row in rows if row.on_text]
+    return {row.experiment: row.identity for row in rows if not row.on_text or _sha256s(row) == texts[-1]}
+
+
+def _sha256s(result: Result) -> tuple[str, str]:
+    return result.data["train"]["sha256"], result.data["valid"]["sha256"]
+
+
+def select(results: Iterable[Result], identities: Mapping[str, str]) -> dict[str, dict[int, Result]]:
+    """Experiment -> seed -> row, of the rows with the wanted identities; of equal runs the newest."""
+    samples: dict[str, dict[int, Result]] = {experiment: {} for experiment in identities}
+    for result in results:
+        if identities.get(result.experiment) == result.identity:
+            samples[result.experiment][result.seed] = result
+    return samples
+
+
+def metric_by_seed(samples: Samples, experiment: str, metric: str) -> dict[int, float]:
+    """Seed -> the metric, for one experiment; empty if it has not run, or measures something else."""
+    runs = samples.get(experiment, {})
+    return {seed: run.metrics[metric] for seed, run in runs.items() if metric in run.metrics}

@@ -1,0 +1,94 @@
+"""The tables and the verdicts on a terminal."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+
+from unimatrix.lab.claims import Outcome
+from unimatrix.lab.words import Cell, Summary
+
+_OURS = "ours: mean ± half of the 95 % t-interval over n seeds"
+_RULE_IN_SHORT = (
+    "A verdict follows from the 95 % t-interval of the difference seed by seed: the whole of it on one side, "
+    "or undecided; where a claim names its seeds, from the side in each of them. It speaks of the seeds "
+    "only, not of other texts."
+)
+_OUTCOME_STYLE: dict[Outcome, str] = {
+    "reproduced": "bold green",
+    "not reproduced": "bold red",
+    "undecided": "bold yellow",
+}
+
+
+def _numbers(summary: Summary) -> Grid:
+    grid = Grid(
+        title=summary.table.title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        # eighty columns hold four measured ones, with nothing to spare
+        padding=(0, 0 if summary.stacked else 1, 0, 0),
+    )
+    # labels are wrapped where the numbers leave little room, but never within a word
+    longest = max(len(word) for line in summary.lines for word in line.label.split())
+    indent = 2 if any(line.group for line in summary.lines) else 0
+    grid.add_column("model", min_width=longest + indent)
+    if summary.counted:
+        title = "params" if summary.stacked else "parameters"
+        grid.add_column(title, justify="right", no_wrap=True)
+    for column, printed in zip(summary.table.columns, summary.printed, strict=True):
+        if printed and not summary.stacked:
+            grid.add_column("\npaper", justify="right", no_wrap=True)
+        # the title of every column stands on the first line
+        below = "paper" if printed else ""
+        ours = f"ours\n{below}" if summary.stacked else "ours"
+        grid.add_column(f"{column.title}\n{ours}", justify="right", no_wrap=True)
+    grid.add_column("n", justify="right", no_wrap=True, min_width=2)
+    group = ""
+    for line in summary.lines:
+        if line.group != group:
+            grid.add_row(Text(line.group, style="bold"))
+        group = line.group
+        cells = [
+            text
+            for cell, printed in zip(line.cells, summary.printed, strict=True)
+            for text in _texts(cell, printed=printed, stacked=summary.stacked)
+        ]
+        label = Padding(line.label, (0, 0, 0, indent)) if group else line.label
+        # a second count goes below the first: "70,660 (paper 78,916)" is too wide
+        count = [line.parameters_text.replace(" (", "\n").rstrip(")")] if summary.counted else []
+        grid.add_row(label, *count, *cells, line.seeds_text)
+    return grid
+
+
+def _texts(cell: Cell, *, printed: bool, stacked: bool) -> tuple[str, ...]:
+    """What stands in a column's place, from left to right."""
+    if not printed:
+        return (cell.ours,)
+    return ("\n".join(cell.stacked),) if stacked else (cell.paper, cell.ours)
+
+
+def _verdicts(summary: Summary) -> Grid:
+    grid = Grid(title="The paper's claims", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("claim", ratio=3)
+    grid.add_column("verdict", ratio=1)
+    for claim, verdict in summary.verdicts:
+        details = Text("\n".join(verdict.details), style="dim")
+        grid.add_row(
+            Group(Text(claim.statement), details), Text(verdict.text, style=_OUTCOME_STYLE[verdict.outcome])
+        )
+    return grid
+
+
+def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
+    """Print the tables of the paper, each with its verdicts, and at the end the rule behind them."""
+    for summary in summaries:
+        console.print(_numbers(summary))
+        console.print(f"{_OURS}\n", style="dim", highlight=False)
+        if summary.verdicts:
+            console.print(_verdicts(summary))
+    console.print(f"{_RULE_IN_SHORT}\n", style="dim", highlight=False)

@@ -1,0 +1,307 @@
+"""A table with its results, judged and put into words, once: the terminal and the report both show this."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unimatrix.data import wikitext
+from unimatrix.lab.claims import OUTCOMES, SEEDS_FOR_A_CLAIM, Claim, Outcome, Verdict
+from unimatrix.lab.identity import BESIDES_THE_NUMBERS
+from unimatrix.lab.intervals import Interval, mean_interval
+from unimatrix.lab.results import Result, Samples
+from unimatrix.lab.study import Baseline, Row, Table
+from unimatrix.studies.experiments import EXPERIMENTS
+
+NOTHING = "\N{EN DASH}"
+# ours and the paper's, counted each
+_MOST_COLUMNS_SIDE_BY_SIDE = 6
+RULE = (
+    "For each claim: the difference of the two models seed by seed (both trained with the same seed), or of "
+    "a model and a fixed number, and the 95 % Student-t interval of its mean. Reproduced: the whole interval "
+    "lies on the claim's side. Not reproduced: it lies on the other side. Undecided: anything else, and "
+    'always with fewer than two seeds. So "at least" asks for more than a mean that reaches the number: for '
+    "its whole interval. A claim about named seeds is decided as it was made, by the side on which the "
+    "difference lies in each of them. Parameter counts are decided exactly."
+)
+SCOPE = (
+    "The intervals speak of the seeds only (initialisation, batches, dropout). Where a text is read, every "
+    "run reads the same one, and nothing is said of other texts; where a task draws its sequences, each seed "
+    "draws its own, to train and to evaluate on. The intervals are not corrected for the number of claims."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One measured column of one row: the paper's number and ours, as text."""
+
+    paper: str
+    ours: str
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Ours, and below it the paper's, if it prints one."""
+        return (self.ours,) if self.paper == NOTHING else (self.ours, self.paper)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One row: counts (ours None before its first run), cells in the order of the table's columns.
+
+    num_seeds: that all of its experiments have; None for a baseline, whose values are exact.
+    """
+
+    label: str
+    group: str
+    parameters: int | None
+    paper_parameters: int | None
+    cells: tuple[Cell, ...]
+    num_seeds: int | None
+
+    @property
+    def seeds_text(self) -> str:
+        """How many seeds stand behind the numbers; a dash for a baseline."""
+        return NOTHING if self.num_seeds is None else str(self.num_seeds)
+
+    @property
+    def parameters_text(self) -> str:
+        """Our count, and the paper's where it prints another."""
+        if self.parameters is None:
+            return NOTHING
+        equal = self.paper_parameters in (None, self.parameters)
+        return f"{self.parameters:,}" + ("" if equal else f" (paper {self.paper_parameters:,})")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """All that is said of one table.
+
+    printed: for each column, whether the paper prints any value of it.
+    traced: what the table's look into a model found, if one was taken.
+    cautions: what keeps these numbers from being the paper's experiment, each one plain sentence.
+    facts: how it was measured, (name, value) pairs.
+    """
+
+    table: Table
+    samples: Samples
+    lines: tuple[Line, ...]
+    printed: tuple[bool, ...]
+    verdicts: tuple[tuple[Claim, Verdict], ...]
+    cautions: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    traced: Any = None
+
+    @property
+    def counted(self) -> bool:
+        """Whether the paper prints the parameters in this table: else they stand among the facts."""
+        return any(row.paper_parameters is not None for row in self.table.trained)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the paper's values stand below ours: beside them so many columns would be too wide."""
+        columns = len(self.printed) + sum(self.printed)
+        return any(self.printed) and columns > _MOST_COLUMNS_SIDE_BY_SIDE
+
+    @property
+    def counts(self) -> tuple[tuple[Outcome, int], ...]:
+        """How many claims have which outcome, without the outcomes that none has."""
+        outcomes = [verdict.outcome for _, verdict in self.verdicts]
+        return tuple((outcome, outcomes.count(outcome)) for outcome in OUTCOMES if outcome in outcomes)
+
+
+def interval_text(interval: Interval | None, *, digits: int) -> str:
+    """ "5.115 +- 0.021" (mean and half the 95 % interval), the bare value for one seed, a dash for none."""
+    if interval is None:
+        return NOTHING
+    if interval.n < 2:
+        return f"{interval.mean:.{digits}f}"
+    return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
+
+
+def summarise(table: Table, samples: Samples, *, traced: Any = None) -> Summary:
+    """Judge a table on its samples and put it into words; runs that are missing are said to be."""
+    runs = [run for name in table.experiments for run in _runs(samples, name)]
+    return Summary(
+        table=table,
+        samples=samples,
+        lines=tuple(
+            _line(table, row, samples) if isinstance(row, Row) else _baseline_line(table, row)
+            for row in table.rows
+        ),
+        printed=tuple(any(column.key in row.paper for row in table.trained) for column in table.columns),
+        verdicts=tuple((claim, claim.judge(samples)) for claim in table.claims),
+        cautions=tuple(_cautions(table, samples, runs)),
+        facts=tuple(_facts(table, samples, runs)),
+        traced=traced,
+    )
+
+
+def _runs(samples: Samples, experiment: str) -> list[Result]:
+    return list(samples.get(experiment, {}).values())
+
+
+def _named_experiments(table: Table) -> dict[str, str]:
+    """Experiment -> its row's name, with the column that it is for if it is not the row's own.
+
+    One that measures several such columns goes by its own name.
+    """
+    names = {row.experiment: row.name for row in table.trained}
+    for row in table.trained:
+        measured = list(row.elsewhere.values())
+        for key, name in row.elsewhere.items():
+            several = measured.count(name) > 1
+            names.setdefault(name, name if several else f"{row.name}, {table.column(key).title}")
+    return names
+
+
+def _line(table: Table, row: Row, samples: Samples) -> Line:
+    runs = _runs(samples, row.experiment)
+    cells = []
+    for column in table.columns:
+        values = column.values(row, samples)
+        interval = mean_interval(values) if values else None
+        printed = row.paper.get(column.key)
+        cells.append(
+            Cell(
+                paper=NOTHING if printed is None else f"{printed:.{column.digits}f}",
+                ours=interval_text(interval, digits=column.digits),
+            )
+        )
+    return Line(
+        label=row.label,
+        group=row.group,
+        parameters=runs[-1].parameters if runs else None,
+        paper_parameters=row.paper_parameters,
+        cells=tuple(cells),
+        num_seeds=min(len(_runs(samples, name)) for name in row.experiments),
+    )
+
+
+def _baseline_line(table: Table, row: Baseline) -> Line:
+    values = [
+        f"{row.values[column.key]:.{column.digits}f}" if column.key in row.values else NOTHING
+        for column in table.columns
+    ]
+    return Line(
+        label=row.label,
+        group=row.group,
+        parameters=None,
+        paper_parameters=None,
+        cells=tuple(Cell(paper=NOTHING, ours=value) for value in values),
+        num_seeds=None,
+    )
+
+
+def is_partial(data: Mapping[str, Any]) -> bool:
+    """The validation text is the paper's, the training text not the whole of it."""
+    train = data["train"]
+    whole = train["bytes"] == wikitext.OFFICIAL_TRAIN_BYTES and train["sha256"].startswith(
+        wikitext.OFFICIAL_TRAIN_SHA256_START
+    )
+    return data["is_paper_corpus"] and not whole
+
+
+def data_cautions(data: Mapping[str, Any]) -> list[str]:
+    """What to know of the data before comparing with the paper; nothing for the paper's corpus, whole."""
+    if data.get("kind") == "task":
+        return list(data["notes"])
+    if not data["is_paper_corpus"]:
+        return list(data["notes"])
+    if is_partial(data):
+        return [
+            f"The training text is partial: {data['train']['bytes']:,} of WikiText-2 raw's "
+            f"{wikitext.OFFICIAL_TRAIN_BYTES:,} bytes. The validation text is the paper's, whole."
+        ]
+    return []
+
+
+def _cautions(table: Table, samples: Samples, runs: list[Result]) -> Iterable[str]:
+    if not runs:
+        yield "No run has finished yet."
+        return
+    yield from dict.fromkeys(caution for run in runs for caution in data_cautions(run.data))
+    names = _named_experiments(table)
+    for experiment, name in names.items():
+        differences = _recipe_differences(next(iter(_runs(samples, experiment)), None))
+        if differences:
+            yield f"{name} did not run with the paper's recipe: {', '.join(differences)}."
+    counts = {name: len(_runs(samples, experiment)) for experiment, name in names.items()}
+    if len(set(counts.values())) > 1:
+        pairs = ", ".join(f"{label} {count}" for label, count in counts.items())
+        yield f"Not every model has run with every seed (finished: {pairs})."
+    fewest = min(counts.values())
+    if fewest < SEEDS_FOR_A_CLAIM:
+        yield (
+            f"n = {fewest} {'seed' if fewest == 1 else 'seeds'}: every verdict on measured numbers is "
+            f"provisional; a claim needs at least {SEEDS_FOR_A_CLAIM} seeds."
+        )
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {key: value}
+    return flat
+
+
+def _recipe_differences(run: Result | None) -> list[str]:
+    if run is None or run.experiment not in EXPERIMENTS:
+        return []
+    recipe = _flat(EXPERIMENTS[run.experiment]().to_dict())
+    # the device is the machine's, not the recipe's
+    return [
+        f"{key} {value} (recipe: {recipe.get(key)})"
+        for key, value in _flat(run.config).items()
+        if key not in BESIDES_THE_NUMBERS | {"device"} and value != recipe.get(key)
+    ]
+
+
+def _distinct(runs: Iterable[Result], read: Callable[[Result], Any]) -> str:
+    return "; ".join(dict.fromkeys(str(read(run)) for run in runs)) or NOTHING
+
+
+def _facts(table: Table, samples: Samples, runs: list[Result]) -> Iterable[tuple[str, str]]:
+    if not runs:
+        return
+    dates = sorted(run.date_utc for run in runs)
+    yield "Seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+    yield "Data", _distinct(runs, lambda run: run.data["name"])
+    texts, tasks = [run for run in runs if run.on_text], [run for run in runs if not run.on_text]
+    if texts:
+        yield "Training text", _distinct(texts, lambda run: _text_fact(run.data["train"]))
+        yield "Validation text", _distinct(texts, lambda run: _text_fact(run.data["valid"]))
+    if tasks:
+        yield "Task", _task_fact(tasks)
+        yield "First batch, sha256", _distinct(tasks, lambda run: run.data["train"]["sha256"])
+    yield "Machine", _distinct(runs, lambda run: run.machine)
+    finished = {
+        name: found
+        for experiment, name in _named_experiments(table).items()
+        if (found := _runs(samples, experiment))
+    }
+    yield "Parameters", ", ".join(f"{name} {found[-1].parameters:,}" for name, found in finished.items())
+    yield "Device, threads", _distinct(runs, lambda run: f"{run.device}, {run.threads} threads")
+    yield "Backend", _distinct(runs, lambda run: run.backend)
+    yield "Versions", _distinct(runs, lambda run: ", ".join(f"{k} {v}" for k, v in run.versions.items()))
+    yield "Commit", _distinct(runs, lambda run: run.git_commit)
+    yield "Date (UTC)", dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    yield "Training time", f"{math.fsum(run.seconds for run in runs):.0f} s over {len(runs)} runs"
+    speeds = (
+        f"{name} {math.fsum(run.tokens_per_second for run in found) / len(found):,.0f}"
+        for name, found in finished.items()
+    )
+    yield "Tokens/s in training", ", ".join(speeds)
+
+
+def _task_fact(runs: Sequence[Result]) -> str:
+    """The tasks' settings by name, each with every value that a run has."""
+    values: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, value in run.config["task"].items():
+            text = " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+            values.setdefault(name, {})[text] = None
+    return ", ".join(f"{name} {' or '.join(found)}" for name, found in values.items())
+
+
+def _text_fact(split: Mapping[str, Any]) -> str:
+    return f"{split['bytes']:,} bytes, sha256 {split['sha256']}"

@@ -1,0 +1,1 @@
+"""What is studied: the paper, and what lies beyond it; a study is one value in one file."""

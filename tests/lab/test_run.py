@@ -1,0 +1,332 @@
+"""From training to page at the smallest size that runs: interrupted, continued, changed; all tables."""
+
+import dataclasses
+import io
+import json
+import random
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure as Drawing
+from rich.console import Console
+
+from unimatrix.data import Corpus
+from unimatrix.data.tasks import RecallConfig
+from unimatrix.errors import UserError
+from unimatrix.lab import run as module
+from unimatrix.lab.results import read_results
+from unimatrix.lab.run import RESULTS, report, reproduce
+from unimatrix.lab.study import Inspection
+from unimatrix.lab.words import NOTHING
+from unimatrix.mixers import MatrixStateConfig
+from unimatrix.studies.beyond.training_length import training_length
+from unimatrix.studies.catalogue import TABLES
+from unimatrix.studies.experiments import EXPERIMENTS
+from unimatrix.studies.paper.section56_memory import section56_memory
+from unimatrix.studies.paper.section56_text import SECTION56_TUNED, section56_tuned
+from unimatrix.studies.paper.table1 import CORE, TABLE1
+from unimatrix.studies.paper.table3 import TABLE3
+from unimatrix.train import Experiment
+
+
+def tiny(name: str, **loop: object) -> Callable[[], Experiment]:
+    """The paper's experiment, two steps of a model of a few thousand parameters."""
+
+    def build() -> Experiment:
+        full = EXPERIMENTS[name]()
+        model = full.model
+        # typed-latent has no sizes
+        if model.preset != "typed-latent":
+            sizes = {"d_model": 8, "num_heads": 2, "depth": 1}
+            if not model.preset.startswith(("transformer", "recurrent-ffn")):
+                sizes["state_dim"] = 4
+            model = dataclasses.replace(model, changes={**model.changes, **sizes})
+        settings = {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_every": 1, "eval_bytes": 64}
+        task = full.task
+        if task is not None:
+            # long enough for 8 pairs
+            length = 24 if isinstance(task, RecallConfig) else task.length
+            task = dataclasses.replace(task, length=length, eval_sequences=32)
+            settings |= {"seq_len": length, "eval_bytes": None}
+        if full.loop.eval_at is not None:
+            settings["eval_at"] = (1, 2)
+        shorter = dataclasses.replace(full.loop, tracker="none", **(settings | loop))  # pyright: ignore
+        return dataclasses.replace(full, model=model, loop=shorter, task=task)
+
+    return build
+
+
+TINY = {name: tiny(name) for name in EXPERIMENTS}
+# two models and no figures: what is tested with it does not depend on the number of models
+SHORT = dataclasses.replace(TABLE1, rows=TABLE1.rows[:2], figures=())
+
+
+def text(length: int, *, seed: int) -> np.ndarray:
+    words = random.Random(seed).choices([b"one ", b"two ", b"three "], k=length // 4 + 1)
+    return np.frombuffer(b"".join(words)[:length], dtype=np.uint8)
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    splits = (text(600, seed=1), text(200, seed=2), text(200, seed=3))
+    note = "This is not the paper's corpus."
+    return Corpus(name="counting", train=splits[0], valid=splits[1], test=splits[2], notes=(note,))
+
+
+@pytest.fixture
+def go(tmp_path, corpus):
+    """go(...) -> (Reproduction, what was printed); arguments override."""
+
+    def run(**changes):
+        page = io.StringIO()
+        arguments = {
+            "out": tmp_path / "out",
+            "seeds": (7,),
+            "tables": (SHORT,),
+            "corpus": corpus,
+            "experiments": TINY,
+            "device": "cpu",
+            "console": Console(file=page, width=100),
+        }
+        return reproduce(**(arguments | changes)), page.getvalue()
+
+    return run
+
+
+def rows(tmp_path: Path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "out" / RESULTS).read_text().splitlines()]
+
+
+def test_it_trains_all_reports_all_and_skips_all_the_second_time(tmp_path, go, monkeypatch) -> None:
+    result, printed = go(seeds=(7, 11), tables=(TABLE1,))
+    written = rows(tmp_path)
+    assert [(row["experiment"], row["seed"]) for row in written] == [
+        (name, seed) for seed in (7, 11) for name in TABLE1.experiments
+    ]
+    for row in written:
+        assert row["steps"] == 2
+        assert row["metrics"]["ppl"] == pytest.approx(2 ** row["metrics"]["bpb"])
+        assert row["seconds"] > 0
+        assert row["data"]["valid"]["bytes"] == 200
+        assert [step for step, _ in row["curve"]] == [1, 2]
+    assert "[8/8] table1.unimatrix-discovery, seed 11" in printed
+    assert "7 runs left, about" in printed
+    assert printed.count("This is not the paper's corpus.") == 1
+    assert result.page == tmp_path / "out" / "report.html"
+    assert "This is not the paper&#39;s corpus." in result.page.read_text()
+    for name in ("figure2.png", "figure2.svg", "table1-curves.png"):
+        assert (tmp_path / "out" / "figures" / name).stat().st_size > 1000
+
+    monkeypatch.setattr(module, "train", lambda *_a, **_k: pytest.fail("trained a finished run"))
+    again, printed = go(seeds=(7, 11), tables=(TABLE1,))
+    assert "8, of which 8 finished before" in printed
+    assert rows(tmp_path) == written
+    assert [line.cells for line in again.summaries[0].lines] == [
+        line.cells for line in result.summaries[0].lines
+    ]
+
+
+def test_the_same_seed_gives_the_same_number(tmp_path, go) -> None:
+    go()
+    first = [row["metrics"] for row in rows(tmp_path)]
+    (tmp_path / "out" / RESULTS).unlink()
+    # the finished checkpoints are still there: the runs resume at their last step and are only evaluated
+    go()
+    assert [row["metrics"] for row in rows(tmp_path)] == first
+    go(out=tmp_path / "elsewhere")
+    assert [row.metrics for row in read_results(tmp_path / "elsewhere" / RESULTS)] == first
+
+
+def test_interrupted_and_started_again_it_continues(tmp_path, go, monkeypatch) -> None:
+    real, calls = module.train, []
+
+    def stopped(experiment, **options):
+        calls.append(experiment)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(experiment, **options)
+
+    monkeypatch.setattr(module, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    assert len(rows(tmp_path)) == 1
+    result, printed = go()
+    assert "2, of which 1 finished before" in printed
+    assert len(calls) == 3
+    assert [row["experiment"] for row in rows(tmp_path)] == list(SHORT.experiments)
+    assert {line.num_seeds for line in result.summaries[0].lines} == {1}
+
+
+@pytest.mark.parametrize(("interrupted", "kept"), [(True, 0), (False, 1)])
+def test_a_signal_ends_it_and_a_finished_run_is_kept(tmp_path, go, monkeypatch, interrupted, kept) -> None:
+    real = module.train
+
+    def signalled(experiment, **options):
+        result = real(experiment, **options)
+        return dataclasses.replace(result, interrupted=interrupted, stop_signal=signal.SIGTERM)
+
+    monkeypatch.setattr(module, "train", signalled)
+    result, _ = go()
+    assert (result.stop_signal, result.page, result.summaries) == (signal.SIGTERM, None, ())
+    assert len(read_results(tmp_path / "out" / RESULTS)) == kept
+
+
+def test_more_seeds_train_only_the_new_ones_and_all_count(tmp_path, go) -> None:
+    go()
+    result, printed = go(seeds=(7, 11, 7))
+    assert "4, of which 2 finished before" in printed
+    assert {line.num_seeds for line in result.summaries[0].lines} == {2}
+    assert len(rows(tmp_path)) == 4
+
+
+def test_a_changed_experiment_is_trained_anew_and_both_rows_stay(tmp_path, go) -> None:
+    go()
+    longer = TINY | {CORE: tiny(CORE, steps=3)}
+    result, printed = go(experiments=longer)
+    assert "2, of which 1 finished before" in printed
+    assert [row["steps"] for row in rows(tmp_path) if row["experiment"] == CORE] == [2, 3]
+    assert any("steps 3 (recipe: 80)" in caution for caution in result.summaries[0].cautions)
+    # asked for the first settings again, the first row counts again
+    result, printed = go()
+    assert "2, of which 2 finished before" in printed
+    assert any("UniMatrix-Core" in c and "steps 2" in c for c in result.summaries[0].cautions)
+
+
+def test_another_text_is_trained_anew(tmp_path, go, corpus) -> None:
+    go()
+    other = Corpus(name="other", train=text(600, seed=9), valid=corpus.valid, test=corpus.test)
+    result, printed = go(corpus=other)
+    assert "2, of which 0 finished before" in printed
+    assert len(rows(tmp_path)) == 4
+    assert {line.num_seeds for line in result.summaries[0].lines} == {1}
+
+
+def test_report_rebuilds_without_training(tmp_path, go, monkeypatch) -> None:
+    result, _ = go()
+    page = result.page.read_text()
+    result.page.unlink()
+    monkeypatch.setattr(module, "train", lambda *_a, **_k: pytest.fail("report trained"))
+    again = report(out=tmp_path / "out", tables=(SHORT,), console=Console(file=io.StringIO()))
+    assert again.page.read_text() == page
+
+
+def test_report_leaves_out_what_has_changed_since_and_says_so(tmp_path, go, monkeypatch) -> None:
+    go()
+    path = tmp_path / "out" / RESULTS
+    before = path.read_text()
+    monkeypatch.setattr(MatrixStateConfig, "version", 2)
+    page = io.StringIO()
+    found = report(out=tmp_path / "out", tables=(SHORT,), console=Console(file=page, width=100))
+    assert [line.num_seeds for line in found.summaries[0].lines] == [1, 0]
+    assert page.getvalue().count(f"Note: the runs of {CORE} are left out") == 1
+    assert path.read_text() == before
+    _, printed = go()
+    assert "2, of which 1 finished before" in printed
+
+
+def test_report_without_results_says_so(tmp_path) -> None:
+    with pytest.raises(UserError, match="no finished run to report"):
+        report(out=tmp_path, console=Console(file=io.StringIO()))
+
+
+def test_bad_seeds_are_refused_before_anything_is_written(tmp_path, go) -> None:
+    for seeds in ((), (-1,)):
+        with pytest.raises(UserError, match="seed"):
+            go(seeds=seeds)
+    assert not (tmp_path / "out").exists()
+
+
+def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
+    page = io.StringIO()
+    go(console=Console(file=page, width=100, force_terminal=True))
+    assert "runs" in page.getvalue()
+    assert "2/2" in page.getvalue()
+
+
+def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
+    other_steps = (training_length((1, 2)), section56_tuned((1, 2)), section56_memory((1, 2)))
+    tables = TABLES | {table.name: table for table in other_steps}
+    result, printed = go(tables=tuple(tables.values()))
+    names = [row["experiment"] for row in rows(tmp_path)]
+    assert sorted(names) == sorted(EXPERIMENTS)
+    assert "Text: counting (not the paper's corpus)" in printed
+    assert "Tasks: recall, triple-interaction, signal-noise" in printed
+    assert re.search(r"accuracy [\d.]+ % after", printed)
+    # every column of every row is measured, every claim finds its runs
+    for summary in result.summaries:
+        # recall of the narrower models, and what guessing would give in bits per byte; seed 11 of each model
+        holes = {"table2": 5, "section5.6-tuned": len(SECTION56_TUNED.rows)}.get(summary.table.name, 0)
+        assert [cell.ours for line in summary.lines for cell in line.cells].count(NOTHING) == holes
+        assert not [d for _, verdict in summary.verdicts for d in verdict.details if "no seed" in d]
+    page = result.page.read_text()
+    for name, table in tables.items():
+        assert f'href="#{name}"' in page
+        assert f'<section id="{name}">' in page
+        for figure in table.figures:
+            assert (tmp_path / "out" / "figures" / f"{figure.name}.svg").exists()
+
+
+def test_a_task_needs_no_text(tmp_path, go, monkeypatch) -> None:
+    monkeypatch.setattr(module, "load_corpus", lambda *_: pytest.fail("read a text"))
+    short = dataclasses.replace(TABLE3, rows=TABLE3.rows[:1], claims=(), figures=())
+    result, printed = go(tables=(short,), corpus=None, source="no/such/text")
+    assert "Text:" not in printed
+    (row,) = rows(tmp_path)
+    assert row["data"]["kind"] == "task"
+    assert row["config"]["data"] == "auto"
+    assert row["metrics"].keys() == {"loss", "accuracy"}
+    assert result.summaries[0].lines[0].num_seeds == 1
+    _, printed = go(tables=(short,), corpus=None)
+    assert "1, of which 1 finished before" in printed
+
+
+def look(trace) -> Inspection:
+    def draw(traced, style) -> Drawing:
+        drawing = Drawing(facecolor=style.page)
+        drawing.add_subplot().plot(traced["weights"])
+        return drawing
+
+    words = {"name": "slots", "title": "What the memory holds", "caption": "Slots over time."}
+    return Inspection(experiment=CORE, record=dict[str, list[float]], trace=trace, draw=draw, **words)
+
+
+def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
+    seen: list[Path] = []
+
+    def trace(checkpoint: Path) -> dict:
+        seen.append(checkpoint)
+        return {"weights": [0.25, 0.75]}
+
+    table = dataclasses.replace(SHORT, inspection=look(trace))
+    result, _ = go(tables=(table,), seeds=(11, 7))
+    assert [path.name for path in seen] == ["checkpoint-000002"]
+    kept = tmp_path / "out" / "inspections" / f"{CORE}-seed11.json"
+    assert json.loads(kept.read_text())["traced"] == {"weights": [0.25, 0.75]}
+    assert "What the memory holds" in result.page.read_text()
+    assert (tmp_path / "out" / "figures" / "slots.png").exists()
+    # the report finds it again; that of other settings is not taken for it
+    quiet = Console(file=io.StringIO())
+    assert report(out=tmp_path / "out", tables=(table,), console=quiet).page.read_text().count("<img") == 1
+    good = kept.read_text()
+    kept.write_text(json.dumps({"identity": "another", "traced": {}}))
+    assert "<img" not in report(out=tmp_path / "out", tables=(table,), console=quiet).page.read_text()
+    for damaged in ("{", '{"identity": [], "traced": {}}', '{"identity": "x"}'):
+        kept.write_text(damaged)
+        with pytest.raises(UserError, match=f"{CORE}-seed11.json: (expected JSON|identity|traced)"):
+            report(out=tmp_path / "out", tables=(table,), console=quiet)
+    kept.write_text(good.replace("0.25", '"x"'))
+    with pytest.raises(UserError, match=rf"{CORE}-seed11.json: traced: weights\[0\]: expected a number"):
+        report(out=tmp_path / "out", tables=(table,), console=quiet)
+
+
+def test_without_its_checkpoint_a_model_is_not_looked_into(tmp_path, go) -> None:
+    go()
+    shutil.rmtree(tmp_path / "out" / "runs")
+    table = dataclasses.replace(SHORT, inspection=look(lambda _: pytest.fail("looked")))
+    result, _ = go(tables=(table,))
+    assert "What the memory holds" not in result.page.read_text()

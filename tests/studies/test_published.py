@@ -1,0 +1,94 @@
+"""The paper's numbers agree with themselves and with Table 1 as we hold it."""
+
+import re
+
+import pytest
+
+from unimatrix.errors import UserError
+from unimatrix.studies.catalogue import TABLES, table
+from unimatrix.studies.experiments import EXPERIMENTS, experiment
+from unimatrix.studies.paper.published import published, published_parameters, published_row
+from unimatrix.studies.paper.section56_memory import CHANCE, SECTION56_MEMORY
+from unimatrix.studies.paper.table1 import TABLE1
+
+
+def test_table1_holds_what_the_paper_prints() -> None:
+    printed = [(row.label, row.paper_parameters, *row.paper.values()) for row in TABLE1.trained]
+    assert printed == [
+        ("Transformer", 174_848, 5.124, 34.88),
+        ("UniMatrix-Core", 83_140, 5.084, 33.91),
+        ("UniMatrix-ROSA", 103_876, 5.083, 33.90),
+        ("UniMatrix-Discovery", 115_184, 5.112, 34.58),
+    ]
+
+
+@pytest.mark.parametrize("row", TABLE1.trained, ids=lambda row: row.label)
+def test_printed_perplexity_is_two_to_the_printed_bits_per_byte(row) -> None:
+    # both are rounded: half a unit of the last digit of each
+    low, high = 2 ** (row.paper["bpb"] - 0.0005), 2 ** (row.paper["bpb"] + 0.0005)
+    assert low - 0.005 <= row.paper["ppl"] <= high + 0.005
+
+
+def test_the_data_file_names_its_source_and_licence() -> None:
+    assert "CC BY 4.0" in published()["_source"]
+    assert "2604.25930" in published()["_source"]
+
+
+def test_other_settings_are_found_and_unknown_ones_are_not() -> None:
+    assert published_parameters("unimatrix-core", setting="recall_vocab64_positions128") == 70_660
+    assert published_row("table3_recall", "transformer") == {"eval_loss": 1.994, "accuracy": 25.4}
+    with pytest.raises(KeyError):
+        published_parameters("no such model")
+
+
+def test_every_row_of_every_table_has_its_experiment_with_its_own_name() -> None:
+    for name, value in TABLES.items():
+        assert value.name == name
+        for experiment_name in value.experiments:
+            assert EXPERIMENTS[experiment_name]().name == experiment_name
+
+
+def test_every_experiment_stands_in_a_table() -> None:
+    assert {name for value in TABLES.values() for name in value.experiments} == EXPERIMENTS.keys()
+
+
+def test_names_of_figures_are_each_tables_own() -> None:
+    names = [figure.name for value in TABLES.values() for figure in value.figures]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", TABLE1.experiments)
+def test_recipes_are_the_papers(name: str) -> None:
+    recipe = experiment(name)
+    assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.seq_len) == (80, 16, 128)
+    assert (recipe.optim.lr, recipe.optim.schedule, recipe.optim.precision) == (3e-4, "constant", "fp32")
+    assert (recipe.model.dropout, recipe.model.max_positions) == (0.1, 128)
+    assert recipe.name == f"table1.{recipe.model.preset}"
+
+
+def test_unknown_names_are_met_with_the_near_ones() -> None:
+    with pytest.raises(UserError, match=r"'table1.unimatrix-cor'; did you mean table1.unimatrix-core"):
+        experiment("table1.unimatrix-cor")
+    with pytest.raises(UserError, match=r"'qqq'; known: table1.MODEL, recall.MODEL"):
+        experiment("qqq")
+    with pytest.raises(UserError, match=r"'tabel1'; did you mean table1\?"):
+        table("tabel1")
+    assert table("table1") is TABLE1
+
+
+def test_the_accuracies_of_section_56_are_multiples_of_1_in_512() -> None:
+    text = " ".join(SECTION56_MEMORY.protocol)
+    stated = [(float(printed), int(right)) for printed, right in re.findall(r"(\d+\.\d) = (\d+)/512", text)]
+    printed = {value for row in SECTION56_MEMORY.trained for value in row.paper.values()}
+    assert {value for value, _ in stated} == printed
+    assert all(round(100 * right / 512, 1) == value for value, right in stated)
+
+    def fits(sequences: int) -> bool:
+        shares = {round(100 * right / sequences, 1) for right in range(sequences + 1)}
+        return printed <= shares
+
+    assert [fits(2**power) for power in range(5, 10)] == [False] * 4 + [True]
+    # steps of a tenth of a percent or less: every printed number is one
+    assert all(fits(sequences) for sequences in range(1000, 1100))
+    chance = CHANCE["recall"] / 100
+    assert f"{100 * (chance * (1 - chance) / 512) ** 0.5:.1f} points in a single run" in text
