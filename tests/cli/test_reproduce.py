@@ -5,26 +5,23 @@ import json
 
 from unimatrix.cli import reproduce as command
 from unimatrix.lab.run import Reproduction
-from unimatrix.studies.experiments import EXPERIMENTS
-from unimatrix.studies.paper.table1 import TABLE1
-from unimatrix.studies.paper.table3 import TABLE3
+from unimatrix.studies.catalogue import STUDIES
 
 
-def tiny(name):
+def tiny(full):
     """The experiment with one step of a tiny model on short sequences."""
-    full = EXPERIMENTS[name]()
     sizes = {"d_model": 8, "num_heads": 2, "depth": 1}
     model = dataclasses.replace(full.model, changes={**full.model.changes, **sizes})
     task = None if full.task is None else dataclasses.replace(full.task, length=16, eval_sequences=8)
     loop = dataclasses.replace(full.loop, steps=1, batch_size=2, seq_len=16, tracker="none")
-    return lambda: dataclasses.replace(full, model=model, loop=loop, task=task)
+    return dataclasses.replace(full, model=model, loop=loop, task=task)
 
 
 def test_reproduce_takes_seeds_text_and_folder_and_report_follows(
     call, small_run, tmp_path, monkeypatch
 ) -> None:
-    for name in TABLE1.experiments + TABLE3.experiments:
-        monkeypatch.setitem(EXPERIMENTS, name, tiny(name))
+    for name in ("table1", "table3"):
+        monkeypatch.setitem(STUDIES, name, STUDIES[name].with_experiments(tiny))
     text, out = small_run.parent / "sea.txt", tmp_path / "out"
     chosen = ("--seeds", "3", "--data", text, "--out", out, "--device", "cpu")
     code, printed, err = call("reproduce", *chosen, "--tables", "table1", "table3")

@@ -18,7 +18,7 @@ from unimatrix.lab.charts import LIGHT
 from unimatrix.lab.results import latest_identities, read_results, select
 from unimatrix.lab.slots_figure import draw_slots
 from unimatrix.lab.traces import read_trace
-from unimatrix.studies.catalogue import TABLES
+from unimatrix.studies.catalogue import STUDIES
 
 # (bytes to be put in the file's place, whether the checksums are made to agree with it)
 Damage = tuple[bytes, bool]
@@ -92,10 +92,10 @@ def _accept(*_: Any, **__: Any) -> Any:
 
 
 def _check_look(world: Any, data: bytes) -> None:
-    table = TABLES["table5"]
+    table = STUDIES["table5"]
     assert table.inspection is not None
     rows = read_results(world.results / reproduce.RESULTS)
-    samples = select(rows, latest_identities(rows, table.experiments))
+    samples = select(rows, latest_identities(rows, table.names))
     with scratch(world.results) as folder:
         (path,) = (folder / "inspections").glob("*-seed7.json")
         path.write_bytes(data)

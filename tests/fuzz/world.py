@@ -75,7 +75,7 @@ def build_world(folder: Path) -> World:
     tokenizer.save_pretrained(world.sharded)
     assert (world.sharded / "model.safetensors.index.json").is_file()
     world.results.mkdir()
-    wanted = {SLOTS32, *TABLE1.experiments}
+    wanted = {SLOTS32, *TABLE1.names}
     rows = [json.loads(line) for line in (COMMITTED / "results.jsonl").read_text().splitlines()]
     kept = [row for row in rows if row["experiment"] in wanted and row["seed"] in (7, 11)]
     (world.results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))

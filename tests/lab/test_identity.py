@@ -14,7 +14,7 @@ from unimatrix.lab.traces import read_trace
 from unimatrix.mixers import parts
 from unimatrix.models import build, config_from_dict, preset_config, presets
 from unimatrix.models.presets import PRESETS
-from unimatrix.studies.catalogue import TABLES
+from unimatrix.studies.catalogue import STUDIES
 from unimatrix.studies.experiments import experiment
 from unimatrix.train import config as train_config
 from unimatrix.train.launch import device_kind
@@ -171,9 +171,9 @@ def test_every_committed_row_is_found_by_todays_recipes() -> None:
         assert (row.identity == found) == row.is_current
     # so that a report of them shows every run but those
     shown = 0
-    for table in TABLES.values():
-        samples = select(rows, latest_identities(rows, table.experiments))
-        for name in table.experiments:
+    for table in STUDIES.values():
+        samples = select(rows, latest_identities(rows, table.names))
+        for name in table.names:
             mine = {row.seed for row in rows if row.experiment == name and row.is_current}
             assert set(samples.get(name, {})) == mine
             shown += len(mine)
@@ -188,9 +188,9 @@ def test_the_presets_of_version_0_1_0_are_whole(result) -> None:
 
 
 def test_the_committed_look_into_a_model_is_still_that_runs() -> None:
-    table = TABLES["table5"]
+    table = STUDIES["table5"]
     rows = read_results(COMMITTED)
-    samples = select(rows, latest_identities(rows, table.experiments))
+    samples = select(rows, latest_identities(rows, table.names))
     assert table.inspection is not None
     traced = read_trace(COMMITTED.parent, table.inspection, samples)
     assert traced is not None

@@ -15,6 +15,7 @@ from unimatrix.lab.intervals import mean_interval
 from unimatrix.lab.page import render_report, write_report
 from unimatrix.lab.terminal import print_summaries
 from unimatrix.lab.words import NOTHING, interval_text, summarise
+from unimatrix.studies.paper.published import PAPER
 from unimatrix.studies.paper.table1 import CORE, DISCOVERY, ROSA, TABLE1, TRANSFORMER
 
 SEEDS = (7, 11, 13, 17, 19)
@@ -59,7 +60,7 @@ def test_another_corpus_is_said_to_be_once_and_plainly(full) -> None:
     note = "This is not the paper's corpus."
     summary = summarise(TABLE1, with_data(full, is_paper_corpus=False, notes=[note], name="embedded"))
     assert summary.cautions == (note,)
-    assert render_report([summary]).count(note.replace("'", "&#39;")) == 1
+    assert render_report([summary], PAPER).count(note.replace("'", "&#39;")) == 1
 
 
 def test_a_partial_training_text_is_labelled(full) -> None:
@@ -90,7 +91,7 @@ def test_missing_runs_are_counted_and_nothing_is_invented(full) -> None:
     assert summary.lines[3].parameters_text == NOTHING
     assert any("UniMatrix-Discovery 0" in caution for caution in summary.cautions)
     assert summarise(TABLE1, {}).cautions == ("No run has finished yet.",)
-    assert "No run has finished yet." in render_report([summarise(TABLE1, {})])
+    assert "No run has finished yet." in render_report([summarise(TABLE1, {})], PAPER)
 
 
 def test_a_count_that_differs_from_the_papers_shows_both(full) -> None:
@@ -149,7 +150,7 @@ class References(HTMLParser):
 
 
 def test_the_page_is_one_file_without_outside_references(tmp_path, full) -> None:
-    page = write_report([summarise(TABLE1, full)], tmp_path)
+    page = write_report([summarise(TABLE1, full)], PAPER, tmp_path)
     text = page.read_text(encoding="utf-8")
     references = References()
     references.feed(text)
@@ -165,7 +166,7 @@ def test_the_page_is_one_file_without_outside_references(tmp_path, full) -> None
 
 
 def test_the_page_says_all_that_it_must(full) -> None:
-    text = render_report([summarise(TABLE1, full)])
+    text = render_report([summarise(TABLE1, full)], PAPER)
     for words in ("fewer than two seeds", "speak of the seeds only", "0123456789abcdef", "CC BY 4.0"):
         assert words in text
     assert 'name="viewport"' in text
@@ -178,6 +179,6 @@ def test_the_page_says_all_that_it_must(full) -> None:
 def test_the_page_escapes_what_it_is_given(full) -> None:
     evil = "<script>alert(1)</script>"
     table = with_data(full, name=evil, notes=[evil], is_paper_corpus=False)
-    text = render_report([summarise(TABLE1, table)])
+    text = render_report([summarise(TABLE1, table)], PAPER)
     assert evil not in text
     assert "&lt;script&gt;" in text

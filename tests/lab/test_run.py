@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,13 @@ from unimatrix.errors import UserError
 from unimatrix.lab import run as module
 from unimatrix.lab.results import read_results
 from unimatrix.lab.run import RESULTS, report, reproduce
-from unimatrix.lab.study import Inspection
+from unimatrix.lab.study import Inspection, Study
 from unimatrix.lab.words import NOTHING
 from unimatrix.mixers import MatrixStateConfig
 from unimatrix.studies.beyond.training_length import training_length
-from unimatrix.studies.catalogue import TABLES
+from unimatrix.studies.catalogue import STUDIES
 from unimatrix.studies.experiments import EXPERIMENTS
+from unimatrix.studies.paper.published import PAPER
 from unimatrix.studies.paper.section56_memory import section56_memory
 from unimatrix.studies.paper.section56_text import SECTION56_TUNED, section56_tuned
 from unimatrix.studies.paper.table1 import CORE, TABLE1
@@ -34,11 +34,10 @@ from unimatrix.studies.paper.table3 import TABLE3
 from unimatrix.train import Experiment
 
 
-def tiny(name: str, **loop: object) -> Callable[[], Experiment]:
-    """The paper's experiment, two steps of a model of a few thousand parameters."""
+def tiny(study: Study, **loop: object) -> Study:
+    """The study of two steps of models of a few thousand parameters."""
 
-    def build() -> Experiment:
-        full = EXPERIMENTS[name]()
+    def shrink(full: Experiment) -> Experiment:
         model = full.model
         # typed-latent has no sizes
         if model.preset != "typed-latent":
@@ -58,12 +57,11 @@ def tiny(name: str, **loop: object) -> Callable[[], Experiment]:
         shorter = dataclasses.replace(full.loop, tracker="none", **(settings | loop))  # pyright: ignore
         return dataclasses.replace(full, model=model, loop=shorter, task=task)
 
-    return build
+    return study.with_experiments(shrink)
 
 
-TINY = {name: tiny(name) for name in EXPERIMENTS}
 # two models and no figures: what is tested with it does not depend on the number of models
-SHORT = dataclasses.replace(TABLE1, rows=TABLE1.rows[:2], figures=())
+SHORT = tiny(dataclasses.replace(TABLE1, rows=TABLE1.rows[:2], figures=()))
 
 
 def text(length: int, *, seed: int) -> np.ndarray:
@@ -89,7 +87,7 @@ def go(tmp_path, corpus):
             "seeds": (7,),
             "tables": (SHORT,),
             "corpus": corpus,
-            "experiments": TINY,
+            "paper": PAPER,
             "device": "cpu",
             "console": Console(file=page, width=100),
         }
@@ -103,10 +101,10 @@ def rows(tmp_path: Path) -> list[dict]:
 
 
 def test_it_trains_all_reports_all_and_skips_all_the_second_time(tmp_path, go, monkeypatch) -> None:
-    result, printed = go(seeds=(7, 11), tables=(TABLE1,))
+    result, printed = go(seeds=(7, 11), tables=(tiny(TABLE1),))
     written = rows(tmp_path)
     assert [(row["experiment"], row["seed"]) for row in written] == [
-        (name, seed) for seed in (7, 11) for name in TABLE1.experiments
+        (name, seed) for seed in (7, 11) for name in TABLE1.names
     ]
     for row in written:
         assert row["steps"] == 2
@@ -123,7 +121,7 @@ def test_it_trains_all_reports_all_and_skips_all_the_second_time(tmp_path, go, m
         assert (tmp_path / "out" / "figures" / name).stat().st_size > 1000
 
     monkeypatch.setattr(module, "train", lambda *_a, **_k: pytest.fail("trained a finished run"))
-    again, printed = go(seeds=(7, 11), tables=(TABLE1,))
+    again, printed = go(seeds=(7, 11), tables=(tiny(TABLE1),))
     assert "8, of which 8 finished before" in printed
     assert rows(tmp_path) == written
     assert [line.cells for line in again.summaries[0].lines] == [
@@ -158,7 +156,7 @@ def test_interrupted_and_started_again_it_continues(tmp_path, go, monkeypatch) -
     result, printed = go()
     assert "2, of which 1 finished before" in printed
     assert len(calls) == 3
-    assert [row["experiment"] for row in rows(tmp_path)] == list(SHORT.experiments)
+    assert [row["experiment"] for row in rows(tmp_path)] == list(SHORT.names)
     assert {line.num_seeds for line in result.summaries[0].lines} == {1}
 
 
@@ -186,15 +184,15 @@ def test_more_seeds_train_only_the_new_ones_and_all_count(tmp_path, go) -> None:
 
 def test_a_changed_experiment_is_trained_anew_and_both_rows_stay(tmp_path, go) -> None:
     go()
-    longer = TINY | {CORE: tiny(CORE, steps=3)}
-    result, printed = go(experiments=longer)
+    longer = tiny(dataclasses.replace(SHORT, rows=SHORT.rows[1:]), steps=3)
+    other = dataclasses.replace(SHORT, rows=(SHORT.rows[0], *longer.rows))
+    result, printed = go(tables=(other,))
     assert "2, of which 1 finished before" in printed
     assert [row["steps"] for row in rows(tmp_path) if row["experiment"] == CORE] == [2, 3]
-    assert any("steps 3 (recipe: 80)" in caution for caution in result.summaries[0].cautions)
     # asked for the first settings again, the first row counts again
     result, printed = go()
     assert "2, of which 2 finished before" in printed
-    assert any("UniMatrix-Core" in c and "steps 2" in c for c in result.summaries[0].cautions)
+    assert not any("recipe" in caution for caution in result.summaries[0].cautions)
 
 
 def test_another_text_is_trained_anew(tmp_path, go, corpus) -> None:
@@ -211,7 +209,7 @@ def test_report_rebuilds_without_training(tmp_path, go, monkeypatch) -> None:
     page = result.page.read_text()
     result.page.unlink()
     monkeypatch.setattr(module, "train", lambda *_a, **_k: pytest.fail("report trained"))
-    again = report(out=tmp_path / "out", tables=(SHORT,), console=Console(file=io.StringIO()))
+    again = report(out=tmp_path / "out", tables=(SHORT,), paper=PAPER, console=Console(file=io.StringIO()))
     assert again.page.read_text() == page
 
 
@@ -221,7 +219,7 @@ def test_report_leaves_out_what_has_changed_since_and_says_so(tmp_path, go, monk
     before = path.read_text()
     monkeypatch.setattr(MatrixStateConfig, "version", 2)
     page = io.StringIO()
-    found = report(out=tmp_path / "out", tables=(SHORT,), console=Console(file=page, width=100))
+    found = report(out=tmp_path / "out", tables=(SHORT,), paper=PAPER, console=Console(file=page, width=100))
     assert [line.num_seeds for line in found.summaries[0].lines] == [1, 0]
     assert page.getvalue().count(f"Note: the runs of {CORE} are left out") == 1
     assert path.read_text() == before
@@ -231,7 +229,7 @@ def test_report_leaves_out_what_has_changed_since_and_says_so(tmp_path, go, monk
 
 def test_report_without_results_says_so(tmp_path) -> None:
     with pytest.raises(UserError, match="no finished run to report"):
-        report(out=tmp_path, console=Console(file=io.StringIO()))
+        report(tables=(SHORT,), paper=PAPER, out=tmp_path, console=Console(file=io.StringIO()))
 
 
 def test_bad_seeds_are_refused_before_anything_is_written(tmp_path, go) -> None:
@@ -250,7 +248,7 @@ def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
 
 def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
     other_steps = (training_length((1, 2)), section56_tuned((1, 2)), section56_memory((1, 2)))
-    tables = TABLES | {table.name: table for table in other_steps}
+    tables = {name: tiny(one) for name, one in (STUDIES | {one.name: one for one in other_steps}).items()}
     result, printed = go(tables=tuple(tables.values()))
     names = [row["experiment"] for row in rows(tmp_path)]
     assert sorted(names) == sorted(EXPERIMENTS)
@@ -273,7 +271,7 @@ def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
 
 def test_a_task_needs_no_text(tmp_path, go, monkeypatch) -> None:
     monkeypatch.setattr(module, "load_corpus", lambda *_: pytest.fail("read a text"))
-    short = dataclasses.replace(TABLE3, rows=TABLE3.rows[:1], claims=(), figures=())
+    short = tiny(dataclasses.replace(TABLE3, rows=TABLE3.rows[:1], claims=(), figures=()))
     result, printed = go(tables=(short,), corpus=None, source="no/such/text")
     assert "Text:" not in printed
     (row,) = rows(tmp_path)
@@ -311,17 +309,25 @@ def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
     assert (tmp_path / "out" / "figures" / "slots.png").exists()
     # the report finds it again; that of other settings is not taken for it
     quiet = Console(file=io.StringIO())
-    assert report(out=tmp_path / "out", tables=(table,), console=quiet).page.read_text().count("<img") == 1
+    assert (
+        report(out=tmp_path / "out", tables=(table,), paper=PAPER, console=quiet)
+        .page.read_text()
+        .count("<img")
+        == 1
+    )
     good = kept.read_text()
     kept.write_text(json.dumps({"identity": "another", "traced": {}}))
-    assert "<img" not in report(out=tmp_path / "out", tables=(table,), console=quiet).page.read_text()
+    assert (
+        "<img"
+        not in report(out=tmp_path / "out", tables=(table,), paper=PAPER, console=quiet).page.read_text()
+    )
     for damaged in ("{", '{"identity": [], "traced": {}}', '{"identity": "x"}'):
         kept.write_text(damaged)
         with pytest.raises(UserError, match=f"{CORE}-seed11.json: (expected JSON|identity|traced)"):
-            report(out=tmp_path / "out", tables=(table,), console=quiet)
+            report(out=tmp_path / "out", tables=(table,), paper=PAPER, console=quiet)
     kept.write_text(good.replace("0.25", '"x"'))
     with pytest.raises(UserError, match=rf"{CORE}-seed11.json: traced: weights\[0\]: expected a number"):
-        report(out=tmp_path / "out", tables=(table,), console=quiet)
+        report(out=tmp_path / "out", tables=(table,), paper=PAPER, console=quiet)
 
 
 def test_without_its_checkpoint_a_model_is_not_looked_into(tmp_path, go) -> None:

@@ -16,6 +16,7 @@ from unimatrix.models import build, parameter_count
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
 from unimatrix.studies.experiments import experiment
 from unimatrix.studies.paper.latent_experiments import LENGTH_STEPS
+from unimatrix.studies.paper.published import PAPER
 from unimatrix.studies.paper.recall_experiments import RECALL, RECALL_LR
 from unimatrix.studies.paper.table2 import HYBRID, HYBRID_D56, LATENT, SLOT, TABLE2, TRANSFORMER
 from unimatrix.studies.paper.table6 import AUDIT, CHANCE, PICKING, POINTER, POINTER_LONGER, TABLE6, TYPED
@@ -76,7 +77,7 @@ def outcomes(table, runs):
 
 
 def test_table2_has_the_recipes_of_tables_1_and_3() -> None:
-    for name in TABLE2.experiments:
+    for name in TABLE2.names:
         recipe = experiment(name)
         base = experiment("table1.transformer" if recipe.task is None else "recall.transformer")
         assert dataclasses.replace(recipe, name=base.name, model=base.model) == base
@@ -84,9 +85,7 @@ def test_table2_has_the_recipes_of_tables_1_and_3() -> None:
         assert recipe.task in (None, RECALL)
     assert experiment("recall.triple-slot").optim.lr == RECALL_LR
     turned = {
-        name: changes
-        for name in TABLE2.experiments
-        if "d_model" in (changes := experiment(name).model.changes)
+        name: changes for name in TABLE2.names if "d_model" in (changes := experiment(name).model.changes)
     }
     assert turned == {
         "table2.triple-latent-d60": {"d_model": 60, "num_heads": 4, "state_dim": 16},
@@ -106,7 +105,7 @@ def test_triple_interaction_has_the_papers_curriculum(name) -> None:
     assert recipe.model.changes == ({"slots": 32} if "sparse-pointer" in name else {})
 
 
-@pytest.mark.parametrize("name", TRAINING_LENGTH.experiments)
+@pytest.mark.parametrize("name", TRAINING_LENGTH.names)
 def test_training_length_is_table1s_recipe_for_longer(name) -> None:
     recipe = experiment(name)
     base = experiment("table1.transformer")
@@ -125,7 +124,7 @@ def test_training_length_is_table1s_recipe_for_longer(name) -> None:
     ids=lambda value: getattr(value, "experiment", ""),
 )
 def test_the_models_have_the_printed_parameters(table, row) -> None:
-    recipe = experiment(row.experiment)
+    recipe = row.experiment
     vocab_size = 259 if recipe.task is None else recipe.task.vocab_size
     model = build(recipe.model.resolved(vocab_size))
     assert parameter_count(model) == row.paper_parameters
@@ -252,7 +251,7 @@ def test_the_terminal_fits_eighty_columns(like_the_paper) -> None:
 
 
 def test_the_page_stacks_what_is_too_wide(like_the_paper) -> None:
-    page = render_report([summarise(table, like_the_paper()) for table in TABLES])
+    page = render_report([summarise(table, like_the_paper()) for table in TABLES], PAPER)
     table2, table6, length = (page.split(f'<section id="{table.name}">')[1] for table in TABLES)
     assert '<td class="paper" data-label="BPB, paper">5.124</td>' in table2
     assert "ours, paper</th>" in table6.split("</table>")[0]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from unimatrix.errors import UserError
-from unimatrix.studies.catalogue import TABLES, table
+from unimatrix.studies.catalogue import STUDIES, study
 from unimatrix.studies.experiments import EXPERIMENTS, experiment
 from unimatrix.studies.paper.published import published, published_parameters, published_row
 from unimatrix.studies.paper.section56_memory import CHANCE, SECTION56_MEMORY
@@ -42,22 +42,22 @@ def test_other_settings_are_found_and_unknown_ones_are_not() -> None:
 
 
 def test_every_row_of_every_table_has_its_experiment_with_its_own_name() -> None:
-    for name, value in TABLES.items():
+    for name, value in STUDIES.items():
         assert value.name == name
-        for experiment_name in value.experiments:
+        for experiment_name in value.names:
             assert EXPERIMENTS[experiment_name]().name == experiment_name
 
 
 def test_every_experiment_stands_in_a_table() -> None:
-    assert {name for value in TABLES.values() for name in value.experiments} == EXPERIMENTS.keys()
+    assert {name for value in STUDIES.values() for name in value.names} == EXPERIMENTS.keys()
 
 
 def test_names_of_figures_are_each_tables_own() -> None:
-    names = [figure.name for value in TABLES.values() for figure in value.figures]
+    names = [figure.name for value in STUDIES.values() for figure in value.figures]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("name", TABLE1.experiments)
+@pytest.mark.parametrize("name", TABLE1.names)
 def test_recipes_are_the_papers(name: str) -> None:
     recipe = experiment(name)
     assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.seq_len) == (80, 16, 128)
@@ -72,8 +72,8 @@ def test_unknown_names_are_met_with_the_near_ones() -> None:
     with pytest.raises(UserError, match=r"'qqq'; known: table1.MODEL, recall.MODEL"):
         experiment("qqq")
     with pytest.raises(UserError, match=r"'tabel1'; did you mean table1\?"):
-        table("tabel1")
-    assert table("table1") is TABLE1
+        study("tabel1")
+    assert study("table1") is TABLE1
 
 
 def test_the_accuracies_of_section_56_are_multiples_of_1_in_512() -> None:

@@ -13,8 +13,9 @@ from unimatrix.lab.page import render_report, shared_cautions
 from unimatrix.lab.terminal import print_summaries
 from unimatrix.lab.words import NOTHING, summarise
 from unimatrix.models import build, parameter_count
-from unimatrix.studies.catalogue import TABLES
+from unimatrix.studies.catalogue import STUDIES
 from unimatrix.studies.experiments import experiment
+from unimatrix.studies.paper.published import PAPER
 from unimatrix.studies.paper.recall_experiments import (
     ALL_FILLERS,
     RECALL,
@@ -94,7 +95,7 @@ def test_recipes_are_the_papers(name) -> None:
 def test_the_ablation_turns_what_its_rows_say() -> None:
     turned = {
         name: tuple(model.changes[setting] for setting in ("slots", "pointer", "write_gate"))
-        for name in TABLE5.experiments + TABLE5_ALL_FILLERS.experiments
+        for name in TABLE5.names + TABLE5_ALL_FILLERS.names
         if (model := experiment(name).model).preset == "unimatrix-sparse-pointer"
     }
     assert turned == {
@@ -112,10 +113,10 @@ def test_the_ablation_turns_what_its_rows_say() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in TABLE3.trained + TABLE4.trained if row.paper], ids=lambda row: row.experiment
+    "row", [row for row in TABLE3.trained + TABLE4.trained if row.paper], ids=lambda row: row.experiment.name
 )
 def test_the_models_have_the_printed_parameters(row) -> None:
-    model = build(experiment(row.experiment).model.resolved(64))
+    model = build(row.experiment.model.resolved(64))
     assert parameter_count(model) == row.paper_parameters
 
 
@@ -206,7 +207,7 @@ def test_the_terminal_fits_eighty_columns(like_the_paper) -> None:
 
 def test_the_page_has_contents_groups_and_the_tasks_settings(like_the_paper) -> None:
     summaries = [summarise(table, like_the_paper()) for table in RECALL_TABLES]
-    page = render_report(summaries)
+    page = render_report(summaries, PAPER)
     for table in RECALL_TABLES:
         assert f'<a href="#{table.name}">{table.title}</a>' in page
     assert page.count('<tr class="group">') == 4
@@ -218,9 +219,9 @@ def test_the_page_has_contents_groups_and_the_tasks_settings(like_the_paper) -> 
 
 
 def test_tables_without_runs_are_shown_empty() -> None:
-    summaries = [summarise(table, {}) for table in TABLES.values()]
+    summaries = [summarise(table, {}) for table in STUDIES.values()]
     assert shared_cautions(summaries) == ("No run has finished yet.",)
-    page = render_report(summaries)
+    page = render_report(summaries, PAPER)
     assert "<img" not in page
     assert "undecided at n = 0 seeds" in page
 
@@ -235,9 +236,7 @@ def test_cautions_name_the_tables_that_they_are_about(like_the_paper) -> None:
 
 @pytest.mark.parametrize("table", RECALL_TABLES, ids=lambda table: table.name)
 def test_figures_render(like_the_paper, samples, table) -> None:
-    harder = {
-        name: {7: (25.0, 17.0, 12.0), 11: (26.0, 16.0, 12.0)} for name in TABLE5_ALL_FILLERS.experiments
-    }
+    harder = {name: {7: (25.0, 17.0, 12.0), 11: (26.0, 16.0, 12.0)} for name in TABLE5_ALL_FILLERS.names}
     runs = like_the_paper() | samples(harder)
     for picture in pictures(table, runs):
         for style in (LIGHT, DARK):

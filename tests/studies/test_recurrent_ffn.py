@@ -13,7 +13,7 @@ from unimatrix.lab.terminal import print_summaries
 from unimatrix.lab.words import NOTHING, summarise
 from unimatrix.models import build, parameter_count, preset_config
 from unimatrix.studies.experiments import experiment
-from unimatrix.studies.paper.published import published
+from unimatrix.studies.paper.published import PAPER, published
 from unimatrix.studies.paper.recurrent_experiments import (
     MEMORY_BATCH_SIZE,
     MEMORY_DROPOUT,
@@ -98,7 +98,7 @@ def outcomes(table, runs):
     return [claim.judge(runs).outcome for claim in table.claims]
 
 
-@pytest.mark.parametrize("name", SECTION56_FIRST.experiments)
+@pytest.mark.parametrize("name", SECTION56_FIRST.names)
 def test_the_first_setting_is_table1s_recipe(name) -> None:
     recipe, base = experiment(name), experiment("table1.transformer")
     same = dataclasses.replace(recipe, name=base.name, model=base.model)
@@ -106,7 +106,7 @@ def test_the_first_setting_is_table1s_recipe(name) -> None:
     assert recipe.model == dataclasses.replace(base.model, preset=name.partition(".")[2])
 
 
-@pytest.mark.parametrize("name", SECTION56_TUNED.experiments)
+@pytest.mark.parametrize("name", SECTION56_TUNED.names)
 def test_the_tuned_recipe_differs_in_rate_dropout_and_steps_alone(name) -> None:
     recipe, base = experiment(name), experiment("table1.transformer")
     assert recipe.optim == dataclasses.replace(base.optim, lr=4e-4)
@@ -120,7 +120,7 @@ def test_the_tuned_recipe_differs_in_rate_dropout_and_steps_alone(name) -> None:
     assert unchanged == base.loop
 
 
-@pytest.mark.parametrize("name", SECTION56_MEMORY.experiments)
+@pytest.mark.parametrize("name", SECTION56_MEMORY.names)
 def test_both_memory_tasks_have_one_recipe_at_length_64(name) -> None:
     recipe = experiment(name)
     family, preset = name.split(".")
@@ -147,7 +147,7 @@ def test_every_model_can_be_built_and_the_printed_parameters_are_its_own(name) -
     recipe = experiment(name)
     vocab_size = 259 if recipe.task is None else recipe.task.vocab_size
     model = build(recipe.model.resolved(vocab_size))
-    rows = [row for table in TABLES for row in table.trained if row.experiment == name]
+    rows = [row for table in TABLES for row in table.trained if row.experiment.name == name]
     for row in rows:
         assert row.paper_parameters in (None, parameter_count(model))
     assert len(rows) == (0 if name.startswith("signal-noise") else 1)
@@ -330,7 +330,7 @@ def test_the_terminal_fits_eighty_columns(like_the_paper) -> None:
 
 
 def test_the_page_names_groups_columns_and_the_rule_of_named_seeds(like_the_paper) -> None:
-    page = render_report([summarise(table, like_the_paper()) for table in TABLES])
+    page = render_report([summarise(table, like_the_paper()) for table in TABLES], PAPER)
     for table in TABLES:
         assert f'<section id="{table.name}">' in page
         assert f'href="#{table.name}"' in page

@@ -10,6 +10,7 @@ import tyro
 from unimatrix.cli.arguments import parse
 from unimatrix.lab.run import report
 from unimatrix.studies import catalogue
+from unimatrix.studies.paper.published import PAPER
 
 ABOUT = """Judge, draw and report again from OUT/results.jsonl, training nothing.
 
@@ -22,12 +23,12 @@ examples:
 class Options:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("reproduction")
     """The folder that `unimatrix reproduce` wrote."""
-    tables: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE [TABLE ...]")] = tuple(catalogue.TABLES)
+    tables: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE [TABLE ...]")] = tuple(catalogue.STUDIES)
     """Which tables."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="report", about=ABOUT)
-    report(out=options.out, tables=tuple(catalogue.table(name) for name in options.tables))
+    report(tables=tuple(catalogue.study(name) for name in options.tables), paper=PAPER, out=options.out)
     return 0

@@ -12,9 +12,9 @@ from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, parse
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
 from unimatrix.lab.run import DEFAULT_SEEDS, reads_text, reproduce
-from unimatrix.lab.study import Table
+from unimatrix.lab.study import Study
 from unimatrix.studies import catalogue
-from unimatrix.studies.experiments import EXPERIMENTS
+from unimatrix.studies.paper.published import PAPER
 from unimatrix.train.config import Device
 from unimatrix.train.progress import PlainConsole, say
 
@@ -36,7 +36,7 @@ class Options:
     """Folder for results.jsonl, report.html, the figures and the runs."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = DEFAULT_SEEDS
     """Each experiment runs once per seed; a claim needs at least 5."""
-    tables: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE [TABLE ...]")] = tuple(catalogue.TABLES)
+    tables: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE [TABLE ...]")] = tuple(catalogue.STUDIES)
     """Which tables."""
     data: DataSource = None
     data_dir: DataDir = None
@@ -47,7 +47,7 @@ class Options:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="reproduce", about=ABOUT)
-    tables = tuple(catalogue.table(name) for name in options.tables)
+    tables = tuple(catalogue.study(name) for name in options.tables)
     source, corpus = _text(options, tables)
     console = PlainConsole()
     result = reproduce(
@@ -57,6 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         corpus=corpus,
         device=options.device,
         tables=tables,
+        paper=PAPER,
         console=console,
     )
     if result.stop_signal is None:
@@ -66,13 +67,13 @@ def run(arguments: Sequence[str]) -> int:
     return 128 + result.stop_signal
 
 
-def _text(options: Options, tables: Sequence[Table]) -> tuple[str, Corpus | None]:
+def _text(options: Options, tables: Sequence[Study]) -> tuple[str, Corpus | None]:
     """The source of the text and the text; none where the tables' models learn from tasks alone.
 
     Raises:
         UserError: there is no such text, or one is asked for that nothing would read.
     """
-    if reads_text(EXPERIMENTS[name]() for table in tables for name in table.experiments):
+    if reads_text(found for table in tables for found in table.experiments):
         return choose_corpus(options.data, options.data_dir, otherwise="auto")
     if options.data is not None or options.data_dir is not None:
         option = "--data" if options.data is not None else "--data-dir"

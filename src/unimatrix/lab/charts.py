@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from unimatrix.lab.intervals import mean_interval
 from unimatrix.lab.results import Samples, naming
-from unimatrix.lab.study import Baseline, Column, Row, Table
+from unimatrix.lab.study import Baseline, Column, Row, Study
 
 FORMATS = ("png", "svg")
 PNG_DOTS_PER_INCH = 200
@@ -126,7 +126,7 @@ def _name_places(axes: Axes, labels: Mapping[float, str], headings: Mapping[floa
     axes.tick_params(axis="y", length=0)
 
 
-def draw_metric(table: Table, samples: Samples, style: Style, *, key: str) -> Drawing | None:
+def draw_metric(table: Study, samples: Samples, style: Style, *, key: str) -> Drawing | None:
     """One column of a table, a row per model: mean, 95 % interval, single seeds, the paper's value.
 
     Rows that have nothing in this column, neither ours nor the paper's, are left out.
@@ -147,7 +147,7 @@ def draw_metric(table: Table, samples: Samples, style: Style, *, key: str) -> Dr
 
 
 def draw_panels(
-    table: Table, samples: Samples, style: Style, *, keys: Sequence[str], label: str
+    table: Study, samples: Samples, style: Style, *, keys: Sequence[str], label: str
 ) -> Drawing | None:
     """Several columns side by side, each as in `draw_metric`, from 0 to 100 percent.
 
@@ -177,7 +177,7 @@ def draw_panels(
     return drawing
 
 
-def _is_measured(table: Table, samples: Samples, key: str) -> bool:
+def _is_measured(table: Study, samples: Samples, key: str) -> bool:
     return any(table.column(key).values(row, samples) for row in table.trained)
 
 
@@ -221,7 +221,7 @@ def _draw_rows(
 
 
 def draw_over(
-    table: Table,
+    table: Study,
     samples: Samples,
     style: Style,
     *,
@@ -238,8 +238,8 @@ def draw_over(
         keys: of the columns.
         labels: of the two axes.
     """
-    rows = [row for row in table.trained if row.experiment in positions]
-    if not any(samples.get(row.experiment) for row in rows):
+    rows = [row for row in table.trained if row.experiment.name in positions]
+    if not any(samples.get(row.experiment.name) for row in rows):
         return None
     drawing, axes = bare_axes(style, width=7.2, height=4.6)
     for index, key in enumerate(keys):
@@ -248,7 +248,7 @@ def draw_over(
         title = column.title
         # side by side, so that no interval hides another
         places = {name: x * 2.0 ** (0.08 * (index - (len(keys) - 1) / 2)) for name, x in positions.items()}
-        values = {row.experiment: column.values(row, samples) for row in rows}
+        values = {row.experiment.name: column.values(row, samples) for row in rows}
         ours = [(places[name], mean_interval(found)) for name, found in values.items() if found]
         for place, interval in ours:
             if interval.n > 1:
@@ -256,7 +256,7 @@ def draw_over(
         x, means = [place for place, _ in ours], [interval.mean for _, interval in ours]
         looks: dict[str, Any] = {"color": color, "linewidth": 1.3, "markersize": 5.5}
         axes.plot(x, means, marker=MARKERS[index % len(MARKERS)], label=f"{title}: ours", **looks)
-        paper = [(places[row.experiment], row.paper[key]) for row in rows if key in row.paper]
+        paper = [(places[row.experiment.name], row.paper[key]) for row in rows if key in row.paper]
         looks = {"color": color, "markerfacecolor": "none", "markersize": 8}
         _points(axes, paper, marker="D", label=f"{title}: paper", **looks)
         for baseline in (row for row in table.rows if isinstance(row, Baseline)):
@@ -272,17 +272,19 @@ def draw_over(
     return drawing
 
 
-def draw_curves(table: Table, samples: Samples, style: Style, *, key: str) -> Drawing | None:
+def draw_curves(table: Study, samples: Samples, style: Style, *, key: str) -> Drawing | None:
     """A column against steps, a line per seed; None if no run measured more than one point."""
     curves = {
-        row.experiment: [run.curve for run in samples.get(row.experiment, {}).values() if len(run.curve) > 1]
+        row.experiment.name: [
+            run.curve for run in samples.get(row.experiment.name, {}).values() if len(run.curve) > 1
+        ]
         for row in table.trained
     }
     if not any(curves.values()):
         return None
     drawing, axes = bare_axes(style, width=7.2, height=4.0)
     for position, row in enumerate(table.trained):
-        for number, curve in enumerate(curves[row.experiment]):
+        for number, curve in enumerate(curves[row.experiment.name]):
             steps, values = zip(*curve, strict=True)
             axes.plot(
                 steps,
@@ -309,7 +311,7 @@ class Picture:
     draw: Callable[[Style], Drawing | None]
 
 
-def pictures(table: Table, samples: Samples, *, traced: Any = None) -> tuple[Picture, ...]:
+def pictures(table: Study, samples: Samples, *, traced: Any = None) -> tuple[Picture, ...]:
     """The pictures of a table: its figures, and its look into a model where one was `traced`."""
     found = [
         Picture(

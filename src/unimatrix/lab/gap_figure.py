@@ -9,11 +9,11 @@ from matplotlib.figure import Figure as Drawing
 from unimatrix.lab.charts import Style, bare_axes, legend
 from unimatrix.lab.intervals import mean_interval
 from unimatrix.lab.results import Samples
-from unimatrix.lab.study import Column, Row, Table
+from unimatrix.lab.study import Column, Row, Study
 
 
 def draw_gap(
-    table: Table, samples: Samples, style: Style, *, left: str, right: str, keys: tuple[str, str]
+    table: Study, samples: Samples, style: Style, *, left: str, right: str, keys: tuple[str, str]
 ) -> Drawing | None:
     """left - right in two columns, a line for each seed, and below them the means with 95 % intervals.
 
@@ -23,7 +23,7 @@ def draw_gap(
         left, right: experiments of the table's rows.
         keys: of two columns over all seeds, first and then.
     """
-    pair = tuple(next(row for row in table.trained if row.experiment == name) for name in (left, right))
+    pair = tuple(next(row for row in table.trained if row.experiment.name == name) for name in (left, right))
     columns = [table.column(key) for key in keys]
     found = [_differences(column, pair, samples) for column in columns]
     seeds = sorted(found[0].keys() & found[1].keys())
@@ -81,7 +81,7 @@ def _differences(column: Column, pair: tuple[Row, ...], samples: Samples) -> dic
     return {seed: left[seed] - right[seed] for seed in left if seed in right}
 
 
-def _printed(table: Table, pair: tuple[Row, ...]) -> dict[int, float]:
+def _printed(table: Study, pair: tuple[Row, ...]) -> dict[int, float]:
     """Seed -> the paper's difference."""
     left, right = (row.paper for row in pair)
     return {

@@ -9,11 +9,11 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from unimatrix.lab.charts import LINES, MARKERS, Style, bare_axes, legend
 from unimatrix.lab.intervals import Interval, mean_interval
 from unimatrix.lab.results import Samples, metric_by_seed
-from unimatrix.lab.study import Row, Table
+from unimatrix.lab.study import Row, Study
 
 
 def draw_training_length(
-    table: Table, samples: Samples, style: Style, *, steps: Sequence[int], over: Literal["steps", "seconds"]
+    table: Study, samples: Samples, style: Style, *, steps: Sequence[int], over: Literal["steps", "seconds"]
 ) -> Drawing | None:
     """Mean bits per byte after each of `steps`, with 95 % intervals, on an axis of logarithms.
 
@@ -62,7 +62,7 @@ def _points(row: Row, samples: Samples, steps: Sequence[int]) -> list[tuple[int,
     found = []
     for step in steps:
         seconds, bpb = (
-            tuple(metric_by_seed(samples, row.experiment, f"{name}_{step}_steps").values())
+            tuple(metric_by_seed(samples, row.experiment.name, f"{name}_{step}_steps").values())
             for name in ("seconds", "bpb")
         )
         if seconds and bpb:

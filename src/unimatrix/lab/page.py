@@ -15,8 +15,8 @@ import jinja2
 
 from unimatrix.lab.charts import DARK, LIGHT, Picture, pictures, render, save_figures
 from unimatrix.lab.results import naming
+from unimatrix.lab.study import Paper
 from unimatrix.lab.words import RULE, SCOPE, Summary
-from unimatrix.studies.paper.published import PAPER, PAPER_LICENCE, PAPER_TITLE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,16 +66,14 @@ def shared_cautions(summaries: Sequence[Summary]) -> tuple[str, ...]:
     )
 
 
-def render_report(summaries: Sequence[Summary]) -> str:
+def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
     """The whole page as text. All values are escaped; pictures are the only markup that is let through."""
     source = resources.files("unimatrix.lab").joinpath("page.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(source).render(
-        paper=PAPER,
-        paper_title=PAPER_TITLE,
-        paper_licence=PAPER_LICENCE,
+        paper=paper,
         summaries=[(summary, _embedded(summary)) for summary in summaries],
         cautions=shared_cautions(summaries),
         rule=RULE,
@@ -83,7 +81,7 @@ def render_report(summaries: Sequence[Summary]) -> str:
     )
 
 
-def write_report(summaries: Iterable[Summary], out: Path) -> Path:
+def write_report(summaries: Iterable[Summary], paper: Paper, out: Path) -> Path:
     """Write OUT/figures/ and OUT/report.html, and return the page's path. An older page is replaced whole.
 
     Raises:
@@ -95,6 +93,6 @@ def write_report(summaries: Iterable[Summary], out: Path) -> Path:
     page = out / "report.html"
     unfinished = out / "report.html.unfinished"
     with naming(page):
-        unfinished.write_text(render_report(summaries), encoding="utf-8")
+        unfinished.write_text(render_report(summaries, paper), encoding="utf-8")
         os.replace(unfinished, page)
     return page

@@ -32,12 +32,10 @@ from unimatrix.lab.results import (
     read_results,
     select,
 )
-from unimatrix.lab.study import Table
+from unimatrix.lab.study import Paper, Study
 from unimatrix.lab.terminal import print_summaries
 from unimatrix.lab.traces import read_trace, write_trace
 from unimatrix.lab.words import Summary, summarise
-from unimatrix.studies.catalogue import TABLES
-from unimatrix.studies.experiments import EXPERIMENTS
 from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
 from unimatrix.train.config import Device
 from unimatrix.train.launch import device_kind
@@ -63,13 +61,13 @@ class Reproduction:
 
 def reproduce(
     *,
+    tables: Sequence[Study],
+    paper: Paper,
     out: Path = Path("reproduction"),
     seeds: Sequence[int] = DEFAULT_SEEDS,
     source: str = "auto",
     corpus: Corpus | None = None,
     device: Device = "auto",
-    tables: Sequence[Table] = tuple(TABLES.values()),
-    experiments: Mapping[str, Callable[[], Experiment]] = EXPERIMENTS,
     console: Console | None = None,
 ) -> Reproduction:
     """Train every missing run of the tables, append each to OUT/results.jsonl, then print and report.
@@ -78,11 +76,11 @@ def reproduce(
     interruption it goes on where it stopped; more seeds add to those that are there, and all of them count.
 
     Args:
+        tables: what is trained and judged. paper: what it is held against, for the page.
         out: the folder for results, runs, figures and the page; made if need be.
         seeds: one run of every experiment for each. Claims pair the models by seed.
         source: what `unimatrix.data.load_corpus` takes; looked at only if an experiment reads a text.
         corpus: the text itself, if it is loaded already.
-        experiments: where the tables' experiments are looked up.
     Raises:
         UserError: no seed, no text, a damaged results file, or what training refuses.
         OSError: the folder cannot be written.
@@ -91,7 +89,7 @@ def reproduce(
     check_path(out)
     if not seeds or not tables:
         raise UserError("seeds and tables: expected at least one of each, got none")
-    planned = _plan(tables, experiments, seeds=seeds, device=device, source=source)
+    planned = _plan(tables, seeds=seeds, device=device, source=source)
     rows = read_results(out / RESULTS)
     if corpus is None and reads_text(planned):
         corpus = load_corpus(source)
@@ -105,13 +103,14 @@ def reproduce(
         return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
     samples = select(read_results(out / RESULTS), identities)
     _inspect(tables, samples, seed=seeds[0], out=out)
-    return _report(tables, {table.name: samples for table in tables}, out=out, console=console)
+    return _report(tables, {table.name: samples for table in tables}, paper=paper, out=out, console=console)
 
 
 def report(
     *,
+    tables: Sequence[Study],
+    paper: Paper,
     out: Path = Path("reproduction"),
-    tables: Sequence[Table] = tuple(TABLES.values()),
     console: Console | None = None,
 ) -> Reproduction:
     """Judge, draw and report again from OUT/results.jsonl, training nothing.
@@ -124,10 +123,10 @@ def report(
     console = console or PlainConsole()
     check_path(out)
     rows = read_results(out / RESULTS)
-    samples = {table.name: select(rows, latest_identities(rows, table.experiments)) for table in tables}
+    samples = {table.name: select(rows, latest_identities(rows, table.names)) for table in tables}
     if not any(runs for chosen in samples.values() for runs in chosen.values()):
         raise UserError(f"{out / RESULTS}: no finished run to report; run `unimatrix reproduce` first")
-    found = _report(tables, samples, out=out, console=console)
+    found = _report(tables, samples, paper=paper, out=out, console=console)
     for name in _outdated(tables, samples, rows):
         say(
             console,
@@ -138,20 +137,20 @@ def report(
 
 
 def _outdated(
-    tables: Sequence[Table], samples: Mapping[str, Samples], rows: Sequence[Result]
+    tables: Sequence[Study], samples: Mapping[str, Samples], rows: Sequence[Result]
 ) -> Iterable[str]:
     """The tables' experiments that have rows, none of which counts any more."""
     names = dict.fromkeys(
-        name for table in tables for name in table.experiments if not samples[table.name].get(name)
+        name for table in tables for name in table.names if not samples[table.name].get(name)
     )
     return (name for name in names if any(row.experiment == name for row in rows))
 
 
 def _report(
-    tables: Sequence[Table], samples: Mapping[str, Samples], *, out: Path, console: Console
+    tables: Sequence[Study], samples: Mapping[str, Samples], *, paper: Paper, out: Path, console: Console
 ) -> Reproduction:
     summaries = tuple(_summary(table, samples[table.name], out=out) for table in tables)
-    page = write_report(summaries, out)
+    page = write_report(summaries, paper, out)
     print_summaries(console, summaries)
     for caution in shared_cautions(summaries):
         console.print(Text(f"Note: {caution}", style="yellow"))
@@ -159,13 +158,13 @@ def _report(
     return Reproduction(summaries=summaries, page=page)
 
 
-def _summary(table: Table, samples: Samples, *, out: Path) -> Summary:
+def _summary(table: Study, samples: Samples, *, out: Path) -> Summary:
     look = table.inspection
     traced = None if look is None else read_trace(out, look, samples)
     return summarise(table, samples, traced=traced)
 
 
-def _inspect(tables: Sequence[Table], samples: Samples, *, seed: int, out: Path) -> None:
+def _inspect(tables: Sequence[Study], samples: Samples, *, seed: int, out: Path) -> None:
     """Look into the trained models that the tables name, wherever the checkpoint is still there."""
     for look in (table.inspection for table in tables if table.inspection is not None):
         run = samples[look.experiment][seed]
@@ -185,22 +184,20 @@ def _source(experiment: Experiment, corpus: Corpus | None) -> Source:
 
 
 def _plan(
-    tables: Sequence[Table],
-    experiments: Mapping[str, Callable[[], Experiment]],
+    tables: Sequence[Study],
     *,
     seeds: Sequence[int],
     device: Device,
     source: str,
 ) -> list[Experiment]:
     """Seed by seed, so that an interrupted reproduction holds whole pairs."""
-    names = dict.fromkeys(name for table in tables for name in table.experiments)
+    recipes = {recipe.name: recipe for table in tables for recipe in table.experiments}
     planned = []
     for seed in dict.fromkeys(seeds):
-        for name in names:
-            recipe = experiments[name]()
+        for recipe in recipes.values():
             loop = dataclasses.replace(recipe.loop, seed=seed, device=device)
             text = source if recipe.task is None else recipe.data
-            planned.append(dataclasses.replace(recipe, name=name, data=text, loop=loop))
+            planned.append(dataclasses.replace(recipe, data=text, loop=loop))
     return planned
 
 

@@ -1,20 +1,33 @@
 """What a table of the paper is: one value, from which running, judging, drawing and reporting all follow.
 
-A further table is a further module that builds such a value, and one line in `catalogue.TABLES`.
+A further table is a further module that builds such a value, and one line in `studies.catalogue.STUDIES`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimatrix.lab.claims import Claim
 from unimatrix.lab.results import Samples, metric_by_seed
+from unimatrix.train.config import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
     from unimatrix.lab.charts import Style
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paper:
+    """What studies are held against: printed numbers, and where they stand.
+
+    licence: of the numbers that are quoted.
+    """
+
+    identifier: str
+    title: str
+    licence: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,21 +38,26 @@ class Row:
     group: the heading that it stands under with its neighbours, such as the recipe they share; "" for none.
     """
 
-    experiment: str
+    experiment: Experiment
     label: str
     paper: Mapping[str, float] = field(default_factory=dict)
     paper_parameters: int | None = None
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, Experiment] = field(default_factory=dict)
     group: str = ""
 
     @property
-    def experiments(self) -> tuple[str, ...]:
-        """All experiments behind the row, its own first."""
-        return tuple(dict.fromkeys((self.experiment, *self.elsewhere.values())))
+    def experiments(self) -> tuple[Experiment, ...]:
+        """All experiments behind the row, each once, its own first."""
+        return _each_once((self.experiment, *self.elsewhere.values()))
 
-    def measured_in(self, key: str) -> str:
+    def measured_in(self, key: str) -> Experiment:
         """The experiment that measures a column."""
         return self.elsewhere.get(key, self.experiment)
+
+    def changed(self, change: Callable[[Experiment], Experiment]) -> "Row":
+        """The same row of experiments that were changed."""
+        elsewhere = {key: change(found) for key, found in self.elsewhere.items()}
+        return replace(self, experiment=change(self.experiment), elsewhere=elsewhere)
 
     @property
     def name(self) -> str:
@@ -79,7 +97,7 @@ class Column:
 
     def by_seed(self, row: Row, samples: Samples) -> dict[int, float]:
         """What the column shows of that row: seed -> number, of the seeds that have run."""
-        found = metric_by_seed(samples, row.measured_in(self.key), self.metric or self.key)
+        found = metric_by_seed(samples, row.measured_in(self.key).name, self.metric or self.key)
         return {seed: value for seed, value in found.items() if self.seed in (None, seed)}
 
     def values(self, row: Row, samples: Samples) -> tuple[float, ...]:
@@ -94,7 +112,7 @@ class Figure:
     name: str
     title: str
     caption: str
-    draw: "Callable[[Table, Samples, Style], Drawing | None]"
+    draw: "Callable[[Study, Samples, Style], Drawing | None]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +134,7 @@ class Inspection:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
+class Study:
     """One table of the paper, whole.
 
     title: "Table 1: ..."; what stands before the colon is its short name.
@@ -143,10 +161,24 @@ class Table:
         return tuple(row for row in self.rows if isinstance(row, Row))
 
     @property
-    def experiments(self) -> tuple[str, ...]:
-        """The names of the experiments, each once, in the table's order."""
-        return tuple(dict.fromkeys(name for row in self.trained for name in row.experiments))
+    def experiments(self) -> tuple[Experiment, ...]:
+        """The experiments, each once, in the order of the rows."""
+        return _each_once(found for row in self.trained for found in row.experiments)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The experiments' names, by which results are kept."""
+        return tuple(found.name for found in self.experiments)
+
+    def with_experiments(self, change: Callable[[Experiment], Experiment]) -> "Study":
+        """The same study of experiments that were changed: by all their names they stay what they were."""
+        rows = tuple(row.changed(change) if isinstance(row, Row) else row for row in self.rows)
+        return replace(self, rows=rows)
 
     def column(self, key: str) -> Column:
         """The column of that key, which must be there."""
         return next(column for column in self.columns if column.key == key)
+
+
+def _each_once(experiments: Iterable[Experiment]) -> tuple[Experiment, ...]:
+    return tuple({found.name: found for found in experiments}.values())

@@ -10,8 +10,8 @@ from unimatrix.lab.claims import OUTCOMES, SEEDS_FOR_A_CLAIM, Claim, Outcome, Ve
 from unimatrix.lab.identity import BESIDES_THE_NUMBERS
 from unimatrix.lab.intervals import Interval, mean_interval
 from unimatrix.lab.results import Result, Samples
-from unimatrix.lab.study import Baseline, Row, Table
-from unimatrix.studies.experiments import EXPERIMENTS
+from unimatrix.lab.study import Baseline, Row, Study
+from unimatrix.train.config import Experiment
 
 NOTHING = "\N{EN DASH}"
 # ours and the paper's, counted each
@@ -82,7 +82,7 @@ class Summary:
     facts: how it was measured, (name, value) pairs.
     """
 
-    table: Table
+    table: Study
     samples: Samples
     lines: tuple[Line, ...]
     printed: tuple[bool, ...]
@@ -118,9 +118,9 @@ def interval_text(interval: Interval | None, *, digits: int) -> str:
     return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
 
 
-def summarise(table: Table, samples: Samples, *, traced: Any = None) -> Summary:
+def summarise(table: Study, samples: Samples, *, traced: Any = None) -> Summary:
     """Judge a table on its samples and put it into words; runs that are missing are said to be."""
-    runs = [run for name in table.experiments for run in _runs(samples, name)]
+    runs = [run for name in table.names for run in _runs(samples, name)]
     return Summary(
         table=table,
         samples=samples,
@@ -140,22 +140,23 @@ def _runs(samples: Samples, experiment: str) -> list[Result]:
     return list(samples.get(experiment, {}).values())
 
 
-def _named_experiments(table: Table) -> dict[str, str]:
+def _named_experiments(table: Study) -> dict[str, str]:
     """Experiment -> its row's name, with the column that it is for if it is not the row's own.
 
     One that measures several such columns goes by its own name.
     """
-    names = {row.experiment: row.name for row in table.trained}
+    names = {row.experiment.name: row.name for row in table.trained}
     for row in table.trained:
-        measured = list(row.elsewhere.values())
-        for key, name in row.elsewhere.items():
+        measured = [found.name for found in row.elsewhere.values()]
+        for key, found in row.elsewhere.items():
+            name = found.name
             several = measured.count(name) > 1
             names.setdefault(name, name if several else f"{row.name}, {table.column(key).title}")
     return names
 
 
-def _line(table: Table, row: Row, samples: Samples) -> Line:
-    runs = _runs(samples, row.experiment)
+def _line(table: Study, row: Row, samples: Samples) -> Line:
+    runs = _runs(samples, row.experiment.name)
     cells = []
     for column in table.columns:
         values = column.values(row, samples)
@@ -173,11 +174,11 @@ def _line(table: Table, row: Row, samples: Samples) -> Line:
         parameters=runs[-1].parameters if runs else None,
         paper_parameters=row.paper_parameters,
         cells=tuple(cells),
-        num_seeds=min(len(_runs(samples, name)) for name in row.experiments),
+        num_seeds=min(len(_runs(samples, found.name)) for found in row.experiments),
     )
 
 
-def _baseline_line(table: Table, row: Baseline) -> Line:
+def _baseline_line(table: Study, row: Baseline) -> Line:
     values = [
         f"{row.values[column.key]:.{column.digits}f}" if column.key in row.values else NOTHING
         for column in table.columns
@@ -215,14 +216,15 @@ def data_cautions(data: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _cautions(table: Table, samples: Samples, runs: list[Result]) -> Iterable[str]:
+def _cautions(table: Study, samples: Samples, runs: list[Result]) -> Iterable[str]:
     if not runs:
         yield "No run has finished yet."
         return
     yield from dict.fromkeys(caution for run in runs for caution in data_cautions(run.data))
     names = _named_experiments(table)
-    for experiment, name in names.items():
-        differences = _recipe_differences(next(iter(_runs(samples, experiment)), None))
+    for recipe in table.experiments:
+        name = names[recipe.name]
+        differences = _recipe_differences(recipe, next(iter(_runs(samples, recipe.name)), None))
         if differences:
             yield f"{name} did not run with the paper's recipe: {', '.join(differences)}."
     counts = {name: len(_runs(samples, experiment)) for experiment, name in names.items()}
@@ -244,10 +246,10 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _recipe_differences(run: Result | None) -> list[str]:
-    if run is None or run.experiment not in EXPERIMENTS:
+def _recipe_differences(experiment: Experiment, run: Result | None) -> list[str]:
+    if run is None:
         return []
-    recipe = _flat(EXPERIMENTS[run.experiment]().to_dict())
+    recipe = _flat(experiment.to_dict())
     # the device is the machine's, not the recipe's
     return [
         f"{key} {value} (recipe: {recipe.get(key)})"
@@ -260,7 +262,7 @@ def _distinct(runs: Iterable[Result], read: Callable[[Result], Any]) -> str:
     return "; ".join(dict.fromkeys(str(read(run)) for run in runs)) or NOTHING
 
 
-def _facts(table: Table, samples: Samples, runs: list[Result]) -> Iterable[tuple[str, str]]:
+def _facts(table: Study, samples: Samples, runs: list[Result]) -> Iterable[tuple[str, str]]:
     if not runs:
         return
     dates = sorted(run.date_utc for run in runs)

@@ -2,7 +2,7 @@
 
 from unimatrix.codec import did_you_mean, shown
 from unimatrix.errors import UserError
-from unimatrix.lab.study import Table
+from unimatrix.lab.study import Study
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
 from unimatrix.studies.paper.section56_memory import SECTION56_MEMORY
 from unimatrix.studies.paper.section56_text import SECTION56_FIRST, SECTION56_TUNED
@@ -13,7 +13,7 @@ from unimatrix.studies.paper.table4 import TABLE4
 from unimatrix.studies.paper.table5 import TABLE5, TABLE5_ALL_FILLERS
 from unimatrix.studies.paper.table6 import TABLE6
 
-TABLES: dict[str, Table] = {
+STUDIES: dict[str, Study] = {
     "table1": TABLE1,
     "table2": TABLE2,
     "table3": TABLE3,
@@ -28,12 +28,12 @@ TABLES: dict[str, Table] = {
 }
 
 
-def table(name: str) -> Table:
+def study(name: str) -> Study:
     """The table of that name.
 
     Raises:
         UserError: there is none; names the near ones, or all.
     """
-    if name not in TABLES:
-        raise UserError(f"unknown table {shown(name)}; {did_you_mean(name, TABLES)}")
-    return TABLES[name]
+    if name not in STUDIES:
+        raise UserError(f"unknown study {shown(name)}; {did_you_mean(name, STUDIES)}")
+    return STUDIES[name]

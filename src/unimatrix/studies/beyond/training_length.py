@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from unimatrix.lab.length_figure import draw_training_length
-from unimatrix.lab.study import Column, Figure, Row, Table
+from unimatrix.lab.study import Column, Figure, Row, Study
+from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.latent_experiments import LENGTH_STEPS
 
 
@@ -27,15 +28,15 @@ def _columns(steps: Sequence[int]) -> tuple[Column, ...]:
     return (*bpb, seconds)
 
 
-def training_length(steps: Sequence[int]) -> Table:
+def training_length(steps: Sequence[int]) -> Study:
     """The table of experiments that were evaluated at these steps, the last of which is their end."""
-    return Table(
+    return Study(
         name="training-length",
         title="Training length (not in the paper): validation BPB by steps",
         rows=(
-            Row(experiment="length.transformer", label="Transformer"),
-            Row(experiment="length.unimatrix-core", label="UniMatrix-Core"),
-            Row(experiment="length.triple-hybrid", label="Triple-Hybrid"),
+            Row(experiment=recipe("length.transformer"), label="Transformer"),
+            Row(experiment=recipe("length.unimatrix-core"), label="UniMatrix-Core"),
+            Row(experiment=recipe("length.triple-hybrid"), label="Triple-Hybrid"),
         ),
         columns=_columns(steps),
         claims=(),

@@ -9,12 +9,14 @@ import json
 from importlib import resources
 from typing import Any
 
-PAPER = "arXiv:2604.25930v1"
-PAPER_TITLE = (
-    "Associative-State Universal Transformers: Pilot Studies in Structured Recurrent State, Sparse "
-    "Retrieval, and Latent Compression"
+from unimatrix.lab.study import Paper
+
+PAPER = Paper(
+    identifier="arXiv:2604.25930v1",
+    title="Associative-State Universal Transformers: Pilot Studies in Structured Recurrent State, Sparse "
+    "Retrieval, and Latent Compression",
+    licence="CC BY 4.0",
 )
-PAPER_LICENCE = "CC BY 4.0"
 
 
 @functools.cache

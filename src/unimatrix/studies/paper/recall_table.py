@@ -8,6 +8,7 @@ import math
 from unimatrix.data.tasks.recall import RecallConfig, chance, guess_accuracy
 from unimatrix.lab.claims import POINTS, Comparison, Measured, Quantity, Side
 from unimatrix.lab.study import Baseline, Column, Row
+from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published_parameters, published_row
 from unimatrix.studies.paper.recall_experiments import RECALL, RECALL_LR
 
@@ -74,7 +75,7 @@ def recall_row(
     """A row of loss and accuracy; `printed` is the paper's pair of them."""
     loss, accuracy = printed
     return Row(
-        experiment=experiment,
+        experiment=recipe(experiment),
         label=label,
         paper={"loss": loss, "accuracy": accuracy},
         paper_parameters=published_parameters(preset, setting="recall_vocab64_positions128"),

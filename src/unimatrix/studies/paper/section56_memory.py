@@ -10,7 +10,8 @@ from functools import partial
 from unimatrix.data.tasks import recall, signal_noise
 from unimatrix.lab.charts import draw_metric
 from unimatrix.lab.claims import ComparedClaim, Comparison, Measured, Side
-from unimatrix.lab.study import Baseline, Column, Figure, Row, Table
+from unimatrix.lab.study import Baseline, Column, Figure, Row, Study
+from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published
 from unimatrix.studies.paper.recall_table import NEAR_POINTS, compared, task_sentence
 from unimatrix.studies.paper.recurrent_experiments import (
@@ -63,9 +64,9 @@ def after(key: str, step: int) -> str:
     return f"{key}_{step}"
 
 
-def section56_memory(steps: tuple[int, int]) -> Table:
+def section56_memory(steps: tuple[int, int]) -> Study:
     """The table of runs that were evaluated after these steps, the second of which is their end."""
-    return Table(
+    return Study(
         name="section5.6-memory",
         title="Section 5.6, memory: recall and signal versus noise, accuracy (%) by steps",
         rows=(
@@ -100,10 +101,10 @@ def _at_all(values: Mapping[str, float], steps: tuple[int, int]) -> dict[str, fl
 def _row(preset: str, steps: tuple[int, int], *, group: str = "") -> Row:
     printed = {key: values[preset] for key, values in PRINTED.items() if preset in values}
     return Row(
-        experiment=f"recall64.{preset}",
+        experiment=recipe(f"recall64.{preset}"),
         label=LABELS[preset],
         paper=_at_all(printed, steps),
-        elsewhere={after(SIGNAL_KEY, step): f"signal-noise.{preset}" for step in steps},
+        elsewhere={after(SIGNAL_KEY, step): recipe(f"signal-noise.{preset}") for step in steps},
         group=group,
     )
 

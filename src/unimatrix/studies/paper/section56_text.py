@@ -18,7 +18,8 @@ from unimatrix.lab.claims import (
     Side,
 )
 from unimatrix.lab.gap_figure import draw_gap
-from unimatrix.lab.study import Column, Figure, Row, Table
+from unimatrix.lab.study import Column, Figure, Row, Study
+from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published, published_parameters
 from unimatrix.studies.paper.recurrent_experiments import OTHER_START, TUNED_LR, TUNED_STEPS
 
@@ -69,7 +70,7 @@ def _first_row(experiment: str, *, group: str = "") -> Row:
     preset = experiment.partition(".")[2]
     bpb = PRINTED["first_setting_80_steps_bpb"].get(preset)
     return Row(
-        experiment=experiment,
+        experiment=recipe(experiment),
         label=LABELS[preset],
         paper={} if bpb is None else {"bpb": bpb},
         paper_parameters=None if group else published_parameters(preset),
@@ -82,7 +83,7 @@ def _tuned_row(preset: str, *, group: str = "") -> Row:
     late = {seed: PRINTED[f"tuned_200_steps_seed{seed}"].get(preset) for seed in SEEDS}
     printed = {EARLY: early} | {of_seed(seed): pair for seed, pair in late.items()}
     return Row(
-        experiment=f"ffn-tuned.{preset}",
+        experiment=recipe(f"ffn-tuned.{preset}"),
         label=LABELS[preset],
         # pairs of bits per byte and perplexity
         paper={key: pair[0] for key, pair in printed.items() if pair is not None},
@@ -103,7 +104,7 @@ def _compared(left: str, right: str, side: Side, *, metric: str = "bpb", bound: 
     )
 
 
-SECTION56_FIRST = Table(
+SECTION56_FIRST = Study(
     name="section5.6-first",
     title="Section 5.6, first setting: recurrence in the FFN slot, validation BPB",
     rows=(
@@ -153,9 +154,9 @@ SECTION56_FIRST = Table(
 )
 
 
-def section56_tuned(steps: tuple[int, int]) -> Table:
+def section56_tuned(steps: tuple[int, int]) -> Study:
     """The table of runs that were evaluated after these steps, the second of which is their end."""
-    return Table(
+    return Study(
         name="section5.6-tuned",
         title="Section 5.6, tuned recipe: recurrence in the FFN slot, validation BPB by steps",
         rows=(
@@ -165,7 +166,7 @@ def section56_tuned(steps: tuple[int, int]) -> Table:
             _tuned_row("recurrent-ffn-readout", group=BEYOND),
             _tuned_row("mamba2", group=BEYOND),
             *(
-                Row(experiment=f"ffn-tuned-xavier.{preset}", label=LABELS[preset], group=XAVIER)
+                Row(experiment=recipe(f"ffn-tuned-xavier.{preset}"), label=LABELS[preset], group=XAVIER)
                 for preset in OTHER_START
             ),
         ),

@@ -4,7 +4,8 @@ from functools import partial
 
 from unimatrix.lab.charts import draw_curves, draw_metric
 from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, FewerParameters, Measured, Side
-from unimatrix.lab.study import Column, Figure, Row, Table
+from unimatrix.lab.study import Column, Figure, Row, Study
+from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published_parameters, published_row
 
 TRANSFORMER = "table1.transformer"
@@ -20,7 +21,7 @@ NEARLY_IDENTICAL_BPB = 0.01
 def _row(model: str, label: str) -> Row:
     printed = published_row("table1_bpb", model)
     return Row(
-        experiment=f"table1.{model}",
+        experiment=recipe(f"table1.{model}"),
         label=label,
         paper={"bpb": printed["val_bpb"], "ppl": printed["val_ppl"]},
         paper_parameters=published_parameters(model),
@@ -57,7 +58,7 @@ def _at_or_below(experiment: str, label: str) -> ComparedClaim:
     )
 
 
-TABLE1 = Table(
+TABLE1 = Study(
     name="table1",
     title="Table 1: byte-level WikiText-2, validation BPB and PPL",
     rows=(

@@ -9,7 +9,8 @@ from functools import partial
 
 from unimatrix.lab.charts import draw_metric
 from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured
-from unimatrix.lab.study import Column, Figure, Row, Table
+from unimatrix.lab.study import Column, Figure, Row, Study
+from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published, published_parameters
 from unimatrix.studies.paper.recall_experiments import RECALL, RECALL_LR
 from unimatrix.studies.paper.recall_table import (
@@ -40,11 +41,11 @@ def _row(experiment: str, label: str, recall: str) -> Row:
     preset = experiment.partition(".")[2]
     bpb, percent = published()["table2"]["matched_width"][preset]
     return Row(
-        experiment=experiment,
+        experiment=recipe(experiment),
         label=label,
         paper={"bpb": bpb, "accuracy": percent},
         paper_parameters=published_parameters(preset),
-        elsewhere={"accuracy": recall},
+        elsewhere={"accuracy": recipe(recall)},
         group=MATCHED_WIDTH,
     )
 
@@ -52,7 +53,7 @@ def _row(experiment: str, label: str, recall: str) -> Row:
 def _narrower_row(experiment: str, label: str) -> Row:
     preset = experiment.partition(".")[2]
     return Row(
-        experiment=experiment,
+        experiment=recipe(experiment),
         label=label,
         paper={"bpb": published()["table2"]["parameter_matched"][preset]},
         paper_parameters=published_parameters(preset),
@@ -104,7 +105,7 @@ CLAIMS = (
     ),
 )
 
-TABLE2 = Table(
+TABLE2 = Study(
     name="table2",
     title="Table 2: latent compression, validation BPB and recall accuracy in percent",
     rows=(

@@ -4,7 +4,7 @@ from functools import partial
 
 from unimatrix.lab.charts import draw_metric
 from unimatrix.lab.claims import ComparedClaim
-from unimatrix.lab.study import Figure, Row, Table
+from unimatrix.lab.study import Figure, Row, Study
 from unimatrix.studies.paper.recall_experiments import RECALL
 from unimatrix.studies.paper.recall_table import (
     ACCURACY,
@@ -45,7 +45,7 @@ def _near_chance(experiment: str, label: str) -> ComparedClaim:
     )
 
 
-TABLE3 = Table(
+TABLE3 = Study(
     name="table3",
     title="Table 3: associative recall, evaluation loss and accuracy in percent",
     rows=(

@@ -5,7 +5,8 @@ from functools import partial
 
 from unimatrix.lab.charts import draw_metric
 from unimatrix.lab.claims import ComparedClaim, FewerParameters
-from unimatrix.lab.study import Figure, Row, Table
+from unimatrix.lab.study import Figure, Row, Study
+from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published
 from unimatrix.studies.paper.recall_experiments import RECALL
 from unimatrix.studies.paper.recall_table import (
@@ -49,7 +50,7 @@ def _reaches(experiment: str, percent: float, recipe: str) -> ComparedClaim:
     )
 
 
-TABLE4 = Table(
+TABLE4 = Study(
     name="table4",
     title="Table 4: recall with explicit retrieval, accuracy in percent",
     rows=(
@@ -59,11 +60,13 @@ TABLE4 = Table(
         _row(ASSOC, "UniMatrix-Assoc"),
         _row(SPARSE_POINTER, "SparsePointer"),
         Row(
-            experiment="recall-no-dropout.transformer-normal",
+            experiment=recipe("recall-no-dropout.transformer-normal"),
             label="Transformer, q k v from N(0, 0.02)",
             group=BEYOND,
         ),
-        Row(experiment="recall-no-dropout.assoc-sharp", label="UniMatrix-Assoc, tau = 8", group=BEYOND),
+        Row(
+            experiment=recipe("recall-no-dropout.assoc-sharp"), label="UniMatrix-Assoc, tau = 8", group=BEYOND
+        ),
         replace(BY_GUESSING, group=UNTRAINED),
     ),
     columns=(LOSS, ACCURACY),

@@ -11,7 +11,8 @@ from unimatrix.lab.charts import draw_metric, draw_over
 from unimatrix.lab.claims import ComparedClaim, Comparison, Gain
 from unimatrix.lab.inspection import trace_checkpoint
 from unimatrix.lab.slots_figure import draw_slots
-from unimatrix.lab.study import Baseline, Column, Figure, Inspection, Row, Table
+from unimatrix.lab.study import Baseline, Column, Figure, Inspection, Row, Study
+from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published
 from unimatrix.studies.paper.recall_experiments import ALL_FILLERS, ON_MORE_PAIRS
 from unimatrix.studies.paper.recall_table import (
@@ -54,7 +55,7 @@ PERFECT = 99.9
 
 def _row(experiment: str, label: str, printed: str) -> Row:
     values = published()["table5_ablation"][printed]
-    return Row(experiment=experiment, label=label, paper=dict(zip(KEYS, values, strict=True)))
+    return Row(experiment=recipe(experiment), label=label, paper=dict(zip(KEYS, values, strict=True)))
 
 
 def _guessing(config: RecallConfig) -> Baseline:
@@ -145,14 +146,14 @@ ON_ALL_PAIRS = (
     "on sequences of its own."
 )
 
-TABLE5 = Table(
+TABLE5 = Study(
     name="table5",
     title="Table 5: SparsePointer taken apart, accuracy in percent",
     rows=(
         _row(SLOTS4, "4 slots, pointer", "slots4_pointer"),
         _row(SLOTS8, "8 slots, pointer", "slots8_pointer"),
         _row(SLOTS16, "16 slots, pointer", "slots16_pointer"),
-        Row(experiment=HALF_GATE, label="16 slots, gate starts at 1/2 (not in the paper)"),
+        Row(experiment=recipe(HALF_GATE), label="16 slots, gate starts at 1/2 (not in the paper)"),
         _row(NO_POINTER, "32 slots, no pointer", "slots32_no_pointer"),
         _row(SLOTS32, "32 slots, pointer", "slots32_pointer"),
         _row(NO_GATE, "32 slots, pointer, always writing", "slots32_pointer_no_gate"),
@@ -199,10 +200,10 @@ TABLE5 = Table(
 
 
 def _harder(name: str, label: str) -> Row:
-    return Row(experiment=f"recall-all-fillers.{name}", label=label)
+    return Row(experiment=recipe(f"recall-all-fillers.{name}"), label=label)
 
 
-TABLE5_ALL_FILLERS = Table(
+TABLE5_ALL_FILLERS = Study(
     name="table5-all-fillers",
     title="Table 5 with harder filler (not in the paper): accuracy in percent",
     rows=(

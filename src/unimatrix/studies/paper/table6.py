@@ -9,7 +9,8 @@ from unimatrix.data.tasks.triple_audit import audit, guess_by_rule
 from unimatrix.data.tasks.triple_interaction import RULES, chance_by_rule
 from unimatrix.lab.charts import draw_panels
 from unimatrix.lab.claims import ComparedClaim, Comparison, Measured, ShareOfParameters
-from unimatrix.lab.study import Baseline, Column, Figure, Row, Table
+from unimatrix.lab.study import Baseline, Column, Figure, Row, Study
+from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published_parameters, published_row
 from unimatrix.studies.paper.recall_table import compared
 from unimatrix.studies.paper.triple_experiments import LONGER, TRIPLE, TRIPLE_LR
@@ -45,7 +46,7 @@ def _row(experiment: str, label: str) -> Row:
     preset = experiment.partition(".")[2]
     printed = published_row("table6_triple_interaction", preset)
     return Row(
-        experiment=experiment,
+        experiment=recipe(experiment),
         label=label,
         paper={f"accuracy_{rule}": printed[rule] for rule in RULES},
         paper_parameters=published_parameters(preset, setting="triple_interaction_vocab53_positions49"),
@@ -92,14 +93,16 @@ CLAIMS = (
     ),
 )
 
-TABLE6 = Table(
+TABLE6 = Study(
     name="table6",
     title="Table 6: corrected triple interaction, accuracy in percent",
     rows=(
         _row(TRANSFORMER, "Transformer-Triple"),
         _row(TYPED, "Typed-Latent"),
-        Row(experiment=POINTER, label="SparsePointer, 32 slots", group=BEYOND),
-        Row(experiment=POINTER_LONGER, label=f"SparsePointer, {LONGER} times the steps", group=BEYOND),
+        Row(experiment=recipe(POINTER), label="SparsePointer, 32 slots", group=BEYOND),
+        Row(
+            experiment=recipe(POINTER_LONGER), label=f"SparsePointer, {LONGER} times the steps", group=BEYOND
+        ),
         _baseline("The best constant answer: chance", "chance", CHANCE),
         _baseline(
             "Any of the sequence's values",
