@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -10,7 +11,16 @@ import torch
 
 from unimatrix.cli.arguments import option_value
 from unimatrix.hf import load
-from unimatrix.models import build, parameter_count, peer_presets, presets, task_presets
+from unimatrix.models import (
+    PEER_PRESETS,
+    PRESETS,
+    TASK_PRESETS,
+    build,
+    parameter_count,
+    peer_presets,
+    presets,
+    task_presets,
+)
 from unimatrix.studies.paper.published import published_parameters
 from unimatrix.train import Experiment
 
@@ -115,6 +125,19 @@ def test_train_names_unknown_presets_and_heads_that_do_not_fit(refused, small_ru
     assert "unimatrix-core" in refused("train", text, "--preset", "unimatrix-cor", "--out", out)
     assert "divisor" in refused("train", text, "--preset", "transformer", "--num-heads", "7", "--out", out)
     assert "cannot be written" in refused("train", text, *SMALL, "--out", text / "below-a-file")
+
+
+def test_after_training_it_says_where_the_curves_are(call, small_run, tmp_path) -> None:
+    text, run = small_run.parent / "sea.txt", tmp_path / "a run"
+    words = [*SMALL, "--steps", "2", "--log-every", "1", "--eval-every", "1", "--out", run]
+    assert "Curves" not in call("train", text, *words)[1]
+    code, out, err = call("train", text, *words, "--overwrite", "--tracker", "tensorboard")
+    assert (code, err) == (0, "")
+    assert out.endswith(f"\nCurves: tensorboard --logdir '{run}/logs'\n")
+    assert list((run / "logs").iterdir())
+    # what is trained on and what is validated on are read in one unit
+    units = re.findall(r"step \d/2  (?:loss|valid) \d\.\d{4} (.*?)(?:  |\n)", out)
+    assert units == ["bits per byte"] * 3
 
 
 def test_a_binary_file_is_a_text_like_any_other(call, tmp_path) -> None:
@@ -303,6 +326,9 @@ def test_generate_refuses_settings_out_of_range(refused, small_run, tmp_path) ->
 def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
     code, out, _ = call("models", "--json")
     assert code == 0
+    counted = call("models", "--count", "--json")
+    # else: unimatrix models --count --json > src/unimatrix/cli/presets.json
+    assert counted == (0, out, "")
     rows = {row["name"]: row for row in json.loads(out)}
     assert rows.keys() == presets().keys() | peer_presets().keys() | task_presets().keys()
     beyond = {"unimatrix-hybrid", "transformer-modern"}  # presets that are not the paper's
@@ -335,10 +361,11 @@ def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
 def test_models_as_a_table_fits_a_terminal(call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = call("models")
-    for name in presets() | peer_presets() | task_presets():
-        assert f" {name} " in out
-    assert "83,140" in out
-    assert "18,496" in out
+    for name, preset in (PRESETS | PEER_PRESETS | TASK_PRESETS).items():
+        assert f"\n {name} " in out
+        assert preset.use.split()[0] in out.split(f"\n {name} ")[1].split("\n")[0]
+    assert re.search(r"unimatrix-core +text of any length in +83,140 +12\.3 kB +12\.3 kB\n", out)
+    assert re.search(r"typed-latent .* 18,496 +224 B\n", out)
     assert max(map(len, out.splitlines())) <= 80
 
 

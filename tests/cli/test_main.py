@@ -61,6 +61,18 @@ def test_help_and_version_wait_for_no_heavy_import() -> None:
     assert done.stdout.endswith("loaded: []\n")
 
 
+def test_what_answers_at_once_waits_for_no_torch(tmp_path) -> None:
+    program = (
+        "import sys; from unimatrix.cli import main\n"
+        "assert main(['models']) == 0 and main(['runs']) == 0\n"
+        "print('loaded:', sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    done = run([sys.executable, "-c", program], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "83,140" in done.stdout
+    assert done.stdout.endswith("loaded: []\n")
+
+
 def test_unknown_commands_are_met_with_the_near_ones(refused) -> None:
     assert "unknown command 'reproduc'; did you mean reproduce" in refused("reproduc")
     assert "'qqq'; known: reproduce, report, train" in refused("qqq")
@@ -185,6 +197,7 @@ READ_FIRST = {
     "generate": ("generate", "x"),
     "inspect": ("inspect", "x"),
     "models": ("models",),
+    "runs": ("runs",),
     "report": ("report",),
     "reproduce": ("reproduce",),
     **{f"bench {name}": ("bench", name) for name in MEASUREMENTS},

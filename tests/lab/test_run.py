@@ -254,7 +254,7 @@ def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
     assert sorted(names) == sorted(EXPERIMENTS)
     assert "Text: counting (not the paper's corpus)" in printed
     assert "Tasks: recall, triple-interaction, signal-noise" in printed
-    assert re.search(r"accuracy [\d.]+ % after", printed)
+    assert re.search(r"accuracy [\d.]+ %, loss [\d.]+ nats per answer after", printed)
     # every column of every row is measured, every claim finds its runs
     for summary in result.summaries:
         # recall of the narrower models, and what guessing would give in bits per byte; seed 11 of each model

@@ -256,7 +256,7 @@ def test_the_schedule_reaches_the_optimiser(fit, tiny):
 def test_lines_where_there_is_no_terminal(fit, tiny, console):
     fit(tiny(steps=6, log_every=2, eval_every=4))
     lines = console.file.getvalue().splitlines()
-    pattern = r"step (\d)/6  loss \d\.\d{4}  lr 3\.00e-04  [\d,]+ tokens/s  left \d+:\d\d:\d\d"
+    pattern = r"step (\d)/6  loss \d\.\d{4} bits per byte  lr 3\.00e-04  [\d,]+ tokens/s  left \d+:\d\d:\d\d"
     assert [re.fullmatch(pattern, line)[1] for line in lines if "loss" in line] == ["2", "4", "6"]
     assert sum(line.startswith("step 4/6  valid ") for line in lines) == 1
     assert len(lines) == 4
@@ -285,6 +285,7 @@ def test_tensorboard_has_the_curves_and_a_resume_continues_them(fit, tiny, tmp_p
     assert [point.step for point in events.Scalars("valid/bpb")] == [2, 4, 6]
     assert set(events.Tags()["scalars"]) == {
         "train/loss",
+        "train/bpb",
         "train/lr",
         "train/tokens_per_second",
         "valid/bpb",

@@ -130,7 +130,7 @@ def test_a_run_without_end_shows_its_progress(terminal, steps):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
     with reporting(console, name="long", start=0, steps=steps) as reporter:
         reporter.advance(1)
-        reporter.measure(1, loss=1.0, lr=0.1, tokens_per_second=1.0, seconds_left=float(steps) * 1e9)
+        reporter.measure(1, loss="1.0 nats", lr=0.1, tokens_per_second=1.0, seconds_left=float(steps) * 1e9)
     assert "tokens/s" in console.file.getvalue()
 
 

@@ -115,7 +115,11 @@ def test_the_record_of_its_data_is_the_fingerprint_of_both_streams(fit, tiny_rec
 def test_lines_say_the_accuracy(fit, tiny_recall, console):
     fit(tiny_recall(steps=4, log_every=2, eval_every=2))
     lines = console.file.getvalue().splitlines()
-    assert [line for line in lines if re.fullmatch(r"step 2/4  valid accuracy \d+\.\d %", line)]
+    assert [
+        line
+        for line in lines
+        if re.fullmatch(r"step 2/4  valid accuracy \d+\.\d %, loss \d\.\d{4} nats per answer", line)
+    ]
     assert len(lines) == 3
 
 

@@ -1,4 +1,4 @@
-"""The commands: `unimatrix reproduce | report | train | eval | generate | inspect | models | bench`.
+"""The commands: `unimatrix reproduce | report | train | runs | eval | generate | inspect | models | bench`.
 
 This module only chooses: a command's own module, and with it torch, is imported when it is called, so that
 `unimatrix --help` answers at once. Exit codes: 0 fine; 2 bad input, told in one line on stderr; 130 and 143
@@ -36,10 +36,13 @@ COMMANDS: dict[str, Command] = {
         module="unimatrix.cli.report", does="rebuild figures and report.html from finished runs"
     ),
     "train": Command(module="unimatrix.cli.train", does="train a model on your text, or one of the paper's"),
+    "runs": Command(
+        module="unimatrix.cli.runs", does="list runs, how far and how good they are, how to go on"
+    ),
     "eval": Command(module="unimatrix.cli.evaluate", does="measure a trained model on a text or on its task"),
     "generate": Command(module="unimatrix.cli.generate", does="continue a prompt, token by token"),
     "inspect": Command(module="unimatrix.cli.inspect", does="show what a slot memory holds and reads"),
-    "models": Command(module="unimatrix.cli.models", does="list the presets with parameters and state sizes"),
+    "models": Command(module="unimatrix.cli.models", does="list the presets: what each is for, and its size"),
     "bench": Command(module="unimatrix.cli.bench", does="measure training, prefill and decoding speed"),
 }
 

@@ -10,13 +10,25 @@ import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 
 from unimatrix.codec import MAX_DIGITS, described, is_utf8, near_names, shown
-from unimatrix.data import Corpus, load_corpus, load_data_dir
 from unimatrix.errors import UserError
+
+if TYPE_CHECKING:
+    from unimatrix.data import Corpus
 
 Options = TypeVar("Options")
 
@@ -87,7 +99,8 @@ def _check(options: Any, arguments: Sequence[str], *, command: str) -> None:
     """Raise a UserError, in our own words, unless every option is known and has the values that it takes."""
     fields = {field.name: field for field in option_fields(options)}
     named = {field.option: field.hint for field in fields.values() if not field.positional}
-    most = len(fields) - len(named)
+    loosely = [field for field in fields.values() if field.positional]
+    most = sys.maxsize if any(_several(field.hint) for field in loosely) else len(loosely)
     left = list(arguments)
     loose: list[str] = []
     while left:
@@ -177,6 +190,10 @@ def _take(left: list[str], hint: Any) -> list[str]:
     return words
 
 
+def _several(hint: Any) -> bool:
+    return get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
+
+
 def _problem(hint: Any, words: Sequence[str]) -> str | None:
     """What was expected, if the words do not fit the type; None if they do."""
     if hint is bool:  # a flag
@@ -217,12 +234,14 @@ _DESCRIBED = {Path: "a path in UTF-8", bool: "True or False"}
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
-def choose_corpus(data: str | None, data_dir: Path | None, *, otherwise: str) -> tuple[str, Corpus]:
+def choose_corpus(data: str | None, data_dir: Path | None, *, otherwise: str) -> "tuple[str, Corpus]":
     """The source that --data and --data-dir ask for (else `otherwise`), and its corpus.
 
     Raises:
         UserError: both are given, or there is no such text.
     """
+    from unimatrix.data import load_corpus, load_data_dir  # with torch, which not every command needs
+
     if data is not None and data_dir is not None:
         raise UserError("--data and --data-dir: expected one of the two, got both")
     if data_dir is not None:

@@ -21,9 +21,10 @@ from unimatrix.evals import rates_text
 from unimatrix.models import ModelConfig, preset_config
 from unimatrix.studies.experiments import experiment
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
+from unimatrix.train.config import TrackerName
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.records import read_run
-from unimatrix.train.run_folder import MARK, check_path
+from unimatrix.train.run_folder import LOGS, MARK, check_path
 
 ABOUT = """Train a model on a text of your own, or run one of the paper's experiments.
 
@@ -130,6 +131,9 @@ def run(arguments: Sequence[str]) -> int:
     say(console, f"{result.parameters:,} parameters, {result.steps} steps in {result.seconds:.0f} s")
     for line in _outcome(result, settings.task):
         say(console, line)
+    curves = _where_the_curves_are(settings.loop.tracker, out)
+    if curves is not None:
+        say(console, f"Curves: {curves}")
     return 0
 
 
@@ -175,6 +179,13 @@ def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
         yield f"{variant_title(task, name)}: " + score_text(
             variant, loss=metrics[f"loss_{name}"], accuracy=metrics[f"accuracy_{name}"]
         )
+
+
+def _where_the_curves_are(tracker: TrackerName, out: Path) -> str | None:
+    """How to look at them; None where none were kept."""
+    if tracker == "tensorboard":
+        return shlex.join(["tensorboard", "--logdir", str(out / LOGS)])
+    return None if tracker == "none" else f"{tracker}, project unimatrix"
 
 
 def _say_notes(console: Console, corpus: Corpus, *, own_text: bool) -> None:

@@ -22,10 +22,11 @@ AnyModel = TextModel | TypedLatent
 
 
 class Preset(NamedTuple):
-    """A model's config, and what it is in a line."""
+    """A model's config, what it is in a line, and what one takes it for in a few words."""
 
     config: AnyModelConfig
     about: str
+    use: str
 
 
 # a general language model's config has no kind

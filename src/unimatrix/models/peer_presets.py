@@ -10,6 +10,7 @@ PEER_PRESETS: dict[str, Preset] = {
     "mamba2": Preset(
         Mamba2Config(),
         "Mamba-2, transformers' own: a selective recurrence, separate blocks. 174,008 (V = 64: 161,528).",
+        use="somebody else's model, to compare with",
     )
 }
 

@@ -72,52 +72,72 @@ PRESETS: dict[str, Preset] = {
     "transformer": Preset(
         TRANSFORMER,
         "The baseline: causal attention, depth separate blocks. 174,848 parameters (V = 64: 162,368).",
+        use="the attention baseline",
     ),
     "unimatrix-core": Preset(
         CORE,
         "One matrix-state block shared across depth, outer-product writes. 83,140 (V = 64: 70,660).",
+        use="text of any length in one small state",
     ),
-    "unimatrix-rosa": Preset(ROSA, "Core and the residual routing path. 103,876 (V = 64: 78,916)."),
+    "unimatrix-rosa": Preset(
+        ROSA,
+        "Core and the residual routing path. 103,876 (V = 64: 78,916).",
+        use="Core, with a short cut from the token before",
+    ),
     "unimatrix-discovery": Preset(
         DISCOVERY,
         "ROSA, rule mixing, DeepEmbed, step embeddings, spectral normalisation. 115,184 (V = 64: 83,984).",
+        use="studying write rules: all extras at once",
     ),
     "unimatrix-assoc": Preset(
         ASSOC,
         "Core and cosine attention over all earlier positions; its state grows. V = 64: 87,108.",
+        use="looking back at every earlier position",
     ),
     "unimatrix-sparse-pointer": Preset(
-        SPARSE_POINTER, "Core and a few slots of exact bindings that vote for tokens. V = 64: 75,014."
+        SPARSE_POINTER,
+        "Core and a few slots of exact bindings that vote for tokens. V = 64: 75,014.",
+        use="exact recall in a state of one size",
     ),
     "triple-latent": Preset(
         TRIPLE_LATENT,
         "A retained sum and a pair memory in each of depth separate blocks. 187,928 (d_model 60: 170,424).",
+        use="text, by a memory of pairs of tokens",
     ),
     "triple-slot": Preset(
-        TRIPLE_SLOT, "Triple-Latent with learned slots for the pair memory. 188,024 (d_model 60: 170,520)."
+        TRIPLE_SLOT,
+        "Triple-Latent with learned slots for the pair memory. 188,024 (d_model 60: 170,520).",
+        use="text, with the smallest state",
     ),
     "triple-hybrid": Preset(
         TRIPLE_HYBRID,
         "Triple-Latent and a local convolution past its blocks to the head. 208,472 (d_model 56: 169,424).",
+        use="the lowest bits per byte of Table 2",
     ),
     "recurrent-ffn": Preset(
         RECURRENT_FFN,
         "The transformer with a small recurrent memory in each MLP's place. 173,888 (V = 64: 161,408).",
+        use="studying recurrence in the MLP's place",
     ),
     "recurrent-ffn-readout": Preset(
         RECURRENT_FFN_READOUT,
         "Recurrent-FFN whose reads are chosen by the token. 198,464 (V = 64: 185,984).",
+        use="the same, its reads chosen by the token",
     ),
     "recurrent-ffn-hybrid": Preset(
         RECURRENT_FFN_HYBRID,
         "Recurrent-FFN-Readout at half the width, and a local gated branch. 174,080 (V = 64: 161,600).",
+        use="the same, with a local branch beside it",
     ),
     "transformer-modern": Preset(
         TRANSFORMER_MODERN,
         "Rotary positions, normalised q and k, a gated MLP, RMSNorm. 163,712 (V = 64: 151,232).",
+        use="attention as it is built today",
     ),
     "unimatrix-hybrid": Preset(
-        HYBRID, "Two matrix-state layers with one of attention between them. 191,368 (V = 64: 178,888)."
+        HYBRID,
+        "Two matrix-state layers with one of attention between them. 191,368 (V = 64: 178,888).",
+        use="a small state, and one layer that looks back",
     ),
 }
 

@@ -20,10 +20,12 @@ TASK_PRESETS: dict[str, Preset] = {
             head=ClassHeadConfig(num_classes=_SYMBOLS.num_values, first_token=_SYMBOLS.first_value),
         ),
         "The attention baseline: two blocks, a head of 16 classes. 107,664 parameters.",
+        use="that task's attention baseline",
     ),
     "typed-latent": Preset(
         TypedLatentConfig(vocab_size=53, max_positions=49, rank=288),
         "Parses the bindings, knows three rules, learns the table of the fourth. 18,496 parameters.",
+        use="that task, with its rules built in",
     ),
 }
 

@@ -24,7 +24,7 @@ from unimatrix.train.launch import start_accelerator
 from unimatrix.train.memory import check_memory
 from unimatrix.train.progress import PlainConsole, Reporter, reporting, say
 from unimatrix.train.run import Run
-from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder, sole_use
+from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder, record_metrics, sole_use
 from unimatrix.train.schedule import learning_rate
 from unimatrix.train.sources import source_of
 from unimatrix.train.tracking import Tracker, check_tracker, no_tracker, tracking
@@ -146,6 +146,8 @@ def train(
             curves = held.enter_context(tracking(experiment, logs=out / LOGS, run_id=run_id, start=run.step))
         interrupted = _advance(run, out, interrupts, curves, console)
         metrics = None if interrupted else _finish(run, curves)
+        if metrics is not None and accelerator.is_main_process:
+            record_metrics(out, metrics)
     if interrupted:
         say(console, _farewell(run, resume_command))
     return TrainResult(
@@ -234,9 +236,10 @@ def _report(run: Run, reporter: Reporter, tracker: Tracker, before: tuple[int, f
     total = run.experiment.loop.steps
     lr = learning_rate(run.experiment.optim, step=run.step - 1, steps=total)
     left = (total - run.step) * seconds / steps
-    reporter.measure(run.step, loss=run.last_loss, lr=lr, tokens_per_second=rate, seconds_left=left)
-    figures = {"train/loss": run.last_loss, "train/lr": lr, "train/tokens_per_second": rate}
-    tracker.log(figures, step=run.step)
+    loss = run.source.loss_text(run.last_loss)
+    reporter.measure(run.step, loss=loss, lr=lr, tokens_per_second=rate, seconds_left=left)
+    figures = run.source.loss_metrics(run.last_loss) | {"lr": lr, "tokens_per_second": rate}
+    tracker.log({f"train/{name}": value for name, value in figures.items()}, step=run.step)
     return run.step, run.seconds
 
 

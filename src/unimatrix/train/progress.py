@@ -32,9 +32,9 @@ class Reporter(Protocol):
         ...
 
     def measure(
-        self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
+        self, step: int, *, loss: str, lr: float, tokens_per_second: float, seconds_left: float
     ) -> None:
-        """Figures of the steps up to `step`; called every few steps."""
+        """Figures of the steps up to `step`, the loss with its unit; called every few steps."""
         ...
 
     def say(self, text: str) -> None:
@@ -76,9 +76,9 @@ class _Bar:
         self._progress.update(self._task, completed=step)
 
     def measure(
-        self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
+        self, step: int, *, loss: str, lr: float, tokens_per_second: float, seconds_left: float
     ) -> None:
-        figures = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
+        figures = f"loss {loss}  {tokens_per_second:,.0f} tokens/s"
         self._progress.update(self._task, completed=step, figures=figures)
 
     def say(self, text: str) -> None:
@@ -95,11 +95,11 @@ class _Lines:
         pass
 
     def measure(
-        self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
+        self, step: int, *, loss: str, lr: float, tokens_per_second: float, seconds_left: float
     ) -> None:
         left = datetime.timedelta(seconds=round(min(seconds_left, _LONGEST)))
         self.say(
-            f"step {step}/{self._steps}  loss {loss:.4f}  lr {lr:.2e}  "
+            f"step {step}/{self._steps}  loss {loss}  lr {lr:.2e}  "
             f"{tokens_per_second:,.0f} tokens/s  left {left}"
         )
 

@@ -65,13 +65,15 @@ class TaskData:
 class RunRecord:
     """run.json: the mark of a run.
 
-    id: the same after a resume. data: see unimatrix.train.sources.describe.
+    id: the same after a resume. data: see unimatrix.train.sources.describe. metrics: what was evaluated at
+    its end, by name; None before, and in runs of older versions.
     """
 
     kind: ClassVar[str] = "unimatrix training run"
     id: str
     experiment: Experiment
     data: TextData | TaskData
+    metrics: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ config.json, ...  the model of the newest checkpoint, see unimatrix.train.run_mo
 logs/             TensorBoard's event files
 """
 
+import dataclasses
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -139,11 +140,24 @@ def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, 
             point_to(latest)
         mark = None if overwrite else read_run(out / MARK)
         run_id = mark.id if mark is not None else uuid.uuid4().hex
-        record = RunRecord(id=run_id, experiment=experiment, data=data_record(data))
-        write_json(out / MARK, encode(record) | {"experiment": experiment.to_dict()})
+        _write_mark(out, RunRecord(id=run_id, experiment=experiment, data=data_record(data)))
     except OSError as error:
         raise _not_writable(out, error) from error
     return run_id
+
+
+def record_metrics(out: Path, metrics: Mapping[str, float]) -> None:
+    """Write what a finished run came to into its mark; a UserError where it cannot be written."""
+    mark = read_run(out / MARK)
+    assert mark is not None, "written when the run began"
+    try:
+        _write_mark(out, dataclasses.replace(mark, metrics=metrics))
+    except OSError as error:
+        raise _not_writable(out, error) from error
+
+
+def _write_mark(out: Path, mark: RunRecord) -> None:
+    write_json(out / MARK, encode(mark) | {"experiment": mark.experiment.to_dict()})
 
 
 def _check_same_run(

@@ -3,6 +3,7 @@
 B batch rows, T = seq_len.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -53,6 +54,14 @@ class Source(Protocol):
 
     def headline_text(self, metrics: dict[str, float]) -> str:
         """The headline for a person: "4.1234 bits per byte"."""
+        ...
+
+    def loss_metrics(self, nats: float) -> dict[str, float]:
+        """A batch's loss in nats, and under the name of the evaluated metric that it compares with."""
+        ...
+
+    def loss_text(self, nats: float) -> str:
+        """A batch's loss in the unit of the evaluation beside which it is read: "4.1234 bits per byte"."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -119,6 +128,13 @@ class TextSource:
     def headline_text(self, metrics: dict[str, float]) -> str:
         return f"{metrics['bpb']:.4f} bits per byte"
 
+    def loss_metrics(self, nats: float) -> dict[str, float]:
+        # a label is a byte
+        return {"loss": nats, "bpb": nats / math.log(2.0)}
+
+    def loss_text(self, nats: float) -> str:
+        return self.headline_text(self.loss_metrics(nats))
+
     def describe(self) -> dict[str, Any]:
         described = describe(self._corpus)
         if self._pack:
@@ -166,7 +182,13 @@ class TaskSource:
         return metrics
 
     def headline_text(self, metrics: dict[str, float]) -> str:
-        return f"accuracy {metrics['accuracy']:.1f} %"
+        return f"accuracy {metrics['accuracy']:.1f} %, loss {self.loss_text(metrics['loss'])}"
+
+    def loss_metrics(self, nats: float) -> dict[str, float]:
+        return {"loss": nats}
+
+    def loss_text(self, nats: float) -> str:
+        return f"{nats:.4f} nats per answer"
 
     def describe(self) -> dict[str, Any]:
         return describe(self._task)
