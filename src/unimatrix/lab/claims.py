@@ -184,7 +184,7 @@ class ComparedClaim:
         intervals = [comparison.difference(samples) for comparison in self.comparisons]
         judged = list(zip(self.comparisons, intervals, strict=True))
         return Verdict(
-            outcome=_conjunction([comparison.outcome(interval) for comparison, interval in judged]),
+            outcome=conjunction([comparison.outcome(interval) for comparison, interval in judged]),
             seeds=min(0 if interval is None else interval.n for interval in intervals),
             details=tuple(comparison.detail(interval) for comparison, interval in judged),
         )
@@ -234,7 +234,8 @@ def _listed(seeds: Sequence[int]) -> str:
     return " and ".join(str(seed) for seed in seeds)
 
 
-def _conjunction(outcomes: Sequence[Outcome]) -> Outcome:
+def conjunction(outcomes: Sequence[Outcome]) -> Outcome:
+    """Of what must all hold: reproduced if all are, not reproduced if any is not, else undecided."""
     if "not reproduced" in outcomes:
         return "not reproduced"
     return "undecided" if "undecided" in outcomes else "reproduced"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unimatrix.lab.answers import NOT_MEASURED, Answer
 from unimatrix.lab.claims import Claim
 from unimatrix.lab.results import Samples, metric_by_seed
 from unimatrix.train.config import Experiment
@@ -133,12 +134,19 @@ class Inspection:
     draw: "Callable[[Any, Style], Drawing]"
 
 
+def _not_measured(_samples: Samples) -> str:
+    return NOT_MEASURED
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """One table of the paper, whole.
 
     title: "Table 1: ..."; what stands before the colon is its short name.
     protocol: how each run is trained and measured, a sentence each, for the report.
+    question: what the study asks, one plain sentence.
+    answer: samples in, one plain sentence out, made of the verdicts and the numbers.
+    paper: the parts of the paper that it stands for ("Section 5.1, Table 1, Figure 2"); "" for none.
     """
 
     name: str
@@ -149,6 +157,9 @@ class Study:
     figures: tuple[Figure, ...]
     protocol: tuple[str, ...]
     inspection: Inspection | None = None
+    question: str = ""
+    answer: Answer = _not_measured
+    paper: str = ""
 
     @property
     def short(self) -> str:
