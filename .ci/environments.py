@@ -33,6 +33,8 @@ TABLE = ROOT / "CONTRIBUTING.md"
 OURS = "unimatrix-lm"
 # installed with every environment, or by torch at the exact versions that it names for the machine
 NOT_LOCKED = re.compile(r"pip|wheel|triton|nvidia-.*|cuda-.*|intel-.*|pytorch-triton.*|" + OURS)
+# the extras that the library is used with; the others are tools of this repository
+RANGED = ("train", "paper", "eval")
 SHOWN = ("torch", "transformers", "numba", "numpy", "datasets", "accelerate")
 RESULT = "unimatrix-tests.json"  # in an environment's folder: its row of the table
 MARKS = ("<!-- range: written by make test-range -->", "<!-- /range -->")
@@ -157,9 +159,12 @@ def run_tests(interpreter: Path) -> tuple[int, str]:
 
 
 def lower_bounds() -> list[str]:
-    """The oldest release that pyproject.toml declares of each package that the library itself needs."""
+    """The oldest release that pyproject.toml declares of each package that the library or its extras need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [re.sub(r">=([\d.]+).*", r"==\1", requirement) for requirement in project["dependencies"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *(one for extra in RANGED for one in extras[extra])]
+    own = re.compile(rf"{OURS}\[")
+    return [re.sub(r">=([\d.]+).*", r"==\1", one) for one in declared if not own.match(one)]
 
 
 def test_range(options: argparse.Namespace) -> int:

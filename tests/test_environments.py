@@ -7,6 +7,15 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).resolve().parents[1] / ".ci" / "environments.py"
+PYPROJECT = """
+[project]
+dependencies = ["torch>=2.8"]
+[project.optional-dependencies]
+train = ["accelerate>=1.13,<3"]
+paper = ["unimatrix-lm[train]", "vl-convert-python>=1.8"]
+eval = ["lm-eval>=0.4.9"]
+dev = ["unimatrix-lm[train,paper,eval]", "pytest>=8.3"]
+"""
 OUTCOMES = {"lower": (1, "2 failed, 8 passed, 1 error"), "lock": (0, "10 passed, 3 deselected")}
 
 
@@ -18,8 +27,8 @@ def environments(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     root = tmp_path / "repository"
     (root / "src").mkdir(parents=True)
-    for name in ("src/code.py", "pyproject.toml"):
-        (root / name).write_text("dependencies = []\n[project]\ndependencies = ['torch>=2.8']\n")
+    (root / "src" / "code.py").write_text("dependencies = []\n")
+    (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "lock.txt").write_text("# pins\ntorch==2.13.0\n")
     (root / "CONTRIBUTING.md").write_text("before\n" + "\nold\n".join(module.MARKS) + "\nafter\n")
     for name, path in (("ROOT", root), ("LOCK", root / "lock.txt"), ("TABLE", root / "CONTRIBUTING.md")):
@@ -107,3 +116,8 @@ def test_a_row_of_other_code_is_run_anew(environments, tmp_path, monkeypatch, na
 def test_what_does_not_fit_together_is_no_row_without_failures(environments, monkeypatch, tmp_path, outcome):
     monkeypatch.setattr(environments, "run_tests", lambda _: outcome)
     assert environments.test_row(tmp_path)["failed"] not in ("0", "")
+
+
+def test_lower_bounds_are_those_of_the_library_and_of_what_it_is_used_with(environments):
+    bounds = ["torch==2.8", "accelerate==1.13", "vl-convert-python==1.8", "lm-eval==0.4.9"]
+    assert environments.lower_bounds() == bounds

@@ -14,11 +14,13 @@ PINS = dict(line.split("==") for line in LINES)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def asked() -> list[Requirement]:
-    extras = PROJECT["optional-dependencies"].values()
-    return [
-        Requirement(text) for text in [*PROJECT["dependencies"], *(one for extra in extras for one in extra)]
-    ]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def asked(*extras: str) -> list[Requirement]:
+    """What the library and these extras ask for, but for each other."""
+    texts = [*PROJECT["dependencies"], *(one for extra in extras for one in EXTRAS[extra])]
+    return [one for one in map(Requirement, texts) if one.name != PROJECT["name"]]
 
 
 def test_every_line_is_one_exact_version_without_a_build_of_one_machine():
@@ -28,11 +30,23 @@ def test_every_line_is_one_exact_version_without_a_build_of_one_machine():
 
 
 def test_what_the_project_asks_for_is_pinned_within_its_bounds():
-    for requirement in asked():
+    for requirement in asked(*EXTRAS):
         pinned = Version(PINS[canonicalize_name(requirement.name)])
         assert requirement.specifier.contains(pinned), f"{requirement} is pinned at {pinned}"
 
 
 def test_what_the_library_needs_has_a_lower_bound_that_can_be_installed():
-    for text in PROJECT["dependencies"]:
-        assert re.fullmatch(r"[a-z0-9-]+>=[0-9.]+(,<[0-9.]+)?", text), text
+    for requirement in asked(*(extra for extra in EXTRAS if extra != "dev")):
+        text = str(requirement)
+        assert re.fullmatch(r"[a-z0-9-]+(\[[a-z]+\])?(<[0-9.]+,)?>=[0-9.]+", text), text
+
+
+def test_dev_brings_every_other_extra():
+    """`make setup` installs it."""
+    named = {
+        extra
+        for text in EXTRAS["dev"]
+        for extra in Requirement(text).extras
+        if text.startswith("unimatrix-lm")
+    }
+    assert named == EXTRAS.keys() - {"dev"}

@@ -298,7 +298,10 @@ def test_no_tracker_writes_no_logs(fit, tiny, tmp_path):
     assert not (tmp_path / "run" / "logs").exists()
 
 
-def test_wandb_is_used_where_it_is_installed(fit, tiny, monkeypatch):
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_another_tracker_is_used_where_it_is_installed_and_a_resume_is_the_same_run(
+    fit, tiny, monkeypatch, name
+):
     import importlib.machinery
     import sys
     import types
@@ -307,17 +310,20 @@ def test_wandb_is_used_where_it_is_installed(fit, tiny, monkeypatch):
     session = types.SimpleNamespace(
         log=lambda values, step: calls.append((step, sorted(values))), finish=lambda: calls.append("finish")
     )
-    wandb = types.ModuleType("wandb")
-    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
-    wandb.init = lambda **settings: calls.append(settings) or session
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    fit(tiny(steps=2, log_every=1, tracker="wandb"))
-    fit(tiny(steps=3, log_every=1, tracker="wandb"), resume=True)
+    package = types.ModuleType(name)
+    package.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    package.init = lambda **settings: calls.append(settings) or session
+    monkeypatch.setitem(sys.modules, name, package)
+    fit(tiny(steps=2, log_every=1, tracker=name))
+    fit(tiny(steps=3, log_every=1, tracker=name), resume=True)
+    fit(tiny(steps=1, log_every=1, tracker=name), overwrite=True)
     starts = [call for call in calls if isinstance(call, dict)]
-    assert starts[0]["name"] == "tiny"
-    assert starts[0]["config"]["loop"]["steps"] == 2
-    assert starts[0]["id"] == starts[1]["id"]
-    assert calls.count("finish") == 2
+    assert all(start["project"] == "unimatrix" and start["resume"] == "allow" for start in starts)
+    assert [start["config"]["loop"]["steps"] for start in starts] == [2, 3, 1]
+    known_as = {"trackio": "name", "wandb": "id"}[name]
+    assert starts[0]["name"].startswith("tiny")
+    assert starts[0][known_as] == starts[1][known_as] != starts[2][known_as]
+    assert calls.count("finish") == 3
     assert (2, ["valid/bpb", "valid/ppl"]) in calls
 
 
@@ -391,7 +397,6 @@ def test_weights_that_are_no_numbers_are_not_saved(fit, tiny, tmp_path, monkeypa
     [
         ({"precision": "fp16"}, "precision: fp16 needs a CUDA device, got cpu"),
         ({"device": "mps"}, "device: mps asked for"),
-        ({"tracker": "wandb"}, "tracker: wandb is not installed"),
         ({"preset": "transfromer"}, "transformer"),
         ({"d_model": 15}, "num_heads|d_model"),
     ],
@@ -400,6 +405,22 @@ def test_what_cannot_run_here_is_refused_before_anything_is_written(fit, tiny, t
     with pytest.raises(UserError, match=message) as caught:
         fit(tiny(**settings))
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("installed", "message"),
+    [
+        ([], "needs accelerate; pip install 'unimatrix-lm[train]'"),
+        (["accelerate"], "needs wandb; pip install wandb"),
+    ],
+)
+def test_a_package_that_is_not_there_is_told_before_anything_is_written(
+    fit, tiny, tmp_path, monkeypatch, installed, message
+):
+    monkeypatch.setattr("unimatrix.extras.find_spec", lambda name: name if name in installed else None)
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        fit(tiny(tracker="wandb"))
     assert not (tmp_path / "run").exists()
 
 

@@ -23,6 +23,7 @@ from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.data.tasks import RecallConfig
 from unimatrix.data.tasks.recall import make
 from unimatrix.evals.provenance import provenance
+from unimatrix.extras import needs
 from unimatrix.models import LanguageModel, build_language_model
 from unimatrix.ops import backends_of
 
@@ -66,6 +67,7 @@ def run(
     Raises:
         UserError: a length too short for the task, or a fast form that does not equal its reference.
     """
+    needs("matplotlib")  # before anything is timed
     for length in lengths:
         RecallConfig(length=length)  # one that is too short is refused before anything is timed
     modes = runnable_modes(modes, say)

@@ -30,6 +30,7 @@ from unimatrix.bench.equality import (
 from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
+from unimatrix.extras import needs
 from unimatrix.models import build, build_language_model, peer_presets
 from unimatrix.ops import backends_of
 
@@ -89,6 +90,7 @@ def run(
         UserError: a wrong length, pass or mode; a fast form that does not equal its reference; a peer that
             gives other logits one token at a time.
     """
+    needs("matplotlib")  # before anything is timed
     _check(lengths, passes, modes)
     modes = runnable_modes(modes, say)
     out.mkdir(parents=True, exist_ok=True)

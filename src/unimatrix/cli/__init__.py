@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from unimatrix.codec import did_you_mean, shown
 from unimatrix.errors import UserError
+from unimatrix.extras import EXTRA_OF, MissingPackage
 
 BAD_INPUT, PIPE_CLOSED, CTRL_C = 2, 141, 130
 LONGEST_LINE = 280
@@ -144,7 +145,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
         print(f"unimatrix {version('unimatrix-lm')}")
         return 0
     command = _choose(arguments[0])
-    return importlib.import_module(command.module).run(list(arguments[1:]))
+    try:
+        return importlib.import_module(command.module).run(list(arguments[1:]))
+    except MissingPackage as error:
+        missing = error
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        missing = MissingPackage(package)
+    print(f"unimatrix {arguments[0]}: {missing}", file=sys.stderr)
+    return BAD_INPUT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

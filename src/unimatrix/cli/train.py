@@ -19,7 +19,6 @@ from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import rates_text
 from unimatrix.models import ModelConfig, preset_config
-from unimatrix.studies.experiments import experiment
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
 from unimatrix.train.config import TrackerName
 from unimatrix.train.progress import PlainConsole, say
@@ -250,6 +249,9 @@ def _recipe(arguments: Sequence[str]) -> Experiment:
     """What the options override: --experiment's settings, the resumed run's, or those for one's own text."""
     name = option_value(arguments, "--experiment")
     if name is not None:
+        # imported here: a text of one's own needs none of the paper
+        from unimatrix.studies.experiments import experiment
+
         return experiment(name)
     out = option_value(arguments, "--out")
     if "--resume" in arguments and out is not None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from unimatrix.data.splits import Split
 from unimatrix.errors import UserError
+from unimatrix.extras import needs
 
 NAME = "wikitext-2-raw"
 HUB_DATASET = "Salesforce/wikitext"
@@ -77,7 +78,9 @@ def read_from_hub() -> dict[Split, np.ndarray]:
 
     Raises:
         HubError: one line saying why not.
+        MissingPackage: `datasets` is not installed.
     """
+    needs("datasets")
     unreachable = _why_unreachable()
     # imported here: `datasets` takes over a second, and the other corpora do without it
     import datasets

@@ -10,9 +10,7 @@ from unimatrix.data.tokenizer import BOS, encode, token_name
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import SlotHistory, Traced, inspect_slots, slot_memory_of
 from unimatrix.hf import load
-from unimatrix.lab.charts import LIGHT, PNG_DOTS_PER_INCH
 from unimatrix.lab.results import naming
-from unimatrix.lab.slots_figure import draw_slots
 from unimatrix.models import AnyModel
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
 from unimatrix.train.checkpoint import latest_checkpoint
@@ -85,5 +83,9 @@ def save_picture(traced: Traced, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    # imported here: looking into a model needs nothing to draw with
+    from unimatrix.lab.charts import LIGHT, PNG_DOTS_PER_INCH
+    from unimatrix.lab.slots_figure import draw_slots
+
     with naming(path):
         draw_slots(traced, LIGHT).savefig(path, dpi=PNG_DOTS_PER_INCH)

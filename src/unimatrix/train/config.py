@@ -23,7 +23,7 @@ from unimatrix.models import TASK_PRESETS, AnyModelConfig, ModelConfig, preset_c
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-TrackerName = Literal["tensorboard", "wandb", "none"]
+TrackerName = Literal["tensorboard", "trackio", "wandb", "none"]
 
 # of training itself: raised by hand when the same settings come to train, or to measure, other numbers
 VERSION = 1
@@ -174,7 +174,7 @@ class LoopConfig:
         log_every: steps between lines of the log, points of the curves and, on an accelerator, checks for
             NaN.
         device: auto takes the accelerator where there is one.
-        tracker: where the curves go; wandb must be installed.
+        tracker: where the curves go; trackio and wandb are packages that no extra brings.
         compile: trains through torch.compile.
     """
 

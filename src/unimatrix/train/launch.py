@@ -1,21 +1,22 @@
 """Where and how the arithmetic runs: device, precision and processes, through accelerate."""
 
+import os
+from typing import TYPE_CHECKING
+
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
 
 from unimatrix.errors import UserError
 from unimatrix.train.config import Device, Experiment, Precision
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 _MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # the ways of splitting work in which every process holds the whole model, as the checkpoints here need
-_SUPPORTED = frozenset(
-    {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU}
-)
+_SUPPORTED = frozenset({"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU"})
 
 
-def start_accelerator(experiment: Experiment) -> Accelerator:
+def start_accelerator(experiment: Experiment) -> "Accelerator":
     """The accelerator for this experiment: one process, or the several that `accelerate launch` started.
 
     Raises:
@@ -23,6 +24,11 @@ def start_accelerator(experiment: Experiment) -> Accelerator:
             among the processes, or the way of splitting is one whose checkpoints would be wrong (FSDP,
             DeepSpeed, ...).
     """
+    # imported here: whoever reads a checkpoint or asks for a device needs none of it
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
+
     loop, optim = experiment.loop, experiment.optim
     device_kind(loop.device)
     # accelerate keeps its first settings for the process's life; runs of one session may differ in theirs.
@@ -42,8 +48,8 @@ def start_accelerator(experiment: Experiment) -> Accelerator:
         )
     except ValueError as error:
         raise UserError(f"device {loop.device}, precision {optim.precision}: {error}") from error
-    if accelerator.distributed_type not in _SUPPORTED:
-        kind = accelerator.distributed_type.value
+    kind = accelerator.distributed_type.value
+    if kind not in _SUPPORTED:
         raise UserError(f"accelerate: expected one process or data-parallel ones (DDP), got {kind}")
     pieces = accelerator.num_processes * optim.accumulation
     if loop.batch_size % pieces:
@@ -60,7 +66,8 @@ def device_kind(device: Device) -> str:
     Raises:
         UserError: it is not there.
     """
-    if device == "auto" and parse_flag_from_env("ACCELERATE_USE_CPU"):
+    # what `accelerate launch --cpu` tells its processes
+    if device == "auto" and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on"):
         return "cpu"
     there = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available(), "cpu": True}
     if device == "auto":

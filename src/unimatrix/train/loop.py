@@ -15,6 +15,7 @@ from rich.console import Console
 from unimatrix.codec import described, shown
 from unimatrix.data import Corpus
 from unimatrix.errors import UserTypeError
+from unimatrix.extras import needs
 from unimatrix.models import AnyModel, Mamba2, parameter_count
 from unimatrix.ops import backends_of
 from unimatrix.train.checkpoint import latest_checkpoint
@@ -27,7 +28,7 @@ from unimatrix.train.run import Run
 from unimatrix.train.run_folder import LOGS, check_run_folder, open_run_folder, record_metrics, sole_use
 from unimatrix.train.schedule import learning_rate
 from unimatrix.train.sources import source_of
-from unimatrix.train.tracking import Tracker, check_tracker, no_tracker, tracking
+from unimatrix.train.tracking import Curves, check_tracker, tracking
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -104,7 +105,8 @@ def train(
         resume_command: printed after an interruption as the way to go on.
     Raises:
         UserError: bad input, an occupied or unwritable folder, a damaged checkpoint, a full disk, a loss that
-            is no longer finite (names the step; the last good checkpoint stays).
+            is no longer finite (names the step; the last good checkpoint stays); a package of the extra
+            `train` is not installed.
     """
     for name, given, kind in (
         ("experiment", experiment, Experiment),
@@ -116,6 +118,7 @@ def train(
         if not isinstance(given, kind):
             raise UserTypeError(f"{name}: expected {described(kind)}, got {shown(given)}")
     out = Path(out).expanduser()
+    needs("accelerate")
     check_tracker(experiment.loop.tracker)
     check_memory(experiment)
     source = source_of(experiment, corpus)
@@ -136,7 +139,7 @@ def train(
             )
         # nothing is written before every process has found everything in order
         accelerator.wait_for_everyone()
-        curves = no_tracker()
+        curves = Curves()
         if accelerator.is_main_process:
             held.enter_context(sole_use(out))
             if latest_checkpoint(out) != run.saved or not resume:
@@ -179,7 +182,7 @@ def _backend(model: AnyModel) -> str:
     return next(iter(forms.values()), "torch")
 
 
-def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, console: Console) -> bool:
+def _advance(run: Run, out: Path, interrupts: Interrupts, curves: Curves, console: Console) -> bool:
     """Train to the last step, or to the first wish to stop; True in the second case."""
     experiment, loop = run.experiment, run.experiment.loop
     before = (run.step, run.seconds)
@@ -192,42 +195,42 @@ def _advance(run: Run, out: Path, interrupts: Interrupts, tracker: Tracker, cons
                 return True
             if run.is_asked_at:
                 # only after a resume with more steps: what was the last step's is now on the way
-                _evaluate(run, reporter, tracker)
+                _evaluate(run, reporter, curves)
             run.train_step()
             unsaved = True
             reporter.advance(run.step)
             if run.step % loop.log_every == 0 or run.step == loop.steps:
-                before = _report(run, reporter, tracker, before)
+                before = _report(run, reporter, curves, before)
             due = loop.eval_every and run.step % loop.eval_every == 0
             if run.step < loop.steps and (due or run.is_asked_at):
-                _evaluate(run, reporter, tracker)
+                _evaluate(run, reporter, curves)
             if run.step == loop.steps or (loop.save_every and run.step % loop.save_every == 0):
                 run.save(out)
                 unsaved = False
     return False
 
 
-def _evaluate(run: Run, reporter: Reporter, tracker: Tracker) -> None:
+def _evaluate(run: Run, reporter: Reporter, curves: Curves) -> None:
     """Evaluate on the way: all of the text where eval_at asks for it, else the part that curves show."""
     run.look()
     metrics = run.evaluate("whole" if run.is_asked_at else "part")
     steps = run.experiment.loop.steps
     reporter.say(f"step {run.step}/{steps}  valid {run.source.headline_text(metrics)}")
-    _log_metrics(tracker, metrics, step=run.step)
+    _log_metrics(curves, metrics, step=run.step)
 
 
-def _finish(run: Run, tracker: Tracker) -> dict[str, float]:
+def _finish(run: Run, curves: Curves) -> dict[str, float]:
     """The metrics of the whole validation text, or of the task and its variants; and those of eval_at."""
     metrics = run.evaluate("final")
-    _log_metrics(tracker, metrics, step=run.step)
+    _log_metrics(curves, metrics, step=run.step)
     return metrics | run.at_steps
 
 
-def _log_metrics(tracker: Tracker, metrics: dict[str, float], *, step: int) -> None:
-    tracker.log({f"valid/{name}": value for name, value in metrics.items()}, step=step)
+def _log_metrics(curves: Curves, metrics: dict[str, float], *, step: int) -> None:
+    curves.log({f"valid/{name}": value for name, value in metrics.items()}, step=step)
 
 
-def _report(run: Run, reporter: Reporter, tracker: Tracker, before: tuple[int, float]) -> tuple[int, float]:
+def _report(run: Run, reporter: Reporter, curves: Curves, before: tuple[int, float]) -> tuple[int, float]:
     """Show and log the steps since `before` = (step, seconds); returns the same of now."""
     run.look()
     assert run.last_loss is not None
@@ -239,7 +242,7 @@ def _report(run: Run, reporter: Reporter, tracker: Tracker, before: tuple[int, f
     loss = run.source.loss_text(run.last_loss)
     reporter.measure(run.step, loss=loss, lr=lr, tokens_per_second=rate, seconds_left=left)
     figures = run.source.loss_metrics(run.last_loss) | {"lr": lr, "tokens_per_second": rate}
-    tracker.log({f"train/{name}": value for name, value in figures.items()}, step=run.step)
+    curves.log({f"train/{name}": value for name, value in figures.items()}, step=run.step)
     return run.step, run.seconds
 
 

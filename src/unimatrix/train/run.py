@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +31,9 @@ from unimatrix.train.state import (
     rng_tensors,
     seed_process,
 )
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class LossModule(nn.Module):
@@ -73,7 +75,7 @@ class Run:
     """
 
     def __init__(
-        self, experiment: Experiment, *, source: Source, accelerator: Accelerator, data: dict[str, Any]
+        self, experiment: Experiment, *, source: Source, accelerator: "Accelerator", data: dict[str, Any]
     ) -> None:
         self.experiment = experiment
         self.source = source

@@ -1,37 +1,62 @@
-"""Where the curves of a run go: TensorBoard, Weights & Biases, or nowhere."""
+"""Where the curves of a run go: TensorBoard, trackio or W&B through accelerate's trackers, or nowhere.
 
-import importlib
-import importlib.util
+What accelerate leaves to its caller is here: a resumed run's curves go on where they stopped, a disk that is
+full is one line, and no tracker's package is needed but the one asked for.
+"""
+
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from unimatrix.errors import UserError
+from unimatrix.extras import needs
 from unimatrix.train.config import Experiment, TrackerName
 
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
 
-class Tracker(Protocol):
+PROJECT = "unimatrix"  # under which trackio and W&B keep runs
+
+
+class Curves:
+    """Takes the points of a run's curves; without a tracker it keeps nothing."""
+
+    def __init__(self, tracker: "GeneralTracker | None" = None, *, logs: Path | None = None) -> None:
+        self._tracker = tracker
+        self._logs = logs
+
     def log(self, values: dict[str, float], *, step: int) -> None:
-        """Points of curves at `step` done steps."""
-        ...
+        """Points of curves at `step` done steps.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        if self._tracker is not None:
+            with _written(self._logs):
+                self._tracker.log(values, step=step)
 
     def close(self) -> None:
-        """Nothing more will come; what was logged is on its way."""
-        ...
+        """Nothing more will come; what was logged is on its way.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if self._tracker is not None:
+            with _written(self._logs):
+                self._tracker.finish()
 
 
 def check_tracker(name: TrackerName) -> None:
-    """Raises UserError where the tracker's package is not installed."""
-    package = {"tensorboard": "tensorboard", "wandb": "wandb", "none": None}[name]
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise UserError(f"tracker: {name} is not installed; expected one that is, or none")
+    """Raises MissingPackage where the tracker's package, which has its name, is not installed."""
+    if name != "none":
+        needs(name)
 
 
 @contextmanager
-def tracking(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> Iterator[Tracker]:
-    """The experiment's tracker, for points from step `start` on; closed at the end of the block.
+def tracking(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> Iterator[Curves]:
+    """The experiment's curves, for points from step `start` on; closed at the end of the block.
 
     Args:
         logs: where TensorBoard's files go.
@@ -40,21 +65,47 @@ def tracking(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> 
         UserError: the curves cannot be written.
     """
     with _told_once():
-        try:
+        with _written(logs):
             tracker = _start(experiment, logs=logs, run_id=run_id, start=start)
-        except OSError as error:
-            raise _not_written(logs, error) from error
+        curves = Curves(tracker, logs=logs)
         try:
-            yield tracker
+            yield curves
         except BaseException:
             # what went wrong first is what counts
-            with suppress(OSError):
-                tracker.close()
+            with suppress(UserError):
+                curves.close()
             raise
-        try:
-            tracker.close()
-        except OSError as error:
-            raise _not_written(logs, error) from error
+        curves.close()
+
+
+def _start(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> "GeneralTracker | None":
+    name = experiment.loop.tracker
+    if name == "none":
+        return None
+    # imported here: accelerate takes a second
+    from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
+
+    if name == "tensorboard":
+        # a killed run may have drawn points beyond its last checkpoint: they give way to those that come
+        tracker = TensorBoardTracker(logs.name, logs.parent, purge_step=start + 1 if start else None)
+    elif name == "trackio":
+        # which knows a run by its name alone: one that a resume renames begins anew there
+        known_as = f"{experiment.name}-{run_id[:8]}"
+        tracker = TrackioTracker(PROJECT, name=known_as, resume="allow", config=experiment.to_dict())
+    else:
+        settings = {"name": experiment.name, "id": run_id, "resume": "allow", "config": experiment.to_dict()}
+        tracker = WandBTracker(PROJECT, **settings)
+    tracker.start()
+    return tracker
+
+
+@contextmanager
+def _written(logs: Path | None) -> Iterator[None]:
+    """An OSError that leaves the block is about curves that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{logs}: the curves could not be written ({error.strerror or error})") from error
 
 
 @contextmanager
@@ -80,62 +131,3 @@ def _told_once() -> Iterator[None]:
 
 def _is_writer(thread: threading.Thread | None) -> bool:
     return type(thread).__module__.startswith("tensorboard.")
-
-
-def no_tracker() -> Tracker:
-    """A tracker that keeps nothing."""
-    return _Nowhere()
-
-
-def _not_written(logs: Path, error: OSError) -> UserError:
-    return UserError(f"{logs}: the curves could not be written ({error.strerror or error})")
-
-
-def _start(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> Tracker:
-    if experiment.loop.tracker == "tensorboard":
-        return _TensorBoard(logs, start)
-    if experiment.loop.tracker == "wandb":
-        return _WandB(experiment, run_id)
-    return _Nowhere()
-
-
-class _TensorBoard:
-    def __init__(self, logs: Path, start: int) -> None:
-        # imported here: it takes a second
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._logs = logs
-        # a killed run may have drawn points beyond its last checkpoint: they give way to those that come
-        self._writer = SummaryWriter(str(logs), purge_step=start + 1 if start else None)
-
-    def log(self, values: dict[str, float], *, step: int) -> None:
-        try:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-        except OSError as error:
-            raise _not_written(self._logs, error) from error
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _WandB:
-    def __init__(self, experiment: Experiment, run_id: str) -> None:
-        wandb: Any = importlib.import_module("wandb")
-        self._run = wandb.init(
-            project="unimatrix", name=experiment.name, id=run_id, resume="allow", config=experiment.to_dict()
-        )
-
-    def log(self, values: dict[str, float], *, step: int) -> None:
-        self._run.log(values, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class _Nowhere:
-    def log(self, values: dict[str, float], *, step: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
