@@ -54,6 +54,7 @@ NEED_NONE = {
     ("generate", "run", "--prompt", "The ", "--max-new-tokens", "2"): "The ",
     ("eval", "run", "--data", "mytext.txt"): "bits per byte",
     ("inspect", "run", "--prompt", "The"): "The slots at the end",
+    ("runs", "."): "run",
 }
 NEED_ONE = {
     ("train", "mytext.txt"): "train",
