@@ -11,7 +11,7 @@ from unimatrix.hf import load
 from unimatrix.studies.paper.table1 import TABLE1
 from unimatrix.studies.paper.table5 import SLOTS32
 
-COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "tables"
+ARCHIVED = Path(__file__).parents[2] / "docs" / "results" / "archive" / "tables-2026-11"
 OLDER = Path(__file__).parents[1] / "older"
 SIZES = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--state-dim", "4", "--batch-size", "2"]
 QUIET = ["--tracker", "none", "--device", "cpu"]
@@ -76,8 +76,8 @@ def build_world(folder: Path) -> World:
     assert (world.sharded / "model.safetensors.index.json").is_file()
     world.results.mkdir()
     wanted = {SLOTS32, *TABLE1.names}
-    rows = [json.loads(line) for line in (COMMITTED / "results.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (ARCHIVED / "results.jsonl").read_text().splitlines()]
     kept = [row for row in rows if row["experiment"] in wanted and row["seed"] in (7, 11)]
     (world.results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
-    shutil.copytree(COMMITTED / "inspections", world.results / "inspections")
+    shutil.copytree(ARCHIVED / "inspections", world.results / "inspections")
     return world
