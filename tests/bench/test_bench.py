@@ -1,6 +1,7 @@
 """The benchmarks' bookkeeping: what is counted, compared, refused and written. No test looks at a speed."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -69,6 +70,7 @@ def test_the_better_mode_counts():
     def row(model, mode, tokens_per_s):
         return throughput.Row(
             model=model,
+            form="fast",
             length=4,
             batch=8,
             what="forward",
@@ -87,13 +89,61 @@ def test_the_better_mode_counts():
         row("mamba2", "eager", 5.0),
     ]
     ours = ["transformer", "unimatrix-core"]
-    (ratio,) = throughput.ratios(rows, ours)
+    (ratio,) = throughput.ratios(rows[:4])
     assert (ratio["ratio"], ratio["mode"], ratio["baseline_mode"]) == (3.0, "eager", "compile")
     over_peer = throughput.peer_ratios(rows, ours, ["mamba2"])
     assert [(r["model"], r["peer"], r["ratio"], r["mode"], r["peer_mode"]) for r in over_peer] == [
         ("transformer", "mamba2", 4.0, "compile", "eager"),
         ("unimatrix-core", "mamba2", 12.0, "eager", "eager"),
     ]
+
+
+def test_a_loop_in_python_is_timed_beside_the_fast_form():
+    result = throughput.measure(
+        models=("unimatrix-core",),
+        lengths=(4, 8),
+        passes=("forward",),
+        modes=("eager",),
+        forms=("fast", "loop"),
+        rounds=1,
+        ceilings=False,
+        **QUICK,
+    )
+    rows = {(row["model"], row["form"], row["length"]): row for row in result["rows"]}
+    assert rows.keys() == {
+        (*timed, length)
+        for timed in (("transformer", "fast"), ("unimatrix-core", "fast"), ("unimatrix-core", "loop"))
+        for length in (4, 8)
+    }
+    assert set(rows["unimatrix-core", "loop", 4]["backends"].values()) == {"reference"}
+    assert "reference" not in rows["unimatrix-core", "fast", 4]["backends"].values()
+    assert all(row["ceiling_share"] is None for row in result["rows"])
+    for ratio in result["ratios"]:
+        own, base = (
+            rows[ratio["model"], ratio["form"], ratio["length"]],
+            rows["transformer", "fast", ratio["length"]],
+        )
+        assert ratio["ratio"] == pytest.approx(own["tokens_per_s"] / base["tokens_per_s"])
+    assert {(one["model"], one["form"]) for one in result["ratios"]} == {
+        ("unimatrix-core", "fast"),
+        ("unimatrix-core", "loop"),
+    }
+    for one in result["flatness"]:
+        at = [rows[one["model"], one["form"], length]["tokens_per_s"] for length in (8, 4)]
+        assert one["ratio"] == pytest.approx(at[0] / at[1])
+    assert len(result["flatness"]) == 3
+
+
+def test_a_quick_candidate_is_called_often_within_its_turn():
+    timings = time_in_turns(
+        {"quick": lambda: None, "slow": lambda: time.sleep(0.02)},
+        seconds=0.001,
+        min_rounds=1,
+        warmup=0,
+        turn_s=0.01,
+    )
+    assert timings["slow"].calls == 1
+    assert timings["quick"].calls > 10
 
 
 def test_nothing_is_timed_when_the_fast_form_is_wrong(tmp_path, monkeypatch):
@@ -197,6 +247,38 @@ def test_decode_compares_positions(tmp_path):
     assert rows["unimatrix-core", 4]["over_nearest"] == 1.0
 
 
+def test_decode_apart_from_reading_and_by_batch():
+    result = decode.measure(
+        models=("unimatrix-core", "mamba2"),
+        positions=(4, 40),
+        batches=(1, 3),
+        most_tokens=60,
+        rounds=1,
+        **QUICK,
+    )
+    assert result["equality"].keys() == {"unimatrix-core", "mamba2"}
+    cells = [(row["model"], row["batch"], row["position"]) for row in result["rows"]]
+    assert cells == [
+        (model, batch, position)
+        for batch, position in ((1, 4), (1, 40), (3, 4))
+        for model in ("unimatrix-core", "mamba2")
+    ]
+    assert all(row["first_token_ms"] > 0 and row["us_per_token"] > 0 for row in result["rows"])
+    of_core = {
+        (row["batch"], row["position"]): row for row in result["rows"] if row["model"] == "unimatrix-core"
+    }
+    assert of_core[3, 4]["state_bytes"] == 3 * of_core[1, 4]["state_bytes"]
+
+
+def test_a_model_whose_state_is_wrong_is_not_decoded(monkeypatch):
+    forgetful = build("unimatrix-core", max_positions=None)
+    forget = forgetful.forward
+    monkeypatch.setattr(forgetful, "forward", lambda ids, state=None: (forget(ids)[0], None))
+    monkeypatch.setattr(equality, "build", lambda name, **changes: forgetful)
+    with pytest.raises(UserError, match="unimatrix-core: one token at a time differs from the whole"):
+        decode.measure(models=("unimatrix-core",), positions=(4,), **QUICK)
+
+
 def test_chunk_length_covers_every_length(tmp_path):
     path = chunk_length.run(tmp_path, lengths=(8,), chunk_lengths=(2, 8), **QUICK)
     rows = json.loads(path.read_text())["rows"]
@@ -210,6 +292,9 @@ def test_chunk_length_covers_every_length(tmp_path):
         ({"passes": ("backward",)}, "passes: expected one of forward, training, got 'backward'"),
         ({"modes": ("fast",)}, "modes: expected one of eager, compile, got 'fast'"),
         ({"lengths": ()}, "at least one length"),
+        ({"forms": ("loop",)}, "forms: expected fast among them"),
+        ({"forms": ("fast", "slow")}, "forms: expected one of fast, loop, got 'slow'"),
+        ({"repeats": 0}, "repeats: expected at least 1, got 0"),
         ({"models": ("unimatrix-cor",)}, "unknown name 'unimatrix-cor'"),
     ],
 )
@@ -219,7 +304,7 @@ def test_wrong_settings_are_named(tmp_path, options, message):
 
 
 def test_wrong_positions_are_named(tmp_path):
-    with pytest.raises(UserError, match="positions: expected at least one"):
+    with pytest.raises(UserError, match="positions and batches: expected at least one"):
         decode.run(tmp_path, positions=(), **QUICK)
 
 

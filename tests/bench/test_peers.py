@@ -142,7 +142,7 @@ def test_a_peer_whose_state_is_wrong_is_not_timed(tmp_path, peer, monkeypatch):
 
 @pytest.mark.parametrize("name", peer_presets())
 def test_every_peer_gives_the_same_logits_one_token_at_a_time(name):
-    assert equality.check_peer_equality(name) < equality.EQUALITY_TOLERANCE
+    assert equality.check_steps(name) < equality.EQUALITY_TOLERANCE
 
 
 def made(model: str, length: int, ratio: float, **more: str) -> dict:

@@ -3,11 +3,12 @@
 A peer is not written here and has no reference form: it is held to itself, token by token against the whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from unimatrix.errors import UserError
 from unimatrix.models import LanguageModel, build, build_language_model
@@ -40,15 +41,22 @@ def check_equality(name: str, *, device: str = "cpu") -> float:
 
 
 def _reference_logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
-    for part in model.modules():
-        if isinstance(choice := getattr(part, "backend", None), BackendChoice):
-            choice.asked = "reference"
+    as_loops(model)
     return model(ids)[0]
 
 
+def as_loops(model: nn.Module) -> bool:
+    """Make the model run its recurrences in their reference form, a loop in Python; whether it has any."""
+    choices = [getattr(part, "backend", None) for part in model.modules()]
+    found = [choice for choice in choices if isinstance(choice, BackendChoice)]
+    for choice in found:
+        choice.asked = "reference"
+    return bool(found)
+
+
 @torch.no_grad()
-def check_peer_equality(name: str, *, device: str = "cpu") -> float:
-    """Largest difference between a peer's logits one token at a time, with its state, and of the whole.
+def check_steps(name: str, *, device: str = "cpu") -> float:
+    """Largest difference between a model's logits one token at a time, with its state, and of the whole.
 
     As a part of the largest logit, since a peer's logits have the size that its own weights give them.
 
@@ -71,6 +79,19 @@ def check_peer_equality(name: str, *, device: str = "cpu") -> float:
             "nothing is timed"
         )
     return difference
+
+
+def check_models(
+    ours: Sequence[str], peers: Sequence[str], *, device: str, say: Callable[[str], None]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What `check_equality` found for ours and `check_steps` for peers; said when all hold."""
+    equality = {name: check_equality(name, device=device) for name in ours}
+    steps = {name: check_steps(name, device=device) for name in peers}
+    for name, difference in equality.items():
+        say(f"{name}: fast form against reference, largest difference of logits {difference:.1e}")
+    for name, difference in steps.items():
+        say(f"{name}: one token at a time against the whole, {difference:.1e} of the largest logit")
+    return equality, steps
 
 
 def check_compiled(call: Any, model: LanguageModel, ids: torch.Tensor, name: str) -> None:

@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from unimatrix.bench.throughput import named
+
 # Okabe and Ito's colours, told apart with any colour vision; markers differ as well
 COLOURS = ("#555b64", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -22,9 +24,10 @@ def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
     """
     rows = result["rows"]
     passes = list(dict.fromkeys(row["what"] for row in rows))
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    models = list(dict.fromkeys(named(row) for row in rows))
     peers = list(result.get("peer_equality", ()))  # older results know no peers
-    compared = [name for name in models if name not in peers][-1]  # the model whose ratios are written
+    # the model whose ratios are written
+    compared = [row["model"] for row in rows if row["model"] not in peers and named(row) == row["model"]][-1]
     if compared == models[0]:
         compared = models[-1]
     in_rows = len(models) > len(COLOURS)
@@ -41,7 +44,7 @@ def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
             _plot_rows(axes, best, names)
         else:
             _plot_lines(axes, best, names)
-            _write_ratios(axes, best, [r for r in result["ratios"] if r["model"] == compared], what)
+            _write_ratios(axes, best, [r for r in result["ratios"] if named(r) == compared], what)
         axes.set_title(TITLES[what], loc="left")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -65,7 +68,7 @@ def _best_of(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, dict[int
     best: dict[str, dict[int, float]] = {}
     for row in rows:
         if row["what"] == what:
-            mine = best.setdefault(row["model"], {})
+            mine = best.setdefault(named(row), {})
             mine[row["length"]] = max(mine.get(row["length"], 0.0), row["tokens_per_s"])
     return best
 

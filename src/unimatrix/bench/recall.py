@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from unimatrix.bench.equality import check_compiled, check_equality, room_to_compile
+from unimatrix.bench.equality import as_loops, check_compiled, check_equality, room_to_compile
 from unimatrix.bench.throughput import BASELINE, runnable_modes
 from unimatrix.bench.timing import Timing, time_in_turns
 from unimatrix.data.tasks import RecallConfig
@@ -36,10 +36,11 @@ GROWING = "unimatrix-sparse-pointer"  # whose time per token is followed over T
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A training step of one model: batch sequences of length tokens, in one mode."""
+    """A training step of one model: batch sequences of length tokens, in one form and mode."""
 
     setting: str
     model: str
+    form: str
     batch: int
     length: int
     mode: str
@@ -79,7 +80,7 @@ def run(
     rows: list[Row] = []
     for setting, (batch, length) in SETTINGS.items():
         with room_to_compile(len(names)) if "compile" in modes else nullcontext():
-            rows += _measure(setting, names, batch, length, modes, seconds=seconds, device=device)
+            rows += measure(setting, names, batch, length, modes, seconds=seconds, device=device)
         for line in _lines(rows, setting):
             say(line)
     rows += _follow(lengths, seconds=seconds, device=device)
@@ -106,35 +107,41 @@ def run(
     return path
 
 
-def _measure(
+def measure(
     setting: str,
     names: Sequence[str],
     batch: int,
     length: int,
     modes: Sequence[str],
     *,
+    forms: Sequence[str] = ("fast",),
+    rounds: int = 7,
     seconds: float,
-    device: str,
+    device: str = "cpu",
 ) -> list[Row]:
+    """Training steps of all models, forms ("loop" in eager mode alone) and modes, in turns."""
     task = RecallConfig(length=length)
-    candidates: dict[str, Callable[[], object]] = {}
-    parts: dict[str, LanguageModel] = {}
-    for name in names:
+    candidates: dict[tuple[str, str, str], Callable[[], object]] = {}
+    timed: dict[tuple[str, str], LanguageModel] = {}
+    for name, form in ((name, form) for name in names for form in forms):
         torch.manual_seed(0)
         model = build_language_model(name, vocab_size=task.vocab_size, max_positions=length).to(device)
-        parts[name] = model
-        for mode in modes:
+        if form == "loop" and not as_loops(model):
+            continue
+        timed[name, form] = model
+        for mode in modes if form == "fast" else ("eager",):
             call = torch.compile(model, dynamic=False) if mode == "compile" else model
             if mode == "compile":
                 ids = make(task, seed=0, step=0, batch_size=batch).input_ids.to(device)
                 check_compiled(call, model, torch.cat([ids, ids[:, :1]], dim=1), name)
-            candidates[f"{name}/{mode}"] = _training_step(call, model, task, batch, device)
-    timings = time_in_turns(candidates, seconds=seconds, device=device)
-    rows = []
-    for key, timing in timings.items():
-        name, mode = key.split("/")
-        rows.append(_row(setting, name, batch, length, mode, timing, parts[name]))
-    return rows
+            candidates[name, form, mode] = _training_step(call, model, task, batch, device)
+    timings = time_in_turns(
+        candidates, seconds=seconds, min_rounds=rounds, warmup=min(3, rounds), device=device
+    )
+    return [
+        _row(setting, name, form, batch, length, mode, timing, timed[name, form])
+        for (name, form, mode), timing in timings.items()
+    ]
 
 
 def _follow(lengths: Sequence[int], *, seconds: float, device: str) -> list[Row]:
@@ -151,17 +158,25 @@ def _follow(lengths: Sequence[int], *, seconds: float, device: str) -> list[Row]
         return []
     timings = time_in_turns(candidates, seconds=seconds * len(candidates), device=device)
     return [
-        _row("growth", GROWING, LONG_BATCH, int(key), "eager", timing, parts[key])
+        _row("growth", GROWING, "fast", LONG_BATCH, int(key), "eager", timing, parts[key])
         for key, timing in timings.items()
     ]
 
 
 def _row(
-    setting: str, model: str, batch: int, length: int, mode: str, timing: Timing, timed: LanguageModel
+    setting: str,
+    model: str,
+    form: str,
+    batch: int,
+    length: int,
+    mode: str,
+    timing: Timing,
+    timed: LanguageModel,
 ) -> Row:
     return Row(
         setting=setting,
         model=model,
+        form=form,
         batch=batch,
         length=length,
         mode=mode,

@@ -7,20 +7,32 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from unimatrix.bench.throughput import named
+
 
 def throughput_tables(result: Mapping[str, Any]) -> Group:
-    """Tokens/s over the Transformer's, then over each peer's, from the JSON of unimatrix.bench.throughput."""
+    """Tokens/s over the Transformer's, over each peer's, and over the length, from the JSON of `throughput`.
+
+    Of several repeats the median, and from which to which they go.
+    """
     over = {"transformer": result["ratios"]}
     for ratio in result.get("peer_ratios", ()):  # older results know no peers
         over.setdefault(ratio["peer"], []).append(ratio)
-    return Group(*(_table(reference, ratios) for reference, ratios in over.items() if ratios))
+    tables = [
+        _table(f"tokens/s over {reference}'s, each at its better mode", ratios)
+        for reference, ratios in over.items()
+        if ratios
+    ]
+    if flat := result.get("flatness"):
+        tables.append(_table(f"tokens/s over those at T {flat[0]['over_length']:,}", flat))
+    return Group(*tables)
 
 
-def _table(reference: str, ratios: Sequence[Mapping[str, Any]]) -> Table:
+def _table(title: str, ratios: Sequence[Mapping[str, Any]]) -> Table:
     """A row per pass and model, a column per length."""
     lengths = list(dict.fromkeys(ratio["length"] for ratio in ratios))
     table = Table(
-        title=f"tokens/s over {reference}'s, each at its better mode",
+        title=title,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -29,10 +41,13 @@ def _table(reference: str, ratios: Sequence[Mapping[str, Any]]) -> Table:
     for length in lengths:
         table.add_column(f"T {length:,}", justify="right", no_wrap=True)
     for what in dict.fromkeys(ratio["what"] for ratio in ratios):
-        mine = {
-            (ratio["model"], ratio["length"]): ratio["ratio"] for ratio in ratios if ratio["what"] == what
-        }
+        mine = {(named(ratio), ratio["length"]): ratio for ratio in ratios if ratio["what"] == what}
         table.add_row(what, style="bold")
         for model in dict.fromkeys(model for model, _ in mine):
-            table.add_row(f"  {model}", *(f"{mine[model, length]:.2f}x" for length in lengths))
+            table.add_row(f"  {model}", *(_cell(mine[model, length]) for length in lengths))
     return table
+
+
+def _cell(ratio: Mapping[str, Any]) -> str:
+    low, high = ratio.get("ratio_low"), ratio.get("ratio_high")
+    return f"{ratio['ratio']:.2f}x" + ("" if low == high else f" ({low:.2f} to {high:.2f})")

@@ -4,10 +4,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from unimatrix.errors import UserError
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,34 +24,40 @@ class Timing:
 
 
 def time_in_turns(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[Key, Callable[[], object]],
     *,
     seconds: float = 6.0,
     min_rounds: int = 7,
     max_rounds: int = 200,
     warmup: int = 3,
+    turn_s: float = 0.0,
     device: str = "cpu",
-) -> dict[str, Timing]:
+) -> dict[Key, Timing]:
     """Time every candidate once per round, round after round, after `warmup` untimed rounds.
 
     Taking turns lets a slow spell of the machine hit all candidates alike. Stops when about `seconds` are
-    spent and min_rounds are done, or after max_rounds.
+    spent and min_rounds are done, or after max_rounds. A candidate's turn is as many calls as take turn_s
+    seconds, at least one: so quick ones are timed often beside slow ones.
     """
     if min_rounds < 1 or seconds <= 0:
         raise UserError(f"rounds and seconds: expected positive numbers, got {min_rounds} and {seconds}")
     for _ in range(warmup):
         for call in candidates.values():
             call()
-    spent: dict[str, list[float]] = {name: [] for name in candidates}
+    spent: dict[Key, list[float]] = {name: [] for name in candidates}
     begin = time.perf_counter()
     rounds = 0
     while rounds < max_rounds and (rounds < min_rounds or time.perf_counter() - begin < seconds):
         for name, call in candidates.items():
-            _finish(device)
-            start = time.perf_counter()
-            call()
-            _finish(device)
-            spent[name].append(time.perf_counter() - start)
+            turn = time.perf_counter()
+            while True:
+                _finish(device)
+                start = time.perf_counter()
+                call()
+                _finish(device)
+                spent[name].append(time.perf_counter() - start)
+                if time.perf_counter() - turn >= turn_s:
+                    break
         rounds += 1
     return {name: _summary(values) for name, values in spent.items()}
 
@@ -56,6 +65,8 @@ def time_in_turns(
 def _finish(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
 
 
 def _summary(values: list[float]) -> Timing:

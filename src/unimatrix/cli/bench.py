@@ -10,28 +10,32 @@ import torch
 import tyro
 from rich.console import RenderableType
 
-from unimatrix.bench import against, chunk_length, decode, recall, throughput
+from unimatrix.bench import against, chunk_length, decode, memory, recall, throughput
 from unimatrix.bench.terminal import throughput_tables
 from unimatrix.cli.arguments import parse
 from unimatrix.codec import did_you_mean, read_json, shown
 from unimatrix.errors import UserError
-from unimatrix.models import preset_config, presets
+from unimatrix.models import peer_presets, preset_config, presets, task_presets
 from unimatrix.train.launch import device_kind
 from unimatrix.train.progress import PlainConsole
 from unimatrix.train.run_folder import check_path
 
 ABOUT = """usage: unimatrix bench MEASUREMENT [OPTIONS]
 
-Measure speed. Results go to the terminal and, with machine and versions, as
-JSON (and a plot) into the folder.
+Measure speed and memory. Results go to the terminal and, with machine and
+versions, as JSON (and a plot) into the folder.
 
 measurements:
   throughput    tokens/s of whole models over the sequence length, against the
                 Transformer and, where one is named, a peer (mamba2): a forward
-                pass, and a training step
+                pass, and a training step; with --forms fast loop also as the
+                paper timed recurrences, a loop in Python
   recall        a training step on associative recall, against the Transformer,
                 and SparsePointer's time per token over the sequence length
-  decode        time per token, one by one, at a near and at a far position
+  decode        time to the first token behind a prompt, and time per token
+                after it, by the prompt's length and the batch
+  memory        peak memory of a forward pass and of a training step, every
+                model in a fresh process
   chunk-length  time of the matrix-state op over its chunk length
   against       this version's speed over another's, a git revision or a folder
                 with its sources: both take turns, after what they give is
@@ -42,7 +46,9 @@ examples:
   unimatrix bench throughput --models unimatrix-core unimatrix-rosa --lengths 128 2048
   unimatrix bench throughput --models recurrent-ffn mamba2 --passes forward
   unimatrix bench recall --models unimatrix-sparse-pointer
+  unimatrix bench throughput --forms fast loop --modes eager --repeats 5
   unimatrix bench decode --threads 1
+  unimatrix bench decode --models transformer mamba2 --positions 128 4096 --batches 1 32
   unimatrix bench against HEAD~1 --models unimatrix-core transformer
 
 `unimatrix bench MEASUREMENT --help` lists a measurement's options."""
@@ -57,6 +63,10 @@ Models = Annotated[
 Numbers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="N [N ...]")]
 Threads = Annotated[int, tyro.conf.arg(metavar="N", help="CPU threads.")]
 Seconds = Annotated[float, tyro.conf.arg(help="Time to spend on each comparison, shared by its candidates.")]
+Repeats = Annotated[
+    int,
+    tyro.conf.arg(metavar="N", help="Measure so many times, each in a fresh process; medians then count."),
+]
 Device = Literal["cpu", "cuda", "mps"]
 
 
@@ -70,6 +80,9 @@ class Throughput:
     """A forward pass, a whole training step, or both."""
     modes: tuple[Literal["eager", "compile"], ...] = ("eager", "compile")
     """As it is, through torch.compile, or both; the better one counts."""
+    forms: tuple[Literal["fast", "loop"], ...] = ("fast",)
+    """As a model runs by itself, and with its recurrences as a loop over tokens in Python (eager)."""
+    repeats: Repeats = 1
     seconds: Seconds = 6.0
     threads: Threads = 2
     device: Device = "cpu"
@@ -93,8 +106,23 @@ class Decode:
     out: Folder = Path("bench")
     models: Models = ("unimatrix-core", "transformer")
     positions: Numbers = decode.DEFAULT_POSITIONS
-    """How many tokens came before those that are timed."""
+    """How many tokens came before those that are timed: the length of the prompt."""
+    batches: Numbers = (1,)
+    """How many texts are read and written at once."""
+    repeats: Repeats = 1
     seconds: Seconds = 6.0
+    threads: Threads = 2
+    device: Device = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    out: Folder = Path("bench")
+    models: Models = (*presets(), *peer_presets(), *task_presets())
+    passes: tuple[Literal["forward", "training"], ...] = ("forward", "training")
+    """A forward pass, a whole training step, or both."""
+    batch: Annotated[int, tyro.conf.arg(metavar="N", help="Sequences.")] = memory.BATCH
+    length: Annotated[int, tyro.conf.arg(metavar="N", help="Tokens per sequence.")] = memory.LENGTH
     threads: Threads = 2
     device: Device = "cpu"
 
@@ -132,7 +160,7 @@ class Against:
 class Measurement:
     """A measurement by its options, the function that takes them, and its table if it has one."""
 
-    options: type[Throughput] | type[Recall] | type[Decode] | type[ChunkLength] | type[Against]
+    options: type[Throughput] | type[Recall] | type[Decode] | type[Memory] | type[ChunkLength] | type[Against]
     about: str
     measure: Callable[..., Path]
     table: Callable[[Mapping[str, Any]], RenderableType] | None = None
@@ -152,8 +180,13 @@ MEASUREMENTS: dict[str, Measurement] = {
     ),
     "decode": Measurement(
         options=Decode,
-        about="Time per token of batch-1 decoding, at a near and at a far position of the stream.",
+        about="Time to the first token behind a prompt, and time per token after it, each model in turns.",
         measure=decode.run,
+    ),
+    "memory": Measurement(
+        options=Memory,
+        about="Peak memory of a forward pass and of a training step, every model in a fresh process.",
+        measure=memory.run,
     ),
     "chunk-length": Measurement(
         options=ChunkLength,
@@ -172,8 +205,19 @@ def _check(settings: Mapping[str, Any]) -> None:
     """Raise a UserError for what would fail, or never end, after minutes of measuring."""
     device_kind(settings["device"])
     check_path(settings["out"])
-    most = {"threads": max(64, os.cpu_count() or 1), "seconds": 86_400.0}
-    for name in ("threads", "seconds", "lengths", "positions", "chunk_lengths"):
+    most = {"threads": max(64, os.cpu_count() or 1), "seconds": 86_400.0, "repeats": 1000}
+    numbers = (
+        "threads",
+        "seconds",
+        "repeats",
+        "lengths",
+        "positions",
+        "batches",
+        "batch",
+        "length",
+        "chunk_lengths",
+    )
+    for name in numbers:
         value = settings.get(name, ())
         for number in value if isinstance(value, tuple) else (value,):
             limit = most.get(name, LONGEST)
