@@ -27,7 +27,7 @@ def small(*, max_positions: int | None = 128) -> ModelConfig:
 @pytest.fixture
 def peer(monkeypatch) -> str:
     """The name of a small model of ours in a peer's place: what is tested is how a peer is treated."""
-    monkeypatch.setitem(PEER_PRESETS, "small", Preset(small(), "A small one."))
+    monkeypatch.setitem(PEER_PRESETS, "small", Preset(small(), "A small one.", "Tests."))
     return "small"
 
 
