@@ -17,7 +17,7 @@ from unimatrix.lab import run as reproduce
 from unimatrix.lab.charts import LIGHT
 from unimatrix.lab.results import latest_identities, read_results, select
 from unimatrix.lab.slots_figure import draw_slots
-from unimatrix.lab.traces import read_trace
+from unimatrix.lab.look import read_trace
 from unimatrix.studies.catalogue import STUDIES
 
 # (bytes to be put in the file's place, whether the checksums are made to agree with it)

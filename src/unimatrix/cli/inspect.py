@@ -15,7 +15,7 @@ from unimatrix.cli.arguments import parse
 from unimatrix.codec import check_file, encode
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import Choice, Step, Traced
-from unimatrix.lab.inspection import save_picture, trace_checkpoint
+from unimatrix.lab.look import trace_checkpoint
 from unimatrix.ops.slot_memory import EMPTY
 from unimatrix.train.progress import PlainConsole, say
 
@@ -66,7 +66,10 @@ def run(arguments: Sequence[str]) -> int:
         check_file(options.figure)
     traced = trace_checkpoint(options.checkpoint, prompt=options.prompt, sample=options.sample)
     if options.figure is not None:
-        save_picture(traced, options.figure)
+        # imported here: looking into a model needs nothing to draw with
+        from unimatrix.lab.charts import draw_slots, save_drawing
+
+        save_drawing(draw_slots(traced), options.figure)
     if options.json:
         print(json.dumps(encode(traced)))
         return 0

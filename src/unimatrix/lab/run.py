@@ -2,7 +2,7 @@
 
 OUT/results.jsonl          one line per finished run, appended and never rewritten
 OUT/runs/...               the runs themselves: checkpoints and curves
-OUT/inspections/...        what the tables' looks into trained models found (unimatrix.lab.traces)
+OUT/inspections/...        what the tables' looks into trained models found (unimatrix.lab.look)
 OUT/figures/, report.html  rebuilt from these each time
 """
 
@@ -22,6 +22,7 @@ from unimatrix.data import Corpus, load_corpus
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve, run_identity
+from unimatrix.lab.look import read_trace, write_trace
 from unimatrix.lab.page import shared_cautions, write_report
 from unimatrix.lab.results import (
     Result,
@@ -34,7 +35,6 @@ from unimatrix.lab.results import (
 )
 from unimatrix.lab.study import Paper, Study
 from unimatrix.lab.terminal import print_summaries
-from unimatrix.lab.traces import read_trace, write_trace
 from unimatrix.lab.words import Summary, summarise
 from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
 from unimatrix.train.config import Device

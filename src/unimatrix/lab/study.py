@@ -14,9 +14,7 @@ from unimatrix.lab.results import Samples, metric_by_seed
 from unimatrix.train.config import Experiment
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
-    from unimatrix.lab.charts import Style
+    from unimatrix.lab.charts import Drawing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +111,7 @@ class Figure:
     name: str
     title: str
     caption: str
-    draw: "Callable[[Study, Samples, Style], Drawing | None]"
+    draw: "Callable[[Study, Samples], Drawing | None]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +129,7 @@ class Inspection:
     caption: str
     record: type
     trace: Callable[[Path], Any]
-    draw: "Callable[[Any, Style], Drawing]"
+    draw: "Callable[[Any], Drawing]"
 
 
 def _not_measured(_samples: Samples) -> str:

@@ -6,7 +6,7 @@ Whether what Tables 1 and 2 say at 80 steps still holds later, at equal steps an
 from collections.abc import Sequence
 from functools import partial
 
-from unimatrix.lab.length_figure import draw_training_length
+from unimatrix.lab.charts import draw_training_length
 from unimatrix.lab.study import Column, Figure, Row, Study
 from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.latent_experiments import LENGTH_STEPS

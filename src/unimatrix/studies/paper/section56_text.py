@@ -6,7 +6,7 @@ printed number here; they stand beside the others as rows of their own.
 
 from functools import partial
 
-from unimatrix.lab.charts import draw_metric
+from unimatrix.lab.charts import draw_gap, draw_metric
 from unimatrix.lab.claims import (
     BPB,
     Claim,
@@ -17,7 +17,6 @@ from unimatrix.lab.claims import (
     SeedBySeedClaim,
     Side,
 )
-from unimatrix.lab.gap_figure import draw_gap
 from unimatrix.lab.study import Column, Figure, Row, Study
 from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published, published_parameters

@@ -3,7 +3,7 @@
 from functools import partial
 
 from unimatrix.lab.answers import Mean, Said, sentence
-from unimatrix.lab.charts import draw_curves, draw_metric
+from unimatrix.lab.charts import draw_metric
 from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, FewerParameters, Measured, Side
 from unimatrix.lab.study import Column, Figure, Row, Study
 from unimatrix.studies.experiments import experiment as recipe
@@ -117,13 +117,6 @@ TABLE1 = Study(
             caption="Mean over the seeds with its 95 % interval, each seed as a small point; "
             "diamonds are the paper's values. Lower is better.",
             draw=partial(draw_metric, key="bpb"),
-        ),
-        Figure(
-            name="table1-curves",
-            title="Bits per byte during training",
-            caption="One thin line per seed. The last point is the whole validation text, those before it "
-            "its first 65,536 bytes.",
-            draw=partial(draw_curves, key="bpb"),
         ),
     ),
     protocol=(

@@ -7,10 +7,9 @@ from functools import partial
 
 from unimatrix.data.tasks.recall import RecallConfig, guess_accuracy, variants
 from unimatrix.evals.inspection import Traced
-from unimatrix.lab.charts import draw_metric, draw_over
+from unimatrix.lab.charts import draw_metric, draw_over, draw_slots
 from unimatrix.lab.claims import ComparedClaim, Comparison, Gain
-from unimatrix.lab.inspection import trace_checkpoint
-from unimatrix.lab.slots_figure import draw_slots
+from unimatrix.lab.look import trace_checkpoint
 from unimatrix.lab.study import Baseline, Column, Figure, Inspection, Row, Study
 from unimatrix.studies.experiments import experiment as recipe
 from unimatrix.studies.paper.published import published
@@ -191,7 +190,7 @@ TABLE5 = Study(
         caption="One evaluation sequence read by SparsePointer with 32 slots (no dropout, first seed), as "
         "`unimatrix inspect` draws it. Grey: what a slot holds, from its write to the next one; squares: "
         "what a position reads. Right: the read of the last position, and the likeliest answers, each the "
-        "sum of the vocabulary's own logit and the pointer's vote; the tick marks the right one.",
+        "sum of the vocabulary's own logit and the pointer's vote; the right one is marked.",
         record=Traced,
         trace=trace_checkpoint,
         draw=draw_slots,

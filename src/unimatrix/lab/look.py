@@ -1,19 +1,34 @@
-"""A trained slot memory looked into: from a checkpoint to JSON values, and from these to a picture."""
+"""The look into a trained slot memory: traced from a checkpoint, and kept beside the results.
 
+OUT/inspections/<experiment>-seed<seed>.json    {"identity": of the run, "traced": what the look gave}
+
+What is traced is unimatrix.evals.inspection's; unimatrix.lab.charts.slots draws it, with packages that a look
+alone does not need.
+"""
+
+import json
+import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from unimatrix.codec import decode, read_record
+from unimatrix.codec import encode as to_json
 from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.data.tokenizer import BOS, encode, token_name
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import SlotHistory, Traced, inspect_slots, slot_memory_of
 from unimatrix.hf import load
-from unimatrix.lab.results import naming
+from unimatrix.lab.results import Result, Samples, naming
+from unimatrix.lab.study import Inspection
 from unimatrix.models import AnyModel
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
 from unimatrix.train.checkpoint import latest_checkpoint
+
+FOLDER = "inspections"
 
 
 def trace_checkpoint(
@@ -77,15 +92,47 @@ def _mentioned(history: SlotHistory) -> set[int]:
     return tokens | {choice.token for step in history.steps for choice in step.choices}
 
 
-def save_picture(traced: Traced, path: Path) -> None:
-    """Draw what `trace_checkpoint` gave into a file, in the format of its ending.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """identity: the run's stamp."""
+
+    identity: str
+    traced: dict[str, Any]
+
+
+def _path(out: Path, run: Result) -> Path:
+    return out / FOLDER / f"{run.experiment}-seed{run.seed}.json"
+
+
+def write_trace(out: Path, inspection: Inspection, run: Result, *, checkpoint: Path) -> Path:
+    """Look into a finished run's checkpoint and keep what is found; an older file is replaced whole.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the folder cannot be written.
     """
-    # imported here: looking into a model needs nothing to draw with
-    from unimatrix.lab.charts import LIGHT, PNG_DOTS_PER_INCH
-    from unimatrix.lab.slots_figure import draw_slots
-
+    path = _path(out, run)
+    path.parent.mkdir(exist_ok=True)
+    kept = _Kept(identity=run.stamp_on_disk, traced=to_json(inspection.trace(checkpoint)))
+    text = json.dumps(to_json(kept), allow_nan=False)
+    unfinished = path.with_suffix(".unfinished")
     with naming(path):
-        draw_slots(traced, LIGHT).savefig(path, dpi=PNG_DOTS_PER_INCH)
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    return path
+
+
+def read_trace(out: Path, inspection: Inspection, samples: Samples) -> Any:
+    """What was found in one of the chosen runs, that of the first seed; None where none was looked into.
+
+    Raises:
+        UserError: a file there is not one that `write_trace` wrote.
+    """
+    for _, run in sorted(samples.get(inspection.experiment, {}).items()):
+        path = _path(out, run)
+        if not os.path.lexists(path):
+            continue
+        kept = read_record(_Kept, path)
+        # a run of other settings may have left its file under the same name
+        if kept.identity == run.stamp_on_disk:
+            return decode(inspection.record, kept.traced, where=f"{path}: traced")
+    return None

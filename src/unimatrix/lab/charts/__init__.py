@@ -1,0 +1,37 @@
+"""Figures of a study: one specification each, for the page, where it can be hovered, and for PNG and SVG.
+
+theme       colours, light and dark; what every figure looks like
+records     the numbers of a study as flat records, the data of its figures
+by_row      one row for each model: mean, interval, seeds, the paper's value
+over        lines over a number: slots, steps, seconds; curves of training
+slots       a slot memory over time
+gap         the difference of two models, seed by seed
+pictures    the figures of a study, rendered and saved
+"""
+
+from unimatrix.lab.charts.by_row import draw_metric, draw_panels
+from unimatrix.lab.charts.gap import draw_gap
+from unimatrix.lab.charts.over import draw_curves, draw_over, draw_training_length
+from unimatrix.lab.charts.pictures import Picture, pictures, render, save_drawing, save_figures, specification
+from unimatrix.lab.charts.slots import draw_slots
+from unimatrix.lab.charts.theme import DARK, LIGHT, Drawing, Palette
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "Drawing",
+    "Palette",
+    "Picture",
+    "draw_curves",
+    "draw_gap",
+    "draw_metric",
+    "draw_over",
+    "draw_panels",
+    "draw_slots",
+    "draw_training_length",
+    "pictures",
+    "render",
+    "save_drawing",
+    "save_figures",
+    "specification",
+]

@@ -1,0 +1,244 @@
+"""Lines over a number: columns over slots, rows over steps or seconds, runs while they train."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import altair as alt
+
+from unimatrix.lab.charts import theme
+from unimatrix.lab.charts.records import (
+    EXACT,
+    OURS,
+    PAPER,
+    Record,
+    curves,
+    records,
+    spread,
+    summarised,
+)
+from unimatrix.lab.charts.theme import WIDTH, Drawing
+from unimatrix.lab.results import Samples, metric_by_seed
+from unimatrix.lab.study import Study
+
+_HEIGHT = 300
+
+
+def draw_over(
+    study: Study,
+    samples: Samples,
+    *,
+    positions: Mapping[str, float],
+    keys: Sequence[str],
+    labels: tuple[str, str],
+) -> Drawing | None:
+    """Several columns over a number that rows have, an axis of powers of two; a line for each column.
+
+    Means with 95 % intervals, the paper's values as hollow diamonds, the baselines as horizontal lines.
+
+    Args:
+        positions: experiment -> the number, for the rows that are drawn.
+        keys: of the columns.
+        labels: of the two axes.
+    """
+    places = {row: positions[found.experiment.name] for row, found in _placed(study, positions)}
+    titles = {key: study.column(key).title for key in keys}
+    shown = [
+        record
+        | {"series": titles[record["column"]]}
+        | (
+            {"at": places[record["row"]], "x": places[record["row"]] * _aside(record["column"], keys)}
+            if record["row"] in places
+            else {}
+        )
+        for record in records(study, samples)
+        if record["column"] in titles and (record["row"] in places or record["kind"] == EXACT)
+    ]
+    if not any(record["kind"] == OURS for record in shown):
+        return None
+    x = alt.X(
+        "x:Q",
+        title=labels[0],
+        scale=alt.Scale(type="log", base=2, nice=False, padding=16),
+        axis=alt.Axis(values=sorted(set(places.values())), grid=False),
+    )
+    base = alt.Chart().encode(color=_colour(list(titles.values()), first=1))
+    layers = _means(base.transform_filter(_kind(OURS)), x=x, label=labels[1], series=list(titles.values()))
+    y = alt.Y("value:Q", title=labels[1])
+    told = [alt.Tooltip("series:N"), alt.Tooltip("at:Q", title=labels[0])]
+    layers += [
+        base.transform_filter(_kind(PAPER))
+        .mark_point(shape="diamond", size=110, strokeWidth=1.8)
+        .encode(x=x, y=y, tooltip=[*told, alt.Tooltip("value:Q", title="paper")]),
+        base.transform_filter(_kind(EXACT))
+        .mark_rule(strokeDash=[2, 3])
+        .encode(y=y, tooltip=["series:N", "label:N", alt.Tooltip("value:Q", format=".2f")]),
+    ]
+    return alt.layer(*layers, data=theme.data(shown)).properties(width=WIDTH, height=_HEIGHT)
+
+
+def _placed(study: Study, positions: Mapping[str, float]) -> list[tuple[int, Any]]:
+    return [
+        (place, row)
+        for place, row in enumerate(study.rows)
+        if row in study.trained and row.experiment.name in positions
+    ]
+
+
+def _aside(key: str, keys: Sequence[str]) -> float:
+    """Side by side, so that no interval hides another."""
+    return 2.0 ** (0.08 * (list(keys).index(key) - (len(keys) - 1) / 2))
+
+
+def _kind(kind: str) -> alt.FieldEqualPredicate:
+    return alt.FieldEqualPredicate(field="kind", equal=kind)
+
+
+def _colour(names: Sequence[str], *, first: int = 0) -> alt.Color:
+    """The series in the order of their names, from that colour on."""
+    colours = [theme.SERIES[(first + number) % len(theme.SERIES)] for number in range(len(names))]
+    scale = alt.Scale(domain=list(names), range=colours)
+    return alt.Color("series:N", scale=scale, legend=theme.legend(names, lines=True))
+
+
+def _dash(names: Sequence[str]) -> alt.StrokeDash:
+    dashes = [theme.DASHES[number % len(theme.DASHES)] for number in range(len(names))]
+    scale = alt.Scale(domain=list(names), range=dashes)
+    return alt.StrokeDash("series:N", scale=scale, legend=theme.legend(names, lines=True))
+
+
+def _means(base: alt.Chart, *, x: alt.X, label: str, series: Sequence[str]) -> list[alt.Chart]:
+    """Line, points and intervals of records with `series`, `value`, `low` and `high`."""
+    y = alt.Y("value:Q", title=label, scale=alt.Scale(zero=False))
+    marks = [theme.SHAPES[number % len(theme.SHAPES)] for number in range(len(series))]
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=list(series), range=marks), legend=None)
+    bounds = [
+        alt.Tooltip(f"{end}:Q", title=f"95 % interval, {end}", format=",.4~f") for end in ("low", "high")
+    ]
+    told = [
+        "series:N",
+        alt.Tooltip("at:Q", title=x["title"], format=",.4~f"),
+        alt.Tooltip("value:Q", title="mean", format=",.4~f"),
+        *bounds,
+        alt.Tooltip("n:Q", title="seeds"),
+    ]
+    return [
+        base.mark_line(strokeWidth=1.6).encode(x=x, y=y, strokeDash=_dash(series)),
+        base.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=2.5, strokeCap="round")
+        .encode(x=x, y=alt.Y("low:Q", title=label), y2="high:Q"),
+        base.mark_point(filled=True, opacity=1, size=70).encode(x=x, y=y, shape=shape, tooltip=told),
+    ]
+
+
+def draw_training_length(
+    study: Study, samples: Samples, *, steps: Sequence[int], over: Literal["steps", "seconds"]
+) -> Drawing | None:
+    """Mean bits per byte after each of `steps`, with 95 % intervals, on an axis of logarithms.
+
+    Over seconds a point stands at the mean of the seeds' training seconds, with their interval.
+    """
+    shown = [
+        record for place in range(len(study.trained)) for record in _lengths(study, samples, place, steps)
+    ]
+    if not shown:
+        return None
+    shown = [record | {"at": record["step"] if over == "steps" else record["seconds"]} for record in shown]
+    title = "training steps" if over == "steps" else "seconds of training on this machine"
+    ticks = alt.Axis(values=list(steps)) if over == "steps" else alt.Axis(format=",~g", labelOverlap=True)
+    x = alt.X("at:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=16), axis=ticks)
+    names = list(dict.fromkeys(record["series"] for record in shown))
+    base = alt.Chart().encode(color=_colour(names))
+    layers = _means(base, x=x, label="validation bits per byte", series=names)
+    if over == "seconds":
+        layers.insert(
+            0,
+            base.transform_filter("isValid(datum.seconds_low)")
+            .mark_rule(strokeWidth=1.2)
+            .encode(x=alt.X("seconds_low:Q", title=title), x2="seconds_high:Q", y=alt.Y("value:Q")),
+        )
+    return alt.layer(*layers, data=theme.data(shown)).properties(width=WIDTH, height=_HEIGHT)
+
+
+def _lengths(study: Study, samples: Samples, place: int, steps: Sequence[int]) -> list[Record]:
+    """A record for each of the steps that this row's runs were evaluated at."""
+    row = study.trained[place]
+    found = []
+    for step in steps:
+        seconds, bpb = (
+            list(metric_by_seed(samples, row.experiment.name, f"{name}_{step}_steps").values())
+            for name in ("seconds", "bpb")
+        )
+        if not seconds or not bpb:
+            continue
+        quality, time = spread(bpb), spread(seconds)
+        low = time["low"]
+        found.append(
+            {"series": row.label, "step": step, "value": quality.pop("mean"), **quality}
+            | {
+                "seconds": time["mean"],
+                # an axis of logarithms has no place for what a wide interval may reach down to
+                "seconds_low": None if low is None else max(low, 0.1 * (time["mean"] or 0.0)),
+                "seconds_high": time["high"],
+            }
+        )
+    return found
+
+
+def draw_curves(study: Study, samples: Samples) -> Drawing | None:
+    """What runs measured while they trained: above the means, below each model's difference to the first.
+
+    The curves of a study often lie in one band; in the differences, seed by seed, they can be told apart.
+    None if no run measured on its way.
+    """
+    points = curves(study, samples)
+    if not points:
+        return None
+    names = list(dict.fromkeys(point["series"] for point in points))
+    on_text = next(row for row in study.trained if row.name == names[0]).experiment.task is None
+    label = "validation bits per byte" if on_text else "accuracy, percent"
+    single = theme.data(points)
+    upper = _banded(summarised(points, "value"), single, names, field="value", label=label, height=230)
+    gaps = summarised(points, "difference")
+    if not gaps:
+        return alt.vconcat(upper)
+    lower = _banded(gaps, single, names, field="difference", label=f"difference to {names[0]}", height=200)
+    zero = alt.Chart(theme.data([{"zero": 0}])).mark_rule(color=theme.SERIES[0]).encode(y="zero:Q")
+    return alt.vconcat(upper, alt.layer(lower, zero), spacing=16)
+
+
+def _banded(
+    means: Sequence[Record],
+    points: alt.Data,
+    names: Sequence[str],
+    *,
+    field: str,
+    label: str,
+    height: int,
+) -> alt.LayerChart:
+    """Mean lines with their intervals as bands, and every seed's points to be pointed at."""
+    title = theme.wrapped(label, 30)
+    x = alt.X("step:Q", title="training step", axis=alt.Axis(grid=False), scale=alt.Scale(padding=8))
+    y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
+    color, dash = _colour(names), _dash(names)
+    base = alt.Chart(theme.data(means)).encode(x=x, color=color)
+    number = ".4~f"
+    told = [
+        "series:N",
+        "step:Q",
+        *(alt.Tooltip(f"{name}:Q", format=number) for name in ("mean", "low", "high")),
+        alt.Tooltip("n:Q", title="seeds"),
+    ]
+    seeds = ["series:N", "step:Q", alt.Tooltip(f"{field}:Q", format=number), "seed:N", "run:N"]
+    return alt.layer(
+        base.transform_filter("isValid(datum.low)")
+        .mark_area(opacity=0.16)
+        .encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
+        base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=dash),
+        alt.Chart(points)
+        .transform_filter(f"isValid(datum.{field})")
+        .mark_point(filled=True, size=16, opacity=0.55)
+        .encode(x=x, color=color, y=alt.Y(f"{field}:Q", title=title), tooltip=seeds),
+        base.mark_point(filled=True, opacity=1, size=44).encode(y=y, tooltip=told),
+        width=WIDTH - 60,
+        height=height,
+    )
