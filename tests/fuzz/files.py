@@ -1,6 +1,5 @@
 """A target for each file that is read: damaged, it is met in one line that names it, and nothing is lost."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,9 @@ from hypothesis import strategies as st
 from unimatrix.cli.model_options import SHORT
 from unimatrix.hf.checksums import CHECKSUMS, write_checksums
 from unimatrix.lab import run as reproduce
-from unimatrix.lab.charts import LIGHT
-from unimatrix.lab.results import latest_identities, read_results, select
-from unimatrix.lab.slots_figure import draw_slots
+from unimatrix.lab.charts import draw_slots, specification
 from unimatrix.lab.look import read_trace
+from unimatrix.lab.results import latest_identities, read_results, select
 from unimatrix.studies.catalogue import STUDIES
 
 # (bytes to be put in the file's place, whether the checksums are made to agree with it)
@@ -102,7 +100,7 @@ def _check_look(world: Any, data: bytes) -> None:
         with works_or_is_refused(path.name):
             traced = read_trace(folder, table.inspection, samples)
             if traced is not None:
-                draw_slots(traced, LIGHT).savefig(io.BytesIO(), dpi=20)
+                specification(draw_slots(traced))
 
 
 def _json(path: Path) -> st.SearchStrategy[bytes]:

@@ -9,8 +9,8 @@ import pytest
 from unimatrix.data.tasks import TASKS
 from unimatrix.lab import identity
 from unimatrix.lab.identity import resolve, run_identity
-from unimatrix.lab.results import append_result, latest_identities, read_results, select
 from unimatrix.lab.look import read_trace
+from unimatrix.lab.results import append_result, latest_identities, read_results, select
 from unimatrix.mixers import parts
 from unimatrix.models import build, config_from_dict, preset_config, presets
 from unimatrix.models.presets import PRESETS

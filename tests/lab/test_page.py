@@ -3,13 +3,11 @@
 import dataclasses
 import io
 import re
-import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
-from unimatrix.lab.charts import DARK, LIGHT, pictures, render, save_figures
 from unimatrix.lab.claims import SEEDS_FOR_A_CLAIM
 from unimatrix.lab.intervals import mean_interval
 from unimatrix.lab.page import render_report, write_report
@@ -113,26 +111,6 @@ def test_the_terminal_fits_eighty_columns_and_shows_everything(full) -> None:
         assert row.label in text
         assert f"{row.paper['bpb']:.3f}" in text
     assert text.count("reproduced") == 7
-
-
-@pytest.mark.parametrize("style", [LIGHT, DARK], ids=["light", "dark"])
-@pytest.mark.parametrize("number", range(len(TABLE1.figures)))
-def test_figures_render_alike_each_time(full, number, style) -> None:
-    picture = pictures(TABLE1, full)[number]
-    png = render(picture, style=style, form="png")
-    svg = render(picture, style=style, form="svg")
-    assert png is not None
-    assert svg is not None
-    assert png.startswith(b"\x89PNG")
-    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
-    assert render(picture, style=style, form="svg") == svg
-
-
-def test_figures_draw_what_there_is(tmp_path, full) -> None:
-    assert save_figures(pictures(TABLE1, {}), tmp_path) == {}
-    one = {CORE: {7: dataclasses.replace(full[CORE][7], curve=[])}}
-    saved = save_figures(pictures(TABLE1, one), tmp_path)
-    assert {path.name for paths in saved.values() for path in paths} == {"figure2.png", "figure2.svg"}
 
 
 class References(HTMLParser):

@@ -9,9 +9,9 @@ import shutil
 import signal
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import pytest
-from matplotlib.figure import Figure as Drawing
 from rich.console import Console
 
 from unimatrix.data import Corpus
@@ -117,7 +117,7 @@ def test_it_trains_all_reports_all_and_skips_all_the_second_time(tmp_path, go, m
     assert printed.count("This is not the paper's corpus.") == 1
     assert result.page == tmp_path / "out" / "report.html"
     assert "This is not the paper&#39;s corpus." in result.page.read_text()
-    for name in ("figure2.png", "figure2.svg", "table1-curves.png"):
+    for name in ("figure2.png", "figure2.svg"):
         assert (tmp_path / "out" / "figures" / name).stat().st_size > 1000
 
     monkeypatch.setattr(module, "train", lambda *_a, **_k: pytest.fail("trained a finished run"))
@@ -284,10 +284,9 @@ def test_a_task_needs_no_text(tmp_path, go, monkeypatch) -> None:
 
 
 def look(trace) -> Inspection:
-    def draw(traced, style) -> Drawing:
-        drawing = Drawing(facecolor=style.page)
-        drawing.add_subplot().plot(traced["weights"])
-        return drawing
+    def draw(traced) -> alt.LayerChart:
+        data = alt.InlineData(values=[{"weight": weight} for weight in traced["weights"]])
+        return alt.LayerChart(layer=[alt.Chart(data).mark_point().encode(x="weight:Q")])
 
     words = {"name": "slots", "title": "What the memory holds", "caption": "Slots over time."}
     return Inspection(experiment=CORE, record=dict[str, list[float]], trace=trace, draw=draw, **words)

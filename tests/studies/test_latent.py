@@ -2,13 +2,14 @@
 
 import dataclasses
 import io
-import xml.etree.ElementTree as ElementTree
+import json
 
 import pytest
+from drawn import check_pictures, records_of, spec_of, values_of
 from rich.console import Console
 
 from unimatrix.data.tasks.triple_interaction import RULES, TripleInteractionConfig
-from unimatrix.lab.charts import DARK, LIGHT, pictures, render
+from unimatrix.lab.charts.records import EXACT, OURS
 from unimatrix.lab.page import render_report
 from unimatrix.lab.terminal import print_summaries
 from unimatrix.lab.words import NOTHING, summarise
@@ -263,41 +264,35 @@ def test_the_page_stacks_what_is_too_wide(like_the_paper) -> None:
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_figures_render(like_the_paper, table) -> None:
-    for picture in pictures(table, like_the_paper()):
-        for style in (LIGHT, DARK):
-            svg = render(picture, style=style, form="svg")
-            assert svg is not None
-            assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
-    assert [picture.draw(LIGHT) for picture in pictures(table, {})] == [None] * len(table.figures)
-
-
-def drawn(table, runs, name):
-    (picture,) = (picture for picture in pictures(table, runs) if picture.name == name)
-    drawing = picture.draw(LIGHT)
-    assert drawing is not None
-    return drawing.axes
+    check_pictures(table, like_the_paper())
 
 
 def test_a_figure_of_one_column_leaves_out_rows_that_have_nothing_in_it(like_the_paper) -> None:
-    (bpb,) = drawn(TABLE2, like_the_paper(), "table2-bpb")
-    names = [text.get_text() for text in bpb.get_yticklabels()]
-    assert "Triple-Hybrid, d56" in names
-    assert "Without training" not in names
-    (recall,) = drawn(TABLE2, like_the_paper(), "table2-recall")
-    names = [text.get_text() for text in recall.get_yticklabels()]
-    assert "Triple-Hybrid, d56" not in names
-    lines = {str(line.get_label()): line for line in recall.lines}
-    assert list(lines["ours: mean, 95 % interval"].get_xdata()) == pytest.approx([25.4, 13.4, 13.4, 13.4])
-    assert list(lines["exact"].get_xdata()) == [25.0, 12.5]
+    runs = like_the_paper()
+    bpb = values_of(TABLE2, runs, "table2-bpb", column="bpb")
+    assert "Triple-Hybrid, d56" in bpb[OURS]
+    assert EXACT not in bpb
+    recall = values_of(TABLE2, runs, "table2-recall", column="accuracy")
+    assert [value for (value,) in recall[OURS].values()] == pytest.approx([25.4, 13.4, 13.4, 13.4])
+    assert list(recall[EXACT].values()) == [[25.0], [12.5]]
+    headings = [
+        (record["label"], record["heading"])
+        for record in records_of(TABLE2, runs, "table2-bpb")
+        if record["kind"] == "name" and record["column"] == "bpb" and record["heading"]
+    ]
+    assert [heading for _, heading in headings] == ["Matched width", "Matched parameters"]
 
 
 def test_the_figure_of_rules_has_a_panel_for_each(like_the_paper) -> None:
-    panels = drawn(TABLE6, like_the_paper(), "table6-rules")
-    assert [axes.get_title() for axes in panels] == ["Copy", "Affine", "Gate", "Lookup"]
-    last = {str(line.get_label()): line for line in panels[3].lines}
-    assert list(last["ours: mean, 95 % interval"].get_xdata()) == pytest.approx([9.5, 100.0, 11.0, 90.0])
+    records = records_of(TABLE6, like_the_paper(), "table6-rules")
+    assert list(dict.fromkeys(record["panel"] for record in records)) == ["Copy", "Affine", "Gate", "Lookup"]
+    last = {
+        kind: [record["value"] for record in records if (record["panel"], record["kind"]) == ("Lookup", kind)]
+        for kind in (OURS, EXACT)
+    }
+    assert last[OURS] == pytest.approx([9.5, 100.0, 11.0, 90.0])
     exact = [CHANCE["lookup"], 100 * PICKING["lookup"], 100 * AUDIT.by_rule["lookup"]]
-    assert list(last["exact"].get_xdata()) == pytest.approx(exact)
+    assert last[EXACT] == pytest.approx(exact)
 
 
 def test_training_length_is_drawn_over_steps_and_over_seconds(like_the_paper) -> None:
@@ -310,17 +305,17 @@ def test_training_length_is_drawn_over_steps_and_over_seconds(like_the_paper) ->
         ("training-length-steps", (LENGTH_STEPS, LENGTH_STEPS)),
         ("training-length-seconds", ([0.05 * step for step in LENGTH_STEPS], LENGTH_STEPS)),
     ):
-        (axes,) = drawn(TRAINING_LENGTH, runs, name)
-        lines = {str(line.get_label()): line for line in axes.lines}
+        records = records_of(TRAINING_LENGTH, runs, name)
         for label, x in zip(("Transformer", "Triple-Hybrid"), expected, strict=True):
-            assert list(lines[label].get_xdata()) == pytest.approx(list(x))
-        assert list(lines["Triple-Hybrid"].get_ydata()) == pytest.approx([4.8, 3.8, 3.2, 2.7])
-        assert axes.get_xscale() == "log"
+            assert [r["at"] for r in records if r["series"] == label] == pytest.approx(list(x))
+        hybrid = [record["value"] for record in records if record["series"] == "Triple-Hybrid"]
+        assert hybrid == pytest.approx([4.8, 3.8, 3.2, 2.7])
+        assert '"type": "log"' in json.dumps(spec_of(TRAINING_LENGTH, runs, name))
 
 
 def test_one_seed_of_one_model_is_drawn_without_intervals(samples) -> None:
     runs = samples({"length.transformer": {7: (5.0, 4.0, 3.5, 3.0)}})
     for name in ("training-length-steps", "training-length-seconds"):
-        (axes,) = drawn(TRAINING_LENGTH, runs, name)
-        assert [str(line.get_label()) for line in axes.lines] == ["Transformer"]
-        assert not axes.collections
+        records = records_of(TRAINING_LENGTH, runs, name)
+        assert {record["series"] for record in records} == {"Transformer"}
+        assert {record[end] for record in records for end in ("low", "seconds_low")} == {None}

@@ -2,12 +2,13 @@
 
 import dataclasses
 import io
-import xml.etree.ElementTree as ElementTree
+import json
 
 import pytest
+from drawn import check_pictures, records_of, spec_of, values_of
 from rich.console import Console
 
-from unimatrix.lab.charts import DARK, LIGHT, pictures, render
+from unimatrix.lab.charts.records import EXACT, OURS
 from unimatrix.lab.page import render_report
 from unimatrix.lab.terminal import print_summaries
 from unimatrix.lab.words import NOTHING, summarise
@@ -344,41 +345,36 @@ def test_the_page_names_groups_columns_and_the_rule_of_named_seeds(like_the_pape
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_figures_render(like_the_paper, table) -> None:
-    for picture in pictures(table, like_the_paper()):
-        for style in (LIGHT, DARK):
-            svg = render(picture, style=style, form="svg")
-            assert svg is not None
-            assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
-    assert [picture.draw(LIGHT) for picture in pictures(table, {})] == [None] * len(table.figures)
+    check_pictures(table, like_the_paper())
 
 
-def drawn(table, runs, name):
-    (picture,) = (picture for picture in pictures(table, runs) if picture.name == name)
-    drawing = picture.draw(LIGHT)
-    assert drawing is not None
-    (axes,) = drawing.axes
-    return axes, {str(line.get_label()): line for line in axes.lines}
+def flip(runs):
+    """The figure of the flip: kind of point -> places -> record."""
+    found = {}
+    for record in records_of(SECTION56_TUNED, runs, "section56-flip"):
+        if "kind" in record:
+            found.setdefault(record["kind"], {})[record["place"]] = record
+    return found
 
 
 def test_the_figure_of_the_flip_shows_every_seed_and_the_papers_two(samples) -> None:
     # binary fractions, so that the differences are exact
     hybrid = {seed: (4.5, 3.75 + 0.125 * number) for number, seed in enumerate((7, 11, 13))}
-    runs = samples({HYBRID: hybrid, TRANSFORMER: dict.fromkeys((7, 11, 13, 17), (4.25, 4.0))})
-    axes, lines = drawn(SECTION56_TUNED, runs, "section56-flip")
+    points = flip(samples({HYBRID: hybrid, TRANSFORMER: dict.fromkeys((7, 11, 13, 17), (4.25, 4.0))}))
+    values = {kind: [record["value"] for record in places.values()] for kind, places in points.items()}
     # the last of each is the mean
-    assert list(lines["120 steps"].get_xdata()) == [0.25] * 4
-    assert list(lines["200 steps"].get_xdata()) == [-0.25, -0.125, 0.0, -0.125]
-    assert list(lines["paper"].get_xdata()) == pytest.approx([3.899 - 3.930, 3.876 - 3.965])
-    names = [text.get_text() for text in axes.get_yticklabels()]
-    assert names == ["seed 7", "seed 11", "seed 13", "mean, 95 % interval"]
-    assert len(axes.collections) == 2
+    assert values["120 steps"] == [0.25] * 4
+    assert values["200 steps"] == [-0.25, -0.125, 0.0, -0.125]
+    assert values["paper"] == pytest.approx([3.899 - 3.930, 3.876 - 3.965])
+    assert list(points["200 steps"]) == ["seed 7", "seed 11", "seed 13", "mean, 95 % interval"]
+    assert points["200 steps"]["mean, 95 % interval"]["low"] < -0.125
 
 
 def test_the_figure_of_the_flip_with_one_seed_has_no_interval(samples) -> None:
     runs = samples({HYBRID: {13: (4.5, 3.75)}, TRANSFORMER: {13: (4.25, 4.0), 7: (4.25, 4.0)}})
-    axes, lines = drawn(SECTION56_TUNED, runs, "section56-flip")
-    assert "paper" not in lines
-    assert not axes.collections
+    points = flip(runs)
+    assert "paper" not in points
+    assert points["200 steps"]["mean, 95 % interval"]["low"] is None
 
 
 def test_the_figures_of_memory_have_their_own_task_steps_and_baselines(like_the_paper) -> None:
@@ -388,7 +384,10 @@ def test_the_figures_of_memory_have_their_own_task_steps_and_baselines(like_the_
         for step, changed in zip(MEMORY_STEPS, (means[0], 40.0), strict=True):
             family = "recall64" if task == "recall" else task
             runs = like_the_paper({f"{family}.transformer": (means[0], 40.0)})
-            _, lines = drawn(SECTION56_MEMORY, runs, f"section56-{task}-{step}")
-            shown = list(lines["ours: mean, 95 % interval"].get_xdata())
-            assert shown == pytest.approx([changed, *means[1:]])
-            assert list(lines["exact"].get_xdata()) == exact
+            name = f"section56-{task}-{step}"
+            column = f"{task.replace('-', '_')}_{step}"
+            points = values_of(SECTION56_MEMORY, runs, name, column=column)
+            assert [value for (value,) in points[OURS].values()] == pytest.approx([changed, *means[1:]])
+            assert [value for (value,) in points[EXACT].values()] == exact
+            spec = json.dumps(spec_of(SECTION56_MEMORY, runs, name)["transform"])
+            assert f'"{column}"' in spec

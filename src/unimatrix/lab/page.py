@@ -41,8 +41,9 @@ def _embedded(summary: Summary) -> tuple[Embedded, ...]:
     """The table's pictures that have something to show."""
     found = []
     for picture in _pictures(summary):
-        light, dark = (render(picture, style=style, form="svg") for style in (LIGHT, DARK))
-        if light is not None and dark is not None:
+        drawing = picture.draw()
+        if drawing is not None:
+            light, dark = (render(drawing, palette=palette, form="svg") for palette in (LIGHT, DARK))
             found.append(
                 Embedded(
                     title=picture.title,

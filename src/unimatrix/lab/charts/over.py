@@ -16,7 +16,7 @@ from unimatrix.lab.charts.records import (
     spread,
     summarised,
 )
-from unimatrix.lab.charts.theme import WIDTH, Drawing
+from unimatrix.lab.charts.theme import WIDTH, Drawing, Layers
 from unimatrix.lab.results import Samples, metric_by_seed
 from unimatrix.lab.study import Study
 
@@ -202,19 +202,18 @@ def draw_curves(study: Study, samples: Samples) -> Drawing | None:
     if not gaps:
         return alt.vconcat(upper)
     lower = _banded(gaps, single, names, field="difference", label=f"difference to {names[0]}", height=200)
-    zero = alt.Chart(theme.data([{"zero": 0}])).mark_rule(color=theme.SERIES[0]).encode(y="zero:Q")
-    return alt.vconcat(upper, alt.layer(lower, zero), spacing=16)
+    return alt.vconcat(upper, lower, spacing=16)
 
 
 def _banded(
     means: Sequence[Record],
-    points: alt.Data,
+    points: alt.InlineData,
     names: Sequence[str],
     *,
     field: str,
     label: str,
     height: int,
-) -> alt.LayerChart:
+) -> Layers:
     """Mean lines with their intervals as bands, and every seed's points to be pointed at."""
     title = theme.wrapped(label, 30)
     x = alt.X("step:Q", title="training step", axis=alt.Axis(grid=False), scale=alt.Scale(padding=8))
@@ -229,7 +228,9 @@ def _banded(
         alt.Tooltip("n:Q", title="seeds"),
     ]
     seeds = ["series:N", "step:Q", alt.Tooltip(f"{field}:Q", format=number), "seed:N", "run:N"]
+    first = alt.Chart(theme.data([{"level": 0}] if field == "difference" else []))
     return alt.layer(
+        first.mark_rule(color=theme.SERIES[0]).encode(y="level:Q"),
         base.transform_filter("isValid(datum.low)")
         .mark_area(opacity=0.16)
         .encode(y=alt.Y("low:Q", title=title), y2="high:Q"),

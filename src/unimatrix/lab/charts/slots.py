@@ -8,7 +8,7 @@ import altair as alt
 from unimatrix.evals.inspection import SlotHistory, Step, Traced
 from unimatrix.lab.charts import theme
 from unimatrix.lab.charts.records import Record
-from unimatrix.lab.charts.theme import Drawing
+from unimatrix.lab.charts.theme import Drawing, Layers
 from unimatrix.ops.slot_memory import EMPTY
 
 _FAINTEST_READ = 0.02
@@ -60,7 +60,7 @@ def _held(traced: Traced, slot: int) -> list[Record]:
     return found
 
 
-def _over_time(traced: Traced, slots: list[int]) -> alt.LayerChart:
+def _over_time(traced: Traced, slots: list[int]) -> Layers:
     """A band for each slot: what it holds until the next write, and at its lower edge where it is read."""
     steps = traced.history.steps
     held = [_held(traced, slot) for slot in slots]

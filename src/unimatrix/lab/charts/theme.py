@@ -13,7 +13,8 @@ from typing import Any
 
 import altair as alt
 
-Drawing = alt.LayerChart | alt.FacetChart | alt.VConcatChart
+Layers = alt.LayerChart | alt.FacetChart  # what alt.layer is declared to give
+Drawing = Layers | alt.VConcatChart
 
 WIDTH = 640  # of a figure in a file, in pixels of a screen; in the page it is as wide as its place
 # vl-convert brings Liberation Sans along: a PNG looks alike everywhere. Arial is as wide, letter by letter
@@ -100,9 +101,9 @@ def wrapped(text: str, width: int = 46) -> list[str]:
     return textwrap.wrap(text, width)
 
 
-def data(records: Sequence[Mapping[str, Any]]) -> alt.Data:
+def data(records: Sequence[Mapping[str, Any]]) -> alt.InlineData:
     """The records as a chart's data; equal ones are kept once, however many figures draw them."""
-    return alt.Data(values=[dict(record) for record in records])
+    return alt.InlineData(values=[dict(record) for record in records])
 
 
 def legend(names: Sequence[str], *, columns: int = 2, lines: bool = False) -> alt.Legend | None:
