@@ -4,6 +4,7 @@
 # make check       formatting, lint, types, the floors of the house
 # make lock        renew lock.txt from the newest releases, run the tests on them
 # make test-range  the tests at the oldest and the newest releases that pyproject.toml allows
+# make docs        the documentation as a site, in site/; its tables written from the committed rows
 # make bench       speed: whole models, recall training, decoding
 # make report      rebuild the report from finished runs
 # Variables: PYTHON (the interpreter that .venv is made from), ARGS (passed on to the command).
@@ -14,7 +15,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint lock.txt
 
-.PHONY: setup test fuzz check bench report reproduce lock test-range
+.PHONY: setup test fuzz check bench report reproduce lock test-range docs
 
 setup: $(READY)
 
@@ -37,6 +38,12 @@ check: $(READY)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/environments.py check
+	$(BIN)/python .ci/pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: $(READY)
+	$(BIN)/python .ci/pages.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lock:
 	$(PYTHON) .ci/environments.py lock $(ARGS)

@@ -128,7 +128,7 @@ def _table(rows: Sequence[dict[str, Any]], task: str | None) -> Table:
     return table
 
 
-def _size(num_bytes: int) -> str:
+def _size(num_bytes: float) -> str:
     """Three digits and a unit: a table to choose from; --json has every byte."""
     for unit in ("B", "kB", "MB"):
         if num_bytes < 1000:

@@ -1,0 +1,286 @@
+"""Writes the tables that README.md and the pages of docs/ show, from committed rows.
+
+    python .ci/pages.py           write them all
+    python .ci/pages.py --check   say which are not what the rows say, and end with 1 if any is not
+
+A table stands between `<!-- made: NAME -->` and `<!-- /made -->`. Its rows are docs/results and
+src/unimatrix/cli/presets.json. Studies are judged by unimatrix.lab, the one place where that is done.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+SPEED = RESULTS / "speed"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+MARKED = re.compile(r"(?<=<!-- made: )([\w-]+) -->\n.*?(?=<!-- /made -->)", re.DOTALL)
+
+# README's table: study, the row's label (its last one), the column, what that is
+HEADLINES = (
+    ("table1", "Transformer", "bpb", "text, 80 steps: bits per byte"),
+    ("table1", "UniMatrix-Core", "bpb", "text, 80 steps: bits per byte"),
+    ("table2", "Triple-Hybrid", "bpb", "text, 80 steps: bits per byte"),
+    ("table4", "Transformer", "accuracy", "one of 4 pairs recalled, % right"),
+    ("table4", "SparsePointer", "accuracy", "one of 4 pairs recalled, % right"),
+    ("table6", "Transformer-Triple", "accuracy_affine", "a rule over three values, % right"),
+    ("table6", "Typed-Latent", "accuracy_affine", "a rule over three values, % right"),
+)
+
+
+def main() -> int:
+    stale = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        made = MARKED.sub(lambda found: f"{found[1]} -->\n{BLOCKS[found[1]]()}\n", text)
+        if made != text:
+            stale.append(page)
+            if "--check" not in sys.argv[1:]:
+                page.write_text(made, encoding="utf-8")
+    for page in stale:
+        print(f"{page.name}: {'is not what the rows say' if '--check' in sys.argv[1:] else 'written'}")
+    return 1 if stale and "--check" in sys.argv[1:] else 0
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+# ---- presets
+
+
+def presets() -> str:
+    """Every preset with what it is for."""
+    rows = json.loads((ROOT / "src/unimatrix/cli/presets.json").read_text(encoding="utf-8"))
+    general = [row for row in rows if "task" not in row]
+    return table(
+        (
+            "preset",
+            "for",
+            "parameters, bytes (V = 259)",
+            "recall (V = 64)",
+            "state after 128 tokens",
+            "after 4,096",
+        ),
+        (
+            (
+                f"`{row['name']}`",
+                row["use"],
+                f"{row['parameters_bytes']:,}",
+                f"{row['parameters_recall']:,}",
+                *(f"{size:,} B" for size in row["state_bytes"].values()),
+            )
+            for row in general
+        ),
+    )
+
+
+def uses() -> str:
+    """The same in short."""
+    rows = json.loads((ROOT / "src/unimatrix/cli/presets.json").read_text(encoding="utf-8"))
+    return table(
+        ("preset", "for", "parameters", "state, 4,096 tokens"),
+        (
+            (f"`{r['name']}`", r["use"], f"{r['parameters_bytes']:,}", f"{r['state_bytes']['4096']:,} B")
+            for r in rows
+            if "task" not in r
+        ),
+    )
+
+
+# ---- studies
+
+
+def summaries() -> list[Any]:
+    """Every study with the committed rows, judged; read once."""
+    if not _summaries:
+        from unimatrix.lab.results import latest_identities, read_results, select
+        from unimatrix.lab.words import summarise
+        from unimatrix.studies.catalogue import STUDIES
+
+        # what was measured last lies above what is archived
+        rows = read_results(min(RESULTS.rglob("results.jsonl"), key=lambda path: len(path.parts)))
+        _summaries.extend(
+            summarise(study, select(rows, latest_identities(rows, study.names))) for study in STUDIES.values()
+        )
+    return _summaries
+
+
+_summaries: list[Any] = []
+
+
+def score() -> str:
+    """How many claims have which verdict."""
+    outcomes = [verdict.outcome for summary in summaries() for _, verdict in summary.verdicts]
+    counts = {name: outcomes.count(name) for name in ("reproduced", "not reproduced", "undecided")}
+    return (
+        f"Of {len(outcomes)} claims {counts['reproduced']} are reproduced, {counts['not reproduced']} are"
+        f" not, {counts['undecided']} are undecided."
+    )
+
+
+def headlines() -> str:
+    """README's table."""
+    lines = []
+    for name, label, key, what in HEADLINES:
+        (summary,) = (one for one in summaries() if one.table.name == name)
+        number = [column.key for column in summary.table.columns].index(key)
+        line = [line for line in summary.lines if line.label == label][-1]
+        cell = line.cells[number]
+        lines.append((what, label, line.parameters_text, cell.paper, cell.ours))
+    return table(("measured", "model", "parameters", "paper", "ours"), lines)
+
+
+def studies() -> str:
+    """Each study: what it asks, its answer, its table, its verdicts."""
+    return "\n\n".join(map(_study, summaries())) + "\n"
+
+
+def _study(summary: Any) -> str:
+    study, samples = summary.table, summary.samples
+    parts = [f"## {study.title}"]
+    if study.question:
+        parts += [f"**{study.question}** {study.answer(samples)}"]
+    parts.append(_measured(summary))
+    if summary.verdicts:
+        rows = (
+            (claim.statement, verdict.text, "<br>".join(verdict.details))
+            for claim, verdict in summary.verdicts
+        )
+        parts.append(table(("claim", "verdict", "evidence"), rows))
+    return "\n\n".join(parts)
+
+
+def _measured(summary: Any) -> str:
+    """The rows; the paper's value stands beside ours where it prints any, in one order everywhere."""
+    head = ["model", "parameters"]
+    for column, printed in zip(summary.table.columns, summary.printed, strict=True):
+        head += [f"{column.title}, paper", "ours"] if printed else [column.title]
+    rows = []
+    for line in summary.lines:
+        cells = [f"{line.label} ({line.group})" if line.group else line.label, line.parameters_text]
+        for cell, printed in zip(line.cells, summary.printed, strict=True):
+            cells += [cell.paper, cell.ours] if printed else [cell.ours]
+        rows.append(cells)
+    return table(head, rows)
+
+
+# ---- speed
+
+
+def speed(path: str, *, over: str) -> str:
+    """Tokens per second over another model's, each at its better mode, by length."""
+    rows = json.loads((SPEED / path).read_text(encoding="utf-8"))["rows"]
+    best: dict[tuple[str, str, int], float] = {}
+    for row in rows:
+        key = (row["model"], row["what"], row["length"])
+        best[key] = max(best.get(key, 0.0), row["tokens_per_s"])
+    lengths = sorted({length for _, _, length in best})
+    named = dict.fromkeys((model, what) for model, what, _ in best if model != over)
+    words = {"forward": "forward", "training": "training step"}
+    return table(
+        (f"over `{over}`, T", *(f"{length:,}" for length in lengths)),
+        (
+            (
+                f"`{model}`, {words[what]}",
+                *(f"{best[model, what, n] / best[over, what, n]:.2f}" for n in lengths),
+            )
+            for model, what in sorted(named, key=lambda one: [name for name, _ in named].index(one[0]))
+        ),
+    )
+
+
+def speed_line() -> str:
+    """One line for README."""
+    rows = json.loads((SPEED / "throughput.json").read_text(encoding="utf-8"))["rows"]
+    rates = {}
+    for row in rows:
+        if row["what"] == "training":
+            key = (row["model"], row["length"])
+            rates[key] = max(rates.get(key, 0.0), row["tokens_per_s"])
+    ratio = {n: rates["unimatrix-core", n] / rates["transformer", n] for n in (64, 512, 8192)}
+    return (
+        f"On two CPU threads UniMatrix-Core trains {ratio[64]:.2f} times as fast as a Transformer of its"
+        f" width at 64 tokens,\n{ratio[512]:.2f} times at 512 and {ratio[8192]:.1f} times at 8,192 "
+        "([docs/performance.md](docs/performance.md))."
+    )
+
+
+def recall_steps() -> str:
+    """A training step on recall, at the better mode."""
+    rows = json.loads((SPEED / "recall.json").read_text(encoding="utf-8"))["rows"]
+    best: dict[tuple[str, int, int], dict[str, float]] = {}
+    for row in rows:
+        if row["setting"] != "growth":
+            by_model = best.setdefault((row["setting"], row["batch"], row["length"]), {})
+            seconds = row["timing"]["median_s"]
+            by_model[row["model"]] = min(seconds, by_model.get(row["model"], seconds))
+    models = list(next(iter(best.values())))
+    head = ["model"]
+    for _, batch, length in best:
+        head += [f"{batch} x {length:,} tokens", "over the Transformer"]
+    lines = []
+    for model in models:
+        cells = [f"`{model}`"]
+        for by_model in best.values():
+            cells += [f"{1e3 * by_model[model]:.1f} ms", f"{by_model[model] / by_model['transformer']:.2f}"]
+        lines.append(cells)
+    return table(head, lines)
+
+
+def decoding() -> str:
+    """Time per token and bytes of state, by position."""
+    rows = json.loads((SPEED / "decode.json").read_text(encoding="utf-8"))["rows"]
+    return table(
+        ("model", "position", "per token", "over the nearest position", "state"),
+        (
+            (
+                f"`{row['model']}`",
+                f"{row['position']:,}",
+                f"{row['us_per_token']:,.0f} us",
+                f"{row['over_nearest']:.2f}",
+                f"{row['state_bytes']:,} B",
+            )
+            for row in rows
+        ),
+    )
+
+
+def chunk_lengths() -> str:
+    """The chunked form by its chunk length."""
+    rows = json.loads((SPEED / "chunk_length.json").read_text(encoding="utf-8"))["rows"]
+    chunks = sorted({row["chunk_len"] for row in rows})
+    times = {(row["length"], row["chunk_len"]): row["median_ms"] for row in rows}
+    return table(
+        ("T", *(f"C = {chunk}" for chunk in chunks)),
+        (
+            (f"{length:,}", *(f"{times[length, chunk]:.1f} ms" for chunk in chunks))
+            for length in sorted({length for length, _ in times})
+        ),
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "presets": presets,
+    "uses": uses,
+    "score": score,
+    "headlines": headlines,
+    "studies": studies,
+    "speed-line": speed_line,
+    "speed-core": lambda: speed("throughput.json", over="transformer"),
+    "speed-latent": lambda: speed("latent/throughput.json", over="transformer"),
+    "speed-recurrent-ffn": lambda: speed("recurrent-ffn/throughput.json", over="transformer"),
+    "speed-mamba2": lambda: speed("all/throughput.json", over="mamba2"),
+    "speed-recall": recall_steps,
+    "speed-decode": decoding,
+    "speed-chunks": chunk_lengths,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
