@@ -49,7 +49,14 @@ def main() -> int:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    whole = {" ± ": "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", "|": "\\|"}
+
+    def written(cell: str) -> str:
+        for found, instead in whole.items():
+            cell = cell.replace(found, instead)
+        return cell
+
+    return "\n".join(f"| {' | '.join(map(written, line))} |" for line in lines)
 
 
 # ---- presets
