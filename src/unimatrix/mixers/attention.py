@@ -73,16 +73,19 @@ class CausalAttention(Part):
         """[B, T, D] to [B, T, D]; a masked (False) position is no key for any other one."""
         batch, length, width = x.shape
         split = (batch, length, 3, self.num_heads, width // self.num_heads)
-        projected = self.qkv(x).view(split)
-        q, k, v = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, E]
+        q, k, v = self.qkv(x).view(split).permute(2, 0, 3, 1, 4).unbind()  # [B, H, T, E]
+        turned = self.qk_norm or self.rotary_base is not None
         if self.qk_norm:
             q, k = (F.rms_norm(x, x.shape[-1:], eps=_EPS) for x in (q, k))
         if self.rotary_base is not None:
             q, k = _rotated(q, k, _positions(state, mask, starts, x), self.rotary_base)
-        turned = self.qk_norm or self.rotary_base is not None
         real = None if mask is None else mask.clone()
         past = 0
-        if state is not None:
+        if state is None:
+            # as views they would keep the projection of the queries alive; turned keys are none of it
+            k = k.contiguous() if turned else k.clone(memory_format=torch.contiguous_format)
+            v = v.clone(memory_format=torch.contiguous_format)
+        else:
             past = state.k.shape[2]
             k = torch.cat([state.k, k], dim=2)
             v = torch.cat([state.v, v], dim=2)
@@ -101,11 +104,6 @@ class CausalAttention(Part):
             allowed = _allowed(past, length, real, x.device)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         y = self.out(y.transpose(1, 2).reshape(batch, length, width))
-        if state is None and turned:
-            k, v = k.contiguous(), v.clone(memory_format=torch.contiguous_format)
-        elif state is None:
-            # else the projection of the queries would stay alive with them
-            k, v = projected[:, :, 1:].clone(memory_format=torch.contiguous_format).permute(2, 0, 3, 1, 4)
         return y, AttentionState(k, v, real)
 
 

@@ -71,5 +71,5 @@ class Block(nn.Module):
                     if got.votes is not None or got.seen is not None:
                         heard[name] = Given(votes=got.votes, seen=got.seen)
             if y is not None:
-                x = x + self.dropout(y)
+                x = x + modules["dropout"](y)  # type: ignore[misc]
         return x, after, given if given.error is None else given._replace(error=None), heard

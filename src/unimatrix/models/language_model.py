@@ -403,12 +403,12 @@ class LanguageModel(nn.Module):
 
     def _head(self, x: Stream) -> Tensor:
         """Logits of [..., D]; without gradients in pieces of rows: one large product misses the cache."""
-        head = self._products_to_logits
-        rows, piece = x.flatten(0, -2), HEAD_PIECE // self.config.vocab_size
+        head, piece = self._products_to_logits, HEAD_PIECE // self.config.vocab_size
         if torch.is_grad_enabled() or piece < MIN_HEAD_ROWS or _one_graph_for_all_lengths():
             return head(x)
-        if rows.shape[0] <= PIECE_TOKENS or not self._head_is_tied:
+        if x.numel() <= PIECE_TOKENS * x.shape[-1] or not self._head_is_tied:
             return head(x)
+        rows = x.flatten(0, -2)
         if torch.compiler.is_compiling():
             return torch.cat([head(p) for p in rows.split(PIECE_TOKENS)]).unflatten(0, x.shape[:-1])
         first = head(rows[:piece])
