@@ -87,8 +87,8 @@ def test_numbers_out_of_range_are_named(case, backend, compiled):
     torch.compiler.reset()
     call = torch.compile(CASES[case].call, backend="aot_eager") if compiled else CASES[case].call
     limits = {
-        "log_retention": (1e-3, 5.0),
-        "log_pair_retention": (1e-3, 5.0),
+        "log_retention": (1e-9, 1e-3, 5.0),  # of the first the exponential is 1
+        "log_pair_retention": (1e-9, 1e-3, 5.0),
         "write_strength": (1.01, -0.01),
     }
     mask = torch.ones(2, 5, dtype=torch.bool)

@@ -69,7 +69,8 @@ def matrix_state_compiled(
     if state is None:
         state = q.new_zeros(batch, heads, q.shape[-1], q.shape[-1], dtype=dtype)
     vectors = (q.to(dtype), k.to(dtype), v.to(dtype))
-    y, last = _scan(*vectors, log_rho.exp(), weights, diag, state.to(dtype), starts)
+    signs = None if diag is None else log_rho  # without rule mixing the write strengths have them
+    y, last = _scan(*vectors, log_rho.exp(), weights, diag, state.to(dtype), signs, starts)
     if width != dim:
         y, last = y[..., :dim], last[..., :dim, :width].clone()
     return y.to(out_dtype), last
@@ -90,6 +91,7 @@ def _shapes(
     weights: Tensor,
     diag: Tensor | None,
     state: Tensor,
+    log_rho: Tensor | None,
     starts: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, ...]:
@@ -105,6 +107,7 @@ def _plain(
     weights: Tensor,
     diag: Tensor | None,
     state: Tensor,
+    log_rho: Tensor | None,
     starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """What the loops compute, token by token; the other forms start from other arguments."""
@@ -124,11 +127,12 @@ def _plain(
 
 _scan = Operator(
     "matrix_state",
-    "Tensor q, Tensor k, Tensor v, Tensor rho, Tensor weights, Tensor? diag, Tensor state, Tensor? starts",
+    "Tensor q, Tensor k, Tensor v, Tensor rho, Tensor weights, Tensor? diag, Tensor state, Tensor? log_rho, "
+    "Tensor? starts",
     outputs="y last",
     kept="borders",
     loops=_loops,
     shapes=_shapes,
     plain=_plain,
-    constant="starts",
+    constant="log_rho starts",
 )

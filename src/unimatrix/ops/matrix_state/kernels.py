@@ -21,6 +21,7 @@ from unimatrix.errors import UserError
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
 from unimatrix.ops.rows import address, flags, place, unit_stride
+from unimatrix.ops.rows import row as numbers
 from unimatrix.ops.threads import threads_for
 
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
@@ -34,10 +35,14 @@ def run_forward(
     weights: Tensor,
     diag: Tensor | None,
     state: Tensor,
+    log_rho: Tensor | None,
     starts: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the final state, and (if keep) the states at every block border, which the backward starts from."""
+    """y, the final state, and (if keep) the states at every block border, which the backward starts from.
+
+    log_rho, whose signs tell what is no retention: with rule mixing; without, the write strengths have them.
+    """
     q, k, v, rho, weights = (
         unit_stride(q),
         unit_stride(k),
@@ -46,6 +51,7 @@ def run_forward(
         weights.contiguous(),
     )
     diag = None if diag is None else unit_stride(diag)
+    log_rho = None if log_rho is None else log_rho.contiguous()
     state, starts = state.contiguous(), None if starts is None else starts.contiguous()
     batch, length, heads, dim = q.shape
     y = q.new_empty(q.shape)
@@ -60,6 +66,7 @@ def run_forward(
         rho.view(-1).numpy(),
         weights.view(-1).numpy(),
         state.view(-1).numpy(),
+        address(log_rho),
         address(starts),
         y.data_ptr(),
         last.view(-1).numpy(),
@@ -67,15 +74,18 @@ def run_forward(
         (batch, length, heads, borders.shape[2]),
     )
     if wrong:
-        check_retention("log_retention", rho)
+        check_retention("log_retention", weights[..., 0].neg().log1p() if log_rho is None else log_rho)
     return y, last, borders
 
 
-def check_retention(name: str, rho: Tensor) -> None:
-    """Raise a UserError that names the first retention that is above 1 or NaN, if there is one."""
-    wrong = rho[~(rho <= 1)]
+def check_retention(name: str, log: Tensor) -> None:
+    """Raise a UserError that names the first retention whose log is above 0 or NaN, if there is one.
+
+    The log itself is asked: above 0, its exponential may still be 1.
+    """
+    wrong = log[~(log <= 0)]
     if len(wrong):
-        raise UserError(f"{name}: expected numbers at most 0, got {wrong[0].log().item():g}")
+        raise UserError(f"{name}: expected numbers at most 0, got {wrong[0].item():g}")
 
 
 def run_backward(
@@ -86,6 +96,7 @@ def run_backward(
     weights: Tensor,
     diag: Tensor | None,
     state: Tensor,
+    log_rho: Tensor | None,
     starts: Tensor | None,
     borders: Tensor,
     grad_y: Tensor | None,
@@ -147,7 +158,9 @@ def _forward_kernel(dim: int, mixed: bool, starting: bool) -> Callable[..., Any]
     """
 
     @kernel
-    def forward(q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, state, starts, y, last, borders, sizes):
+    def forward(
+        q, q_at, k, k_at, v, v_at, d, d_at, rho, weights, state, log, starts, y, last, borders, sizes
+    ):  # fmt: skip
         batch, length, heads, blocks = sizes
         square = dim * dim
         wrong = 0  # retentions above 1, or NaN
@@ -169,7 +182,10 @@ def _forward_kernel(dim: int, mixed: bool, starting: bool) -> Callable[..., Any]
                     for n in range(square):
                         borders[at + n] = st[n]
                 row = (b * length + t) * heads + h
-                wrong += 0 if rho[row] <= 1 else 1
+                if mixed:
+                    wrong += 0 if numbers(log, row, 1, rho.dtype.type(0))[0] <= 0 else 1
+                else:
+                    wrong += 0 if weights[row] >= 0 else 1
                 qo = b * q_at[0] + t * q_at[1] + h * q_at[2]
                 ko = b * k_at[0] + t * k_at[1] + h * k_at[2]
                 vo = b * v_at[0] + t * v_at[1] + h * v_at[2]

@@ -84,8 +84,8 @@ def run_forward(
         (batch, length, heads, borders.shape[2]),
     )
     if wrong:
-        check_retention("log_retention", keep[..., 0])
-        check_retention("log_pair_retention", keep[..., 1])
+        check_retention("log_retention", log_keep[..., 0])
+        check_retention("log_pair_retention", log_keep[..., 1])
     return y, last_sum, last_pairs, keep, write, z, before, borders, weights
 
 
@@ -230,7 +230,7 @@ def _forward_kernel(dim: int, slots: int, starting: bool) -> Callable[..., Any]:
                     for i in range(size):
                         p[i] = 0
                 row = (n * length + t) * heads + h
-                wrong += 0 if keep[2 * row] <= 1 and keep[2 * row + 1] <= 1 else 1
+                wrong += 0 if write[2 * row] >= 0 and write[2 * row + 1] >= 0 else 1
                 ao = n * a_at[0] + t * a_at[1] + h * a_at[2]
                 bo = n * b_at[0] + t * b_at[1] + h * b_at[2]
                 lo = n * ql_at[0] + t * ql_at[1] + h * ql_at[2]
