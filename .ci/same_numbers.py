@@ -111,7 +111,7 @@ def training():
     import torch
 
     from unimatrix.data import load_corpus
-    from unimatrix.studies.experiments import experiment
+    from unimatrix.studies.catalogue import experiment
     from unimatrix.train import train
 
     corpus = load_corpus("embedded")

@@ -8,7 +8,7 @@ import pytest
 from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig
 from unimatrix.lab.identity import resolve
 from unimatrix.lab.results import Result
-from unimatrix.studies.experiments import experiment
+from unimatrix.studies.catalogue import experiment
 from unimatrix.train import describe
 
 TEXT = {

@@ -126,13 +126,12 @@ def test_what_pyproject_declares_is_what_a_missing_package_is_told_by():
 def test_the_core_runs_without_the_extras(alone, tmp_path):
     code = """
 import importlib, json
-rooms = "codec data errors evals extras hf mixers models ops train studies.experiments".split()
+rooms = "codec data errors evals extras hf mixers models ops train studies.catalogue".split()
 for room in rooms:
     importlib.import_module(f"unimatrix.{room}")
 import torch, unimatrix
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM, load, stream
-from unimatrix.studies.experiments import EXPERIMENTS
-experiments = [make() for make in EXPERIMENTS.values()]
+from unimatrix.studies.catalogue import EXPERIMENTS as experiments
 for name in unimatrix.presets():
     unimatrix.build(name)
 model = UniMatrixForCausalLM.from_language_model(unimatrix.build("unimatrix-core"))

@@ -21,7 +21,7 @@ from unimatrix.hf import UniMatrixConfig, load
 from unimatrix.lab.identity import resolve, run_identity
 from unimatrix.lab.results import read_results
 from unimatrix.models import ModelConfig, build, config_from_dict, preset_config
-from unimatrix.studies.experiments import experiment
+from unimatrix.studies.catalogue import experiment
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, load_checkpoint, train
 from unimatrix.train.checkpoint import latest_checkpoint
 

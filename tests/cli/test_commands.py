@@ -21,7 +21,7 @@ from unimatrix.models import (
     presets,
     task_presets,
 )
-from unimatrix.studies.paper.published import published_parameters
+from unimatrix.studies.paper.published import printed_parameters
 from unimatrix.train import Experiment
 
 SMALL = [
@@ -343,16 +343,16 @@ def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
         # the paper prints the recall counts alone of models with a memory, and never those of triple-latents
         # and recurrent FFNs, of which the one with a readout has none at all
         if name not in ("unimatrix-assoc", "unimatrix-sparse-pointer", "recurrent-ffn-readout"):
-            assert row["parameters_bytes"] == published_parameters(name)
+            assert row["parameters_bytes"] == printed_parameters(name)
         if not name.startswith(("triple-", "recurrent-ffn")):
-            printed = published_parameters(name, setting="recall_vocab64_positions128")
+            printed = printed_parameters(name, setting="recall_vocab64_positions128")
             assert row["parameters_recall"] == printed
     # 4 blocks: a convolution over 4 tokens of 2 * 64 + 2 * 100 channels, and 2 * 64 channels of 100 numbers
     sizes = dict.fromkeys(("128", "4096"), 8 + 4 * 4 * (4 * (2 * 64 + 2 * 100) + 2 * 64 * 100))
     assert rows["mamba2"]["state_bytes"] == sizes
     for name in task_presets():
         row = rows[name]
-        printed = published_parameters(name, setting="triple_interaction_vocab53_positions49")
+        printed = printed_parameters(name, setting="triple_interaction_vocab53_positions49")
         assert (row["task"], row["vocab_size"], row["parameters"]) == ("triple-interaction", 53, printed)
     # position, task, two tokens of a binding, and 8 tags with 3 roles, 8 bytes each
     assert rows["typed-latent"]["state_bytes"] == {"49": 8 * (1 + 1 + 2 + 8 * 3)}

@@ -19,7 +19,7 @@ from unimatrix.cli import COMMANDS, generate, models, train
 from unimatrix.cli.arguments import OptionField, option_fields
 from unimatrix.cli.bench import MEASUREMENTS
 from unimatrix.lab import run as reproduce
-from unimatrix.studies.experiments import experiment
+from unimatrix.studies.catalogue import experiment
 from unimatrix.train import loop
 
 # a recipe for each kind of task, which brings options of its own

@@ -8,8 +8,8 @@ from pathlib import Path
 from fuzz.harness import command
 
 from unimatrix.hf import load
-from unimatrix.studies.paper.table1 import TABLE1
-from unimatrix.studies.paper.table5 import SLOTS32
+from unimatrix.studies.paper.slots import SLOTS32
+from unimatrix.studies.paper.text import TABLE1
 
 ARCHIVED = Path(__file__).parents[2] / "docs" / "results" / "archive" / "tables-2026-11"
 OLDER = Path(__file__).parents[1] / "older"
@@ -75,7 +75,7 @@ def build_world(folder: Path) -> World:
     tokenizer.save_pretrained(world.sharded)
     assert (world.sharded / "model.safetensors.index.json").is_file()
     world.results.mkdir()
-    wanted = {SLOTS32, *TABLE1.names}
+    wanted = {SLOTS32.name, *TABLE1.names}
     rows = [json.loads(line) for line in (ARCHIVED / "results.jsonl").read_text().splitlines()]
     kept = [row for row in rows if row["experiment"] in wanted and row["seed"] in (7, 11)]
     (world.results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))

@@ -4,8 +4,11 @@ import pytest
 
 from unimatrix.lab.answers import NOT_MEASURED, Mean, Said, sentence
 from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured
+from unimatrix.studies.catalogue import experiment
 
-CORE, TRANSFORMER = Measured("table1.unimatrix-core", "bpb"), Measured("table1.transformer", "bpb")
+CORE, TRANSFORMER = (
+    Measured(experiment(name), "bpb") for name in ("table1.unimatrix-core", "table1.transformer")
+)
 BELOW = ComparedClaim(
     statement="Core is below",
     source="nowhere",
@@ -32,7 +35,7 @@ ANSWER = sentence(
 )
 def test_an_answer_follows_the_verdict(samples, core, transformer, expected) -> None:
     values = {
-        quantity.experiment: dict(zip((7, 11), found, strict=False))
+        quantity.experiment.name: dict(zip((7, 11), found, strict=False))
         for quantity, found in ((CORE, core), (TRANSFORMER, transformer))
     }
     assert ANSWER(samples(values)) == expected
@@ -40,7 +43,7 @@ def test_an_answer_follows_the_verdict(samples, core, transformer, expected) -> 
 
 
 def test_several_claims_are_said_together(samples) -> None:
-    runs = samples({CORE.experiment: {7: 5.0, 11: 5.1}, TRANSFORMER.experiment: {7: 5.2, 11: 5.32}})
+    runs = samples({CORE.experiment.name: {7: 5.0, 11: 5.1}, TRANSFORMER.experiment.name: {7: 5.2, 11: 5.32}})
     above = ComparedClaim(
         statement="not so",
         source="nowhere",

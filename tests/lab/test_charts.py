@@ -11,8 +11,9 @@ from unimatrix.evals.inspection import Choice, SlotHistory, Step, Traced
 from unimatrix.lab.charts import DARK, LIGHT, draw_slots, pictures, render, save_figures, specification
 from unimatrix.lab.charts.records import OURS, SEED
 from unimatrix.ops.slot_memory import EMPTY
-from unimatrix.studies.paper.table1 import CORE, DISCOVERY, ROSA, TABLE1, TRANSFORMER
+from unimatrix.studies.paper.text import TABLE1
 
+TRANSFORMER, CORE, ROSA, DISCOVERY = TABLE1.names
 CURVE = [[10, 7.0], [40, 5.9], [80, 5.1]]
 
 

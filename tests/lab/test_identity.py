@@ -14,8 +14,7 @@ from unimatrix.lab.results import append_result, latest_identities, read_results
 from unimatrix.mixers import parts
 from unimatrix.models import build, config_from_dict, preset_config, presets
 from unimatrix.models.presets import PRESETS
-from unimatrix.studies.catalogue import STUDIES
-from unimatrix.studies.experiments import experiment
+from unimatrix.studies.catalogue import STUDIES, experiment
 from unimatrix.train import config as train_config
 from unimatrix.train.launch import device_kind
 

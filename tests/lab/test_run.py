@@ -24,14 +24,15 @@ from unimatrix.lab.study import Inspection, Study
 from unimatrix.lab.words import NOTHING
 from unimatrix.mixers import MatrixStateConfig
 from unimatrix.studies.beyond.training_length import training_length
-from unimatrix.studies.catalogue import STUDIES
-from unimatrix.studies.experiments import EXPERIMENTS
-from unimatrix.studies.paper.published import PAPER
-from unimatrix.studies.paper.section56_memory import section56_memory
-from unimatrix.studies.paper.section56_text import SECTION56_TUNED, section56_tuned
-from unimatrix.studies.paper.table1 import CORE, TABLE1
-from unimatrix.studies.paper.table3 import TABLE3
+from unimatrix.studies.catalogue import EXPERIMENTS, STUDIES
+from unimatrix.studies.paper.claims import PAPER
+from unimatrix.studies.paper.recall import TABLE3
+from unimatrix.studies.paper.recurrent_ffn import SECTION56_TUNED, section56_perplexity, section56_tuned
+from unimatrix.studies.paper.recurrent_memory import section56_memory
+from unimatrix.studies.paper.text import TABLE1
 from unimatrix.train import Experiment
+
+_, CORE, _, _ = TABLE1.names
 
 
 def tiny(study: Study, **loop: object) -> Study:
@@ -247,7 +248,12 @@ def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
 
 
 def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
-    other_steps = (training_length((1, 2)), section56_tuned((1, 2)), section56_memory((1, 2)))
+    other_steps = (
+        training_length((1, 2)),
+        section56_tuned((1, 2)),
+        section56_perplexity((1, 2)),
+        section56_memory((1, 2)),
+    )
     tables = {name: tiny(one) for name, one in (STUDIES | {one.name: one for one in other_steps}).items()}
     result, printed = go(tables=tuple(tables.values()))
     names = [row["experiment"] for row in rows(tmp_path)]
@@ -258,7 +264,9 @@ def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
     # every column of every row is measured, every claim finds its runs
     for summary in result.summaries:
         # recall of the narrower models, and what guessing would give in bits per byte; seed 11 of each model
-        holes = {"table2": 5, "section5.6-tuned": len(SECTION56_TUNED.rows)}.get(summary.table.name, 0)
+        holes = {"table2": 5, "section5.6-tuned": len(SECTION56_TUNED.rows), "section5.6-perplexity": 3}.get(
+            summary.table.name, 0
+        )
         assert [cell.ours for line in summary.lines for cell in line.cells].count(NOTHING) == holes
         assert not [d for _, verdict in summary.verdicts for d in verdict.details if "no seed" in d]
     page = result.page.read_text()

@@ -25,7 +25,7 @@ from unimatrix.models import (
     select_batch,
     task_presets,
 )
-from unimatrix.studies.paper.published import published_parameters
+from unimatrix.studies.paper.published import printed_parameters
 
 SMALL = TypedLatentConfig(num_values=5, num_tag_symbols=3, rank=8, vocab_size=20, max_positions=None)
 SYMBOLS = SMALL.symbols
@@ -109,7 +109,7 @@ def streams(symbols=SYMBOLS, vocab_size=SMALL.vocab_size):
 
 @pytest.mark.parametrize("name", task_presets())
 def test_counts_are_the_papers(name):
-    printed = published_parameters(name, setting="triple_interaction_vocab53_positions49")
+    printed = printed_parameters(name, setting="triple_interaction_vocab53_positions49")
     assert parameter_count(build(name)) == printed
 
 

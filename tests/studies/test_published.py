@@ -5,11 +5,10 @@ import re
 import pytest
 
 from unimatrix.errors import UserError
-from unimatrix.studies.catalogue import STUDIES, study
-from unimatrix.studies.experiments import EXPERIMENTS, experiment
-from unimatrix.studies.paper.published import published, published_parameters, published_row
-from unimatrix.studies.paper.section56_memory import CHANCE, SECTION56_MEMORY
-from unimatrix.studies.paper.table1 import TABLE1
+from unimatrix.studies.catalogue import EXPERIMENTS, STUDIES, experiment, study
+from unimatrix.studies.paper.published import ON_RECALL, every_path, printed, printed_parameters, published
+from unimatrix.studies.paper.recurrent_memory import CHANCE, SECTION56_MEMORY
+from unimatrix.studies.paper.text import TABLE1
 
 
 def test_table1_holds_what_the_paper_prints() -> None:
@@ -34,22 +33,26 @@ def test_the_data_file_names_its_source_and_licence() -> None:
     assert "2604.25930" in published()["_source"]
 
 
-def test_other_settings_are_found_and_unknown_ones_are_not() -> None:
-    assert published_parameters("unimatrix-core", setting="recall_vocab64_positions128") == 70_660
-    assert published_row("table3_recall", "transformer") == {"eval_loss": 1.994, "accuracy": 25.4}
+def test_a_number_is_found_by_its_path_or_not_at_all() -> None:
+    assert printed_parameters("unimatrix-core", setting=ON_RECALL) == 70_660
+    found = printed("table3_recall", "transformer", "accuracy")
+    assert (found, found.path) == (25.4, ("table3_recall", "transformer", 1))
+    # columns of the whole table, of a part of it, and none
+    assert printed("table4_retrieval", "no_dropout", "unimatrix-assoc", "eval_loss") == 1.976
+    assert printed("table2", "matched_width", "triple-slot", "val_bpb") == 5.041
+    assert printed("section_5_6_recurrent_ffn", "tuned_200_steps_seed7", "transformer", 1) == 15.24
+    for path in every_path():
+        assert printed(*path).path == path
     with pytest.raises(KeyError):
-        published_parameters("no such model")
+        printed_parameters("no such model")
 
 
-def test_every_row_of_every_table_has_its_experiment_with_its_own_name() -> None:
+def test_every_study_goes_by_its_name_and_every_experiment_by_its_own() -> None:
     for name, value in STUDIES.items():
         assert value.name == name
-        for experiment_name in value.names:
-            assert EXPERIMENTS[experiment_name]().name == experiment_name
-
-
-def test_every_experiment_stands_in_a_table() -> None:
-    assert {name for value in STUDIES.values() for name in value.names} == EXPERIMENTS.keys()
+        for found in value.experiments:
+            # one experiment a name, whatever number of studies it stands in
+            assert EXPERIMENTS[found.name] == found
 
 
 def test_names_of_figures_are_each_tables_own() -> None:

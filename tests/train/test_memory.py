@@ -13,7 +13,7 @@ from unimatrix.data.tasks import TASKS, RecallConfig, TripleInteractionConfig
 from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte, task_score
 from unimatrix.models import build
-from unimatrix.studies.experiments import EXPERIMENTS
+from unimatrix.studies.catalogue import EXPERIMENTS
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, train
 from unimatrix.train.memory import check_memory
 from unimatrix.train.progress import reporting
@@ -60,7 +60,7 @@ def test_what_cannot_fit_is_refused_at_once_with_an_estimate(experiment, tmp_pat
 def test_the_papers_experiments_fit_into_a_gibibyte(monkeypatch):
     monkeypatch.setattr("unimatrix.train.memory.memory_of", lambda device: 2**30)
     for recipe in EXPERIMENTS.values():
-        check_memory(recipe())
+        check_memory(recipe)
 
 
 def test_less_is_needed_by_pieces_and_processes(monkeypatch):

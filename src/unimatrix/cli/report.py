@@ -10,7 +10,7 @@ import tyro
 from unimatrix.cli.arguments import parse
 from unimatrix.lab.run import report
 from unimatrix.studies import catalogue
-from unimatrix.studies.paper.published import PAPER
+from unimatrix.studies.paper.claims import PAPER
 
 ABOUT = """Judge, draw and report again from OUT/results.jsonl, training nothing.
 

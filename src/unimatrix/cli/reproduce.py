@@ -14,7 +14,7 @@ from unimatrix.errors import UserError
 from unimatrix.lab.run import DEFAULT_SEEDS, reads_text, reproduce
 from unimatrix.lab.study import Study
 from unimatrix.studies import catalogue
-from unimatrix.studies.paper.published import PAPER
+from unimatrix.studies.paper.claims import PAPER
 from unimatrix.train.config import Device
 from unimatrix.train.progress import PlainConsole, say
 

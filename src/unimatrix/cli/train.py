@@ -250,7 +250,7 @@ def _recipe(arguments: Sequence[str]) -> Experiment:
     name = option_value(arguments, "--experiment")
     if name is not None:
         # imported here: a text of one's own needs none of the paper
-        from unimatrix.studies.experiments import experiment
+        from unimatrix.studies.catalogue import experiment
 
         return experiment(name)
     out = option_value(arguments, "--out")

@@ -61,16 +61,19 @@ class Sentence:
     """An `Answer`: a template, and what the names in its braces stand for."""
 
     template: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Part | str]
 
     def __call__(self, samples: Samples) -> str:
         """The sentence; where not all that it counts has run, it says so."""
-        texts = {name: part.text(samples) for name, part in self.parts.items()}
-        if all(texts[name] is None for name, part in self.parts.items() if isinstance(part, Mean)):
+        texts = {
+            name: part if isinstance(part, str) else part.text(samples) for name, part in self.parts.items()
+        }
+        means = [texts[name] for name, part in self.parts.items() if isinstance(part, Mean)]
+        if means and not any(means):
             return NOT_MEASURED
         return self.template.format_map({name: text or "(not measured yet)" for name, text in texts.items()})
 
 
-def sentence(template: str, **parts: Part) -> Sentence:
-    """A `Sentence` of these parts."""
+def sentence(template: str, **parts: Part | str) -> Sentence:
+    """A `Sentence` of these parts; a text stands for itself."""
     return Sentence(template, parts)

@@ -18,6 +18,7 @@ from typing import Literal, Protocol, get_args
 
 from unimatrix.lab.intervals import Interval, mean_interval, paired_differences
 from unimatrix.lab.results import Samples, metric_by_seed
+from unimatrix.train.config import Experiment
 
 Outcome = Literal["reproduced", "not reproduced", "undecided"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -42,13 +43,19 @@ class Verdict:
 
 
 class Claim(Protocol):
-    """What a table holds: a sentence, where the paper says it, and a way to judge it."""
+    """What a study holds: a sentence, where the paper says it, and a way to judge it.
+
+    judges: the ids of the paper's claims (unimatrix.lab.paper) that its verdict is evidence for.
+    """
 
     @property
     def statement(self) -> str: ...
 
     @property
     def source(self) -> str: ...
+
+    @property
+    def judges(self) -> tuple[str, ...]: ...
 
     def judge(self, samples: Samples) -> Verdict: ...
 
@@ -64,6 +71,7 @@ class Unit:
 
 BPB = Unit("BPB", "BPB", 4)
 POINTS = Unit("points", "%", 2)
+SECONDS = Unit("s", "s", 1)
 
 
 class Quantity(Protocol):
@@ -76,12 +84,12 @@ class Quantity(Protocol):
 class Measured:
     """A metric of an experiment."""
 
-    experiment: str
+    experiment: Experiment
     metric: str
 
     def by_seed(self, samples: Samples) -> Mapping[int, float]:
         """The metric of every seed that has run."""
-        return metric_by_seed(samples, self.experiment, self.metric)
+        return metric_by_seed(samples, self.experiment.name, self.metric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +105,7 @@ class Gain:
         return {seed: left[seed] - right[seed] for seed in left if seed in right}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """left - right, and the side of `bound` on which the claim wants the whole interval of its mean.
 
@@ -110,8 +118,8 @@ class Comparison:
 
     label: str
     left: Quantity
-    right: Quantity | float
     side: Side
+    right: Quantity | float
     unit: Unit
     bound: float = 0.0
 
@@ -171,13 +179,14 @@ class Comparison:
         return f"{text}; claimed: {self.side} {self.bound:g}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ComparedClaim:
     """A claim about measured numbers: one or more comparisons, all of which must hold."""
 
     statement: str
     source: str
     comparisons: tuple[Comparison, ...]
+    judges: tuple[str, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """The verdict over the seeds that are there."""
@@ -190,7 +199,23 @@ class ComparedClaim:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
+class CountedClaim:
+    """A claim about what is counted without any run, such as how many answers a task can have."""
+
+    statement: str
+    source: str
+    holds: bool
+    details: tuple[str, ...]
+    judges: tuple[str, ...] = ()
+
+    def judge(self, samples: Samples) -> Verdict:
+        """Exact, whatever has run."""
+        outcome: Outcome = "reproduced" if self.holds else "not reproduced"
+        return Verdict(outcome=outcome, seeds=None, details=self.details)
+
+
+@dataclass(frozen=True, slots=True)
 class SeedBySeedClaim:
     """A claim about single runs with named seeds, judged as the paper made it: one difference in each seed.
 
@@ -202,6 +227,7 @@ class SeedBySeedClaim:
     source: str
     seeds: tuple[int, ...]
     comparison: Comparison
+    judges: tuple[str, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """The verdict over the named seeds that are there."""
@@ -241,7 +267,7 @@ def conjunction(outcomes: Sequence[Outcome]) -> Outcome:
     return "undecided" if "undecided" in outcomes else "reproduced"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class FewerParameters:
     """A model has fewer parameters than another, by the percentage that the paper prints, if it prints one.
 
@@ -250,9 +276,10 @@ class FewerParameters:
 
     statement: str
     source: str
-    model: str
-    baseline: str
+    model: Experiment
+    baseline: Experiment
     percent: float | None = None
+    judges: tuple[str, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """Reproduced if the count is smaller and its saving, rounded to one digit, is the printed one."""
@@ -269,15 +296,16 @@ class FewerParameters:
         return Verdict(outcome=outcome, seeds=None, details=(detail,))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ShareOfParameters:
     """A model has the printed percentage of another's parameters; exact, as `FewerParameters`."""
 
     statement: str
     source: str
-    model: str
-    baseline: str
+    model: Experiment
+    baseline: Experiment
     percent: float
+    judges: tuple[str, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """Reproduced if the share, rounded to one digit, is the printed one."""
@@ -294,9 +322,9 @@ class ShareOfParameters:
 _NOT_RUN = Verdict(outcome="undecided", seeds=0, details=("a model has not run yet",))
 
 
-def _parameters(samples: Samples, model: str, baseline: str) -> tuple[int, int] | None:
+def _parameters(samples: Samples, *pair: Experiment) -> tuple[int, int] | None:
     """The two counts; None if one of the models has not run."""
-    ours, theirs = (next(iter(samples.get(name, {}).values()), None) for name in (model, baseline))
+    ours, theirs = (next(iter(samples.get(found.name, {}).values()), None) for found in pair)
     return None if ours is None or theirs is None else (ours.parameters, theirs.parameters)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import jinja2
 
 from unimatrix.lab.charts import DARK, LIGHT, Picture, pictures, render, save_figures
+from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import naming
-from unimatrix.lab.study import Paper
 from unimatrix.lab.words import RULE, SCOPE, Summary
 
 

@@ -24,6 +24,7 @@ from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve, run_identity
 from unimatrix.lab.look import read_trace, write_trace
 from unimatrix.lab.page import shared_cautions, write_report
+from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import (
     Result,
     Samples,
@@ -33,7 +34,7 @@ from unimatrix.lab.results import (
     read_results,
     select,
 )
-from unimatrix.lab.study import Paper, Study
+from unimatrix.lab.study import Study
 from unimatrix.lab.terminal import print_summaries
 from unimatrix.lab.words import Summary, summarise
 from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train

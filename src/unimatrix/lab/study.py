@@ -18,18 +18,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Paper:
-    """What studies are held against: printed numbers, and where they stand.
-
-    licence: of the numbers that are quoted.
-    """
-
-    identifier: str
-    title: str
-    licence: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One model of a table: the experiment that trains it, and what the paper prints for it, if anything.
 
@@ -85,6 +73,7 @@ class Column:
     axis: what an axis of this column is called in a figure, with its unit.
     metric: the metric it shows; "" where that has the column's own name.
     seed: the one seed whose value it shows; None shows all seeds together.
+    made: what is made of the metric, if something else is shown, such as perplexity of bits per byte.
     """
 
     key: str
@@ -93,11 +82,13 @@ class Column:
     axis: str
     metric: str = ""
     seed: int | None = None
+    made: Callable[[float], float] | None = None
 
     def by_seed(self, row: Row, samples: Samples) -> dict[int, float]:
         """What the column shows of that row: seed -> number, of the seeds that have run."""
         found = metric_by_seed(samples, row.measured_in(self.key).name, self.metric or self.key)
-        return {seed: value for seed, value in found.items() if self.seed in (None, seed)}
+        shown = {seed: value for seed, value in found.items() if self.seed in (None, seed)}
+        return shown if self.made is None else {seed: self.made(value) for seed, value in shown.items()}
 
     def values(self, row: Row, samples: Samples) -> tuple[float, ...]:
         """The numbers of `by_seed` alone."""

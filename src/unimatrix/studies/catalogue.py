@@ -1,35 +1,43 @@
-"""The tables that `unimatrix reproduce` knows, written out, and the look-up of tables by name."""
+"""Every study, and by their rows every experiment. A further study is one file, and one line here."""
 
-from unimatrix.codec import did_you_mean, shown
+from unimatrix.codec import did_you_mean, near_names, shown
 from unimatrix.errors import UserError
 from unimatrix.lab.study import Study
+from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
-from unimatrix.studies.paper.section56_memory import SECTION56_MEMORY
-from unimatrix.studies.paper.section56_text import SECTION56_FIRST, SECTION56_TUNED
-from unimatrix.studies.paper.table1 import TABLE1
-from unimatrix.studies.paper.table2 import TABLE2
-from unimatrix.studies.paper.table3 import TABLE3
-from unimatrix.studies.paper.table4 import TABLE4
-from unimatrix.studies.paper.table5 import TABLE5, TABLE5_ALL_FILLERS
-from unimatrix.studies.paper.table6 import TABLE6
+from unimatrix.studies.paper.latent import TABLE2
+from unimatrix.studies.paper.recall import TABLE3, TABLE4
+from unimatrix.studies.paper.recurrent_ffn import SECTION56_FIRST, SECTION56_PERPLEXITY, SECTION56_TUNED
+from unimatrix.studies.paper.recurrent_memory import SECTION56_MEMORY
+from unimatrix.studies.paper.slots import TABLE5
+from unimatrix.studies.paper.text import TABLE1
+from unimatrix.studies.paper.triple import TABLE6
+from unimatrix.train.config import Experiment
 
 STUDIES: dict[str, Study] = {
-    "table1": TABLE1,
-    "table2": TABLE2,
-    "table3": TABLE3,
-    "table4": TABLE4,
-    "table5": TABLE5,
-    "table5-all-fillers": TABLE5_ALL_FILLERS,
-    "table6": TABLE6,
-    "training-length": TRAINING_LENGTH,
-    "section5.6-first": SECTION56_FIRST,
-    "section5.6-tuned": SECTION56_TUNED,
-    "section5.6-memory": SECTION56_MEMORY,
+    found.name: found
+    for found in (
+        TABLE1,
+        TABLE2,
+        TABLE3,
+        TABLE4,
+        TABLE5,
+        TABLE5_ALL_FILLERS,
+        TABLE6,
+        TRAINING_LENGTH,
+        SECTION56_FIRST,
+        SECTION56_TUNED,
+        SECTION56_PERPLEXITY,
+        SECTION56_MEMORY,
+    )
+}
+EXPERIMENTS: dict[str, Experiment] = {
+    found.name: found for study in STUDIES.values() for found in study.experiments
 }
 
 
 def study(name: str) -> Study:
-    """The table of that name.
+    """The study of that name.
 
     Raises:
         UserError: there is none; names the near ones, or all.
@@ -37,3 +45,18 @@ def study(name: str) -> Study:
     if name not in STUDIES:
         raise UserError(f"unknown study {shown(name)}; {did_you_mean(name, STUDIES)}")
     return STUDIES[name]
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        UserError: there is none; names the near ones, or all.
+    """
+    if name not in EXPERIMENTS:
+        # there are too many to list: the near ones, or what their names begin with
+        near = near_names(name, EXPERIMENTS)
+        families = dict.fromkeys(f"{known.partition('.')[0]}.MODEL" for known in EXPERIMENTS)
+        hint = did_you_mean(name, near or families)
+        raise UserError(f"unknown experiment {shown(name)}; {hint}")
+    return EXPERIMENTS[name]
