@@ -51,9 +51,6 @@ def prediction_interval(values: Sequence[float], *, confidence: float = CONFIDEN
 
 
 def _interval(values: Sequence[float], confidence: float, *, variance_share: float) -> Interval:
-    # imported here: who describes a study judges none
-    from scipy import stats
-
     n = len(values)
     if n == 0:
         raise ValueError("values: expected at least one value, got none")
