@@ -17,6 +17,7 @@ from unimatrix.extras import EXTRA_OF, MissingPackage, needs
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 IMPORTED_AS = {"vl-convert-python": "vl_convert"}  # where it is not the name of the package
 
 # an installation of the core alone: what nothing in it depends on is not to be found
@@ -68,9 +69,10 @@ NEED_ONE = {
 }
 
 
-def core() -> dict[str, set[str]]:
-    """The packages of the core with all that these depend on, and the modules of all others."""
-    packages, open_ = {canonicalize_name(PROJECT["name"])}, [*map(Requirement, PROJECT["dependencies"])]
+def core(*extras: str) -> dict[str, set[str]]:
+    """The packages of the core and of some extras with all they depend on, and the modules of all others."""
+    texts = [*PROJECT["dependencies"], *(one for extra in extras for one in EXTRAS[extra])]
+    packages, open_ = {canonicalize_name(PROJECT["name"])}, [*map(Requirement, texts)]
     while open_:
         name = canonicalize_name(open_.pop().name)
         if name in packages:
@@ -88,11 +90,10 @@ def core() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def alone():
-    """alone(code, *arguments): what a process prints that runs it with nothing but the core installed."""
-    start = ALONE.format(**core())
+    """alone(code, *arguments): what a process prints with the core, and some extras, alone."""
 
-    def run(code, *arguments, cwd=None):
-        command = [sys.executable, "-c", start + code, *arguments]
+    def run(code, *arguments, cwd=None, extras=()):
+        command = [sys.executable, "-c", ALONE.format(**core(*extras)) + code, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -117,7 +118,7 @@ def outcomes(alone, tmp_path_factory):
 def test_what_pyproject_declares_is_what_a_missing_package_is_told_by():
     declared = {}
     for extra in ("train", "paper"):
-        for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
+        for requirement in map(Requirement, EXTRAS[extra]):
             if requirement.name != PROJECT["name"]:
                 declared[IMPORTED_AS.get(requirement.name, requirement.name)] = extra
     assert declared == EXTRA_OF
@@ -169,6 +170,19 @@ def test_a_command_that_needs_one_says_which(outcomes, arguments):
     told = re.fullmatch(rf"unimatrix {arguments[0]}: needs (\w+); pip install 'unimatrix-lm\[(\w+)\]'\n", err)
     assert told, err
     assert told[2] == EXTRA_OF[told[1]] == NEED_ONE[arguments]
+
+
+def test_training_needs_its_own_extra_alone(alone, tmp_path):
+    (tmp_path / "mytext.txt").write_text("The quick brown fox jumps over the lazy dog. " * 50)
+    settings = ["--steps", "1", "--batch-size", "2", "--d-model", "16", "--num-heads", "2", "--depth", "1"]
+    commands = [
+        ["train", "mytext.txt", "--seq-len", "16", *settings],
+        ["train", "--experiment", "recall.unimatrix-core", "--eval-sequences", "4", *settings],
+    ]
+    done = json.loads(alone(COMMANDS_ALONE, json.dumps(commands), cwd=tmp_path, extras=["train"]))
+    for code, out, err in done:
+        assert code == 0, err
+        assert "Curves: tensorboard" in out
 
 
 def test_every_command_is_tried_here():

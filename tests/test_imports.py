@@ -34,16 +34,6 @@ def test_core_imports_nothing_but_torch(module):
         "jinja2",
         "markupsafe",
     }
-    assert not extra & {
-        "datasets",
-        "matplotlib",
-        "tyro",
-        "rich",
-        "tensorboard",
-        "wandb",
-        "transformers",
-        "numba",
-    }
 
 
 def test_command_line_help_does_not_wait_for_torch():

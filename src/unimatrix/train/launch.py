@@ -11,6 +11,7 @@ from unimatrix.train.config import Device, Experiment, Precision
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+_YES = ("1", "true", "t", "yes", "y", "on")  # as accelerate reads a flag
 _MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # the ways of splitting work in which every process holds the whole model, as the checkpoints here need
 _SUPPORTED = frozenset({"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU"})
@@ -67,7 +68,7 @@ def device_kind(device: Device) -> str:
         UserError: it is not there.
     """
     # what `accelerate launch --cpu` tells its processes
-    if device == "auto" and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on"):
+    if device == "auto" and os.environ.get("ACCELERATE_USE_CPU", "").lower() in _YES:
         return "cpu"
     there = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available(), "cpu": True}
     if device == "auto":
