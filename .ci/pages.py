@@ -10,6 +10,7 @@ src/unimatrix/cli/presets.json. Studies are judged by unimatrix.lab, the one pla
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def _study(summary: Any) -> str:
     study, samples = summary.table, summary.samples
     parts = [f"## {study.title}"]
     if study.question:
-        parts += [f"**{study.question}** {study.answer(samples)}"]
+        parts.append(textwrap.fill(f"**{study.question}** {study.answer(samples)}", 120))
     parts.append(_measured(summary))
     if summary.verdicts:
         rows = (

@@ -78,6 +78,11 @@ def test_a_table_that_was_changed_by_hand_is_found(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_lines_of_prose_are_short(page):
+    assert [line for line in PAGES[page].splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_and_files_that_a_page_names_are_there(page):
     shell = "".join(re.findall(r"^```sh\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL))
     assert set(re.findall(r"\bunimatrix (\w+) ", shell)) <= set(COMMANDS)

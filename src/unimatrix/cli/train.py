@@ -24,6 +24,7 @@ from unimatrix.train.config import TrackerName
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.records import read_run
 from unimatrix.train.run_folder import LOGS, MARK, check_path
+from unimatrix.train.tracking import PROJECT
 
 ABOUT = """Train a model on a text of your own, or run one of the paper's experiments.
 
@@ -182,9 +183,12 @@ def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
 
 def _where_the_curves_are(tracker: TrackerName, out: Path) -> str | None:
     """How to look at them; None where none were kept."""
-    if tracker == "tensorboard":
-        return shlex.join(["tensorboard", "--logdir", str(out / LOGS)])
-    return None if tracker == "none" else f"{tracker}, project unimatrix"
+    return {
+        "tensorboard": shlex.join(["tensorboard", "--logdir", str(out / LOGS)]),
+        "trackio": f"trackio show --project {PROJECT}",
+        "wandb": f"Weights & Biases, project {PROJECT}",
+        "none": None,
+    }[tracker]
 
 
 def _say_notes(console: Console, corpus: Corpus, *, own_text: bool) -> None:
