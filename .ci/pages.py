@@ -154,7 +154,9 @@ def _study(summary: Any) -> str:
     study, samples = summary.table, summary.samples
     parts = [f"## {study.title}"]
     if study.question:
-        parts.append(textwrap.fill(f"**{study.question}** {study.answer(samples)}", 120))
+        parts.append(
+            textwrap.fill(f"**{study.question}** {study.answer(samples)}", 120, break_on_hyphens=False)
+        )
     parts.append(_measured(summary))
     if summary.verdicts:
         rows = (
