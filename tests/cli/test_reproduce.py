@@ -5,7 +5,7 @@ import json
 
 from unimatrix.cli import reproduce as command
 from unimatrix.lab.run import Reproduction
-from unimatrix.studies.catalogue import STUDIES
+from unimatrix.studies.catalogue import ONLY_IN_FULL, STUDIES
 
 
 def tiny(full):
@@ -23,8 +23,8 @@ def test_reproduce_takes_seeds_text_and_folder_and_report_follows(
     for name in ("table1", "table3"):
         monkeypatch.setitem(STUDIES, name, STUDIES[name].with_experiments(tiny))
     text, out = small_run.parent / "sea.txt", tmp_path / "out"
-    chosen = ("--seeds", "3", "--data", text, "--out", out, "--device", "cpu")
-    code, printed, err = call("reproduce", *chosen, "--tables", "table1", "table3")
+    chosen = ("--seeds", "3", "--data", text, "--out", out, "--device", "cpu", "--jobs", "1")
+    code, printed, err = call("reproduce", *chosen, "--studies", "table1", "table3")
     assert (code, err) == (0, "")
     assert "Table 1" in printed
     assert "Note: Table 1: This is not the paper's corpus" in printed
@@ -33,17 +33,23 @@ def test_reproduce_takes_seeds_text_and_folder_and_report_follows(
     assert [row["seed"] for row in rows] == [3] * 8
     assert [row["config"]["data"] for row in rows] == [str(text)] * 4 + ["auto"] * 4
     page = (out / "report.html").read_text()
-    code, again, err = call("report", "--out", out, "--tables", "table1", "table3")
+    code, again, err = call("report", "--out", out, "--studies", "table1", "table3")
     assert (code, err) == (0, "")
     assert again.split("Table 1")[1] == printed.split("Table 1")[1]
     assert (out / "report.html").read_text() == page
 
 
 def test_reproduce_and_report_refuse_what_is_not_there(refused, tmp_path) -> None:
-    assert "did you mean table1" in refused("reproduce", "--tables", "tabel1")
-    message = refused("reproduce", "--tables", "table3", "table4", "--data", "embedded")
-    assert message.endswith("--data: table3 table4: these tables read no text, they draw sequences\n")
-    assert "--data-dir: table5:" in refused("reproduce", "--tables", "table5", "--data-dir", tmp_path)
+    assert "did you mean table1" in refused("reproduce", "--studies", "tabel1")
+    assert "did you mean table1" in refused("report", "--studies", "tabel1")
+    assert "got both" in refused("reproduce", "--seeds", "7", "--num-seeds", "2")
+    assert "--num-seeds: expected 1 to 1000, got 0" in refused("reproduce", "--num-seeds", "0")
+    assert "jobs: expected at least 1, got 0" in refused(
+        "reproduce", "--studies", "table3", "--jobs", "0", "--out", tmp_path / "none"
+    )
+    message = refused("reproduce", "--studies", "table3", "table4", "--data", "embedded")
+    assert message.endswith("--data: table3 table4: these studies read no text, they draw sequences\n")
+    assert "--data-dir: table5:" in refused("reproduce", "--studies", "table5", "--data-dir", tmp_path)
     assert "no finished run" in refused("report", "--out", tmp_path)
     assert "train.txt" in refused("reproduce", "--data-dir", tmp_path)
     afile = tmp_path / "afile"
@@ -59,3 +65,22 @@ def test_reproduce_prints_the_command_that_goes_on(call, small_run, tmp_path, mo
     code, out, _ = call("reproduce", "--data", text, "--out", tmp_path / "my out")
     assert code == 143
     assert out.endswith(f"to go on: unimatrix reproduce --data {text} --out '{tmp_path}/my out'\n")
+
+
+def test_reproduce_trains_one_seed_without_the_longest_unless_it_is_told_otherwise(
+    call, small_run, monkeypatch
+) -> None:
+    asked: list[dict] = []
+
+    def noted(**settings):
+        asked.append(settings)
+        return Reproduction(summaries=(), page=None)
+
+    monkeypatch.setattr(command, "reproduce", noted)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
+    text = small_run.parent / "sea.txt"
+    for options in ((), ("--full", "--num-seeds", "5", "--jobs", "3"), ("--seeds", "11", "4")):
+        assert call("reproduce", "--data", text, "--device", "cpu", *options)[0] == 0
+    assert [settings["seeds"] for settings in asked] == [(7,), (7, 11, 1, 2, 3), (11, 4)]
+    assert [settings["jobs"] for settings in asked] == [8, 3, 8]
+    assert [settings["skip"] for settings in asked] == [ONLY_IN_FULL, (), ONLY_IN_FULL]

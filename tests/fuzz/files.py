@@ -81,7 +81,7 @@ def _check_results(world: Any, data: bytes) -> None:
         # the drawing takes seconds, and is the same for all
         patch.setattr(reproduce, "write_report", _accept)
         check_command(
-            ["report", "--out", str(folder), "--tables", "table1"], reproduce.RESULTS, folder=folder
+            ["report", "--out", str(folder), "--studies", "table1"], reproduce.RESULTS, folder=folder
         )
 
 

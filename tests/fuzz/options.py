@@ -118,10 +118,10 @@ def commands() -> dict[str, tuple[Any, list[str]]]:
         "generate": (_options("generate"), ["generate", "$run", "--prompt", "ab", "--max-new-tokens", "2"]),
         "inspect": (_options("inspect"), ["inspect", "$recall"]),
         "models": (_options("models"), ["models", "--json"]),
-        "report": (_options("report"), ["report", "--out", "$results", "--tables", "table1"]),
+        "report": (_options("report"), ["report", "--out", "$results", "--studies", "table1"]),
         "reproduce": (
             _options("reproduce"),
-            ["reproduce", "--tables", "table1", "--data", "sea.txt", "--out", "out", "--device", "cpu"],
+            ["reproduce", "--studies", "table1", "--data", "sea.txt", "--out", "out", "--device", "cpu"],
         ),
     }
     found |= {
@@ -230,7 +230,7 @@ ALSO = {
     "checkpoint": ("eval", "inspect", "folder"),
     "model": ("generate", "folder"),
     "seeds": ("seed",),
-    "tables": ("table", "report"),
+    "studies": ("study", "table", "report"),
     "models": ("preset", "bench"),
     "out": ("output folder", "folder", "no finished run"),
     "lengths": ("length",),

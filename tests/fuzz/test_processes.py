@@ -10,7 +10,7 @@ OPTIONS = {target.name: target for target in option_targets()}
 SOME_OPTIONS = (
     *("train --steps", "train --lr", "train --out", "train TEXT", "train --name", "train --write-gate"),
     *("eval CHECKPOINT", "generate --prompt", "generate --top-p", "inspect --figure", "reproduce --seeds"),
-    *("report --out", "report --tables", "bench throughput --models", "bench decode --seconds"),
+    *("report --out", "report --studies", "bench throughput --models", "bench decode --seconds"),
 )
 
 

@@ -1,26 +1,26 @@
-"""From training to page at the smallest size that runs: interrupted, continued, changed; all tables."""
+"""From training to page at the smallest size that runs: interrupted, continued, changed; all studies."""
 
 import dataclasses
 import io
 import json
-import random
 import re
 import shutil
 import signal
 from pathlib import Path
 
 import altair as alt
-import numpy as np
+import pandas
 import pytest
 from rich.console import Console
+from tiny_studies import SHORT, counting, text_of, tiny
 
 from unimatrix.data import Corpus
-from unimatrix.data.tasks import RecallConfig
 from unimatrix.errors import UserError
-from unimatrix.lab import run as module
-from unimatrix.lab.results import read_results
-from unimatrix.lab.run import RESULTS, report, reproduce
-from unimatrix.lab.study import Inspection, Study
+from unimatrix.lab import run as run_module
+from unimatrix.lab import training as module
+from unimatrix.lab.results import RESULTS, read_results
+from unimatrix.lab.run import first_seeds, report, reproduce
+from unimatrix.lab.study import Inspection
 from unimatrix.lab.words import NOTHING
 from unimatrix.mixers import MatrixStateConfig
 from unimatrix.studies.beyond.training_length import training_length
@@ -30,51 +30,13 @@ from unimatrix.studies.paper.recall import TABLE3
 from unimatrix.studies.paper.recurrent_ffn import SECTION56_TUNED, section56_perplexity, section56_tuned
 from unimatrix.studies.paper.recurrent_memory import section56_memory
 from unimatrix.studies.paper.text import TABLE1
-from unimatrix.train import Experiment
 
 _, CORE, _, _ = TABLE1.names
 
 
-def tiny(study: Study, **loop: object) -> Study:
-    """The study of two steps of models of a few thousand parameters."""
-
-    def shrink(full: Experiment) -> Experiment:
-        model = full.model
-        # typed-latent has no sizes
-        if model.preset != "typed-latent":
-            sizes = {"d_model": 8, "num_heads": 2, "depth": 1}
-            if not model.preset.startswith(("transformer", "recurrent-ffn")):
-                sizes["state_dim"] = 4
-            model = dataclasses.replace(model, changes={**model.changes, **sizes})
-        settings = {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_every": 1, "eval_bytes": 64}
-        task = full.task
-        if task is not None:
-            # long enough for 8 pairs
-            length = 24 if isinstance(task, RecallConfig) else task.length
-            task = dataclasses.replace(task, length=length, eval_sequences=32)
-            settings |= {"seq_len": length, "eval_bytes": None}
-        if full.loop.eval_at is not None:
-            settings["eval_at"] = (1, 2)
-        shorter = dataclasses.replace(full.loop, tracker="none", **(settings | loop))  # pyright: ignore
-        return dataclasses.replace(full, model=model, loop=shorter, task=task)
-
-    return study.with_experiments(shrink)
-
-
-# two models and no figures: what is tested with it does not depend on the number of models
-SHORT = tiny(dataclasses.replace(TABLE1, rows=TABLE1.rows[:2], figures=()))
-
-
-def text(length: int, *, seed: int) -> np.ndarray:
-    words = random.Random(seed).choices([b"one ", b"two ", b"three "], k=length // 4 + 1)
-    return np.frombuffer(b"".join(words)[:length], dtype=np.uint8)
-
-
 @pytest.fixture
 def corpus() -> Corpus:
-    splits = (text(600, seed=1), text(200, seed=2), text(200, seed=3))
-    note = "This is not the paper's corpus."
-    return Corpus(name="counting", train=splits[0], valid=splits[1], test=splits[2], notes=(note,))
+    return counting()
 
 
 @pytest.fixture
@@ -86,7 +48,7 @@ def go(tmp_path, corpus):
         arguments = {
             "out": tmp_path / "out",
             "seeds": (7,),
-            "tables": (SHORT,),
+            "studies": (SHORT,),
             "corpus": corpus,
             "paper": PAPER,
             "device": "cpu",
@@ -102,7 +64,7 @@ def rows(tmp_path: Path) -> list[dict]:
 
 
 def test_it_trains_all_reports_all_and_skips_all_the_second_time(tmp_path, go, monkeypatch) -> None:
-    result, printed = go(seeds=(7, 11), tables=(tiny(TABLE1),))
+    result, printed = go(seeds=(7, 11), studies=(tiny(TABLE1),))
     written = rows(tmp_path)
     assert [(row["experiment"], row["seed"]) for row in written] == [
         (name, seed) for seed in (7, 11) for name in TABLE1.names
@@ -122,7 +84,7 @@ def test_it_trains_all_reports_all_and_skips_all_the_second_time(tmp_path, go, m
         assert (tmp_path / "out" / "figures" / name).stat().st_size > 1000
 
     monkeypatch.setattr(module, "train", lambda *_a, **_k: pytest.fail("trained a finished run"))
-    again, printed = go(seeds=(7, 11), tables=(tiny(TABLE1),))
+    again, printed = go(seeds=(7, 11), studies=(tiny(TABLE1),))
     assert "8, of which 8 finished before" in printed
     assert rows(tmp_path) == written
     assert [line.cells for line in again.summaries[0].lines] == [
@@ -187,7 +149,7 @@ def test_a_changed_experiment_is_trained_anew_and_both_rows_stay(tmp_path, go) -
     go()
     longer = tiny(dataclasses.replace(SHORT, rows=SHORT.rows[1:]), steps=3)
     other = dataclasses.replace(SHORT, rows=(SHORT.rows[0], *longer.rows))
-    result, printed = go(tables=(other,))
+    result, printed = go(studies=(other,))
     assert "2, of which 1 finished before" in printed
     assert [row["steps"] for row in rows(tmp_path) if row["experiment"] == CORE] == [2, 3]
     # asked for the first settings again, the first row counts again
@@ -198,7 +160,7 @@ def test_a_changed_experiment_is_trained_anew_and_both_rows_stay(tmp_path, go) -
 
 def test_another_text_is_trained_anew(tmp_path, go, corpus) -> None:
     go()
-    other = Corpus(name="other", train=text(600, seed=9), valid=corpus.valid, test=corpus.test)
+    other = Corpus(name="other", train=text_of(600, seed=9), valid=corpus.valid, test=corpus.test)
     result, printed = go(corpus=other)
     assert "2, of which 0 finished before" in printed
     assert len(rows(tmp_path)) == 4
@@ -210,7 +172,7 @@ def test_report_rebuilds_without_training(tmp_path, go, monkeypatch) -> None:
     page = result.page.read_text()
     result.page.unlink()
     monkeypatch.setattr(module, "train", lambda *_a, **_k: pytest.fail("report trained"))
-    again = report(out=tmp_path / "out", tables=(SHORT,), paper=PAPER, console=Console(file=io.StringIO()))
+    again = report(out=tmp_path / "out", studies=(SHORT,), paper=PAPER, console=Console(file=io.StringIO()))
     assert again.page.read_text() == page
 
 
@@ -220,7 +182,7 @@ def test_report_leaves_out_what_has_changed_since_and_says_so(tmp_path, go, monk
     before = path.read_text()
     monkeypatch.setattr(MatrixStateConfig, "version", 2)
     page = io.StringIO()
-    found = report(out=tmp_path / "out", tables=(SHORT,), paper=PAPER, console=Console(file=page, width=100))
+    found = report(out=tmp_path / "out", studies=(SHORT,), paper=PAPER, console=Console(file=page, width=100))
     assert [line.num_seeds for line in found.summaries[0].lines] == [1, 0]
     assert page.getvalue().count(f"Note: the runs of {CORE} are left out") == 1
     assert path.read_text() == before
@@ -230,7 +192,7 @@ def test_report_leaves_out_what_has_changed_since_and_says_so(tmp_path, go, monk
 
 def test_report_without_results_says_so(tmp_path) -> None:
     with pytest.raises(UserError, match="no finished run to report"):
-        report(tables=(SHORT,), paper=PAPER, out=tmp_path, console=Console(file=io.StringIO()))
+        report(studies=(SHORT,), paper=PAPER, out=tmp_path, console=Console(file=io.StringIO()))
 
 
 def test_bad_seeds_are_refused_before_anything_is_written(tmp_path, go) -> None:
@@ -247,20 +209,22 @@ def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
     assert "2/2" in page.getvalue()
 
 
-def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
+def test_all_studies_in_one_run_share_their_experiments(tmp_path, go, monkeypatch) -> None:
+    # pages and figures of all studies are drawn in test_page
+    monkeypatch.setattr(run_module, "write_report", lambda _summaries, _paper, out: out / "report.html")
     other_steps = (
         training_length((1, 2)),
         section56_tuned((1, 2)),
         section56_perplexity((1, 2)),
         section56_memory((1, 2)),
     )
-    tables = {name: tiny(one) for name, one in (STUDIES | {one.name: one for one in other_steps}).items()}
-    result, printed = go(tables=tuple(tables.values()))
+    studies = {name: tiny(one) for name, one in (STUDIES | {one.name: one for one in other_steps}).items()}
+    result, printed = go(studies=tuple(studies.values()))
     names = [row["experiment"] for row in rows(tmp_path)]
     assert sorted(names) == sorted(EXPERIMENTS)
     assert "Text: counting (not the paper's corpus)" in printed
     assert "Tasks: recall, triple-interaction, signal-noise" in printed
-    assert re.search(r"accuracy [\d.]+ %, loss [\d.]+ nats per answer after", printed)
+    assert re.search(r"accuracy [\d.]+ %.* after", printed)
     # every column of every row is measured, every claim finds its runs
     for summary in result.summaries:
         # recall of the narrower models, and what guessing would give in bits per byte; seed 11 of each model
@@ -269,25 +233,92 @@ def test_all_tables_in_one_run_share_their_experiments(tmp_path, go) -> None:
         )
         assert [cell.ours for line in summary.lines for cell in line.cells].count(NOTHING) == holes
         assert not [d for _, verdict in summary.verdicts for d in verdict.details if "no seed" in d]
+
+
+def test_seeds_go_on_from_the_papers() -> None:
+    assert first_seeds(1) == (7,)
+    assert first_seeds(12) == (7, 11, 1, 2, 3, 4, 5, 6, 8, 9, 10, 12)
+
+
+@pytest.fixture
+def committed(tmp_path, go, monkeypatch):
+    """committed(name -> seed -> change of every number) makes rows of a finished run the project's own."""
+
+    def place(changes: dict[str, dict[int, float]]) -> None:
+        go(out=tmp_path / "theirs")
+        found = []
+        for row in read_results(tmp_path / "theirs" / RESULTS):
+            for seed, change in changes.get(row.experiment, {}).items():
+                metrics = {name: value + change for name, value in row.metrics.items()}
+                found.append(dataclasses.replace(row, seed=seed, metrics=metrics, seconds=100.0))
+        monkeypatch.setattr(run_module, "committed_rows", lambda: found)
+
+    return place
+
+
+def test_the_longest_are_shown_from_committed_runs_and_trained_where_there_are_none(
+    tmp_path, go, committed
+) -> None:
+    other, shown = SHORT.names
+    committed({shown: {7: 0.0, 11: 0.01, 1: -0.01}})
+    result, printed = go(skip=SHORT.names)
+    assert f"Not trained, shown from the project's own runs (--full trains all): {shown}\n" in printed
+    assert f"no committed run of it on this text and device: {other}\n" in printed
+    assert "Runs: 1, of which 0 finished before" in printed
+    assert [row["experiment"] for row in rows(tmp_path)] == [other]
+    (summary,) = result.summaries
+    assert [line.num_seeds for line in summary.lines] == [1, 3]
+    assert summary.shown == (shown,)
+    assert any(shown in caution and "Not trained here" in caution for caution in summary.cautions)
+    # the page is the same without training
+    quiet = Console(file=io.StringIO())
     page = result.page.read_text()
-    for name, table in tables.items():
-        assert f'href="#{name}"' in page
-        assert f'<section id="{name}">' in page
-        for figure in table.figures:
-            assert (tmp_path / "out" / "figures" / f"{figure.name}.svg").exists()
+    again = report(out=tmp_path / "out", studies=(SHORT,), paper=PAPER, console=quiet)
+    assert (again.page.read_text(), again.summaries[0].shown) == (page, (shown,))
+    numbers = pandas.read_csv(tmp_path / "out" / "results.csv")
+    assert sorted(numbers[numbers.metric == "bpb"].experiment) == sorted([other, *[shown] * 3])
+    # asked for, it is trained after all; then it is one's own
+    for skip in ((), SHORT.names):
+        result, _ = go(skip=skip)
+        assert [row["experiment"] for row in rows(tmp_path)] == [other, shown]
+        assert [line.num_seeds for line in result.summaries[0].lines] == [1, 1]
+        assert not (tmp_path / "out" / "shown.jsonl").exists()
+
+
+def test_a_changed_setting_is_never_shown_from_committed_runs(tmp_path, go, committed) -> None:
+    committed({name: {7: 0.0, 11: 0.01} for name in SHORT.names})
+    _, printed = go(skip=SHORT.names, studies=(tiny(SHORT, steps=3),))
+    assert "Runs: 2, of which 0 finished before" in printed
+    assert "project's own" not in printed
+
+
+def test_ones_own_numbers_are_held_against_the_committed_ones(go, committed) -> None:
+    near, far = SHORT.names
+    spread = {11: 0.1, 1: -0.1, 2: 0.05, 3: -0.05}
+    committed({near: {7: 9.0} | spread, far: {seed: 3.0 + change for seed, change in spread.items()}})
+    result, printed = go()
+    found = {(one.row, one.column): one for one in result.summaries[0].agreements}
+    labels = [row.name for row in SHORT.trained]
+    assert found.keys() == {(label, column.title) for label in labels for column in SHORT.columns}
+    # the committed run of the same seed is shown, and not judged by
+    assert found[labels[0], "BPB"].inside
+    assert found[labels[0], "BPB"].ours.n == 5
+    assert not found[labels[1], "BPB"].inside
+    assert "Beside the project's own runs: 2 of 4 numbers lie where one more seed" in printed
+    assert re.search(rf"outside: table1, {labels[1]}, BPB, seed 7: yours [\d.]+, ours [\d.]+ ± ", printed)
 
 
 def test_a_task_needs_no_text(tmp_path, go, monkeypatch) -> None:
-    monkeypatch.setattr(module, "load_corpus", lambda *_: pytest.fail("read a text"))
+    monkeypatch.setattr(run_module, "load_corpus", lambda *_: pytest.fail("read a text"))
     short = tiny(dataclasses.replace(TABLE3, rows=TABLE3.rows[:1], claims=(), figures=()))
-    result, printed = go(tables=(short,), corpus=None, source="no/such/text")
+    result, printed = go(studies=(short,), corpus=None, source="no/such/text")
     assert "Text:" not in printed
     (row,) = rows(tmp_path)
     assert row["data"]["kind"] == "task"
     assert row["config"]["data"] == "auto"
     assert row["metrics"].keys() == {"loss", "accuracy"}
     assert result.summaries[0].lines[0].num_seeds == 1
-    _, printed = go(tables=(short,), corpus=None)
+    _, printed = go(studies=(short,), corpus=None)
     assert "1, of which 1 finished before" in printed
 
 
@@ -308,7 +339,7 @@ def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
         return {"weights": [0.25, 0.75]}
 
     table = dataclasses.replace(SHORT, inspection=look(trace))
-    result, _ = go(tables=(table,), seeds=(11, 7))
+    result, _ = go(studies=(table,), seeds=(11, 7))
     assert [path.name for path in seen] == ["checkpoint-000002"]
     kept = tmp_path / "out" / "inspections" / f"{CORE}-seed11.json"
     assert json.loads(kept.read_text())["traced"] == {"weights": [0.25, 0.75]}
@@ -317,7 +348,7 @@ def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
     # the report finds it again; that of other settings is not taken for it
     quiet = Console(file=io.StringIO())
     assert (
-        report(out=tmp_path / "out", tables=(table,), paper=PAPER, console=quiet)
+        report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet)
         .page.read_text()
         .count("<img")
         == 1
@@ -326,20 +357,20 @@ def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
     kept.write_text(json.dumps({"identity": "another", "traced": {}}))
     assert (
         "<img"
-        not in report(out=tmp_path / "out", tables=(table,), paper=PAPER, console=quiet).page.read_text()
+        not in report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet).page.read_text()
     )
     for damaged in ("{", '{"identity": [], "traced": {}}', '{"identity": "x"}'):
         kept.write_text(damaged)
         with pytest.raises(UserError, match=f"{CORE}-seed11.json: (expected JSON|identity|traced)"):
-            report(out=tmp_path / "out", tables=(table,), paper=PAPER, console=quiet)
+            report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet)
     kept.write_text(good.replace("0.25", '"x"'))
     with pytest.raises(UserError, match=rf"{CORE}-seed11.json: traced: weights\[0\]: expected a number"):
-        report(out=tmp_path / "out", tables=(table,), paper=PAPER, console=quiet)
+        report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet)
 
 
 def test_without_its_checkpoint_a_model_is_not_looked_into(tmp_path, go) -> None:
     go()
     shutil.rmtree(tmp_path / "out" / "runs")
     table = dataclasses.replace(SHORT, inspection=look(lambda _: pytest.fail("looked")))
-    result, _ = go(tables=(table,))
+    result, _ = go(studies=(table,))
     assert "What the memory holds" not in result.page.read_text()

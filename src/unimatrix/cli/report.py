@@ -23,12 +23,12 @@ examples:
 class Options:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("reproduction")
     """The folder that `unimatrix reproduce` wrote."""
-    tables: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE [TABLE ...]")] = tuple(catalogue.STUDIES)
-    """Which tables."""
+    studies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STUDY [STUDY ...]")] = tuple(catalogue.STUDIES)
+    """Which studies."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="report", about=ABOUT)
-    report(tables=tuple(catalogue.study(name) for name in options.tables), paper=PAPER, out=options.out)
+    report(studies=tuple(catalogue.study(name) for name in options.studies), paper=PAPER, out=options.out)
     return 0

@@ -1,5 +1,6 @@
-"""`unimatrix reproduce`: the paper's tables, trained, judged and reported."""
+"""`unimatrix reproduce`: the paper's tables and figures, trained, judged and reported."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,33 +12,47 @@ import tyro
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, parse
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
-from unimatrix.lab.run import DEFAULT_SEEDS, reads_text, reproduce
+from unimatrix.lab.run import first_seeds, reads_text, reproduce
 from unimatrix.lab.study import Study
 from unimatrix.studies import catalogue
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.train.config import Device
+from unimatrix.train.launch import device_kind
 from unimatrix.train.progress import PlainConsole, say
 
 ABOUT = """Train the models of the paper's tables, compare, and judge its claims.
 
 Every finished run is a line of OUT/results.jsonl; started again, the command
-trains only what is missing. It writes OUT/report.html and OUT/figures/.
+trains only what is missing. It writes OUT/report.html, OUT/figures/ and
+OUT/results.csv. The longest experiments are shown from the project's own runs;
+--full trains them too.
 
 examples:
   unimatrix reproduce
-  unimatrix reproduce --seeds 7 11 13 17 19
-  unimatrix reproduce --tables table3 table4 table5
+  unimatrix reproduce --full --num-seeds 5
+  unimatrix reproduce --seeds 7 11 13
+  unimatrix reproduce --studies table3 table4 table5
   unimatrix reproduce --data-dir wikitext-2-raw --out reproduction-wikitext"""
+
+# each holds a model library and a text: beyond this many, memory is what runs out
+_MOST_JOBS_UNASKED = 8
+_MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("reproduction")
     """Folder for results.jsonl, report.html, the figures and the runs."""
-    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = DEFAULT_SEEDS
-    """Each experiment runs once per seed; a claim needs at least 5."""
-    tables: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE [TABLE ...]")] = tuple(catalogue.STUDIES)
-    """Which tables."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = ()
+    """Each experiment runs once per seed: 7, if none is named. A claim needs at least 5."""
+    num_seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Instead of --seeds: the first N of 7, 11, 1, 2, 3 and so on."""
+    studies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STUDY [STUDY ...]")] = tuple(catalogue.STUDIES)
+    """Which studies."""
+    full: bool = False
+    """Train the longest experiments too, which are otherwise shown from the project's own runs."""
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many runs at a time, of one thread each; without it one per core, or one on an accelerator."""
     data: DataSource = None
     data_dir: DataDir = None
     device: Device = "auto"
@@ -47,16 +62,20 @@ class Options:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="reproduce", about=ABOUT)
-    tables = tuple(catalogue.study(name) for name in options.tables)
-    source, corpus = _text(options, tables)
+    seeds = _seeds(options)
+    studies = tuple(catalogue.study(name) for name in options.studies)
+    jobs = _cores(options.device) if options.jobs is None else options.jobs
+    source, corpus = _text(options, studies)
     console = PlainConsole()
     result = reproduce(
         out=options.out,
-        seeds=options.seeds,
+        seeds=seeds,
+        skip=() if options.full else catalogue.ONLY_IN_FULL,
+        jobs=jobs,
         source=source,
         corpus=corpus,
         device=options.device,
-        tables=tables,
+        studies=studies,
         paper=PAPER,
         console=console,
     )
@@ -67,17 +86,35 @@ def run(arguments: Sequence[str]) -> int:
     return 128 + result.stop_signal
 
 
-def _text(options: Options, tables: Sequence[Study]) -> tuple[str, Corpus | None]:
-    """The source of the text and the text; none where the tables' models learn from tasks alone.
+def _seeds(options: Options) -> tuple[int, ...]:
+    if options.num_seeds is None:
+        return options.seeds or first_seeds(1)
+    if options.seeds:
+        raise UserError("--num-seeds: expected it or --seeds, got both")
+    if not 1 <= options.num_seeds <= _MOST_SEEDS:
+        raise UserError(f"--num-seeds: expected 1 to {_MOST_SEEDS}, got {options.num_seeds}")
+    return first_seeds(options.num_seeds)
+
+
+def _cores(device: Device) -> int:
+    """As many runs at a time as are good where nobody said."""
+    if device_kind(device) != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_JOBS_UNASKED)
+
+
+def _text(options: Options, studies: Sequence[Study]) -> tuple[str, Corpus | None]:
+    """The source of the text and the text; none where the studies' models learn from tasks alone.
 
     Raises:
         UserError: there is no such text, or one is asked for that nothing would read.
     """
-    if reads_text(found for table in tables for found in table.experiments):
+    if reads_text(found for study in studies for found in study.experiments):
         return choose_corpus(options.data, options.data_dir, otherwise="auto")
     if options.data is not None or options.data_dir is not None:
         option = "--data" if options.data is not None else "--data-dir"
         raise UserError(
-            f"{option}: {' '.join(options.tables)}: these tables read no text, they draw sequences"
+            f"{option}: {' '.join(options.studies)}: these studies read no text, they draw sequences"
         )
     return "auto", None

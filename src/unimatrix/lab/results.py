@@ -1,4 +1,4 @@
-"""results.jsonl: one line per finished run, only ever appended to, and the choice of the lines a table uses.
+"""results.jsonl: one line per finished run, only ever appended to, and the choice of the lines a study uses.
 
 Two lines with one identity (see unimatrix.lab.identity) and one seed are the same run; a changed setting, a
 changed default or another text is another identity, is trained anew, and both lines stay in the file.
@@ -16,7 +16,10 @@ from typing import Any, Literal
 from unimatrix.codec import decode, parse_json, read_bytes
 from unimatrix.errors import UserError
 from unimatrix.lab.identity import resolve, resolve_then, run_identity, stamp_then
+from unimatrix.train.atomic import replace_file
 from unimatrix.train.config import Experiment
+
+RESULTS = "results.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +183,24 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """A file of these rows alone, in place of an older one; without rows there is none.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    lines = [_line(result) for result in results]
+    if lines:
+        with naming(path):
+            replace_file(path, b"".join(lines))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _line(result: Result) -> bytes:
+    return json.dumps(dataclasses.asdict(result), sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
 def append_result(path: Path, result: Result) -> None:
     """Append one row and wait until it is on the disk; a torn last line of an earlier kill is cut off first.
 
@@ -187,7 +208,7 @@ def append_result(path: Path, result: Result) -> None:
         OSError: the folder cannot be written, or the disk is full; the rows before stay whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(dataclasses.asdict(result), sort_keys=True, allow_nan=False).encode() + b"\n"
+    line = _line(result)
     with naming(path), open(path, "a+b") as file:
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1

@@ -1,18 +1,19 @@
-"""Train what a table still lacks, then judge, draw and report: what `unimatrix reproduce` does.
+"""Train what a study still lacks, then judge, draw and report: what `unimatrix reproduce` does.
 
 OUT/results.jsonl          one line per finished run, appended and never rewritten
+OUT/shown.jsonl            of what was not trained here, the project's own runs that stand in for it
+OUT/results.csv            both, a line per number (unimatrix.lab.frames)
 OUT/runs/...               the runs themselves: checkpoints and curves
-OUT/inspections/...        what the tables' looks into trained models found (unimatrix.lab.look)
+OUT/inspections/...        what the studies' looks into trained models found (unimatrix.lab.look)
 OUT/figures/, report.html  rebuilt from these each time
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -20,37 +21,46 @@ from rich.text import Text
 
 from unimatrix.data import Corpus, load_corpus
 from unimatrix.errors import UserError
-from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
-from unimatrix.lab.identity import resolve, run_identity
+from unimatrix.lab.committed import agreements, committed_rows, seconds_by_experiment
+from unimatrix.lab.frames import frame
 from unimatrix.lab.look import read_trace, write_trace
 from unimatrix.lab.page import shared_cautions, write_report
 from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import (
+    RESULTS,
     Result,
     Samples,
     append_result,
-    folder_name,
     latest_identities,
     read_results,
     select,
+    write_results,
 )
 from unimatrix.lab.study import Study
 from unimatrix.lab.terminal import print_summaries
+from unimatrix.lab.training import Book, Trained, identity_of, seconds_left, source_for, train_in_turn
 from unimatrix.lab.words import Summary, summarise
-from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
+from unimatrix.lab.workers import train_side_by_side
+from unimatrix.train import Experiment, latest_checkpoint
+from unimatrix.train.atomic import replace_file
 from unimatrix.train.config import Device
-from unimatrix.train.launch import device_kind
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.run_folder import check_path
-from unimatrix.train.sources import Source, source_of
 
-RESULTS = "results.jsonl"
-DEFAULT_SEEDS = (7, 11)
+SHOWN = "shown.jsonl"
+NUMBERS = "results.csv"
+_SEEDS_OF_THE_PAPER = (7, 11)
+
+
+def first_seeds(number: int) -> tuple[int, ...]:
+    """The first so many of the seeds that are used in turn: the paper's 7 and 11, then 1, 2, 3 and so on."""
+    others = (seed for seed in count(1) if seed not in _SEEDS_OF_THE_PAPER)
+    return tuple(islice(chain(_SEEDS_OF_THE_PAPER, others), number))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reproduction:
-    """What came out: one summary per table, and the page.
+    """What came out: one summary per study, and the page.
 
     stop_signal: the Ctrl-C or SIGTERM that ended it early; then nothing is reported and page is None.
     """
@@ -62,24 +72,30 @@ class Reproduction:
 
 def reproduce(
     *,
-    tables: Sequence[Study],
+    studies: Sequence[Study],
     paper: Paper,
     out: Path = Path("reproduction"),
-    seeds: Sequence[int] = DEFAULT_SEEDS,
+    seeds: Sequence[int] = first_seeds(1),
+    skip: Collection[str] = (),
+    jobs: int = 1,
     source: str = "auto",
     corpus: Corpus | None = None,
     device: Device = "auto",
     console: Console | None = None,
 ) -> Reproduction:
-    """Train every missing run of the tables, append each to OUT/results.jsonl, then print and report.
+    """Train every missing run of the studies, append each to OUT/results.jsonl, then print and report.
 
     A run is finished if results.jsonl has a row of the same settings, seed and text. Started again after an
     interruption it goes on where it stopped; more seeds add to those that are there, and all of them count.
 
     Args:
-        tables: what is trained and judged. paper: what it is held against, for the page.
+        studies: what is trained and judged. paper: what it is held against, for the page.
         out: the folder for results, runs, figures and the page; made if need be.
         seeds: one run of every experiment for each. Claims pair the models by seed.
+        skip: experiments that are not trained if none of their runs is finished here and committed runs of
+            the same settings, text and kind of device are there to be shown instead.
+        jobs: how many runs at a time, one thread each; from two on in processes of their own, so a script
+            calls this below `if __name__ == "__main__":`. No number depends on it.
         source: what `unimatrix.data.load_corpus` takes; looked at only if an experiment reads a text.
         corpus: the text itself, if it is loaded already.
     Raises:
@@ -88,47 +104,80 @@ def reproduce(
     """
     console = console or PlainConsole()
     check_path(out)
-    if not seeds or not tables:
-        raise UserError("seeds and tables: expected at least one of each, got none")
-    planned = _plan(tables, seeds=seeds, device=device, source=source)
+    if not seeds or not studies:
+        raise UserError("seeds and studies: expected at least one of each, got none")
+    if jobs < 1:
+        raise UserError(f"jobs: expected at least 1, got {jobs}")
+    planned = _plan(studies, seeds=seeds, device=device, source=source)
     rows = read_results(out / RESULTS)
+    committed = committed_rows()
     if corpus is None and reads_text(planned):
         corpus = load_corpus(source)
-    identities = {run.name: _identity(run, _source(run, corpus).describe()) for run in planned}
-    finished = {(row.experiment, row.identity, row.seed) for row in rows}
-    missing = [run for run in planned if (run.name, identities[run.name], run.loop.seed) not in finished]
+    identities = {run.name: identity_of(run, source_for(run, corpus).describe()) for run in planned}
+    own, theirs = select(rows, identities), select(committed, identities)
+    shown = {name: theirs[name] for name in identities if name in skip and theirs[name] and not own[name]}
+    live = [run for run in planned if run.name not in shown]
+    missing = [run for run in live if run.loop.seed not in own[run.name]]
     out.mkdir(parents=True, exist_ok=True)
-    _announce(console, planned, missing, corpus=corpus)
-    stop_signal = _train_all(missing, corpus=corpus, out=out, console=console)
+    write_results(out / SHOWN, [run for runs in shown.values() for run in runs.values()])
+    _announce(console, live, missing, corpus=corpus)
+    _announce_skipped(console, shown, trained=[name for name in identities if name in {*skip} - {*shown}])
+    stop_signal = _train_all(
+        missing,
+        jobs=jobs,
+        corpus=corpus,
+        out=out,
+        console=console,
+        expected=seconds_by_experiment(committed),
+    )
     if stop_signal is not None:
         return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
-    samples = select(read_results(out / RESULTS), identities)
-    _inspect(tables, samples, seed=seeds[0], out=out)
-    return _report(tables, {table.name: samples for table in tables}, paper=paper, out=out, console=console)
+    finished = select(read_results(out / RESULTS), identities)
+    samples = {name: runs or shown.get(name, {}) for name, runs in finished.items()}
+    _inspect(studies, samples, seed=seeds[0], out=out)
+    return _report(
+        studies,
+        {study.name: samples for study in studies},
+        shown=shown,
+        committed=committed,
+        paper=paper,
+        out=out,
+        console=console,
+    )
 
 
 def report(
     *,
-    tables: Sequence[Study],
+    studies: Sequence[Study],
     paper: Paper,
     out: Path = Path("reproduction"),
     console: Console | None = None,
 ) -> Reproduction:
-    """Judge, draw and report again from OUT/results.jsonl, training nothing.
+    """Judge, draw and report again from OUT/results.jsonl and OUT/shown.jsonl, training nothing.
 
-    Of each experiment the newest settings count, on the text of the table's newest row.
+    Of each experiment the newest settings count, on the text of the study's newest row.
 
     Raises:
-        UserError: there is no result of these tables yet, or the results file is damaged.
+        UserError: there is no result of these studies yet, or the results file is damaged.
     """
     console = console or PlainConsole()
     check_path(out)
-    rows = read_results(out / RESULTS)
-    samples = {table.name: select(rows, latest_identities(rows, table.names)) for table in tables}
+    # last, what stands in for runs: it was chosen by the settings and the text of the last reproduction
+    shown = read_results(out / SHOWN)
+    rows = [*read_results(out / RESULTS), *shown]
+    samples = {study.name: select(rows, latest_identities(rows, study.names)) for study in studies}
     if not any(runs for chosen in samples.values() for runs in chosen.values()):
         raise UserError(f"{out / RESULTS}: no finished run to report; run `unimatrix reproduce` first")
-    found = _report(tables, samples, paper=paper, out=out, console=console)
-    for name in _outdated(tables, samples, rows):
+    found = _report(
+        studies,
+        samples,
+        shown={row.experiment for row in shown},
+        committed=committed_rows(),
+        paper=paper,
+        out=out,
+        console=console,
+    )
+    for name in _outdated(studies, samples, rows):
         say(
             console,
             f"Note: the runs of {name} are left out: what they measured has changed since; "
@@ -138,39 +187,80 @@ def report(
 
 
 def _outdated(
-    tables: Sequence[Study], samples: Mapping[str, Samples], rows: Sequence[Result]
+    studies: Sequence[Study], samples: Mapping[str, Samples], rows: Sequence[Result]
 ) -> Iterable[str]:
-    """The tables' experiments that have rows, none of which counts any more."""
+    """The studies' experiments that have rows, none of which counts any more."""
     names = dict.fromkeys(
-        name for table in tables for name in table.names if not samples[table.name].get(name)
+        name for study in studies for name in study.names if not samples[study.name].get(name)
     )
     return (name for name in names if any(row.experiment == name for row in rows))
 
 
 def _report(
-    tables: Sequence[Study], samples: Mapping[str, Samples], *, paper: Paper, out: Path, console: Console
+    studies: Sequence[Study],
+    samples: Mapping[str, Samples],
+    *,
+    shown: Collection[str],
+    committed: Sequence[Result],
+    paper: Paper,
+    out: Path,
+    console: Console,
 ) -> Reproduction:
-    summaries = tuple(_summary(table, samples[table.name], out=out) for table in tables)
+    summaries = tuple(
+        _summary(study, samples[study.name], shown=shown, committed=committed, out=out) for study in studies
+    )
     page = write_report(summaries, paper, out)
+    rows = [*read_results(out / SHOWN), *read_results(out / RESULTS)]
+    replace_file(out / NUMBERS, frame(rows).to_csv(index=False).encode())
     print_summaries(console, summaries)
     for caution in shared_cautions(summaries):
         console.print(Text(f"Note: {caution}", style="yellow"))
+    _say_agreement(console, summaries)
     say(console, f"\nReport: {page}")
     return Reproduction(summaries=summaries, page=page)
 
 
-def _summary(table: Study, samples: Samples, *, out: Path) -> Summary:
-    look = table.inspection
+def _summary(
+    study: Study, samples: Samples, *, shown: Collection[str], committed: Sequence[Result], out: Path
+) -> Summary:
+    look = study.inspection
     traced = None if look is None else read_trace(out, look, samples)
-    return summarise(table, samples, traced=traced)
+    summary = summarise(study, samples, traced=traced)
+    of_others = tuple(name for name in study.names if name in shown)
+    own = {name: runs for name, runs in samples.items() if name not in shown}
+    cautions = summary.cautions
+    if of_others:
+        cautions += (f"Not trained here but shown from the project's own runs: {', '.join(of_others)}.",)
+    return dataclasses.replace(
+        summary, cautions=cautions, shown=of_others, agreements=agreements(study, own, committed)
+    )
 
 
-def _inspect(tables: Sequence[Study], samples: Samples, *, seed: int, out: Path) -> None:
-    """Look into the trained models that the tables name, wherever the checkpoint is still there."""
-    for look in (table.inspection for table in tables if table.inspection is not None):
-        run = samples[look.experiment][seed]
-        checkpoint = latest_checkpoint(out / "runs" / run.folder)
-        if checkpoint is not None:
+def _say_agreement(console: Console, summaries: Sequence[Summary]) -> None:
+    """How one's own numbers lie to the committed ones, and which lie outside."""
+    found = [agreement for summary in summaries for agreement in summary.agreements]
+    if not found:
+        return
+    outside = [agreement for agreement in found if not agreement.inside]
+    say(
+        console,
+        f"Beside the project's own runs: {len(found) - len(outside)} of {len(found)} numbers lie where one "
+        "more seed does with 95 % (so about 1 in 20 lies outside by chance)",
+    )
+    for agreement in outside:
+        say(
+            console,
+            f"  outside: {agreement.study}, {agreement.row}, {agreement.column}, seed {agreement.seed}: "
+            f"{agreement.text}",
+        )
+
+
+def _inspect(studies: Sequence[Study], samples: Samples, *, seed: int, out: Path) -> None:
+    """Look into the trained models that the studies name, wherever the checkpoint is still there."""
+    for look in (study.inspection for study in studies if study.inspection is not None):
+        run = samples[look.experiment].get(seed)
+        checkpoint = None if run is None else latest_checkpoint(out / "runs" / run.folder)
+        if run is not None and checkpoint is not None:
             write_trace(out, look, run, checkpoint=checkpoint)
 
 
@@ -179,20 +269,15 @@ def reads_text(experiments: Iterable[Experiment]) -> bool:
     return any(experiment.task is None for experiment in experiments)
 
 
-def _source(experiment: Experiment, corpus: Corpus | None) -> Source:
-    """What the experiment learns from: the one corpus, or a task of its own."""
-    return source_of(experiment, corpus if experiment.task is None else None)
-
-
 def _plan(
-    tables: Sequence[Study],
+    studies: Sequence[Study],
     *,
     seeds: Sequence[int],
     device: Device,
     source: str,
 ) -> list[Experiment]:
     """Seed by seed, so that an interrupted reproduction holds whole pairs."""
-    recipes = {recipe.name: recipe for table in tables for recipe in table.experiments}
+    recipes = {recipe.name: recipe for study in studies for recipe in study.experiments}
     planned = []
     for seed in dict.fromkeys(seeds):
         for recipe in recipes.values():
@@ -203,51 +288,69 @@ def _plan(
 
 
 def _announce(
-    console: Console, planned: Sequence[Experiment], missing: Sequence[Experiment], *, corpus: Corpus | None
+    console: Console, live: Sequence[Experiment], missing: Sequence[Experiment], *, corpus: Corpus | None
 ) -> None:
     if corpus is not None:
         kind = "the paper's corpus" if corpus.is_paper_corpus else "not the paper's corpus"
         sizes = f"{len(corpus.train):,} bytes to train on, {len(corpus.valid):,} to evaluate on"
         say(console, f"Text: {corpus.name} ({kind}), {sizes}")
-    tasks = dict.fromkeys(run.task.kind for run in planned if run.task is not None)
+    tasks = dict.fromkeys(run.task.kind for run in live if run.task is not None)
     if tasks:
         say(console, f"Tasks: {', '.join(tasks)} (sequences drawn from each run's seed)")
-    say(console, f"Runs: {len(planned)}, of which {len(planned) - len(missing)} finished before")
+    say(console, f"Runs: {len(live)}, of which {len(live) - len(missing)} finished before")
+
+
+def _announce_skipped(console: Console, shown: Collection[str], *, trained: Sequence[str]) -> None:
+    """What is not trained though it could be, and what is though it need not be."""
+    if shown:
+        names = ", ".join(shown)
+        say(console, f"Not trained, shown from the project's own runs (--full trains all): {names}")
+    if trained:
+        names = ", ".join(trained)
+        say(console, f"Trained too, as there is no committed run of it on this text and device: {names}")
 
 
 def _train_all(
-    missing: Sequence[Experiment], *, corpus: Corpus | None, out: Path, console: Console
+    missing: Sequence[Experiment],
+    *,
+    jobs: int,
+    corpus: Corpus | None,
+    out: Path,
+    console: Console,
+    expected: Mapping[str, float],
 ) -> int | None:
     """Train and append each run; the signal that ended it early, or None."""
-    durations: list[float] = []
-    with _overall_progress(console, len(missing)) as show:
-        for number, experiment in enumerate(missing, start=1):
-            say(console, f"[{number}/{len(missing)}] {experiment.name}, seed {experiment.loop.seed}")
-            started = time.monotonic()
-            source = _source(experiment, corpus)
-            folder = run_folder(out, experiment, source.describe())
-            # a folder of ours without a checkpoint was killed before its first one: nothing to keep
-            resume = latest_checkpoint(folder) is not None
-            text = corpus if experiment.task is None else None
-            trained = train(
-                experiment, out=folder, resume=resume, overwrite=not resume, corpus=text, console=console
-            )
-            # a run that is stopped before its end has no number to append; it goes on from its checkpoint
-            if not trained.interrupted:
-                result = _result(experiment, trained)
-                append_result(out / RESULTS, result)
-                durations.append(time.monotonic() - started)
-                left = _time_left(durations, len(missing) - number)
-                found = source.headline_text(result.metrics)
-                say(console, f"  {found} after {durations[-1]:.1f} s{left and f'; {left}'}")
-                show(number, left)
-            if trained.stop_signal is not None:
-                return trained.stop_signal
-    return None
+    to_do = [run.name for run in missing]
+    done: list[tuple[str, float]] = []
+    begun = count(1)
+    left = _time_left(seconds_left(done, to_do, expected, jobs=jobs), len(to_do))
+    if left:
+        say(console, left)
+    with _overall_progress(console, len(missing), left) as show:
+
+        def on_begun(run: Experiment) -> None:
+            say(console, f"[{next(begun)}/{len(missing)}] {run.name}, seed {run.loop.seed}")
+
+        def on_finished(run: Experiment, trained: Trained) -> None:
+            assert trained.result is not None
+            append_result(out / RESULTS, trained.result)
+            done.append((run.name, trained.seconds))
+            to_do.remove(run.name)
+            left = _time_left(seconds_left(done, to_do, expected, jobs=jobs), len(to_do))
+            # side by side, the line above is another run's
+            name = f"{run.name}, seed {run.loop.seed}: " if jobs > 1 else ""
+            end = f"{left and f'; {left}'}"
+            say(console, f"  {name}{trained.headline} after {trained.seconds:.1f} s{end}")
+            show(len(done), left)
+
+        book = Book(begun=on_begun, finished=on_finished)
+        if jobs > 1 and len(missing) > 1:
+            return train_side_by_side(missing, jobs=jobs, corpus=corpus, out=out, book=book)
+        return train_in_turn(missing, corpus=corpus, out=out, console=console, book=book)
 
 
 @contextmanager
-def _overall_progress(console: Console, total: int) -> Iterator[Callable[[int, str], None]]:
+def _overall_progress(console: Console, total: int, left: str) -> Iterator[Callable[[int, str], None]]:
     """A bar of finished runs below everything on a terminal; elsewhere the printed lines say it all."""
     if not console.is_terminal or total == 0:
         yield lambda number, left: None
@@ -259,51 +362,15 @@ def _overall_progress(console: Console, total: int) -> Iterator[Callable[[int, s
         TextColumn("{task.fields[left]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("runs", total=total, left="")
+        task = progress.add_task("runs", total=total, left=left)
         yield lambda number, left: progress.update(task, completed=number, left=left)
 
 
-def run_folder(out: Path, experiment: Experiment, data: Mapping[str, Any]) -> Path:
-    """Where a run's checkpoints lie: named by experiment, seed and identity, so that none is shared."""
-    name = folder_name(experiment.name, experiment.loop.seed, _identity(experiment, data))
-    return out / "runs" / name
-
-
-def _identity(experiment: Experiment, data: Mapping[str, Any]) -> str:
-    """What the experiment's result will be found by."""
-    device = device_kind(experiment.loop.device)
-    return run_identity(experiment.to_dict(), resolve(experiment), data, device=device)
-
-
-def _time_left(durations: Sequence[float], left: int) -> str:
-    if left == 0:
+def _time_left(seconds: float | None, runs: int) -> str:
+    """ "7 runs left, about 3 min"; nothing where none is left."""
+    if not runs:
         return ""
-    seconds = left * sum(durations) / len(durations)
-    time_left = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    return f"{left} {'run' if left == 1 else 'runs'} left, about {time_left}"
-
-
-def _result(experiment: Experiment, trained: TrainResult) -> Result:
-    assert trained.metrics is not None
-    return Result(
-        experiment=experiment.name,
-        model=experiment.model.preset,
-        seed=experiment.loop.seed,
-        steps=trained.steps,
-        parameters=trained.parameters,
-        metrics=trained.metrics,
-        seconds=trained.seconds,
-        tokens_per_second=trained.tokens_per_second,
-        data=trained.data,
-        git_commit=git_commit(),
-        versions=versions(),
-        machine=machine(trained.device),
-        threads=trained.threads,
-        device=trained.device,
-        backend=trained.backend,
-        date_utc=now_utc(),
-        config=experiment.to_dict(),
-        resolved=resolve(experiment),
-        stamp=_identity(experiment, trained.data),
-        curve=[[step, value] for step, value in trained.curve],
-    )
+    left = f"{runs} {'run' if runs == 1 else 'runs'} left"
+    if seconds is None:
+        return left
+    return f"{left}, about {f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from unimatrix.data import wikitext
 from unimatrix.lab.claims import OUTCOMES, SEEDS_FOR_A_CLAIM, Claim, Outcome, Verdict
+from unimatrix.lab.committed import Agreement
 from unimatrix.lab.identity import BESIDES_THE_NUMBERS
 from unimatrix.lab.intervals import Interval, mean_interval
 from unimatrix.lab.results import Result, Samples
@@ -80,6 +81,8 @@ class Summary:
     traced: what the table's look into a model found, if one was taken.
     cautions: what keeps these numbers from being the paper's experiment, each one plain sentence.
     facts: how it was measured, (name, value) pairs.
+    shown: the experiments that were not trained here; the project's own runs stand in for them.
+    agreements: one's own numbers, each beside the project's.
     """
 
     table: Study
@@ -90,6 +93,8 @@ class Summary:
     cautions: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     traced: Any = None
+    shown: tuple[str, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
 
     @property
     def counted(self) -> bool:

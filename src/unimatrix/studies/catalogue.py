@@ -35,6 +35,23 @@ EXPERIMENTS: dict[str, Experiment] = {
     found.name: found for study in STUDIES.values() for found in study.experiments
 }
 
+# the longest: not trained by `unimatrix reproduce` without --full, where committed runs of them can be shown
+ONLY_IN_FULL = frozenset(
+    {
+        "triple.sparse-pointer-10x",
+        "triple.sparse-pointer",
+        "recall64.mamba2",
+        "signal-noise.mamba2",
+        "ffn-tuned.mamba2",
+        "length.transformer",
+        "length.unimatrix-core",
+        "length.triple-hybrid",
+        "recall.unimatrix-discovery",
+        "recall.triple-hybrid",
+        "recall-no-dropout.unimatrix-assoc",
+    }
+)
+
 
 def study(name: str) -> Study:
     """The study of that name.

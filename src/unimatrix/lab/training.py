@@ -1,0 +1,162 @@
+"""Training what is missing, one run after another or several side by side; each is handed over when finished.
+
+Every run computes with THREADS threads, however many run at a time. The order in which more of them add up
+their parts is another one, and a rounding grows through a training: so the number of threads is part of the
+recipe, and no result depends on how many runs went side by side.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from unimatrix.data import Corpus
+from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
+from unimatrix.lab.identity import resolve, run_identity
+from unimatrix.lab.results import Result, folder_name
+from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
+from unimatrix.train.launch import device_kind
+from unimatrix.train.sources import Source, source_of
+
+THREADS = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What came out of one run.
+
+    result: None where it was stopped before its end: it goes on from its checkpoint. headline: its number in
+    words. seconds: that the whole of it took here. stop_signal: the Ctrl-C or SIGTERM that came.
+    """
+
+    result: Result | None
+    headline: str
+    seconds: float
+    stop_signal: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Book:
+    """Who is told of the runs: each as it begins, and as it is finished."""
+
+    begun: Callable[[Experiment], None]
+    finished: Callable[[Experiment, Trained], None]
+
+
+def train_in_turn(
+    missing: Sequence[Experiment], *, corpus: Corpus | None, out: Path, console: Console, book: Book
+) -> int | None:
+    """Train one run after another in this process; the signal that ended it early, or None."""
+    for experiment in missing:
+        book.begun(experiment)
+        trained = train_one(experiment, corpus=corpus, out=out, console=console)
+        if trained.result is not None:
+            book.finished(experiment, trained)
+        if trained.stop_signal is not None:
+            return trained.stop_signal
+    return None
+
+
+def train_one(experiment: Experiment, *, corpus: Corpus | None, out: Path, console: Console) -> Trained:
+    """Train a run in its own folder, from its last checkpoint where there is one.
+
+    Raises:
+        UserError, OSError: what training refuses.
+    """
+    started = time.monotonic()
+    source = source_for(experiment, corpus)
+    folder = run_folder(out, experiment, source.describe())
+    # a folder of ours without a checkpoint was killed before its first one: nothing to keep
+    resume = latest_checkpoint(folder) is not None
+    text = corpus if experiment.task is None else None
+    with _threads(THREADS):
+        trained = train(
+            experiment, out=folder, resume=resume, overwrite=not resume, corpus=text, console=console
+        )
+    return Trained(
+        result=None if trained.interrupted else _result(experiment, trained),
+        headline="" if trained.metrics is None else source.headline_text(trained.metrics),
+        seconds=time.monotonic() - started,
+        stop_signal=trained.stop_signal,
+    )
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def source_for(experiment: Experiment, corpus: Corpus | None) -> Source:
+    """What the experiment learns from: the one corpus, or a task of its own."""
+    return source_of(experiment, corpus if experiment.task is None else None)
+
+
+def run_folder(out: Path, experiment: Experiment, data: Mapping[str, Any]) -> Path:
+    """Where a run's checkpoints lie: named by experiment, seed and identity, so that none is shared."""
+    name = folder_name(experiment.name, experiment.loop.seed, identity_of(experiment, data))
+    return out / "runs" / name
+
+
+def identity_of(experiment: Experiment, data: Mapping[str, Any]) -> str:
+    """What the experiment's result will be found by."""
+    device = device_kind(experiment.loop.device)
+    return run_identity(experiment.to_dict(), resolve(experiment), data, device=device)
+
+
+def _result(experiment: Experiment, trained: TrainResult) -> Result:
+    assert trained.metrics is not None
+    return Result(
+        experiment=experiment.name,
+        model=experiment.model.preset,
+        seed=experiment.loop.seed,
+        steps=trained.steps,
+        parameters=trained.parameters,
+        metrics=trained.metrics,
+        seconds=trained.seconds,
+        tokens_per_second=trained.tokens_per_second,
+        data=trained.data,
+        git_commit=git_commit(),
+        versions=versions(),
+        machine=machine(trained.device),
+        threads=trained.threads,
+        device=trained.device,
+        backend=trained.backend,
+        date_utc=now_utc(),
+        config=experiment.to_dict(),
+        resolved=resolve(experiment),
+        stamp=identity_of(experiment, trained.data),
+        curve=[[step, value] for step, value in trained.curve],
+    )
+
+
+def seconds_left(
+    done: Sequence[tuple[str, float]], to_do: Sequence[str], expected: Mapping[str, float], *, jobs: int = 1
+) -> float | None:
+    """How long the runs to do will take, by what they took elsewhere and how this machine compares with it.
+
+    Args:
+        done: (experiment, seconds that it took here). expected: experiment -> seconds that it took elsewhere.
+    Returns:
+        None where nothing is known yet.
+    """
+    if not to_do:
+        return 0.0
+    both = [(expected[name], seconds) for name, seconds in done if name in expected]
+    scale = sum(seconds for _, seconds in both) / (sum(there for there, _ in both) or 1.0) if both else 1.0
+    here = [seconds for _, seconds in done] or [scale * seconds for seconds in expected.values()]
+    if not here:
+        return None
+    usual = sum(here) / len(here)
+    guesses = [scale * expected[name] if name in expected else usual for name in to_do]
+    # the longest is not shared
+    return max(sum(guesses) / jobs, *guesses)

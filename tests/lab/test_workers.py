@@ -1,0 +1,116 @@
+"""Runs side by side in processes of their own: the same numbers, and what happens where one is stopped."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_studies import SHORT, counting, tiny
+
+from unimatrix.errors import UserError
+from unimatrix.lab import workers as module
+from unimatrix.lab.training import THREADS, Book, Trained, train_in_turn
+from unimatrix.lab.workers import train_side_by_side
+from unimatrix.train import latest_checkpoint
+from unimatrix.train.progress import PlainConsole
+
+SHORT_RUNS = SHORT.experiments
+# minutes, if nobody stops them
+LONG_RUNS = tiny(SHORT, steps=1_000_000, eval_every=None, save_every=20).experiments
+
+
+class Noted:
+    """What a book was told."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.results: dict[str, Trained] = {}
+        self.book = Book(begun=lambda run: self.begun.append(run.name), finished=self._finished)
+
+    def _finished(self, run, trained) -> None:
+        self.results[run.name] = trained
+
+
+def when_all_have_a_checkpoint(out: Path, act: Callable[[], None], *, runs: int) -> threading.Thread:
+    def wait() -> None:
+        for _ in range(6000):
+            time.sleep(0.05)
+            folders = list((out / "runs").iterdir()) if (out / "runs").exists() else []
+            if len(folders) == runs and all(map(latest_checkpoint, folders)):
+                break
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_side_by_side_gives_the_numbers_of_one_after_another_and_ctrl_c_stops_and_saves_all(tmp_path) -> None:
+    turn, side, sent, out = Noted(), Noted(), [], tmp_path / "side"
+    quiet = PlainConsole(quiet=True)
+    train_in_turn(SHORT_RUNS, corpus=counting(), out=tmp_path / "turn", console=quiet, book=turn.book)
+
+    def interrupt() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    runs = (*SHORT_RUNS, *LONG_RUNS)
+    thread = when_all_have_a_checkpoint(out, interrupt, runs=len(runs))
+    stopped = train_side_by_side(runs, jobs=2, corpus=counting(), out=out, book=side.book)
+    thread.join()
+    assert (stopped, side.begun) == (signal.SIGINT, [run.name for run in runs])
+    assert time.monotonic() - sent[0] < 30
+    assert not multiprocessing.active_children()
+    assert side.results.keys() == turn.results.keys() == {run.name for run in SHORT_RUNS}
+    for name, there in side.results.items():
+        one, other = turn.results[name].result, there.result
+        assert one is not None
+        assert other is not None
+        assert (one.metrics, one.curve, one.threads) == (other.metrics, other.curve, THREADS)
+        assert one.identity == other.identity
+        assert there.headline == turn.results[name].headline
+    # the long ones go on from where they were
+    saved = [latest_checkpoint(folder) for folder in (out / "runs").iterdir()]
+    steps = [int(path.name.rpartition("-")[2]) for path in saved if path is not None]
+    assert sorted(steps)[:2] == [2, 2]
+    assert min(sorted(steps)[2:]) >= 20
+    assert any(step % 20 for step in sorted(steps)[2:]), "saved on the way out, not only on the way"
+
+
+def test_a_process_that_ends_is_told_by_its_runs_name_and_the_other_saves(tmp_path) -> None:
+    noted = Noted()
+
+    def kill() -> None:
+        first = min(multiprocessing.active_children(), key=lambda child: child.pid or 0)
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+
+    thread = when_all_have_a_checkpoint(tmp_path, kill, runs=len(LONG_RUNS))
+    expected = rf"({'|'.join(run.name for run in LONG_RUNS)}), seed 7: its process was ended by signal 9"
+    with pytest.raises(UserError, match=expected):
+        train_side_by_side(LONG_RUNS, jobs=2, corpus=counting(), out=tmp_path, book=noted.book)
+    thread.join()
+    assert noted.results == {}
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (UserError("steps: expected 3"), "table1.transformer, seed 7: steps: expected 3"),
+        (OSError(28, "No space left on device", "a/file"), "No space left on device"),
+        ("Traceback: a fault", "table1.transformer, seed 7:\nTraceback: a fault"),
+    ],
+)
+def test_what_was_raised_there_is_raised_here_with_the_runs_name(sent, expected) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    worker = module._Worker(process=None, pipe=ours, at=SHORT_RUNS[0])  # pyright: ignore
+    theirs.send(sent)
+    with pytest.raises((UserError, OSError, RuntimeError)) as raised:
+        worker.answer()
+    assert expected in str(raised.value)
+    assert worker.at is None
