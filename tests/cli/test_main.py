@@ -245,7 +245,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_option_whatever_the_option(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("reproduce", "--tables"), "--tables: expected at least one, got none"),
+        (("reproduce", "--studies"), "--studies: expected at least one, got none"),
         (("bench", "throughput", "--models"), "--models: expected at least one, got none"),
         (("bench", "decode", "--positions"), "--positions: expected at least one, got none"),
         (("reproduce", "--seeds", "7", "x"), "--seeds: expected whole numbers, got '7 x'"),
@@ -268,7 +268,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_option_whatever_the_option(
         (("bench", "throughput", "--lengths", "9" * 12), "lengths: expected more than 0 and at most"),
         (("bench", "throughput", "--models", "transfomer"), "preset: unknown name 'transfomer'"),
         (("bench", "throughput", "--passes", "x"), "--passes: expected some of forward, training"),
-        (("report", "--tables", "tabel1"), "unknown table 'tabel1'; did you mean table1?"),
+        (("report", "--studies", "tabel1"), "unknown study 'tabel1'; did you mean table1?"),
         (("train", "--experiment", "zzz"), "unknown experiment 'zzz'; known: table1.MODEL, recall.MODEL"),
     ],
 )

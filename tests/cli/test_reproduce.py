@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 from unimatrix.cli import reproduce as command
+from unimatrix.lab.committed import committed_rows, seconds_by_experiment
 from unimatrix.lab.run import Reproduction
-from unimatrix.studies.catalogue import ONLY_IN_FULL, STUDIES
+from unimatrix.studies.catalogue import EXPERIMENTS, ONLY_IN_FULL, STUDIES
 
 
 def tiny(full):
@@ -84,3 +86,14 @@ def test_reproduce_trains_one_seed_without_the_longest_unless_it_is_told_otherwi
     assert [settings["seeds"] for settings in asked] == [(7,), (7, 11, 1, 2, 3), (11, 4)]
     assert [settings["jobs"] for settings in asked] == [8, 3, 8]
     assert [settings["skip"] for settings in asked] == [ONLY_IN_FULL, (), ONLY_IN_FULL]
+
+
+def test_at_least_fifty_experiments_are_trained_without_full_and_what_is_left_out_are_long_ones() -> None:
+    assert EXPERIMENTS.keys() >= ONLY_IN_FULL
+    assert len(EXPERIMENTS) - len(ONLY_IN_FULL) >= 50
+    # what the archived runs took says that nothing short is left out, and how long the others take one by one
+    archive = Path(__file__).parents[2] / "docs" / "results" / "archive" / "tables-2026-11"
+    seconds = seconds_by_experiment(committed_rows(archive))
+    assert min(seconds[name] for name in ONLY_IN_FULL) > 30
+    live = sum(took for name, took in seconds.items() if name not in ONLY_IN_FULL)
+    assert live < 13.5 * 60
