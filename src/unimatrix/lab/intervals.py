@@ -59,6 +59,7 @@ def _interval(values: Sequence[float], confidence: float, *, variance_share: flo
         return Interval(mean=mean, low=-math.inf, high=math.inf, n=1)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     # imported here: what a study is can be known without it
+    from scipy import stats
 
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * math.sqrt(variance * variance_share)
     return Interval(mean=mean, low=mean - half, high=mean + half, n=n)
