@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from unimatrix.lab.results import folder_name
 from unimatrix.train.run_folder import sole_use
 
 
@@ -89,16 +90,18 @@ def test_the_best_of_a_text_is_the_lowest_and_of_a_task_the_highest(call, run_fo
 
 def test_a_run_of_a_reproduction_goes_on_with_it(call, run_folder, tmp_path):
     stop_at(run_folder, step=4, of=10)
-    (tmp_path / "results.jsonl").touch()
+    name = folder_name("table1.unimatrix-core", 7, "0123456789abcdef")
+    run_folder.rename(run_folder.parent / name)
+    change(run_folder.parent / name / "run.json", experiment=experiment_of("auto", seed=7))
     (seen,) = listed(call, tmp_path)
-    assert (
-        shlex.split(seen["resume"])[:6]
-        == [
-            *("unimatrix", "reproduce", "--out", str(tmp_path), "--seeds", "0"),
-        ]
-        or "--seeds" in seen["resume"]
-    )
-    assert "train" not in shlex.split(seen["resume"])
+    assert seen["resume"] == shlex.join(["unimatrix", "reproduce", "--out", str(tmp_path), "--seeds", "7"])
+    change(run_folder.parent / name / "run.json", experiment=experiment_of(str(tmp_path), seed=7))
+    (seen,) = listed(call, tmp_path)
+    assert seen["resume"].endswith(shlex.join(["--seeds", "7", "--data-dir", str(tmp_path)]))
+
+
+def experiment_of(data: str, *, seed: int) -> dict:
+    return {"name": "table1.unimatrix-core", "data": data, "task": None, "loop": {"steps": 10, "seed": seed}}
 
 
 def test_a_run_that_goes_on_at_the_moment_is_running(call, run_folder):

@@ -41,6 +41,7 @@ USUAL = (Path("runs"), Path("reproduction/runs"))
 MARK, TRAINER, CHECKSUMS = "run.json", "trainer.json", "checksums.json"
 KIND = "unimatrix training run"
 _CHECKPOINT = re.compile(r"checkpoint-\d{6,}")
+_OF_A_REPRODUCTION = re.compile(r"-seed\d+-[0-9a-f]{8}$")  # unimatrix.lab.results.folder_name
 _DEEPEST = 4  # folders below the one that is named: a run's name may hold a few slashes
 _MOST_SEEN = 100_000
 
@@ -217,7 +218,7 @@ def _resume(folder: Path, record: Mapping[str, Any] | None) -> str | None:
     """The command; a run of a reproduction goes on with it, so that its row is written."""
     if record is None:
         return None
-    if folder.parent.name != "runs" or not (folder.parent.parent / "results.jsonl").is_file():
+    if folder.absolute().parent.name != "runs" or not _OF_A_REPRODUCTION.search(folder.name):
         return shlex.join(["unimatrix", "train", "--resume", "--out", str(folder)])
     experiment = _object(record, "experiment")
     words = ["unimatrix", "reproduce", "--out", str(folder.parent.parent)]
