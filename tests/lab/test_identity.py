@@ -1,11 +1,14 @@
 """What tells two runs apart, and what does not: settings, defaults, version numbers, devices, texts."""
 
+import ast
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 
+import unimatrix.ops
 from unimatrix.data.tasks import TASKS
 from unimatrix.lab import identity
 from unimatrix.lab.identity import resolve, run_identity
@@ -14,6 +17,7 @@ from unimatrix.lab.results import append_result, latest_identities, read_results
 from unimatrix.mixers import parts
 from unimatrix.models import build, config_from_dict, preset_config, presets
 from unimatrix.models.presets import PRESETS
+from unimatrix.ops.versions import VERSIONS as OP_VERSIONS
 from unimatrix.studies.catalogue import STUDIES, experiment
 from unimatrix.train import config as train_config
 from unimatrix.train.launch import device_kind
@@ -114,11 +118,13 @@ def test_a_changed_default_of_a_preset_makes_its_runs_missing(result, written, m
     assert any(run.is_current for run in old if run.model == "transformer")
 
 
-@pytest.mark.parametrize("raised", ["matrix_state", "recall", "training"])
+@pytest.mark.parametrize("raised", ["matrix_state", "ops.matrix_state", "recall", "training"])
 def test_a_raised_version_number_makes_the_runs_that_used_it_missing(result, monkeypatch, raised) -> None:
     row, other = result(RECALL, 7, 13.0), result("table1.transformer", 7, 5.1)
     if raised == "training":
         monkeypatch.setattr(identity, "VERSION", 2)
+    elif raised == "ops.matrix_state":
+        monkeypatch.setitem(OP_VERSIONS, "matrix_state", 2)
     elif raised == "recall":
         monkeypatch.setitem(TASKS, raised, dataclasses.replace(TASKS[raised], version=2))
     else:
@@ -157,6 +163,28 @@ def test_all_that_models_are_made_of_and_all_tasks_have_a_version_number() -> No
         assert {"language_model", "training", *kinds} <= used.keys()
     assert "spectral_norm" in resolve(experiment(DISCOVERY))["versions"]
     assert all(task.version >= 1 for task in TASKS.values())
+    assert all(version >= 1 for version in OP_VERSIONS.values())
+
+
+def ops_imported_by(folder: Path) -> set[str]:
+    """The ops that a module, or any module of a package, imports by name."""
+    files = [folder] if folder.is_file() else sorted(folder.rglob("*.py"))
+    imports = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    names: set[str] = set()
+    for node in imports:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("unimatrix.ops"):
+            names |= {*(node.module or "").split("."), *(alias.name for alias in node.names)}
+    return names & OP_VERSIONS.keys()
+
+
+def test_every_part_names_the_ops_that_its_numbers_come_from() -> None:
+    ops = Path(unimatrix.ops.__file__).parent
+    assert OP_VERSIONS.keys() == {path.parent.name for path in ops.glob("*/__init__.py")}
+    for part in parts().values():
+        used = ops_imported_by(Path(inspect.getfile(part.config)))
+        while (more := used.union(*(ops_imported_by(ops / name) for name in used))) != used:
+            used = more
+        assert used == set(part.config.ops), part.config
 
 
 def test_every_archived_row_is_still_read_and_shown_unless_it_is_outdated() -> None:

@@ -2,7 +2,9 @@
 
 That is the resolved configuration: the model that the preset's name and the settings beside it came to, the
 optimiser, what counts of the loop, the task, the data by its sha256, the kind of device, and the version
-numbers of all that took part, which are raised by hand where the same settings came to give other numbers.
+numbers of all that took part (parts, the ops they call, tasks, training), which are raised by hand where the
+same settings came to give other numbers. Rounding is none of it: the number of threads, which decides that on
+a CPU, is fixed where runs are made (unimatrix.lab.training) and stands in each row.
 So a changed default of a preset makes its runs missing, and a setting that is new, at its default, none.
 """
 

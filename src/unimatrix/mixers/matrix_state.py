@@ -254,6 +254,7 @@ class MatrixStateConfig(PartConfig):
     """
 
     kind: ClassVar[str] = "matrix_state"
+    ops: ClassVar[tuple[str, ...]] = ("matrix_state",)
     role: ClassVar[Role] = "mix"
     documents: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"context"})
@@ -282,7 +283,7 @@ class MatrixStateConfig(PartConfig):
 
     def versions(self) -> dict[str, int]:
         # in 1 the weights were drawn again after the normalisation had got to know them
-        return {self.kind: self.version} | ({"spectral_norm": 2} if self.spectral_norm else {})
+        return PartConfig.versions(self) | ({"spectral_norm": 2} if self.spectral_norm else {})
 
     def multiply_adds(self, size: Size, length: int) -> int:
         return length * self.num_heads * 3 * self.state_dim**2  # decay, write and read of S x S numbers

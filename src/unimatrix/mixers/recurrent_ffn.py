@@ -101,6 +101,7 @@ class RecurrentFFNConfig(PartConfig):
     """
 
     kind: ClassVar[str] = "recurrent_ffn"
+    ops: ClassVar[tuple[str, ...]] = ("gated_scan", "signed_scan")
     role: ClassVar[Role] = "feed"
     documents: ClassVar[bool] = True
     width: int | None = None

@@ -17,6 +17,7 @@ from torch import nn
 from unimatrix.codec import decode, did_you_mean, shown
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.mixers.part import PORTS, Part, Role, Size
+from unimatrix.ops.versions import VERSIONS
 
 GROUP = "unimatrix.parts"
 
@@ -27,7 +28,8 @@ class PartConfig:
     kind: its name in JSON. reads: of the ports, and "ids" for token ids themselves. gives: no other port will
     do. grows: whether its state grows with the text. documents: whether its state is emptied where
     `Reading.starts` says that a document begins; a model with a part whose state is not refuses packed
-    documents. version: raised by hand when the same settings come to give other numbers.
+    documents. version: raised by hand when the same settings come to give other numbers. ops: those of
+    unimatrix.ops that its numbers come from, which have versions of their own.
     """
 
     __slots__ = ()
@@ -38,6 +40,7 @@ class PartConfig:
     grows: ClassVar[bool] = False
     documents: ClassVar[bool] = False
     version: ClassVar[int] = 1
+    ops: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def build(self, size: Size) -> nn.Module:
@@ -52,7 +55,7 @@ class PartConfig:
 
     def versions(self) -> dict[str, int]:
         """Version numbers of what its numbers depend on."""
-        return {self.kind: self.version}
+        return {self.kind: self.version} | {f"ops.{name}": VERSIONS[name] for name in self.ops}
 
     def multiply_adds(self, size: Size, length: int) -> int:
         """Of a forward pass over one text of `length` tokens, beside the part's matrix products."""

@@ -149,6 +149,7 @@ class SlotMemoryConfig(PartConfig):
     """
 
     kind: ClassVar[str] = "slots"
+    ops: ClassVar[tuple[str, ...]] = ("slot_memory",)
     role: ClassVar[Role] = "model"
     documents: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"ids"})

@@ -116,6 +116,7 @@ class TripleLatentConfig(PartConfig):
     """
 
     kind: ClassVar[str] = "triple_latent"
+    ops: ClassVar[tuple[str, ...]] = ("triple_latent", "signed_scan", "matrix_state")
     role: ClassVar[Role] = "mix"
     documents: ClassVar[bool] = True
     num_heads: int = 4
