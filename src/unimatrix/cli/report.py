@@ -23,7 +23,7 @@ examples:
 class Options:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("reproduction")
     """The folder that `unimatrix reproduce` wrote."""
-    studies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STUDY [STUDY ...]")] = tuple(catalogue.STUDIES)
+    studies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STUDY [STUDY ...]")] = tuple(catalogue.ALL)
     """Which studies."""
 
 

@@ -47,7 +47,7 @@ class Options:
     """Each experiment runs once per seed: 7, if none is named. A claim needs at least 5."""
     num_seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Instead of --seeds: the first N of 7, 11, 1, 2, 3 and so on."""
-    studies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STUDY [STUDY ...]")] = tuple(catalogue.STUDIES)
+    studies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STUDY [STUDY ...]")] = tuple(catalogue.ALL)
     """Which studies."""
     full: bool = False
     """Train the longest experiments too, which are otherwise shown from the project's own runs."""

@@ -15,6 +15,14 @@ from unimatrix.lab.study import Study
 
 # what a metric's name begins with -> the unit of its values
 _UNITS = {"bpb": "bits/byte", "ppl": "perplexity/byte", "loss": "nats", "accuracy": "%", "seconds": "s"}
+_UNITS |= {
+    "tokens": "tokens/s",
+    "slower": "times",
+    "flatness": "times",
+    "log2": "doublings",
+    "tilt": "doublings",
+}
+_UNITS |= {"first": "ms", "token": "us", "state": "bytes", "forward": "MiB", "training": "MiB"}
 _OF_THE_RUN = (
     *("experiment", "model", "seed", "steps", "parameters", "seconds", "tokens_per_second"),
     *("git_commit", "date_utc", "machine", "device", "threads", "backend"),

@@ -27,10 +27,11 @@ class Result:
     """One finished run: a line of results.jsonl. Times are training alone, without evaluation.
 
     `metrics` holds what was evaluated, by name: "bpb" and "ppl" of a text, "loss" and "accuracy" (in percent)
-    of a task. `data` holds kind ("text" or "task"), name, notes, is_paper_corpus, and train and valid with a
-    sha256 each; `config` the experiment as its own to_dict() gives it; `curve` pairs of (step, bits per byte
-    or accuracy), perhaps none; `resolved` what the experiment's names stood for (unimatrix.lab.identity);
-    `stamp` the identity when it ran, by which its folder is named. Rows of version 0.1.0 have neither.
+    of a task. `data` holds kind ("text", "task" or "measurement"), name, notes, is_paper_corpus, and train
+    and valid with a sha256 each; `config` the experiment as its own to_dict() gives it; `curve` pairs of
+    (step, bits per byte or accuracy), perhaps none; `resolved` what the experiment's names stood for
+    (unimatrix.lab.identity); `stamp` the identity when it ran, by which its folder is named. Rows of version
+    0.1.0 have neither.
     """
 
     experiment: str
@@ -84,11 +85,16 @@ class Result:
         """Trained on a text, not on sequences that a task draws."""
         return self.data["kind"] == "text"
 
+    @property
+    def was_measured(self) -> bool:
+        """Of a model that was timed or weighed, and not trained (unimatrix.lab.measured)."""
+        return self.data["kind"] == "measurement"
+
     def __post_init__(self) -> None:
         """Raise a UserError unless the parts that are kept as JSON hold what they should."""
         data = decode(_Data, self.data, where="data")
         task = decode(Experiment, self.config, where="config").task
-        if (task is None) != self.on_text:
+        if not self.was_measured and (task is None) != self.on_text:
             raise UserError(f"config.task: expected {'none' if self.on_text else 'one'} beside such data")
         if self.on_text and None in (data.train.bytes, data.valid.bytes):
             raise UserError("data: expected the number of bytes of train and valid")
@@ -129,7 +135,7 @@ class _Split:
 class _Data:
     """What a row says of its data: see unimatrix.train.sources.describe."""
 
-    kind: Literal["text", "task"]
+    kind: Literal["text", "task", "measurement"]
     name: str
     train: _Split
     valid: _Split

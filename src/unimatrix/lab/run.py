@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from unimatrix.errors import UserError
 from unimatrix.lab.committed import agreements, committed_rows, seconds_by_experiment
 from unimatrix.lab.frames import frame
 from unimatrix.lab.look import read_trace, write_trace
+from unimatrix.lab.measured import measure_missing
 from unimatrix.lab.page import shared_cautions, write_report
 from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import (
@@ -132,6 +134,14 @@ def reproduce(
     )
     if stop_signal is not None:
         return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
+    # last and alone: what is timed must not share the machine
+    identities |= measure_missing(
+        studies,
+        rows,
+        device=device,
+        append=partial(append_result, out / RESULTS),
+        say=partial(say, console),
+    )
     finished = select(read_results(out / RESULTS), identities)
     samples = {name: runs or shown.get(name, {}) for name, runs in finished.items()}
     _inspect(studies, samples, seed=seeds[0], out=out)

@@ -123,6 +123,29 @@ class Inspection:
     draw: "Callable[[Any], Drawing]"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """The numbers of one row in one repeat, by the metrics' names; parameters: of the model."""
+
+    parameters: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """How a study's rows are measured.
+
+    take: the kind of device in, what was measured out, by the names of the rows' experiments; each call is a
+        repeat, in processes of its own.
+    version: raised by hand where the same rows come to be measured in another way.
+    """
+
+    name: str
+    take: Callable[[str], Mapping[str, Taken]]
+    repeats: int
+    version: int = 1
+
+
 def _not_measured(_samples: Samples) -> str:
     return NOT_MEASURED
 
@@ -136,6 +159,7 @@ class Study:
     question: what the study asks, one plain sentence.
     answer: samples in, one plain sentence out, made of the verdicts and the numbers.
     paper: the parts of the paper that it stands for ("Section 5.1, Table 1, Figure 2"); "" for none.
+    measurement: how the rows are measured, of a study that trains nothing.
     """
 
     name: str
@@ -149,6 +173,7 @@ class Study:
     question: str = ""
     answer: Answer = _not_measured
     paper: str = ""
+    measurement: Measurement | None = None
 
     @property
     def short(self) -> str:
@@ -162,13 +187,17 @@ class Study:
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
-        """The experiments, each once, in the order of the rows."""
-        return _each_once(found for row in self.trained for found in row.experiments)
+        """What is trained, each experiment once, in the order of the rows."""
+        return () if self.measurement else self._of_rows
 
     @property
     def names(self) -> tuple[str, ...]:
         """The experiments' names, by which results are kept."""
-        return tuple(found.name for found in self.experiments)
+        return tuple(found.name for found in self._of_rows)
+
+    @property
+    def _of_rows(self) -> tuple[Experiment, ...]:
+        return _each_once(found for row in self.trained for found in row.experiments)
 
     def with_experiments(self, change: Callable[[Experiment], Experiment]) -> "Study":
         """The same study of experiments that were changed: by all their names they stay what they were."""

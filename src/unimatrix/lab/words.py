@@ -209,7 +209,7 @@ def is_partial(data: Mapping[str, Any]) -> bool:
 
 def data_cautions(data: Mapping[str, Any]) -> list[str]:
     """What to know of the data before comparing with the paper; nothing for the paper's corpus, whole."""
-    if data.get("kind") == "task":
+    if data.get("kind") in ("task", "measurement"):
         return list(data["notes"])
     if not data["is_paper_corpus"]:
         return list(data["notes"])
@@ -237,7 +237,7 @@ def _cautions(table: Study, samples: Samples, runs: list[Result]) -> Iterable[st
         pairs = ", ".join(f"{label} {count}" for label, count in counts.items())
         yield f"Not every model has run with every seed (finished: {pairs})."
     fewest = min(counts.values())
-    if fewest < SEEDS_FOR_A_CLAIM:
+    if fewest < SEEDS_FOR_A_CLAIM and table.claims:
         yield (
             f"n = {fewest} {'seed' if fewest == 1 else 'seeds'}: every verdict on measured numbers is "
             f"provisional; a claim needs at least {SEEDS_FOR_A_CLAIM} seeds."
@@ -271,9 +271,13 @@ def _facts(table: Study, samples: Samples, runs: list[Result]) -> Iterable[tuple
     if not runs:
         return
     dates = sorted(run.date_utc for run in runs)
-    yield "Seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
-    yield "Data", _distinct(runs, lambda run: run.data["name"])
-    texts, tasks = [run for run in runs if run.on_text], [run for run in runs if not run.on_text]
+    if table.measurement is not None:
+        yield "Repeats", str(len({run.seed for run in runs}))
+    else:
+        yield "Seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+        yield "Data", _distinct(runs, lambda run: run.data["name"])
+    texts = [run for run in runs if run.on_text]
+    tasks = [run for run in runs if not run.on_text and not run.was_measured]
     if texts:
         yield "Training text", _distinct(texts, lambda run: _text_fact(run.data["train"]))
         yield "Validation text", _distinct(texts, lambda run: _text_fact(run.data["valid"]))
@@ -288,10 +292,12 @@ def _facts(table: Study, samples: Samples, runs: list[Result]) -> Iterable[tuple
     }
     yield "Parameters", ", ".join(f"{name} {found[-1].parameters:,}" for name, found in finished.items())
     yield "Device, threads", _distinct(runs, lambda run: f"{run.device}, {run.threads} threads")
-    yield "Backend", _distinct(runs, lambda run: run.backend)
     yield "Versions", _distinct(runs, lambda run: ", ".join(f"{k} {v}" for k, v in run.versions.items()))
     yield "Commit", _distinct(runs, lambda run: run.git_commit)
     yield "Date (UTC)", dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    if table.measurement is not None:
+        return
+    yield "Backend", _distinct(runs, lambda run: run.backend)
     yield "Training time", f"{math.fsum(run.seconds for run in runs):.0f} s over {len(runs)} runs"
     speeds = (
         f"{name} {math.fsum(run.tokens_per_second for run in found) / len(found):,.0f}"

@@ -1,9 +1,12 @@
 """Every study, and by their rows every experiment. A further study is one file, and one line here."""
 
+from collections import ChainMap
+
 from unimatrix.codec import did_you_mean, near_names, shown
 from unimatrix.errors import UserError
 from unimatrix.lab.study import Study
 from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
+from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
 from unimatrix.studies.paper.latent import TABLE2
 from unimatrix.studies.paper.recall import TABLE3, TABLE4
@@ -11,6 +14,7 @@ from unimatrix.studies.paper.recurrent_ffn import SECTION56_FIRST, SECTION56_PER
 from unimatrix.studies.paper.recurrent_memory import SECTION56_MEMORY
 from unimatrix.studies.paper.slots import TABLE5
 from unimatrix.studies.paper.text import TABLE1
+from unimatrix.studies.paper.throughput import FIGURE3, SECTION55, SECTION63
 from unimatrix.studies.paper.triple import TABLE6
 from unimatrix.train.config import Experiment
 
@@ -31,6 +35,11 @@ STUDIES: dict[str, Study] = {
         SECTION56_MEMORY,
     )
 }
+# what is timed and weighed, after all training and alone
+MEASURED: dict[str, Study] = {
+    found.name: found for found in (FIGURE3, SECTION55, SECTION63, *DECODING_STUDIES, MEMORY)
+}
+ALL = ChainMap(MEASURED, STUDIES)  # the trained come first
 EXPERIMENTS: dict[str, Experiment] = {
     found.name: found for study in STUDIES.values() for found in study.experiments
 }
@@ -59,9 +68,9 @@ def study(name: str) -> Study:
     Raises:
         UserError: there is none; names the near ones, or all.
     """
-    if name not in STUDIES:
-        raise UserError(f"unknown study {shown(name)}; {did_you_mean(name, STUDIES)}")
-    return STUDIES[name]
+    if name not in ALL:
+        raise UserError(f"unknown study {shown(name)}; {did_you_mean(name, ALL)}")
+    return ALL[name]
 
 
 def experiment(name: str) -> Experiment:

@@ -3,6 +3,7 @@
 theme       colours, light and dark; what every figure looks like
 records     the numbers of a study as flat records, the data of its figures
 by_row      one row for each model: mean, interval, seeds, the paper's value
+columns     a line for each row over what its columns stand for: length, position
 over        lines over a number: slots, steps, seconds; curves of training
 slots       a slot memory over time
 gap         the difference of two models, seed by seed
@@ -10,6 +11,7 @@ pictures    the figures of a study, rendered and saved
 """
 
 from unimatrix.lab.charts.by_row import draw_metric, draw_panels
+from unimatrix.lab.charts.columns import draw_over_columns
 from unimatrix.lab.charts.gap import draw_gap
 from unimatrix.lab.charts.over import draw_curves, draw_over, draw_training_length
 from unimatrix.lab.charts.pictures import Picture, pictures, render, save_drawing, save_figures, specification
@@ -26,6 +28,7 @@ __all__ = [
     "draw_gap",
     "draw_metric",
     "draw_over",
+    "draw_over_columns",
     "draw_panels",
     "draw_slots",
     "draw_training_length",

@@ -1,0 +1,89 @@
+"""A line for each row over what its columns stand for: speed over the length, time over the position."""
+
+from collections.abc import Mapping
+
+import altair as alt
+
+from unimatrix.lab.charts import theme
+from unimatrix.lab.charts.records import OURS, PAPER, Record, records
+from unimatrix.lab.charts.theme import DASHES, SERIES, WIDTH, Drawing
+from unimatrix.lab.results import Samples
+from unimatrix.lab.study import Study
+
+_HEIGHT = 260
+
+
+def draw_over_columns(
+    study: Study, samples: Samples, *, positions: Mapping[str, float], labels: tuple[str, str]
+) -> Drawing | None:
+    """Several columns, each a place on the x axis; both axes of logarithms; a panel for each group of rows.
+
+    Means with 95 % intervals, the paper's values as hollow diamonds. None where nothing has been measured.
+
+    Args:
+        positions: column key -> the number that the column stands for.
+        labels: of the two axes.
+    """
+    groups = [row.group for row in study.rows]
+    shown: list[Record] = [
+        record
+        | {"series": record["label"], "at": positions[record["column"]], "panel": groups[record["row"]]}
+        | {end: _above_zero(record, end) for end in ("low", "high")}
+        for record in records(study, samples)
+        if record["column"] in positions and record["kind"] in (OURS, PAPER)
+    ]
+    if not any(record["kind"] == OURS for record in shown):
+        return None
+    names = list(dict.fromkeys(record["series"] for record in shown))
+    colours = [SERIES[number % len(SERIES)] for number in range(len(names))]
+    # when the colours are used up, the next dashes
+    dashes = [DASHES[number // len(SERIES) % len(DASHES)] for number in range(len(names))]
+    legend = theme.legend(names, columns=3, lines=True)
+    x = alt.X(
+        "at:Q",
+        title=labels[0],
+        scale=alt.Scale(type="log", base=2, nice=False, padding=16),
+        axis=alt.Axis(values=sorted(set(positions.values())), grid=False),
+    )
+    y = alt.Y("value:Q", title=labels[1], scale=alt.Scale(type="log", padding=8))
+    base = alt.Chart().encode(
+        color=alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
+        strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
+    )
+    told = ["series:N", alt.Tooltip("at:Q", title=labels[0])]
+    bounds = [
+        alt.Tooltip(f"{end}:Q", title=f"95 % interval, {end}", format=",.4~r") for end in ("low", "high")
+    ]
+    mean = alt.Tooltip("value:Q", title="mean", format=",.4~r")
+    ours = base.transform_filter(alt.FieldEqualPredicate(field="kind", equal=OURS))
+    layers = [
+        ours.mark_line(strokeWidth=1.6).encode(x=x, y=y),
+        ours.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=2.5, strokeCap="round", strokeDash=[1, 0])
+        .encode(x=x, y=alt.Y("low:Q", title=labels[1]), y2="high:Q", strokeDash=alt.value([1, 0])),
+        ours.mark_point(filled=True, opacity=1, size=50).encode(
+            x=x,
+            y=y,
+            strokeDash=alt.value([1, 0]),
+            tooltip=[*told, mean, *bounds, alt.Tooltip("n:Q", title="repeats")],
+        ),
+        base.transform_filter(alt.FieldEqualPredicate(field="kind", equal=PAPER))
+        .mark_point(shape="diamond", size=110, strokeWidth=1.8)
+        .encode(
+            x=x,
+            y=y,
+            strokeDash=alt.value([1, 0]),
+            tooltip=[*told, alt.Tooltip("value:Q", title="paper", format=",.4~r")],
+        ),
+    ]
+    chart = alt.layer(*layers, data=theme.data(shown)).properties(width=WIDTH, height=_HEIGHT)
+    panels = list(dict.fromkeys(str(record["panel"]) for record in shown))
+    return (
+        chart if len(panels) == 1 else chart.facet(alt.Facet("panel:N", title=None, sort=panels), columns=1)
+    )
+
+
+def _above_zero(record: Mapping[str, object], end: str) -> object:
+    """An axis of logarithms has no place for an interval that reaches down to 0."""
+    bound = record.get(end)
+    return None if not isinstance(bound, float) or bound <= 0.0 else bound

@@ -1,0 +1,104 @@
+"""What a study measures instead of training it: speed and memory, of all its rows at once, in turns.
+
+A row's experiment says which model it is; nothing of it is trained. A repeat stands where a seed stands: the
+numbers of one repeat were taken together, and are compared with each other.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+
+from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
+from unimatrix.lab.identity import resolve, run_identity
+from unimatrix.lab.results import Result
+from unimatrix.lab.study import Measurement, Study, Taken
+from unimatrix.train.config import Device, Experiment
+from unimatrix.train.launch import device_kind
+
+
+def measure_missing(
+    studies: Iterable[Study],
+    rows: Iterable[Result],
+    *,
+    device: Device,
+    append: Callable[[Result], None],
+    say: Callable[[str], None],
+) -> dict[str, str]:
+    """Take every repeat that no row holds, and append it; the identities of all the studies' measured rows.
+
+    Nothing else should run meanwhile.
+    """
+    known = {(row.experiment, row.identity, row.seed) for row in rows}
+    kind = device_kind(device)
+    identities: dict[str, str] = {}
+    for study, how in ((study, study.measurement) for study in studies):
+        if how is None:
+            continue
+        about = described(how, kind)
+        models = {row.experiment.name: row.experiment for row in study.trained}
+        mine = {name: _identity(found, about, kind) for name, found in models.items()}
+        identities |= mine
+        for repeat in range(how.repeats):
+            if all((name, identity, repeat) in known for name, identity in mine.items()):
+                continue
+            say(f"Measuring {study.short}, {repeat + 1} of {how.repeats}")
+            began = time.monotonic()
+            taken = how.take(kind)
+            seconds = time.monotonic() - began
+            for name, found in models.items():
+                append(_result(found, taken[name], about, kind=kind, repeat=repeat, seconds=seconds))
+                known.add((name, mine[name], repeat))
+            say(f"  after {seconds:.1f} s")
+    return identities
+
+
+def described(how: Measurement, kind: str) -> dict[str, object]:
+    """What stands where a trained row says what it learned from: a speed is known by its machine."""
+    what = f"{how.name} {how.version} {machine(kind)} {torch.get_num_threads()}"
+    digest = {"sha256": hashlib.sha256(what.encode()).hexdigest()}
+    return {
+        "kind": "measurement",
+        "name": how.name,
+        "notes": [],
+        "is_paper_corpus": False,
+        "train": digest,
+        "valid": digest,
+    }
+
+
+def _identity(experiment: Experiment, about: Mapping[str, object], kind: str) -> str:
+    return run_identity(experiment.to_dict(), resolve(experiment), about, device=kind)
+
+
+def _result(
+    experiment: Experiment,
+    taken: Taken,
+    about: dict[str, object],
+    *,
+    kind: str,
+    repeat: int,
+    seconds: float,
+) -> Result:
+    return Result(
+        experiment=experiment.name,
+        model=experiment.model.preset,
+        seed=repeat,
+        steps=0,
+        parameters=taken.parameters,
+        metrics=dict(taken.metrics),
+        seconds=seconds,
+        tokens_per_second=0.0,
+        data=about,
+        git_commit=git_commit(),
+        versions=versions(),
+        machine=machine(kind),
+        threads=torch.get_num_threads(),
+        device=kind,
+        backend="",
+        date_utc=now_utc(),
+        config=experiment.to_dict(),
+        resolved=resolve(experiment),
+        stamp=_identity(experiment, about, kind),
+    )

@@ -1,0 +1,149 @@
+"""Studies that are measured: every repeat once, found again, taken anew where the machine is another."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+
+from unimatrix.lab import measured as module
+from unimatrix.lab.claims import ComparedClaim, Comparison, Measured, Unit
+from unimatrix.lab.frames import frame, study_frame
+from unimatrix.lab.measured import measure_missing
+from unimatrix.lab.page import render_report
+from unimatrix.lab.results import append_result, latest_identities, read_results, select
+from unimatrix.lab.run import reproduce
+from unimatrix.lab.study import Column, Measurement, Row, Study, Taken
+from unimatrix.lab.words import summarise
+from unimatrix.studies.paper.claims import PAPER
+from unimatrix.train.config import Experiment, ModelChoice
+from unimatrix.train.progress import PlainConsole
+
+MODELS = ("unimatrix-core", "transformer")
+
+
+@pytest.fixture
+def taken() -> list[str]:
+    """The kinds of device that `take` of `study` was called with."""
+    return []
+
+
+@pytest.fixture
+def study(taken) -> Study:
+    rows = tuple(
+        Row(experiment=Experiment(name=f"speed.{model}", model=ModelChoice(preset=model)), label=model)
+        for model in MODELS
+    )
+
+    def take(device: str) -> dict[str, Taken]:
+        taken.append(device)
+        return {
+            row.experiment.name: Taken(parameters=7, metrics={"tokens": 100.0 * (place + 1) + len(taken)})
+            for place, row in enumerate(rows)
+        }
+
+    claim = ComparedClaim(
+        statement="Core is slower",
+        source="nowhere",
+        comparisons=(
+            Comparison(
+                label="Core - Transformer",
+                left=Measured(rows[0].experiment, "tokens"),
+                right=Measured(rows[1].experiment, "tokens"),
+                side="below",
+                unit=Unit("tokens/s", "tokens/s", 0),
+            ),
+        ),
+    )
+    return Study(
+        name="speed",
+        title="Speed: tokens per second",
+        rows=rows,
+        columns=(Column(key="tokens", title="Tokens/s", digits=0, axis="tokens per second"),),
+        claims=(claim,),
+        figures=(),
+        protocol=("Timed.",),
+        measurement=Measurement(name="speed", take=take, repeats=3),
+    )
+
+
+@pytest.fixture
+def measure(tmp_path):
+    path = tmp_path / "results.jsonl"
+
+    def call(*studies: Study) -> dict[str, str]:
+        said: list[str] = []
+        append = partial(append_result, path)
+        return measure_missing(studies, read_results(path), device="cpu", append=append, say=said.append)
+
+    return call
+
+
+def test_every_repeat_is_taken_once_and_found_again(study, taken, measure, tmp_path) -> None:
+    identities = measure(study)
+    assert taken == ["cpu"] * 3
+    assert measure(study) == identities
+    assert taken == ["cpu"] * 3
+    rows = read_results(tmp_path / "results.jsonl")
+    assert [(row.experiment, row.seed) for row in rows] == [
+        (name, repeat) for repeat in range(3) for name in study.names
+    ]
+    assert all(row.was_measured and row.is_current and not row.on_text for row in rows)
+    assert select(rows, identities) == select(rows, latest_identities(rows, study.names))
+
+
+def test_a_repeat_that_is_lost_in_part_is_taken_whole(study, taken, measure, tmp_path) -> None:
+    measure(study)
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:-1]))
+    measure(study)
+    assert len(taken) == 4
+
+
+def test_studies_of_one_measurement_share_it(study, taken, measure) -> None:
+    measure(study, dataclasses.replace(study, name="again"))
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("what", ["machine", "threads", "version"])
+def test_another_machine_number_of_threads_or_version_is_measured_anew(
+    study, taken, measure, monkeypatch, what
+) -> None:
+    measure(study)
+    if what == "machine":
+        monkeypatch.setattr(module, "machine", lambda kind: "another machine")
+    elif what == "threads":
+        threads = torch.get_num_threads() + 1
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    else:
+        how = dataclasses.replace(study.measurement, version=2)
+        study = dataclasses.replace(study, measurement=how)
+    measure(study)
+    assert len(taken) == 6
+
+
+def test_nothing_of_a_measured_study_is_trained(study) -> None:
+    assert study.experiments == ()
+    assert study.names == ("speed.unimatrix-core", "speed.transformer")
+
+
+def test_reproduce_measures_judges_and_reports(study, taken, tmp_path, capsys) -> None:
+    result = reproduce(studies=(study,), paper=PAPER, out=tmp_path, seeds=(7,), console=PlainConsole())
+    assert len(taken) == 3
+    (summary,) = result.summaries
+    assert summary.verdicts[0][1].outcome == "reproduced"
+    assert summary.verdicts[0][1].seeds == 3
+    facts = dict(summary.facts)
+    assert facts["Repeats"] == "3"
+    assert not {"Seeds", "Data", "Task", "Training time"} & facts.keys()
+    assert "Measuring Speed, 3 of 3" in capsys.readouterr().out
+    assert result.page is not None
+
+
+def test_before_it_is_measured_the_page_says_so_and_frames_are_of_its_numbers(
+    study, measure, tmp_path
+) -> None:
+    assert "No run has finished yet." in render_report([summarise(study, {})], PAPER)
+    rows = (measure(study), read_results(tmp_path / "results.jsonl"))[1]
+    samples = select(rows, latest_identities(rows, study.names))
+    assert len(frame(rows)) == len(study_frame(study, samples)) == 6
