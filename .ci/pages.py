@@ -157,7 +157,8 @@ def _study(summary: Any) -> str:
         parts.append(
             textwrap.fill(f"**{study.question}** {study.answer(samples)}", 120, break_on_hyphens=False)
         )
-    parts.append(_measured(summary))
+    if summary.lines:
+        parts.append(_measured(summary))
     if summary.verdicts:
         rows = (
             (claim.statement, verdict.text, "<br>".join(verdict.details))

@@ -94,4 +94,5 @@ def _judged(claim: PaperClaim, verdicts: tuple[tuple[str, Claim, Verdict], ...])
     outcome = conjunction([found.outcome for found in evidence])
     if outcome == "reproduced" and (claim.unmeasured or not evidence):
         outcome = "undecided"
-    return JudgedClaim(claim=claim, standing=outcome, evidence=evidence, note=claim.unmeasured)
+    note = claim.unmeasured or ("" if evidence else "No study that judges it is among these.")
+    return JudgedClaim(claim=claim, standing=outcome, evidence=evidence, note=note)

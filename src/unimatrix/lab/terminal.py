@@ -87,6 +87,8 @@ def _verdicts(summary: Summary) -> Grid:
 def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
     """Print the tables of the paper, each with its verdicts, and at the end the rule behind them."""
     for summary in summaries:
+        if not summary.lines:  # a drawing alone
+            continue
         console.print(_numbers(summary))
         console.print(f"{_OURS}\n", style="dim", highlight=False)
         if summary.verdicts:

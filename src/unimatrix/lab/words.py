@@ -222,6 +222,8 @@ def data_cautions(data: Mapping[str, Any]) -> list[str]:
 
 
 def _cautions(table: Study, samples: Samples, runs: list[Result]) -> Iterable[str]:
+    if not table.trained:
+        return
     if not runs:
         yield "No run has finished yet."
         return

@@ -8,6 +8,7 @@ from unimatrix.lab.study import Study
 from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
+from unimatrix.studies.paper.architecture import FIGURE1
 from unimatrix.studies.paper.latent import TABLE2
 from unimatrix.studies.paper.recall import TABLE3, TABLE4
 from unimatrix.studies.paper.recurrent_ffn import SECTION56_FIRST, SECTION56_PERPLEXITY, SECTION56_TUNED
@@ -21,6 +22,7 @@ from unimatrix.train.config import Experiment
 STUDIES: dict[str, Study] = {
     found.name: found
     for found in (
+        FIGURE1,
         TABLE1,
         TABLE2,
         TABLE3,

@@ -11,13 +11,57 @@ from unimatrix.studies.paper.published import read
 
 _TESTS = {
     "c10": (
-        HeldBy(name="tests/cli/test_reproduce.py::PLACE", shows="Studies train, are judged and reported."),
+        HeldBy(
+            name="tests/cli/test_reproduce.py::test_reproduce_takes_seeds_text_and_folder_and_report_follows",
+            shows="One command trains the models of a study, judges and reports",
+        ),
+        HeldBy(
+            name="tests/cli/test_commands.py::"
+            "test_eval_reads_the_text_it_was_trained_on_and_states_the_windowing",
+            shows="Trained models are evaluated",
+        ),
+        HeldBy(
+            name="tests/cli/test_bench_command.py::test_throughput_ends_with_a_table_of_its_ratios",
+            shows="Throughput is measured",
+        ),
+    ),
+    "c12": (
+        HeldBy(
+            name="tests/studies/test_claims.py::test_shared_depth_costs_compute_and_no_parameters",
+            shows="Core's multiply-adds grow with depth and its parameters do not; the Transformer's do",
+        ),
+    ),
+    "c13": (
+        HeldBy(
+            name="tests/mixers/test_mixers.py::test_matrix_state_mixer_is_its_formula",
+            shows="Without rule mixing the mixer writes k v^T alone",
+        ),
+        HeldBy(
+            name="tests/ops/test_matrix_state_widths.py::test_two_tokens_written_out",
+            shows="S_t = rho S_{t-1} + (1 - rho) k v^T, in every form",
+        ),
     ),
 }
 
-_UNMEASURED: dict[str, str] = {}
+_RULER = "RULER-core (niah_single_1, vt, cwe, fwe) is not part of this library."
+_UNMEASURED = {
+    "c10": _RULER,
+    "c16": _RULER,
+    "c25": "That writes alias in the shared state: models' answers are measured, not what their states hold.",
+    "c41": "That rule mixing helps to optimise: no experiment turns it on alone.",
+}
 
-_HERE: dict[str, str] = {}
+_HERE = {
+    "c42": "Parts can read how badly the state foretold each token (the port `error`, "
+    "docs/architecture.md), and tests/outside_part.py keeps a token by it. No study trains such a store.",
+    "c47": "Training length compares three models at equal seconds, on one text of one size. "
+    "Nothing is matched by FLOP, and no larger model or text is read.",
+    "c48": "Table 5 with harder filler fills sequences with more symbols than 32 slots hold. The task takes "
+    "any number of pairs and keys; no study trains more than 4 pairs, or evaluates more than 8.",
+    "c49": "None of these suites has been run here.",
+    "c50": "SparsePointer's slots hold as many bindings as there are slots (Table 5); whether more of "
+    "them scale is what the paper leaves open.",
+}
 
 
 def _claim(values: dict[str, Any]) -> PaperClaim:

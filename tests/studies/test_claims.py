@@ -1,0 +1,128 @@
+"""The whole paper: some study shows every printed number, every claim has a verdict with its evidence."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unimatrix.lab.results import latest_identities, read_results, select
+from unimatrix.lab.study import Row
+from unimatrix.models import build, parameter_count, preset_config
+from unimatrix.studies.catalogue import STUDIES
+from unimatrix.studies.paper.claims import PAPER
+from unimatrix.studies.paper.published import Printed, PrintedCount, every_path
+
+ROOT = Path(__file__).parents[2]
+
+# measured by the study of throughput, which is not here yet
+THROUGHPUT_CLAIMS = {"c23", "c30", "c31", "c32", "c39", "c43"}
+THROUGHPUT_NUMBERS = (
+    ("section_5_5_throughput",),
+    ("section_5_6_recurrent_ffn", "throughput_tokens_per_s"),
+    ("section_6_training_seconds_200_recall_steps",),
+    ("section_6_seconds_for_200_recall_steps",),
+)
+
+
+def paths_in(value: Any) -> Iterator[tuple]:
+    """Where the printed numbers in a row, a column or a claim stand in the paper's file."""
+    if isinstance(value, Printed | PrintedCount):
+        yield value.path
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from paths_in(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from paths_in(inner)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from paths_in(getattr(value, field.name))
+
+
+def test_every_printed_number_is_shown_by_a_row_or_a_claim() -> None:
+    shown = {
+        path for study in STUDIES.values() for path in paths_in((study.rows, study.columns, study.claims))
+    }
+    missing = {path for path in every_path() if path not in shown}
+    elsewhere = {
+        path for path in every_path() if path[:1] in THROUGHPUT_NUMBERS or path[:2] in THROUGHPUT_NUMBERS
+    }
+    assert missing == elsewhere
+    assert len(shown) > 100
+
+
+def test_what_a_row_shows_has_a_column() -> None:
+    for study in STUDIES.values():
+        keys = {column.key for column in study.columns}
+        for row in study.rows:
+            assert (row.paper if isinstance(row, Row) else row.values).keys() <= keys | {"loss"}
+
+
+def judged_claims():
+    rows = read_results(ROOT / "docs" / "results" / "archive" / "tables-2026-11" / "results.jsonl")
+    verdicts = [
+        (study.name, claim, claim.judge(select(rows, latest_identities(rows, study.names))))
+        for study in STUDIES.values()
+        for claim in study.claims
+    ]
+    return {judged.claim.name: judged for judged in PAPER.judged(verdicts)}
+
+
+def test_every_claim_has_a_verdict_with_its_evidence() -> None:
+    judged = judged_claims()
+    assert list(judged) == [f"c{number:02}" for number in range(1, 51)]
+    without = {name for name, found in judged.items() if not found.evidence and not found.note}
+    assert without == set()
+    unjudged = {
+        name
+        for name, found in judged.items()
+        if not found.evidence and not found.claim.unmeasured and found.claim.here is None
+    }
+    assert unjudged == THROUGHPUT_CLAIMS
+    # what the paper names as open, and nothing else, is open
+    opened = {name for name, found in judged.items() if found.standing == "open in the paper"}
+    assert opened == {"c42", "c47", "c48", "c49", "c50"}
+    assert judged["c10"].standing == judged["c16"].standing == "undecided"
+    assert judged["c12"].standing == judged["c13"].standing == "reproduced"
+
+
+def test_what_studies_judge_are_claims_of_the_paper() -> None:
+    names = {claim.name for claim in PAPER.claims}
+    judging = {name for study in STUDIES.values() for claim in study.claims for name in claim.judges}
+    assert judging <= names
+    assert all(claim.statement and claim.where for claim in PAPER.claims)
+
+
+@pytest.mark.parametrize("name", sorted({test.name for claim in PAPER.claims for test in claim.tests}))
+def test_the_tests_that_hold_a_claim_are_there(name) -> None:
+    path, _, test = name.partition("::")
+    assert re.search(rf"^def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_shared_depth_costs_compute_and_no_parameters() -> None:
+    def costs(preset: str, depth: int) -> tuple[int, int]:
+        config = preset_config(preset, depth=depth)
+        steps = sum(
+            part.multiply_adds(config.size, 128)
+            for step in config.order
+            for part in config.layers[step].values()
+        )
+        return parameter_count(build(config)), steps
+
+    (core3, work3), (core6, work6) = costs("unimatrix-core", 3), costs("unimatrix-core", 6)
+    (transformer3, _), (transformer6, _) = costs("transformer", 3), costs("transformer", 6)
+    assert core3 == core6
+    assert work6 == 2 * work3 > 0
+    assert transformer6 > 1.5 * transformer3
+
+
+def test_every_study_asks_and_answers_and_says_where_it_stands_in_the_paper() -> None:
+    for study in STUDIES.values():
+        assert study.question.endswith("?")
+        answer = study.answer({})
+        assert answer.endswith(".")
+        assert "{" not in answer
+        assert (study.paper == "") == (study.name in ("training-length", "table5-all-fillers"))
