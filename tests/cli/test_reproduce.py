@@ -41,14 +41,14 @@ def test_reproduce_takes_seeds_text_and_folder_and_report_follows(
     assert (out / "report.html").read_text() == page
 
 
-def test_reproduce_and_report_refuse_what_is_not_there(refused, tmp_path) -> None:
+def test_reproduce_and_report_refuse_what_is_not_there(refused, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2), raising=False)
     assert "did you mean table1" in refused("reproduce", "--studies", "tabel1")
     assert "did you mean table1" in refused("report", "--studies", "tabel1")
     assert "got both" in refused("reproduce", "--seeds", "7", "--num-seeds", "2")
     assert "--num-seeds: expected 1 to 1000, got 0" in refused("reproduce", "--num-seeds", "0")
-    assert "jobs: expected at least 1, got 0" in refused(
-        "reproduce", "--studies", "table3", "--jobs", "0", "--out", tmp_path / "none"
-    )
+    for number in ("0", "100000"):
+        assert f"--jobs: expected 1 to 16, got {number}" in refused("reproduce", "--jobs", number)
     message = refused("reproduce", "--studies", "table3", "table4", "--data", "embedded")
     assert message.endswith("--data: table3 table4: these studies read no text, they draw sequences\n")
     assert "--data-dir: table5:" in refused("reproduce", "--studies", "table5", "--data-dir", tmp_path)

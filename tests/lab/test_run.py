@@ -202,6 +202,11 @@ def test_bad_seeds_are_refused_before_anything_is_written(tmp_path, go) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_no_run_at_a_time_is_refused(go) -> None:
+    with pytest.raises(UserError, match="jobs: expected at least 1, got 0"):
+        go(jobs=0)
+
+
 def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
     page = io.StringIO()
     go(console=Console(file=page, width=100, force_terminal=True))

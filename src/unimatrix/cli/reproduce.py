@@ -36,6 +36,7 @@ examples:
 
 # each holds a model library and a text: beyond this many, memory is what runs out
 _MOST_JOBS_UNASKED = 8
+_MOST_JOBS = 16
 _MOST_SEEDS = 1000
 
 
@@ -64,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="reproduce", about=ABOUT)
     seeds = _seeds(options)
     studies = tuple(catalogue.study(name) for name in options.studies)
-    jobs = _cores(options.device) if options.jobs is None else options.jobs
+    jobs = _jobs(options)
     source, corpus = _text(options, studies)
     console = PlainConsole()
     result = reproduce(
@@ -96,12 +97,15 @@ def _seeds(options: Options) -> tuple[int, ...]:
     return first_seeds(options.num_seeds)
 
 
-def _cores(device: Device) -> int:
-    """As many runs at a time as are good where nobody said."""
-    if device_kind(device) != "cpu":
-        return 1
+def _jobs(options: Options) -> int:
+    """How many runs at a time: as asked, or one for each core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_JOBS_UNASKED)
+    if options.jobs is None:
+        return min(cores, _MOST_JOBS_UNASKED) if device_kind(options.device) == "cpu" else 1
+    most = max(cores, _MOST_JOBS)
+    if not 1 <= options.jobs <= most:
+        raise UserError(f"--jobs: expected 1 to {most}, got {options.jobs}")
+    return options.jobs
 
 
 def _text(options: Options, studies: Sequence[Study]) -> tuple[str, Corpus | None]:

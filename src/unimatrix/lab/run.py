@@ -115,7 +115,9 @@ def reproduce(
     committed = committed_rows()
     if corpus is None and reads_text(planned):
         corpus = load_corpus(source)
-    identities = {run.name: identity_of(run, source_for(run, corpus).describe()) for run in planned}
+    # the same for every seed
+    recipes = {run.name: run for run in planned}
+    identities = {name: identity_of(run, source_for(run, corpus).describe()) for name, run in recipes.items()}
     own, theirs = select(rows, identities), select(committed, identities)
     shown = {name: theirs[name] for name in identities if name in skip and theirs[name] and not own[name]}
     live = [run for run in planned if run.name not in shown]
