@@ -185,9 +185,15 @@ def _measured(summary: Any) -> str:
 # ---- speed
 
 
+def _throughput(path: str) -> list[dict[str, Any]]:
+    """The rows of models as they run by themselves, without those that loop over tokens in Python."""
+    rows = json.loads((SPEED / path).read_text(encoding="utf-8"))["rows"]
+    return [row for row in rows if row.get("form", "fast") == "fast"]
+
+
 def speed(path: str, *, over: str) -> str:
     """Tokens per second over another model's, each at its better mode, by length."""
-    rows = json.loads((SPEED / path).read_text(encoding="utf-8"))["rows"]
+    rows = _throughput(path)
     best: dict[tuple[str, str, int], float] = {}
     for row in rows:
         key = (row["model"], row["what"], row["length"])
@@ -209,7 +215,7 @@ def speed(path: str, *, over: str) -> str:
 
 def speed_line() -> str:
     """One line for README."""
-    rows = json.loads((SPEED / "throughput.json").read_text(encoding="utf-8"))["rows"]
+    rows = _throughput("throughput.json")
     rates = {}
     for row in rows:
         if row["what"] == "training":
@@ -249,11 +255,13 @@ def decoding() -> str:
     """Time per token and bytes of state, by position."""
     rows = json.loads((SPEED / "decode.json").read_text(encoding="utf-8"))["rows"]
     return table(
-        ("model", "position", "per token", "over the nearest position", "state"),
+        ("model", "batch", "position", "first token", "per token", "over the nearest position", "state"),
         (
             (
                 f"`{row['model']}`",
+                str(row.get("batch", 1)),
                 f"{row['position']:,}",
+                f"{row['first_token_ms']:,.1f} ms" if "first_token_ms" in row else "not measured",
                 f"{row['us_per_token']:,.0f} us",
                 f"{row['over_nearest']:.2f}",
                 f"{row['state_bytes']:,} B",

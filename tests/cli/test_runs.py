@@ -225,6 +225,12 @@ def test_without_runs_it_says_how_to_make_one(call, tmp_path, monkeypatch):
     assert listed(call) == []
 
 
+def test_folders_stand_on_both_sides_of_an_option(call, small_run, run_folder):
+    code, out, err = call("runs", small_run, "--json", run_folder)
+    assert (code, err) == (0, "")
+    assert [seen["folder"] for seen in json.loads(out)] == [str(small_run), str(run_folder)]
+
+
 def test_what_is_no_folder_is_refused(refused, tmp_path):
     (tmp_path / "file").touch()
     assert "runs: expected a folder, got the file" in refused("runs", tmp_path / "file")

@@ -118,6 +118,7 @@ def commands() -> dict[str, tuple[Any, list[str]]]:
         "generate": (_options("generate"), ["generate", "$run", "--prompt", "ab", "--max-new-tokens", "2"]),
         "inspect": (_options("inspect"), ["inspect", "$recall"]),
         "models": (_options("models"), ["models", "--json"]),
+        "runs": (_options("runs"), ["runs", "$run"]),
         "report": (_options("report"), ["report", "--out", "$results", "--studies", "table1"]),
         "reproduce": (
             _options("reproduce"),
@@ -170,10 +171,10 @@ def stopped_where_accepted() -> Iterator[None]:
         patch.setattr(reproduce, "_train_all", accept)
         patch.setattr(reproduce, "write_report", accept)
         patch.setattr(generate, "_write", write)
-        patch.setattr(models, "describe", accept)
-        patch.setattr(throughput, "_check_models", accept)
+        patch.setattr(models, "_counted", accept)
+        patch.setattr(throughput, "check_models", accept)
         patch.setattr(recall, "check_equality", accept)
-        patch.setattr(decode, "_prefill", accept)
+        patch.setattr(decode, "check_models", accept)
         patch.setattr(against, "_Version", accept)
         patch.setattr(chunk_length, "time_in_turns", accept)
         yield
@@ -231,6 +232,7 @@ ALSO = {
     "model": ("generate", "folder"),
     "seeds": ("seed",),
     "studies": ("study", "table", "report"),
+    "folders": ("runs",),
     "models": ("preset", "bench"),
     "out": ("output folder", "folder", "no finished run"),
     "lengths": ("length",),

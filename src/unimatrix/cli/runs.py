@@ -79,6 +79,8 @@ class RunSeen:
 
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
+    # folders may stand on both sides of --json
+    arguments = sorted(arguments, key=lambda word: word.startswith("-"))
     options = parse(Options, arguments, command="runs", about=ABOUT)
     for folder in options.folders:
         _check_folder(folder)
