@@ -181,12 +181,16 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ComparedClaim:
-    """A claim about measured numbers: one or more comparisons, all of which must hold."""
+    """A claim about measured numbers: one or more comparisons, all of which must hold.
+
+    quotes: numbers that the statement quotes and no comparison has as they are, such as the ends of a range.
+    """
 
     statement: str
     source: str
     comparisons: tuple[Comparison, ...]
     judges: tuple[str, ...] = ()
+    quotes: tuple[float, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """The verdict over the seeds that are there."""

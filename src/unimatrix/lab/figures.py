@@ -42,6 +42,13 @@ def draw_training_length(study: "Study", samples: Samples, **settings: Any) -> "
     return charts.draw_training_length(study, samples, **settings)
 
 
+def draw_over_columns(study: "Study", samples: Samples, **settings: Any) -> "Drawing | None":
+    """Rows over a number that columns have, such as the length of a sequence."""
+    from unimatrix.lab import charts
+
+    return charts.draw_over_columns(study, samples, **settings)
+
+
 def draw_gap(study: "Study", samples: Samples, **settings: Any) -> "Drawing | None":
     """The difference of two rows seed by seed."""
     from unimatrix.lab import charts

@@ -6,7 +6,9 @@ from functools import partial
 from unimatrix.bench import decode, memory
 from unimatrix.bench.processes import in_fresh_processes, quiet
 from unimatrix.data.tasks import TripleInteractionConfig
-from unimatrix.lab.charts import draw_over_columns
+from unimatrix.lab.answers import Mean, sentence
+from unimatrix.lab.claims import Measured
+from unimatrix.lab.figures import draw_over_columns
 from unimatrix.lab.study import Column, Figure, Measurement, Row, Study, Taken
 from unimatrix.models import build, parameter_count, task_presets
 from unimatrix.studies.paper.throughput import LABELS, TEXT_MODELS
@@ -107,10 +109,23 @@ def _decoding(batch: int) -> Study:
             ),
         )
 
+    def after(model: str, column: Column, digits: int) -> Mean:
+        return Mean(Measured(served(model), column.key), digits)
+
+    models = ("transformer", "unimatrix-core")
     return Study(
         name=f"decoding-{batch}",
         title=f"Prefill and decoding, {texts}: ms to the first token, us for each token after it",
         question="How long until the first token behind a prompt, and how long for each after it?",
+        answer=sentence(
+            f"Behind {positions[-1]:,} tokens the Transformer takes {{base}} ms to the first token and "
+            f"{{base_each}} us for each after it, Core {{core}} ms and {{core_each}} us.",
+            **{
+                name: after(model, columns[-1], digits)
+                for model, names in zip(models, (("base", "base_each"), ("core", "core_each")), strict=True)
+                for name, columns, digits in zip(names, (first, each), (1, 0), strict=True)
+            },
+        ),
         rows=tuple(Row(experiment=served(model), label=LABELS[model]) for model in TEXT_MODELS),
         columns=(*first, *each),
         claims=(),
@@ -136,6 +151,12 @@ MEMORY = Study(
     name="memory",
     title=f"Peak memory in MiB, {memory.BATCH} sequences of {memory.LENGTH} tokens",
     question="How much memory does a model take at its peak, weights and all?",
+    answer=sentence(
+        f"A training step of {memory.BATCH} sequences of {memory.LENGTH} tokens takes {{base}} MiB with the "
+        f"Transformer and {{core}} MiB with Core.",
+        base=Mean(Measured(weighed("transformer"), "training_taken_mib"), 1),
+        core=Mean(Measured(weighed("unimatrix-core"), "training_taken_mib"), 1),
+    ),
     rows=tuple(
         Row(experiment=weighed(model), label=LABELS[model]) for model in (*TEXT_MODELS, *task_presets())
     ),
