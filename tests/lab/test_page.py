@@ -2,17 +2,25 @@
 
 import dataclasses
 import io
+import json
 import re
 from html.parser import HTMLParser
 
+import altair as alt
 import pytest
 from rich.console import Console
 
 from unimatrix.lab.claims import SEEDS_FOR_A_CLAIM
 from unimatrix.lab.intervals import mean_interval
-from unimatrix.lab.page import render_report, write_report
+from unimatrix.lab.page import (
+    _drawing_library,
+    drawn_interval,
+    render_report,
+    shared_protocol,
+    write_report,
+)
 from unimatrix.lab.terminal import print_summaries
-from unimatrix.lab.words import NOTHING, interval_text, summarise
+from unimatrix.lab.words import NOTHING, Cell, interval_text, summarise
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.studies.paper.text import TABLE1
 
@@ -114,50 +122,169 @@ def test_the_terminal_fits_eighty_columns_and_shows_everything(full) -> None:
     assert text.count("reproduced") == len(TABLE1.claims)
 
 
-class References(HTMLParser):
-    """Collects every tag, and every address that a browser would fetch."""
+class Read(HTMLParser):
+    """A page as a browser takes it: its tags, the addresses that it would fetch, its text without scripts."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.scripts: list[str] = []
+        self.feed(page)
 
     def handle_starttag(self, tag, attrs) -> None:
         self.tags.append(tag)
         names = ("src", "srcset", "href", "data", "poster", "action")
         self.addresses += [value for name, value in attrs if name in names]
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_data(self, data) -> None:
+        if self.tags[-1:] == ["script"]:
+            self.scripts.append(data)
+        elif self.tags[-1:] != ["style"]:
+            self.text += data
+
+
+def figures_of(page):
+    """What is kept for the figures: specs, datasets, config."""
+    start = page.index('id="figures">') + len('id="figures">')
+    return json.loads(page[start : page.index("</script>", start)])
 
 
 def test_the_page_is_one_file_without_outside_references(tmp_path, full) -> None:
     page = write_report([summarise(TABLE1, full)], PAPER, tmp_path)
     text = page.read_text(encoding="utf-8")
-    references = References()
-    references.feed(text)
-    outside = [address for address in references.addresses if not address.startswith("#")]
-    assert len(outside) == 4
-    assert all(address.startswith("data:image/svg+xml;base64,") for address in outside)
-    assert {f'id="{address[1:]}"' in text for address in references.addresses if address[0] == "#"} == {True}
-    assert not {"script", "link", "iframe", "object", "embed"} & set(references.tags)
-    assert "url(" not in text
-    assert "@import" not in text
-    assert not re.search(r"https?://", text)
+    read = Read(text)
+    assert read.addresses
+    assert all(address.startswith("#") for address in read.addresses)
+    assert {address[1:] for address in read.addresses} <= set(read.ids)
+    assert len(read.ids) == len(set(read.ids))
+    assert not {"link", "iframe", "object", "embed", "img"} & set(read.tags)
+    ours = text.replace(str(_drawing_library()), "")
+    assert "url(" not in ours
+    assert "@import" not in ours
+    # the address of the format's own description, which nothing fetches
+    assert set(re.findall(r"https?://[^ \"]+", ours)) == {alt.SCHEMA_URL}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "report.html"]
+    assert len(text.encode()) < 2_000_000
+
+
+def test_the_page_draws_each_figure_of_data_that_stand_in_it_once(full) -> None:
+    page = render_report([summarise(TABLE1, full)], PAPER)
+    kept = figures_of(page)
+    assert set(kept["specs"]) == {"figure2", "table1-curves"}
+    assert page.count('data-figure="figure2"') == 2  # in front, and in its study
+    assert all("datasets" not in spec for spec in kept["specs"].values())
+    named = set(re.findall(r'"name": "(data-[0-9a-f]+)"', json.dumps(kept["specs"])))
+    assert named == set(kept["datasets"])
+    assert page.count("window.vegaEmbed=") == 1
 
 
 def test_the_page_says_all_that_it_must(full) -> None:
-    text = render_report([summarise(TABLE1, full)], PAPER)
+    text = render_report([summarise(TABLE1, full)], dataclasses.replace(PAPER, claims=()))
     for words in ("fewer than two seeds", "speak of the seeds only", "0123456789abcdef", "CC BY 4.0"):
         assert words in text
     assert 'name="viewport"' in text
-    assert "prefers-color-scheme: dark" in text
     assert full[CORE][7].data["train"]["sha256"] in text
+    shown = Read(text).text
     for claim in TABLE1.claims:
-        assert claim.statement.replace("'", "&#39;") in text
+        assert claim.statement in shown
+    assert TABLE1.question in shown
+    assert TABLE1.answer(full) in shown
+    for word in ("BPB", "PPL"):
+        assert f"<dt>{word}</dt>" in text
+    assert "7 claims: 7 reproduced." in shown
+
+
+def test_every_claim_of_the_paper_stands_there_with_what_it_rests_on(full) -> None:
+    text = render_report([summarise(TABLE1, full)], PAPER)
+    judged = PAPER.judged([("table1", *found) for found in summarise(TABLE1, full).verdicts])
+    shown = text.partition('id="claims"')[2].partition("</section>")[0]
+    assert shown.count('class="item claim"') == len(PAPER.claims) > 20
+    rests = [found for claim in judged for found in claim.evidence if found.study]
+    assert shown.count('<a href="#table1">Table 1</a>') == len(rests) > 0
+
+
+def test_a_word_is_explained_where_it_first_stands_alone(full) -> None:
+    again = dataclasses.replace(TABLE1, name="again", title="Again: BPB")
+    text = render_report([summarise(TABLE1, full), summarise(again, full)], PAPER)
+    assert text.count("<dt>BPB</dt>") == 1
+    assert text.index("<dt>BPB</dt>") < text.index('id="again"')
+
+
+def test_what_studies_share_of_how_they_were_measured_stands_once(full) -> None:
+    other = dataclasses.replace(
+        TABLE1, name="other", title="Other: one", protocol=(TABLE1.protocol[0], "Own.")
+    )
+    summaries = [summarise(TABLE1, full), summarise(other, full)]
+    assert shared_protocol(summaries) == {TABLE1.protocol[0]: ["Table 1", "Other"]}
+    shown = Read(render_report(summaries, PAPER)).text
+    assert shown.count(TABLE1.protocol[0]) == 1
+    assert shown.count("Own.") == 1
+
+
+def test_the_first_findings_are_those_that_the_paper_names(full) -> None:
+    tables = [dataclasses.replace(TABLE1, name=name) for name in ("one", "two", "three", "four")]
+    summaries = [summarise(table, full) for table in tables]
+    paper = dataclasses.replace(PAPER, findings={"three": "three-curves", "absent": "figure2"})
+    front = render_report(summaries, paper).partition('id="studies"')[0]
+    assert re.findall(r'<h3><a href="#(\w+)">', front) == ["three", "one", "two"]
+    assert re.findall(r'data-figure="([\w-]+)"', front)[0] == "three-curves"
+
+
+def test_every_column_shows_the_papers_value_before_ours(full) -> None:
+    text = render_report([summarise(TABLE1, full)], PAPER)
+    head = text.partition("<thead>")[2].partition("</thead>")[0]
+    assert re.findall(r">(Paper|Ours)<", head) == ["Paper", "Ours"] * 2
+    row = text.partition(f'id="table1--{CORE}"')[2].partition("</tr>")[0]
+    assert re.findall(r'class="(paper|ours) ?\w*"', row) == ["paper", "ours"] * 2
+    assert row.count('class="spark"') == 2
+
+
+def test_one_seed_has_no_interval(full) -> None:
+    one = {name: {7: runs[7]} for name, runs in full.items()}
+    text = render_report([summarise(TABLE1, one)], PAPER)
+    assert 'class="mean"' in text
+    assert 'class="interval"' not in text
+    assert "with one start no claim on measured numbers can be decided" in text
+
+
+def test_without_any_run_the_page_says_so_and_draws_nothing() -> None:
+    text = render_report([summarise(TABLE1, {})], PAPER)
+    assert "Not measured yet." in text
+    assert figures_of(text)["specs"] == {}
+    assert "window.vegaEmbed=" not in text
+    assert Read(render_report([], PAPER)).text
 
 
 def test_the_page_escapes_what_it_is_given(full) -> None:
-    evil = "<script>alert(1)</script>"
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    row = dataclasses.replace(TABLE1.rows[1], label=evil, group=evil)
+    study = dataclasses.replace(
+        TABLE1, title=evil, question=evil, answer=lambda _: evil, rows=(TABLE1.rows[0], row, *TABLE1.rows[2:])
+    )
     table = with_data(full, name=evil, notes=[evil], is_paper_corpus=False)
-    text = render_report([summarise(TABLE1, table)], PAPER)
+    text = render_report([summarise(study, table)], PAPER)
     assert evil not in text
-    assert "&lt;script&gt;" in text
+    tags = Read(text).tags
+    assert tags.count("script") == 3
+    assert "img" not in tags
+    labels = {record.get("label") for records in figures_of(text)["datasets"].values() for record in records}
+    assert evil in labels
+
+
+def test_rows_of_one_name_are_linked_apart(full) -> None:
+    study = dataclasses.replace(TABLE1, rows=(TABLE1.rows[0], TABLE1.rows[0]))
+    ids = Read(render_report([summarise(study, full)], PAPER)).ids
+    assert len(ids) == len(set(ids))
+    assert {f"table1--{TRANSFORMER}", f"table1--{TRANSFORMER}-2"} <= set(ids)
+
+
+@pytest.mark.parametrize(("low", "high", "place"), [(5.0, 6.0, "50.0"), (5.5, 6.5, "4.0")])
+def test_the_drawing_in_a_cell_has_its_columns_scale(low, high, place) -> None:
+    cell = Cell(paper=NOTHING, ours="5.5", interval=mean_interval([5.5]), values=(5.5,))
+    assert f'class="mean" cx="{place}"' in drawn_interval(cell, (low, high))
+    assert drawn_interval(cell, (5.5, 5.5)) == ""
+    assert drawn_interval(Cell(paper=NOTHING, ours=NOTHING), (5.0, 6.0)) == ""

@@ -255,11 +255,10 @@ def test_the_terminal_fits_eighty_columns(like_the_paper) -> None:
 
 def test_the_page_stacks_what_is_too_wide(like_the_paper) -> None:
     page = render_report([summarise(table, like_the_paper()) for table in TABLES], PAPER)
-    table2, table6, length = (page.split(f'<section id="{table.name}">')[1] for table in TABLES)
-    assert '<td class="paper" data-label="BPB, paper">5.124</td>' in table2
-    assert "ours, paper</th>" in table6.split("</table>")[0]
-    assert '<br><span class="paper">12.5</span>' in table6
-    assert "paper</th>" not in length.split("</table>")[0]
+    table2, table6, length = (page.split(f'<section class="study" id="{table.name}"')[1] for table in TABLES)
+    assert '<td class="paper metric" data-label="BPB, paper">5.124</td>' in table2
+    assert '<td class="paper metric" data-label="Copy, paper">12.5</td>' in table6
+    assert "Paper</th>" not in length.split("</table>")[0]
     assert "task_token True, phase_steps 200 or 2000" in table6
     assert f"{AUDIT.num_triples:,} triples" in table6
 

@@ -208,9 +208,9 @@ def test_the_page_has_contents_groups_and_the_tasks_settings(like_the_paper) -> 
     summaries = [summarise(table, like_the_paper()) for table in RECALL_TABLES]
     page = render_report(summaries, PAPER)
     for table in RECALL_TABLES:
-        assert f'<a href="#{table.name}">{table.title}</a>' in page
+        assert f'<a href="#{table.name}">{table.short}' in page
     assert page.count('<tr class="group">') == 4
-    assert '<span class="verdict reproduced">4 reproduced</span>' in page
+    assert '<span class="chip reproduced">4 reproduced</span>' in page
     assert "num_pairs 4, num_keys 8, num_values 8, num_fillers 12, placement start, length 128" in page
     assert "eval_num_pairs none or 4 6 8" in page
     assert "Training text" not in page
@@ -221,7 +221,7 @@ def test_tables_without_runs_are_shown_empty() -> None:
     summaries = [summarise(table, {}) for table in STUDIES.values()]
     assert shared_cautions(summaries) == ("No run has finished yet.",)
     page = render_report(summaries, PAPER)
-    assert "<img" not in page
+    assert "<figure" not in page
     assert "undecided at n = 0 seeds" in page
 
 

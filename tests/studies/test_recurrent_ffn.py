@@ -340,14 +340,13 @@ def test_the_terminal_fits_eighty_columns(like_the_paper) -> None:
 def test_the_page_names_groups_columns_and_the_rule_of_named_seeds(like_the_paper) -> None:
     page = render_report([summarise(table, like_the_paper()) for table in TABLES], PAPER)
     for table in TABLES:
-        assert f'<section id="{table.name}">' in page
+        assert f'<section class="study" id="{table.name}"' in page
         assert f'href="#{table.name}"' in page
-    tuned = page.split('<section id="section5.6-tuned">')[1]
-    assert 'data-label="seed 11: ours, paper"' in tuned
-    assert '<br><span class="paper">3.876</span>' in tuned
+    tuned = page.split('<section class="study" id="section5.6-tuned"')[1]
+    assert '<td class="paper metric" data-label="seed 11, paper">3.876</td>' in tuned
     assert "in 5 of 5 seeds; claimed: in seeds 7 and 11" in tuned
     assert "A claim about named seeds is decided" in page
-    assert page.count(f'<th scope="rowgroup" colspan="6">{BEYOND}</th>') == 1
+    assert page.count(f'<th scope="rowgroup" colspan="10">{BEYOND}</th>') == 2
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)

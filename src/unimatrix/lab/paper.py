@@ -4,8 +4,8 @@ A claim of a study says which of them it judges. What no run can decide is held 
 itself names as open stays open, with what there is of it here.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from unimatrix.lab.claims import Claim, Outcome, Verdict, conjunction
@@ -62,13 +62,15 @@ class JudgedClaim:
 class Paper:
     """What studies are held against: printed numbers, claims, and where they stand.
 
-    licence: of the numbers that are quoted.
+    licence: of the numbers that are quoted. findings: the studies that the page shows first, each with the
+    figure that answers it.
     """
 
     identifier: str
     title: str
     licence: str
     claims: tuple[PaperClaim, ...] = ()
+    findings: Mapping[str, str] = field(default_factory=dict)
 
     def judged(self, verdicts: Iterable[tuple[str, Claim, Verdict]]) -> tuple[JudgedClaim, ...]:
         """Every claim of the paper, in its order.

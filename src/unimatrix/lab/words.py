@@ -17,6 +17,28 @@ from unimatrix.train.config import Experiment
 NOTHING = "\N{EN DASH}"
 # ours and the paper's, counted each
 _MOST_COLUMNS_SIDE_BY_SIDE = 6
+# what is explained where it first stands: the word as it is written, and in plain words what it means
+TERMS = {
+    "BPB": "bits per byte: how many bits the model needs, on average, to tell the next byte of a text. Fewer "
+    "are better; a model that knows nothing needs 8.",
+    "PPL": "perplexity per byte, 2 to the power of BPB: among how many equally likely bytes the model still "
+    "wavers. Lower is better.",
+    "accuracy": "in how many of a hundred sequences the model's likeliest answer is the right one. Higher is "
+    "better.",
+    "Eval. loss": "how surprised the model is by the right answer, in nats. Lower is better.",
+}
+HOW_TO_READ = (
+    "Ours is the mean over the seeds (runs that differ in their random start, batches and dropout) ± half of "
+    "the 95 % interval: where the mean of many more seeds would lie, most likely. The drawing below a number "
+    "shows the same: the line is the interval, the dot the mean, the small dots the seeds, the diamond the "
+    "paper's value; one scale for each column."
+)
+HOW_TO_READ_CLAIMS = (
+    "Below each claim stand its numbers: the difference of the two sides, averaged over the seeds, with its "
+    "95 % interval, and what is claimed of it. “Claimed: at or below 0” means that the left side is claimed "
+    "to be no larger than the right one, and the claim counts as reproduced only where the whole interval "
+    "lies there."
+)
 RULE = (
     "For each claim: the difference of the two models seed by seed (both trained with the same seed), or of "
     "a model and a fixed number, and the 95 % Student-t interval of its mean. Reproduced: the whole interval "
@@ -34,10 +56,24 @@ SCOPE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One measured column of one row: the paper's number and ours, as text."""
+    """One measured column of one row: the paper's number and ours, as text and as what is drawn of them.
+
+    exact: of a baseline.
+    """
 
     paper: str
     ours: str
+    interval: Interval | None = None
+    values: tuple[float, ...] = ()
+    printed: float | None = None
+    exact: float | None = None
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """All that is drawn of it, for a scale that holds them."""
+        ends = (self.printed, self.exact)
+        bounds = (self.interval.low, self.interval.high) if self.interval and self.interval.n > 1 else ()
+        return (*self.values, *bounds, *(end for end in ends if end is not None))
 
     @property
     def stacked(self) -> tuple[str, ...]:
@@ -49,9 +85,11 @@ class Cell:
 class Line:
     """One row: counts (ours None before its first run), cells in the order of the table's columns.
 
-    num_seeds: that all of its experiments have; None for a baseline, whose values are exact.
+    name: its experiment's; a baseline's label. num_seeds: that all of its experiments have; None for a
+    baseline, whose values are exact.
     """
 
+    name: str
     label: str
     group: str
     parameters: int | None
@@ -171,9 +209,13 @@ def _line(table: Study, row: Row, samples: Samples) -> Line:
             Cell(
                 paper=NOTHING if printed is None else f"{printed:.{column.digits}f}",
                 ours=interval_text(interval, digits=column.digits),
+                interval=interval,
+                values=values,
+                printed=printed,
             )
         )
     return Line(
+        name=row.experiment.name,
         label=row.label,
         group=row.group,
         parameters=runs[-1].parameters if runs else None,
@@ -184,16 +226,17 @@ def _line(table: Study, row: Row, samples: Samples) -> Line:
 
 
 def _baseline_line(table: Study, row: Baseline) -> Line:
-    values = [
-        f"{row.values[column.key]:.{column.digits}f}" if column.key in row.values else NOTHING
-        for column in table.columns
-    ]
+    known = [(row.values.get(column.key), column.digits) for column in table.columns]
     return Line(
+        name=row.label,
         label=row.label,
         group=row.group,
         parameters=None,
         paper_parameters=None,
-        cells=tuple(Cell(paper=NOTHING, ours=value) for value in values),
+        cells=tuple(
+            Cell(paper=NOTHING, ours=NOTHING if value is None else f"{value:.{digits}f}", exact=value)
+            for value, digits in known
+        ),
         num_seeds=None,
     )
 

@@ -31,12 +31,17 @@ def draw_metric(study: Study, samples: Samples, *, key: str) -> Drawing | None:
         return None
     column = study.column(key)
     shown = [record for record in found if record["column"] == key]
-    x = alt.X("value:Q", title=theme.wrapped(column.axis), scale=alt.Scale(zero=False, padding=14))
+    scale = alt.Scale(zero=False, padding=14)
+    if "percent" in column.axis and _highest(shown) > 100:
+        scale.domainMax, scale.clamp = 100, True  # an interval may reach further, no accuracy does
+    x = alt.X("value:Q", title=theme.wrapped(column.axis), scale=scale)
     layers = _layers(_kinds(shown), x=x, digits=column.digits)
     chart = alt.layer(*layers, data=theme.data(found)).transform_filter(
         alt.FieldOneOfPredicate(field="column", oneOf=[key])
     )
-    return chart.properties(width=WIDTH, height=alt.Step(_STEP + 14 * _has_groups(shown)))
+    return chart.properties(
+        width=WIDTH - 32, height=alt.Step(_STEP + 14 * _has_groups(shown)), usermeta={"margin": 32}
+    )
 
 
 def draw_panels(study: Study, samples: Samples, *, keys: Sequence[str], label: str) -> Drawing | None:
@@ -61,11 +66,15 @@ def draw_panels(study: Study, samples: Samples, *, keys: Sequence[str], label: s
         width=WIDTH // 2 - 12, height=alt.Step(_STEP + 14 * _has_groups(shown))
     )
     panel = alt.Facet("panel:N", title=None, sort=list(titles.values()))
-    return chart.facet(panel, columns=2, spacing=24)
+    return chart.facet(panel, columns=2, spacing=24).properties(usermeta={"panel": 290})
 
 
 def _is_measured(found: Sequence[Record], keys: Sequence[str]) -> bool:
     return any(record["kind"] == OURS and record["column"] in keys for record in found)
+
+
+def _highest(found: Sequence[Record]) -> float:
+    return max(record.get("high") or record.get("value") or 0.0 for record in found)
 
 
 def _has_groups(found: Sequence[Record]) -> bool:

@@ -9,6 +9,7 @@ from unimatrix.lab.results import Samples
 from unimatrix.lab.study import Column, Row, Study
 
 _MEAN = "mean, 95 % interval"
+_MARGIN = 140  # left of the axes, for the names of the seeds
 
 
 def draw_gap(
@@ -51,7 +52,8 @@ def draw_gap(
 
 def _drawn(shown: list[Record], *, places: list[str], kinds: list[str], title: str) -> Drawing:
     """Squares first, circles then, diamonds for the paper's; a line joins what belongs to one seed."""
-    x = alt.X("value:Q", title=theme.wrapped(title), scale=alt.Scale(padding=14))
+    axis = alt.Axis(titleAnchor="end")
+    x = alt.X("value:Q", title=theme.wrapped(title, 40), scale=alt.Scale(padding=14), axis=axis)
     base = alt.Chart().encode(
         y=alt.Y("place:N", sort=places, title=None, axis=alt.Axis(domain=False, ticks=False))
     )
@@ -59,7 +61,7 @@ def _drawn(shown: list[Record], *, places: list[str], kinds: list[str], title: s
     color = alt.Color(
         "kind:N",
         scale=alt.Scale(domain=kinds, range=[look[0] for look in looks]),
-        legend=theme.legend(kinds, columns=3),
+        legend=theme.legend(kinds),
     )
     shape = alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=[look[1] for look in looks]))
     ours = base.transform_filter("datum.kind !== 'paper'")
@@ -73,7 +75,7 @@ def _drawn(shown: list[Record], *, places: list[str], kinds: list[str], title: s
         .encode(x=x, detail="place:N"),
         ours.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=3, strokeCap="round")
-        .encode(x=alt.X("low:Q", title=theme.wrapped(title)), x2="high:Q", color=color),
+        .encode(x=alt.X("low:Q", title=theme.wrapped(title, 40)), x2="high:Q", color=color),
         ours.transform_filter("isValid(datum.seed)")
         .mark_point(**points)
         .encode(x=x, color=color, shape=shape, tooltip=told),
@@ -84,7 +86,9 @@ def _drawn(shown: list[Record], *, places: list[str], kinds: list[str], title: s
         .mark_point(yOffset=-9, **points)
         .encode(x=x, color=color, shape=shape, tooltip=told),
     ]
-    return alt.layer(*layers, data=theme.data(shown)).properties(width=WIDTH, height=alt.Step(36))
+    return alt.layer(*layers, data=theme.data(shown)).properties(
+        width=WIDTH - _MARGIN, height=alt.Step(36), usermeta={"margin": _MARGIN}
+    )
 
 
 def _differences(column: Column, pair: tuple[Row, ...], samples: Samples) -> dict[int, float]:

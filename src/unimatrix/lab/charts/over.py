@@ -21,6 +21,7 @@ from unimatrix.lab.results import Samples, metric_by_seed
 from unimatrix.lab.study import Study
 
 _HEIGHT = 300
+_MARGIN = 70  # beside the axes, for the vertical one's numbers and title
 
 
 def draw_over(
@@ -73,7 +74,9 @@ def draw_over(
         .mark_rule(strokeDash=[2, 3])
         .encode(y=y, tooltip=["series:N", "label:N", alt.Tooltip("value:Q", format=".2f")]),
     ]
-    return alt.layer(*layers, data=theme.data(shown)).properties(width=WIDTH, height=_HEIGHT)
+    return alt.layer(*layers, data=theme.data(shown)).properties(
+        width=WIDTH - _MARGIN, height=_HEIGHT, usermeta={"margin": _MARGIN}
+    )
 
 
 def _placed(study: Study, positions: Mapping[str, float]) -> list[tuple[int, Any]]:
@@ -93,24 +96,25 @@ def _kind(kind: str) -> alt.FieldEqualPredicate:
     return alt.FieldEqualPredicate(field="kind", equal=kind)
 
 
-def _colour(names: Sequence[str], *, first: int = 0) -> alt.Color:
+def _colour(names: Sequence[str], *, first: int = 0, lines: bool = False) -> alt.Color:
     """The series in the order of their names, from that colour on."""
     colours = [theme.SERIES[(first + number) % len(theme.SERIES)] for number in range(len(names))]
     scale = alt.Scale(domain=list(names), range=colours)
-    return alt.Color("series:N", scale=scale, legend=theme.legend(names, lines=True))
+    return alt.Color("series:N", scale=scale, legend=theme.legend(names, lines=lines))
 
 
-def _dash(names: Sequence[str]) -> alt.StrokeDash:
+def _dash(names: Sequence[str], *, lines: bool = False) -> alt.StrokeDash:
     dashes = [theme.DASHES[number % len(theme.DASHES)] for number in range(len(names))]
     scale = alt.Scale(domain=list(names), range=dashes)
-    return alt.StrokeDash("series:N", scale=scale, legend=theme.legend(names, lines=True))
+    return alt.StrokeDash("series:N", scale=scale, legend=theme.legend(names, lines=lines))
 
 
 def _means(base: alt.Chart, *, x: alt.X, label: str, series: Sequence[str]) -> list[alt.Chart]:
     """Line, points and intervals of records with `series`, `value`, `low` and `high`."""
     y = alt.Y("value:Q", title=label, scale=alt.Scale(zero=False))
     marks = [theme.SHAPES[number % len(theme.SHAPES)] for number in range(len(series))]
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=list(series), range=marks), legend=None)
+    scale = alt.Scale(domain=list(series), range=marks)
+    shape = alt.Shape("series:N", scale=scale, legend=theme.legend(series))
     bounds = [
         alt.Tooltip(f"{end}:Q", title=f"95 % interval, {end}", format=",.4~f") for end in ("low", "high")
     ]
@@ -156,7 +160,9 @@ def draw_training_length(
             .mark_rule(strokeWidth=1.2)
             .encode(x=alt.X("seconds_low:Q", title=title), x2="seconds_high:Q", y=alt.Y("value:Q")),
         )
-    return alt.layer(*layers, data=theme.data(shown)).properties(width=WIDTH, height=_HEIGHT)
+    return alt.layer(*layers, data=theme.data(shown)).properties(
+        width=WIDTH - _MARGIN, height=_HEIGHT, usermeta={"margin": _MARGIN}
+    )
 
 
 def _lengths(study: Study, samples: Samples, place: int, steps: Sequence[int]) -> list[Record]:
@@ -200,9 +206,9 @@ def draw_curves(study: Study, samples: Samples) -> Drawing | None:
     upper = _banded(summarised(points, "value"), single, names, field="value", label=label, height=230)
     gaps = summarised(points, "difference")
     if not gaps:
-        return alt.vconcat(upper)
+        return alt.vconcat(upper).properties(usermeta={"margin": _MARGIN})
     lower = _banded(gaps, single, names, field="difference", label=f"difference to {names[0]}", height=200)
-    return alt.vconcat(upper, lower, spacing=16)
+    return alt.vconcat(upper, lower, spacing=16).properties(usermeta={"margin": _MARGIN})
 
 
 def _banded(
@@ -218,7 +224,7 @@ def _banded(
     title = theme.wrapped(label, 30)
     x = alt.X("step:Q", title="training step", axis=alt.Axis(grid=False), scale=alt.Scale(padding=8))
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
-    color, dash = _colour(names), _dash(names)
+    color, dash = _colour(names, lines=True), _dash(names, lines=True)
     base = alt.Chart(theme.data(means)).encode(x=x, color=color)
     number = ".4~f"
     told = [
@@ -228,9 +234,9 @@ def _banded(
         alt.Tooltip("n:Q", title="seeds"),
     ]
     seeds = ["series:N", "step:Q", alt.Tooltip(f"{field}:Q", format=number), "seed:N", "run:N"]
-    first = alt.Chart(theme.data([{"level": 0}] if field == "difference" else []))
+    zero = alt.Chart(theme.data([{"level": 0}])).mark_rule(color=theme.SERIES[0]).encode(y="level:Q")
     return alt.layer(
-        first.mark_rule(color=theme.SERIES[0]).encode(y="level:Q"),
+        *([zero] if field == "difference" else []),
         base.transform_filter("isValid(datum.low)")
         .mark_area(opacity=0.16)
         .encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
@@ -240,6 +246,6 @@ def _banded(
         .mark_point(filled=True, size=16, opacity=0.55)
         .encode(x=x, color=color, y=alt.Y(f"{field}:Q", title=title), tooltip=seeds),
         base.mark_point(filled=True, opacity=1, size=44).encode(y=y, tooltip=told),
-        width=WIDTH - 60,
+        width=WIDTH - _MARGIN,
         height=height,
     )

@@ -22,12 +22,16 @@ def draw_slots(traced: Traced) -> Drawing:
     """The picture of a trace: what each slot holds over time, what is read, how the answer comes about."""
     history = traced.history
     slots = _used_slots(history)
-    return alt.vconcat(
-        _over_time(traced, slots),
-        _last_read(traced, slots),
-        _answer(traced),
-        spacing=26,
-    ).resolve_scale(color="independent")
+    return (
+        alt.vconcat(
+            _over_time(traced, slots),
+            _last_read(traced, slots),
+            _answer(traced),
+            spacing=26,
+        )
+        .resolve_legend(color="independent")
+        .properties(usermeta={"margin": _MARGIN + 20, "least": theme.WIDTH + 20})
+    )
 
 
 def _used_slots(history: SlotHistory) -> list[int]:

@@ -82,4 +82,5 @@ PAPER = Paper(
     "Retrieval, and Latent Compression",
     licence="CC BY 4.0",
     claims=tuple(map(_claim, read("claims.json")["claims"])),
+    findings={"table1": "figure2", "table5": "table5-slots", "section5.6-tuned": "section56-flip"},
 )

@@ -1,0 +1,266 @@
+"""report.html: one self-contained page for each results file, and the figures beside it.
+
+Everything is inside (styles, scripts, specifications, data), so that it can be mailed, archived and read
+offline. The drawing library stands in it once, and so does each set of data that figures share.
+
+page.html.jinja    what it says     page.css    how it looks, light and dark     page.js    what it does
+"""
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from unimatrix.lab.answers import NOT_MEASURED
+from unimatrix.lab.charts import DARK, LIGHT, Picture, pictures, save_figures, specification, theme
+from unimatrix.lab.charts.pictures import VEGA_LITE
+from unimatrix.lab.claims import OUTCOMES, Outcome
+from unimatrix.lab.paper import JudgedClaim, Paper, Standing
+from unimatrix.lab.results import naming
+from unimatrix.lab.words import HOW_TO_READ, HOW_TO_READ_CLAIMS, RULE, SCOPE, TERMS, Cell, Line, Summary
+
+MOST_FINDINGS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """A picture that has something to show, by the id that its specification is kept under.
+
+    wide: it needs the whole width of the page.
+    """
+
+    id: str
+    title: str
+    caption: str
+    wide: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A study on the page.
+
+    rows: its lines with the name that each is linked by. terms: the words that first stand here. own: how it
+    was measured, without what it shares with others.
+    """
+
+    id: str
+    summary: Summary
+    rows: tuple[tuple[str, Line], ...]
+    figures: tuple[Drawn, ...]
+    terms: Mapping[str, str]
+    own: tuple[str, ...]
+
+    @property
+    def answer(self) -> str:
+        """The study's answer; nothing where it gives none to what has run."""
+        said = self.summary.table.answer(self.summary.samples)
+        has_run = any(self.summary.samples.values())
+        return "" if has_run and said == NOT_MEASURED else said
+
+    @property
+    def scales(self) -> tuple[tuple[float, float], ...]:
+        """For each column the least and the greatest number that is drawn in its cells."""
+        columns = zip(*(line.cells for line in self.summary.lines), strict=True)
+        found = [[number for cell in cells for number in cell.numbers] for cells in columns]
+        return tuple((min(numbers), max(numbers)) if numbers else (0.0, 0.0) for numbers in found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What the first screen shows of a study: its question, its answer, one figure."""
+
+    section: Section
+    figure: Drawn | None
+
+
+def slug(text: str) -> str:
+    """A name as a part of an address: letters, digits, points and hyphens."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "unnamed"
+
+
+def shared_cautions(summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """The cautions of all studies, each once; those that are not everyone's name their studies."""
+    said = _said_by(summaries, lambda summary: summary.cautions)
+    return tuple(
+        caution if len(names) == len(summaries) else f"{', '.join(names)}: {caution}"
+        for caution, names in said.items()
+    )
+
+
+def shared_protocol(summaries: Sequence[Summary]) -> dict[str, list[str]]:
+    """What several studies say alike of how they were measured: the sentence, and whose it is."""
+    said = _said_by(summaries, lambda summary: summary.table.protocol)
+    return {sentence: names for sentence, names in said.items() if len(names) > 1}
+
+
+def _said_by(summaries: Sequence[Summary], sentences: Any) -> dict[str, list[str]]:
+    said: dict[str, list[str]] = {}
+    for summary in summaries:
+        for sentence in dict.fromkeys(sentences(summary)):
+            said.setdefault(sentence, []).append(summary.table.short)
+    return said
+
+
+def drawn_interval(cell: Cell, scale: tuple[float, float]) -> Markup:
+    """The small drawing of a cell: interval, mean, seeds and the paper's value on its column's scale."""
+    low, high = scale
+    if not cell.numbers or high <= low:
+        return Markup("")
+
+    def x(value: float) -> str:
+        return f"{4 + 92 * (value - low) / (high - low):.1f}"
+
+    parts = [Markup('<line class="scale" x1="2" x2="98" y1="7" y2="7"/>')]
+    interval = cell.interval
+    if interval is not None and interval.n > 1:
+        ends = x(interval.low), x(interval.high)
+        parts.append(Markup('<line class="interval" x1="{}" x2="{}" y1="7" y2="7"/>').format(*ends))
+        seeds = Markup("").join(
+            Markup('<circle class="seed" cx="{}" cy="11.5" r="1.1"/>').format(x(value))
+            for value in cell.values
+        )
+        parts.append(seeds)
+    if cell.exact is not None:
+        parts.append(Markup('<line class="exact" x1="{0}" x2="{0}" y1="3" y2="11"/>').format(x(cell.exact)))
+    if interval is not None:
+        parts.append(Markup('<circle class="mean" cx="{}" cy="7" r="2.6"/>').format(x(interval.mean)))
+    if cell.printed is not None:
+        path = Markup('<path class="printed" d="M{} .2l2.6 2.6-2.6 2.6-2.6-2.6z"/>')
+        parts.append(path.format(x(cell.printed)))
+    return Markup('<svg class="spark" viewBox="0 0 100 14" aria-hidden="true">{}</svg>').format(
+        Markup("").join(parts)
+    )
+
+
+@functools.cache
+def _drawing_library() -> Markup:
+    """The scripts of Vega, Vega-Lite and vega-embed, which no page can end early."""
+    return Markup(vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</script", r"<\/script"))
+
+
+def _sections(
+    summaries: Sequence[Summary], specs: dict[str, Any], datasets: dict[str, Any]
+) -> tuple[Section, ...]:
+    shared = shared_protocol(summaries)
+    explained: set[str] = set()
+    sections = []
+    for summary in summaries:
+        figures = []
+        for picture in _pictures(summary):
+            drawing = picture.draw()
+            if drawing is None:
+                continue
+            spec = specification(drawing)
+            datasets |= spec.pop("datasets", {})
+            specs[picture.name] = spec
+            wide = bool(spec["usermeta"].keys() & {"least", "panel"}) if "usermeta" in spec else False
+            figures.append(Drawn(id=picture.name, title=picture.title, caption=picture.caption, wide=wide))
+        words = " ".join([summary.table.title, *(column.title for column in summary.table.columns)])
+        terms = {term: meaning for term, meaning in TERMS.items() if term in words and term not in explained}
+        explained |= terms.keys()
+        sections.append(
+            Section(
+                id=slug(summary.table.name),
+                summary=summary,
+                rows=_linked(summary),
+                figures=tuple(figures),
+                terms=terms,
+                own=tuple(sentence for sentence in summary.table.protocol if sentence not in shared),
+            )
+        )
+    return tuple(sections)
+
+
+def _linked(summary: Summary) -> tuple[tuple[str, Line], ...]:
+    """The lines with names to link them by, all different."""
+    taken: dict[str, int] = {}
+    found = []
+    for line in summary.lines:
+        name = f"{slug(summary.table.name)}--{slug(line.name)}"
+        taken[name] = taken.get(name, 0) + 1
+        found.append((name if taken[name] == 1 else f"{name}-{taken[name]}", line))
+    return tuple(found)
+
+
+def _pictures(summary: Summary) -> tuple[Picture, ...]:
+    return pictures(summary.table, summary.samples, traced=summary.traced)
+
+
+def _findings(sections: Sequence[Section], chosen: Mapping[str, str]) -> tuple[Finding, ...]:
+    """What stands on the first screen: what the paper chooses, else the first studies that have a figure."""
+    wanted = [section for name in chosen for section in sections if section.summary.table.name == name]
+    others = [section for section in sections if section.figures and section not in wanted]
+    found = []
+    for section in (wanted + others)[:MOST_FINDINGS]:
+        name = chosen.get(section.summary.table.name)
+        figures = [figure for figure in section.figures if figure.id == name] or list(section.figures)
+        found.append(Finding(section=section, figure=next(iter(figures), None)))
+    return tuple(found)
+
+
+def _score(claims: Sequence[JudgedClaim], outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How many of the paper's claims stand how; of the studies' own, where the paper's are not listed."""
+    found = [claim.standing for claim in claims] or list(outcomes)
+    return {standing: found.count(standing) for standing in get_args(Standing) if standing in found}
+
+
+def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
+    """The whole page as text. All values are escaped; our own scripts and drawings alone are markup."""
+    folder = resources.files("unimatrix.lab.page")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["slug"] = slug
+    specs: dict[str, Any] = {}
+    datasets: dict[str, Any] = {}
+    sections = _sections(summaries, specs, datasets)
+    verdicts = [(summary.table.name, *judged) for summary in summaries for judged in summary.verdicts]
+    claims = paper.judged(verdicts)
+    colours = {name: f"light-dark({LIGHT.named[name]}, {DARK.named[name]})" for name in LIGHT.named}
+    return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(
+        paper=paper,
+        sections=sections,
+        findings=_findings(sections, paper.findings),
+        cautions=shared_cautions(summaries),
+        shared=shared_protocol(summaries),
+        claims=claims,
+        shorts={summary.table.name: summary.table.short for summary in summaries},
+        score=_score(claims, [verdict.outcome for _, _, verdict in verdicts]),
+        seeds=sorted({seed for summary in summaries for runs in summary.samples.values() for seed in runs}),
+        outcomes=OUTCOMES,
+        drawn_interval=drawn_interval,
+        how_to_read=HOW_TO_READ,
+        how_to_read_claims=HOW_TO_READ_CLAIMS,
+        rule=RULE,
+        scope=SCOPE,
+        colours=colours,
+        library=_drawing_library() if specs else Markup(""),
+        figures={"specs": specs, "datasets": datasets, "config": theme.config(theme.PAGE_FONT)},
+        css=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "page.js").read_text(encoding="utf-8")),
+    )
+
+
+def write_report(summaries: Iterable[Summary], paper: Paper, out: Path) -> Path:
+    """Write OUT/figures/ and OUT/report.html, and return the page's path. An older page is replaced whole.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    summaries = tuple(summaries)
+    for summary in summaries:
+        save_figures(_pictures(summary), out / "figures")
+    page = out / "report.html"
+    unfinished = out / "report.html.unfinished"
+    with naming(page):
+        unfinished.write_text(render_report(summaries, paper), encoding="utf-8")
+        os.replace(unfinished, page)
+    return page

@@ -1,0 +1,158 @@
+"use strict";
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const { specs, datasets, config } = JSON.parse(byId("figures").textContent);
+
+  // the data sets that a specification names: they stand in the page once, whoever draws them
+  const named = (part, found = new Set()) => {
+    if (part && typeof part === "object") {
+      if (typeof part.data?.name === "string") found.add(part.data.name);
+      Object.values(part).forEach((inner) => named(inner, found));
+    }
+    return found;
+  };
+
+  // a specification for a place of that width; several views share it, or stand below each other
+  const fitted = (spec, width) => {
+    const fit = structuredClone(spec);
+    const { margin = 0, least = 0, panel = 0 } = fit.usermeta ?? {};
+    const room = Math.max(width, least) - margin;
+    fit.datasets = Object.fromEntries([...named(spec)].map((name) => [name, structuredClone(datasets[name])]));
+    if (fit.facet) {
+      fit.columns = Math.max(1, Math.floor(room / panel));
+      fit.spec.width = Math.floor(room / fit.columns) - 32;
+    } else if (fit.vconcat) {
+      fit.vconcat.forEach((view) => { view.width = room; });
+    } else {
+      fit.width = room;
+    }
+    return fit;
+  };
+
+  const drawn = new WeakMap();
+  const draw = async (place, name) => {
+    const width = place.clientWidth;
+    if (!width || drawn.get(place) === width) return;
+    drawn.set(place, width);
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, config, tooltip: { theme: "custom", disableDefaultStyle: true } };
+    await vegaEmbed(place, fitted(specs[name], width), options);
+  };
+  const pause = () => new Promise((resolve) => setTimeout(resolve, 0));
+  let running = 0;
+  const drawAll = async () => {
+    const run = ++running;
+    for (const figure of all("figure")) {
+      if (run !== running) return;
+      await draw(figure.querySelector(".drawing"), figure.dataset.figure);
+      await pause();
+    }
+    document.body.dataset.drawn = "all";
+  };
+
+  // larger, in a dialog of its own
+  const large = byId("large");
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest(".enlarge");
+    if (!button) return;
+    const figure = button.closest("figure");
+    byId("large-title").textContent = figure.querySelector("h3, h4").textContent;
+    large.showModal();
+    const place = large.querySelector(".drawing");
+    drawn.delete(place);
+    place.replaceChildren();
+    await draw(place, figure.dataset.figure);
+  });
+  byId("close").addEventListener("click", () => large.close());
+
+  // light and dark: what was chosen here, else what the system says
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const theme = byId("theme");
+  const kept = (value) => {
+    try {
+      if (value) localStorage.setItem("theme", value);
+      return localStorage.getItem("theme");
+    } catch { return null; } // a page in a mail may keep nothing
+  };
+  const show = (chosen) => {
+    if (chosen) document.documentElement.dataset.theme = chosen;
+    const now = chosen ?? (dark.matches ? "dark" : "light");
+    theme.textContent = now === "dark" ? "Light" : "Dark";
+    theme.setAttribute("aria-label", now === "dark" ? "Light colours" : "Dark colours");
+  };
+  theme.addEventListener("click", () => {
+    const now = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
+    const next = now === "dark" ? "light" : "dark";
+    kept(next);
+    show(next);
+  });
+  dark.addEventListener("change", () => show(document.documentElement.dataset.theme ?? null));
+  show(kept());
+
+  // filter and search: a study is shown where something of it is
+  const search = byId("search");
+  const words = (element) => element.textContent.toLowerCase();
+  const select = () => {
+    const outcome = document.querySelector("input[name=outcome]:checked").value;
+    const query = search.value.trim().toLowerCase();
+    if (outcome) document.body.dataset.outcome = outcome;
+    else delete document.body.dataset.outcome;
+    let items = 0, studies = 0;
+    for (const study of all(".study")) {
+      const whole = query && words(study.querySelector("header")).includes(query);
+      let here = 0;
+      for (const item of all(".item", study)) {
+        const wanted = (!outcome || item.dataset.outcome === outcome) && (!query || whole || words(item).includes(query));
+        item.hidden = !wanted;
+        here += wanted ? 1 : 0;
+      }
+      for (const group of all("tr.group", study)) group.hidden = Boolean(query);
+      const table = study.querySelector(".scroll");
+      if (table) table.hidden = !all("tr.item:not([hidden])", table).length;
+      for (const heading of all("h3", study)) {
+        if (heading.nextElementSibling?.closest(".claims, p")) heading.hidden = !all(".claim:not([hidden])", study).length;
+      }
+      study.hidden = Boolean(outcome || query) && !here;
+      studies += study.hidden ? 0 : 1;
+      items += here;
+    }
+    const what = outcome ? "claims" : "rows, claims and figures";
+    byId("found").textContent = outcome || query ? `${items} ${what} in ${studies} studies` : "";
+    drawAll();
+  };
+  search.addEventListener("input", select);
+  all("input[name=outcome]").forEach((input) => input.addEventListener("change", select));
+  all(".score button").forEach((button) => button.addEventListener("click", () => {
+    document.querySelector(`input[name=outcome][value="${button.dataset.outcome}"]`).checked = true;
+    select();
+    byId("studies").scrollIntoView();
+  }));
+
+  // a link into what is filtered away shows it again
+  const unfold = () => {
+    const target = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
+    if (!target || !target.closest("[hidden], body[data-outcome] .more")) return;
+    search.value = "";
+    document.querySelector("input[name=outcome][value='']").checked = true;
+    select();
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", unfold);
+
+  // the navigation: open and closed on a phone, and where one is
+  const menu = byId("menu");
+  menu.addEventListener("click", () => menu.setAttribute("aria-expanded", menu.getAttribute("aria-expanded") !== "true"));
+  all(".studies a").forEach((link) => link.addEventListener("click", () => menu.setAttribute("aria-expanded", "false")));
+  const watched = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((one) => one.isIntersecting)) {
+      all(".studies a").forEach((link) => link.toggleAttribute("aria-current", link.hash === `#${entry.target.id}`));
+      all(".studies a[aria-current]").forEach((link) => link.setAttribute("aria-current", "true"));
+    }
+  }, { rootMargin: "-20% 0px -70% 0px" });
+  all(".study, #method").forEach((section) => watched.observe(section));
+
+  let wait = 0;
+  addEventListener("resize", () => { clearTimeout(wait); wait = setTimeout(drawAll, 200); });
+  addEventListener("beforeprint", () => all("details").forEach((one) => { one.open = true; }));
+  drawAll();
+})();
