@@ -195,7 +195,7 @@ def test_the_page_says_all_that_it_must(full) -> None:
     assert TABLE1.answer(full) in shown
     for word in ("BPB", "PPL"):
         assert f"<dt>{word}</dt>" in text
-    assert "7 claims: 7 reproduced." in shown
+    assert "8 claims: 7 reproduced, 1 not reproduced." in shown
 
 
 def test_every_claim_of_the_paper_stands_there_with_what_it_rests_on(full) -> None:

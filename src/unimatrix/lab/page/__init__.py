@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jinja2
 import vl_convert
@@ -23,7 +23,7 @@ from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.charts import DARK, LIGHT, Picture, pictures, save_figures, specification, theme
 from unimatrix.lab.charts.pictures import VEGA_LITE
 from unimatrix.lab.claims import OUTCOMES, Outcome
-from unimatrix.lab.paper import JudgedClaim, Paper, Standing
+from unimatrix.lab.paper import JudgedClaim, Paper
 from unimatrix.lab.results import naming
 from unimatrix.lab.words import HOW_TO_READ, HOW_TO_READ_CLAIMS, RULE, SCOPE, TERMS, Cell, Line, Summary
 
@@ -143,7 +143,9 @@ def drawn_interval(cell: Cell, scale: tuple[float, float]) -> Markup:
 @functools.cache
 def _drawing_library() -> Markup:
     """The scripts of Vega, Vega-Lite and vega-embed, which no page can end early."""
-    return Markup(vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</script", r"<\/script"))
+    return Markup(
+        vl_convert.javascript_bundle(snippet=None, vl_version=VEGA_LITE).replace("</script", r"<\/script")
+    )
 
 
 def _sections(
@@ -209,7 +211,7 @@ def _findings(sections: Sequence[Section], chosen: Mapping[str, str]) -> tuple[F
 def _score(claims: Sequence[JudgedClaim], outcomes: Sequence[Outcome]) -> dict[str, int]:
     """How many of the paper's claims stand how; of the studies' own, where the paper's are not listed."""
     found = [claim.standing for claim in claims] or list(outcomes)
-    return {standing: found.count(standing) for standing in get_args(Standing) if standing in found}
+    return {standing: found.count(standing) for standing in dict.fromkeys((*OUTCOMES, *found))}
 
 
 def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
