@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from unimatrix.lab.claims import SEEDS_FOR_A_CLAIM
+from unimatrix.lab.committed import Agreement
 from unimatrix.lab.intervals import mean_interval
 from unimatrix.lab.page import (
     _drawing_library,
@@ -273,6 +274,27 @@ def test_the_page_escapes_what_it_is_given(full) -> None:
     assert "img" not in tags
     labels = {record.get("label") for records in figures_of(text)["datasets"].values() for record in records}
     assert evil in labels
+
+
+def test_ones_own_numbers_stand_beside_the_projects(full) -> None:
+    interval, wide = mean_interval([5.1, 5.12, 5.14]), mean_interval([5.0, 5.1, 5.2])
+    found = [
+        Agreement(
+            study="table1",
+            row="Core",
+            column="BPB",
+            seed=7,
+            value=value,
+            digits=3,
+            ours=interval,
+            one_more=wide,
+        )
+        for value in (5.11, 9.0)
+    ]
+    text = render_report([dataclasses.replace(summarise(TABLE1, full), agreements=tuple(found))], PAPER)
+    assert "project's own: 1 of 2 where one more seed would lie" in text
+    shown = Read(text).text
+    assert all(f"Core, BPB, seed 7: {one.text}" in shown for one in found)
 
 
 def test_rows_of_one_name_are_linked_apart(full) -> None:

@@ -352,18 +352,12 @@ def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
     assert (tmp_path / "out" / "figures" / "slots.png").exists()
     # the report finds it again; that of other settings is not taken for it
     quiet = Console(file=io.StringIO())
-    assert (
-        report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet)
-        .page.read_text()
-        .count("<img")
-        == 1
-    )
+    page = report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet).page
+    assert page.read_text().count('<figure class="item figure" data-figure="slots"') == 2
     good = kept.read_text()
     kept.write_text(json.dumps({"identity": "another", "traced": {}}))
-    assert (
-        "<img"
-        not in report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet).page.read_text()
-    )
+    report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet)
+    assert 'data-figure="slots"' not in page.read_text()
     for damaged in ("{", '{"identity": [], "traced": {}}', '{"identity": "x"}'):
         kept.write_text(damaged)
         with pytest.raises(UserError, match=f"{CORE}-seed11.json: (expected JSON|identity|traced)"):

@@ -11,6 +11,7 @@ from unimatrix.lab.results import Samples
 from unimatrix.lab.study import Study
 
 _HEIGHT = 260
+_MARGIN = 90  # beside the axes, for the vertical one's numbers and title
 
 
 def draw_over_columns(
@@ -38,7 +39,7 @@ def draw_over_columns(
     colours = [SERIES[number % len(SERIES)] for number in range(len(names))]
     # when the colours are used up, the next dashes
     dashes = [DASHES[number // len(SERIES) % len(DASHES)] for number in range(len(names))]
-    legend = theme.legend(names, columns=3, lines=True)
+    legend = theme.legend(names, lines=True)
     x = alt.X(
         "at:Q",
         title=labels[0],
@@ -76,11 +77,11 @@ def draw_over_columns(
             tooltip=[*told, alt.Tooltip("value:Q", title="paper", format=",.4~r")],
         ),
     ]
-    chart = alt.layer(*layers, data=theme.data(shown)).properties(width=WIDTH, height=_HEIGHT)
+    chart = alt.layer(*layers, data=theme.data(shown)).properties(width=WIDTH - _MARGIN, height=_HEIGHT)
     panels = list(dict.fromkeys(str(record["panel"]) for record in shown))
-    return (
-        chart if len(panels) == 1 else chart.facet(alt.Facet("panel:N", title=None, sort=panels), columns=1)
-    )
+    if len(panels) > 1:
+        chart = chart.facet(alt.Facet("panel:N", title=None, sort=panels), columns=1)
+    return chart.properties(usermeta={"margin": _MARGIN})
 
 
 def _above_zero(record: Mapping[str, object], end: str) -> object:

@@ -48,7 +48,7 @@ class Section:
     """A study on the page.
 
     rows: its lines with the name that each is linked by. terms: the words that first stand here. own: how it
-    was measured, without what it shares with others.
+    was measured, without what it shares with others. explains: it is the first to show numbers.
     """
 
     id: str
@@ -57,6 +57,7 @@ class Section:
     figures: tuple[Drawn, ...]
     terms: Mapping[str, str]
     own: tuple[str, ...]
+    explains: bool
 
     @property
     def answer(self) -> str:
@@ -143,15 +144,16 @@ def drawn_interval(cell: Cell, scale: tuple[float, float]) -> Markup:
 @functools.cache
 def _drawing_library() -> Markup:
     """The scripts of Vega, Vega-Lite and vega-embed, which no page can end early."""
-    return Markup(
-        vl_convert.javascript_bundle(snippet=None, vl_version=VEGA_LITE).replace("</script", r"<\/script")
-    )
+    # its declared types know nothing of the default, all three
+    scripts = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # pyright: ignore[reportCallIssue]
+    return Markup(scripts.replace("</script", r"<\/script"))
 
 
 def _sections(
     summaries: Sequence[Summary], specs: dict[str, Any], datasets: dict[str, Any]
 ) -> tuple[Section, ...]:
     shared = shared_protocol(summaries)
+    first = next((summary.table.name for summary in summaries if summary.lines), "")
     explained: set[str] = set()
     sections = []
     for summary in summaries:
@@ -163,7 +165,10 @@ def _sections(
             spec = specification(drawing)
             datasets |= spec.pop("datasets", {})
             specs[picture.name] = spec
-            wide = bool(spec["usermeta"].keys() & {"least", "panel"}) if "usermeta" in spec else False
+            wide = (
+                bool({"least", "panel"} & spec.get("usermeta", {}).keys())
+                or not {"width", "usermeta"} & spec.keys()
+            )
             figures.append(Drawn(id=picture.name, title=picture.title, caption=picture.caption, wide=wide))
         words = " ".join([summary.table.title, *(column.title for column in summary.table.columns)])
         terms = {term: meaning for term, meaning in TERMS.items() if term in words and term not in explained}
@@ -176,6 +181,7 @@ def _sections(
                 figures=tuple(figures),
                 terms=terms,
                 own=tuple(sentence for sentence in summary.table.protocol if sentence not in shared),
+                explains=summary.table.name == first,
             )
         )
     return tuple(sections)

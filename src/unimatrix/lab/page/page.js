@@ -16,7 +16,7 @@
   // a specification for a place of that width; several views share it, or stand below each other
   const fitted = (spec, width) => {
     const fit = structuredClone(spec);
-    const { margin = 0, least = 0, panel = 0 } = fit.usermeta ?? {};
+    const { margin = 0, least = 0, panel = Infinity } = fit.usermeta ?? {};
     const room = Math.max(width, least) - margin;
     fit.datasets = Object.fromEntries([...named(spec)].map((name) => [name, structuredClone(datasets[name])]));
     if (fit.facet) {
@@ -24,8 +24,8 @@
       fit.spec.width = Math.floor(room / fit.columns) - 32;
     } else if (fit.vconcat) {
       fit.vconcat.forEach((view) => { view.width = room; });
-    } else {
-      fit.width = room;
+    } else if (typeof fit.width === "number") {
+      fit.width = room; // others have the size of what they hold
     }
     return fit;
   };
