@@ -11,7 +11,7 @@ import pytest
 from unimatrix.lab.results import latest_identities, read_results, select
 from unimatrix.lab.study import Row
 from unimatrix.models import build, parameter_count, preset_config
-from unimatrix.studies.catalogue import ALL
+from unimatrix.studies.catalogue import ALL, STUDIES
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.studies.paper.published import Printed, PrintedCount, every_path
 
@@ -46,18 +46,23 @@ def test_every_printed_number_is_shown_by_a_row_or_a_claim() -> None:
     assert len(shown) > 100
 
 
-def judged_claims():
+@pytest.fixture(scope="module")
+def archived():
+    """Study -> the archived runs of it."""
     rows = read_results(ROOT / "docs" / "results" / "archive" / "tables-2026-11" / "results.jsonl")
+    return {name: select(rows, latest_identities(rows, study.names)) for name, study in ALL.items()}
+
+
+def test_every_trained_study_answers_with_the_archived_runs(archived) -> None:
+    for name, study in STUDIES.items():
+        assert "not measured" not in study.answer(archived[name]).lower()
+
+
+def test_every_claim_has_a_verdict_with_its_evidence(archived) -> None:
     verdicts = [
-        (study.name, claim, claim.judge(select(rows, latest_identities(rows, study.names))))
-        for study in ALL.values()
-        for claim in study.claims
+        (name, claim, claim.judge(archived[name])) for name, study in ALL.items() for claim in study.claims
     ]
-    return {judged.claim.name: judged for judged in PAPER.judged(verdicts)}
-
-
-def test_every_claim_has_a_verdict_with_its_evidence() -> None:
-    judged = judged_claims()
+    judged = {found.claim.name: found for found in PAPER.judged(verdicts)}
     assert list(judged) == [f"c{number:02}" for number in range(1, 51)]
     without = {name for name, found in judged.items() if not found.evidence and not found.note}
     assert without == set()
