@@ -1,5 +1,6 @@
 # make reproduce   train the models of the paper's tables, write report.html      (sets everything up first)
 # make test        all tests                                                       (sets everything up first)
+# make test-browser the page of results in a browser: Debian's chromium, installed if there is none
 # make fuzz        10,000 cases of bad input, real processes, planted faults
 # make check       formatting, lint, types, the floors of the house
 # make lock        renew lock.txt from the newest releases, run the tests on them
@@ -12,10 +13,11 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint lock.txt
 
-.PHONY: setup test fuzz check bench report reproduce lock test-range docs
+.PHONY: setup test test-browser fuzz check bench report reproduce lock test-range docs
 
 setup: $(READY)
 
@@ -29,12 +31,17 @@ $(READY): pyproject.toml lock.txt
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
+test-browser: $(READY)
+	command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install --yes -qq chromium; }
+	$(BIN)/python -m pytest browser_tests $(ARGS)
+
 fuzz: $(READY)
 	$(BIN)/python -m pytest -n 2 tests/fuzz --fuzz-cases full $(ARGS)
 
 check: $(READY)
-	$(BIN)/ruff format --check src tests .ci
-	$(BIN)/ruff check src tests .ci
+	$(BIN)/ruff format --check src tests browser_tests .ci
+	$(BIN)/ruff check src tests browser_tests .ci
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/environments.py check

@@ -214,6 +214,17 @@ def _findings(sections: Sequence[Section], chosen: Mapping[str, str]) -> tuple[F
     return tuple(found)
 
 
+def _short_names(summaries: Sequence[Summary]) -> dict[str, str]:
+    """Study -> what it is called in the navigation: its short name, where no other has the same."""
+    shorts = [summary.table.short for summary in summaries]
+    return {
+        summary.table.name: summary.table.short
+        if shorts.count(summary.table.short) == 1
+        else summary.table.title
+        for summary in summaries
+    }
+
+
 def _score(claims: Sequence[JudgedClaim], outcomes: Sequence[Outcome]) -> dict[str, int]:
     """How many of the paper's claims stand how; of the studies' own, where the paper's are not listed."""
     found = [claim.standing for claim in claims] or list(outcomes)
@@ -240,7 +251,7 @@ def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
         cautions=shared_cautions(summaries),
         shared=shared_protocol(summaries),
         claims=claims,
-        shorts={summary.table.name: summary.table.short for summary in summaries},
+        shorts=_short_names(summaries),
         score=_score(claims, [verdict.outcome for _, _, verdict in verdicts]),
         seeds=sorted({seed for summary in summaries for runs in summary.samples.values() for seed in runs}),
         outcomes=OUTCOMES,

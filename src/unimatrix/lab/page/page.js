@@ -35,8 +35,18 @@
     const width = place.clientWidth;
     if (!width || drawn.get(place) === width) return;
     drawn.set(place, width);
-    const options = { mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, config, tooltip: { theme: "custom", disableDefaultStyle: true } };
-    await vegaEmbed(place, fitted(specs[name], width), options);
+    const options = {
+      mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, config,
+      tooltip: { theme: "custom", disableDefaultStyle: true },
+      logLevel: 1, // errors alone: a layer may have nothing to draw, such as intervals of one seed
+    };
+    const inner = document.createElement("div");
+    inner.setAttribute("aria-hidden", "true"); // its place says what it is of, the table has its numbers
+    place.replaceChildren(inner);
+    await vegaEmbed(inner, fitted(specs[name], width), options);
+    // what scrolls can be reached by the keyboard
+    if (place.scrollWidth > place.clientWidth) place.tabIndex = 0;
+    else place.removeAttribute("tabindex");
   };
   const pause = () => new Promise((resolve) => setTimeout(resolve, 0));
   let running = 0;
@@ -60,7 +70,6 @@
     large.showModal();
     const place = large.querySelector(".drawing");
     drawn.delete(place);
-    place.replaceChildren();
     await draw(place, figure.dataset.figure);
   });
   byId("close").addEventListener("click", () => large.close());

@@ -1,0 +1,197 @@
+"""What the page of results does: it draws, tells what is pointed at, filters, searches, is light and dark."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from unimatrix.studies.catalogue import STUDIES
+
+PHONE = 390
+WIDTHS = pytest.mark.parametrize("width", [1400, 800, PHONE])
+NAMES = pytest.mark.parametrize("name", ["committed", "one-seed", "empty", "hostile"])
+
+
+def test_every_study_is_there_and_every_figure_drawn(opened) -> None:
+    page = opened("committed").page
+    for study in STUDIES.values():
+        assert page.locator(f".study[id='{study.name}']").count() == 1
+        assert page.locator(f"nav a[href='#{study.name}']").count() == 1
+    figures = page.locator("figure[data-figure]")
+    assert figures.count() > len(STUDIES)
+    for number in range(figures.count()):
+        drawing = figures.nth(number).locator(".drawing svg")
+        assert drawing.count() == 1
+        assert drawing.bounding_box()["height"] > 100
+
+
+@NAMES
+@WIDTHS
+def test_nothing_reaches_beyond_the_window(opened, name, width) -> None:
+    page = opened(name, width=width).page
+    for folded in (True, False):
+        if not folded:
+            page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1400, PHONE])
+@NAMES
+def test_the_page_is_accessible(opened, name, width, dark) -> None:
+    page = opened(name, width=width, dark=dark).page
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    found = Axe().run(page).response["violations"]
+    serious = [
+        (one["id"], node["target"], node.get("failureSummary"))
+        for one in found
+        if one["impact"] in ("serious", "critical", "moderate")
+        for node in one["nodes"][:3]
+    ]
+    assert serious == []
+
+
+def test_pointing_at_a_seed_tells_its_value_its_seed_and_its_run(opened) -> None:
+    page = opened("committed").page
+    figure = page.locator("#table1 figure[data-figure='figure2']")
+    figure.scroll_into_view_if_needed()
+    told = page.locator("#vg-tooltip-element.visible")
+    texts = []
+    points = figure.locator("svg g.mark-symbol path")
+    for number in range(points.count()):
+        points.nth(number).hover(force=True)
+        if told.count():
+            texts.append(told.inner_text())
+    seeds = [text for text in texts if "seed" in text and "run" in text]
+    assert len(seeds) >= 20
+    assert any(
+        "UniMatrix-Core" in text and "5.1" in text and "table1.unimatrix-core-seed" in text for text in seeds
+    )
+    assert any("95 % interval" in text and "mean" in text for text in texts)
+    assert any("paper" in text and "5.124" in text for text in texts)
+
+
+def test_claims_are_filtered_by_verdict(opened) -> None:
+    one = opened("committed")
+    everything = one.visible(".study .claim")
+    tables = one.visible(".study table")
+    shown = 0
+    for outcome in ("reproduced", "not-reproduced", "undecided"):
+        one.page.locator(f"input[name=outcome][value='{outcome}']").check()
+        claims = one.visible(".study .claim")
+        assert claims == one.visible(f".study .claim[data-outcome='{outcome}']") > 0
+        assert one.visible(".study table") == 0
+        assert f"{claims} claims" in one.page.locator("#found").inner_text()
+        shown += claims
+    one.page.locator("input[name=outcome][value='']").check()
+    assert one.visible(".study .claim") == everything
+    assert one.visible(".study table") == tables
+    others = one.page.locator(".study .claim[data-outcome='open-in-the-paper']").count()
+    assert shown + others == everything
+
+
+def test_the_score_leads_to_the_claims_behind_it(opened) -> None:
+    one = opened("committed")
+    button = one.page.locator(".score button[data-outcome='not-reproduced']")
+    count = int(button.locator("strong").inner_text())
+    button.click()
+    assert one.page.locator("input[name=outcome][value='not-reproduced']").is_checked()
+    assert one.visible("#claims .claim") == count
+
+
+def test_search_finds_rows_claims_and_figures(opened) -> None:
+    one = opened("committed")
+    one.page.locator("#search").fill("tau = 8")
+    assert 0 < one.visible(".study") < len(STUDIES)
+    rows = one.page.locator("tr.item:visible th.name").all_inner_texts()
+    assert rows
+    assert all("tau = 8" in row for row in rows)
+    assert "rows, claims and figures" in one.page.locator("#found").inner_text()
+    one.page.locator("#search").fill("no such thing")
+    assert one.visible(".study") == 0
+    assert one.page.locator("#found").inner_text().startswith("0 ")
+    one.page.locator("#search").fill("")
+    one.drawn()
+    assert one.visible(".study") == one.page.locator(".study").count()
+
+
+def ground(page) -> str:
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+def ink_of_figure(page) -> str:
+    return page.evaluate(
+        "getComputedStyle(document.querySelector('#table1 figure svg .mark-text text')).fill"
+    )
+
+
+def test_light_and_dark_follow_the_system_and_the_switch(opened) -> None:
+    light, dark = opened("committed").page, opened("committed", dark=True).page
+    assert ground(light) != ground(dark)
+    assert ink_of_figure(light) != ink_of_figure(dark)
+    light.locator("#theme").click()
+    assert (ground(light), ink_of_figure(light)) == (ground(dark), ink_of_figure(dark))
+    light.reload()
+    light.wait_for_function("document.body.dataset.drawn === 'all'")
+    assert ground(light) == ground(dark)
+    dark.emulate_media(media="print")
+    assert ground(dark) == "rgb(255, 255, 255)"
+
+
+def test_figures_are_enlarged(opened) -> None:
+    page = opened("committed", width=PHONE).page
+    figure = page.locator("#table5 figure[data-figure='table5-inspection']")
+    figure.locator(".enlarge").click()
+    dialog = page.locator("dialog[open]")
+    dialog.locator("svg").first.wait_for()
+    assert dialog.locator("h2").inner_text() == "What the memory holds"
+    # legible: not shrunk to the window, scrolled in its place
+    assert dialog.locator(".drawing > svg, .drawing svg").first.bounding_box()["width"] > 600
+    dialog.locator("#close").click()
+    assert page.locator("dialog[open]").count() == 0
+
+
+def test_rows_and_claims_can_be_linked(opened) -> None:
+    one = opened("committed")
+    link = one.page.locator("tr.item .anchor").first
+    address = link.get_attribute("href")
+    link.click()
+    assert one.page.url.endswith(address)
+    assert one.page.locator("tr:target").count() == 1
+    # a link into what is filtered away shows it again
+    one.page.locator("input[name=outcome][value='undecided']").check()
+    one.page.evaluate("location.hash = '#table5'")
+    one.page.wait_for_function("!document.body.dataset.outcome")
+    assert one.visible("#table5 table") == 1
+
+
+def test_on_a_phone_the_way_back_is_always_there(opened) -> None:
+    one = opened("committed", width=PHONE)
+    one.page.locator("#table6").scroll_into_view_if_needed()
+    assert one.page.locator("#contents").is_hidden()
+    one.page.locator("#menu").click()
+    one.page.locator("nav a[href='#table3']").click()
+    assert one.page.locator("#contents").is_hidden()
+    top = one.page.evaluate("document.getElementById('table3').getBoundingClientRect().top")
+    assert 0 <= top < 200
+    one.page.locator(".bar .top").click()
+    one.page.wait_for_function("scrollY === 0")
+
+
+def test_the_page_fills_a_window_that_changes(opened) -> None:
+    one = opened("committed")
+    drawing = one.page.locator("#table1 figure[data-figure='figure2'] .drawing svg")
+    wide = drawing.bounding_box()["width"]
+    one.page.set_viewport_size({"width": PHONE, "height": 800})
+    one.page.wait_for_function(
+        "document.querySelector(\"#table1 figure[data-figure='figure2'] svg\").clientWidth < 400"
+    )
+    one.page.wait_for_timeout(500)
+    one.drawn()
+    assert drawing.bounding_box()["width"] < wide
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= PHONE
+
+
+def test_hostile_words_stay_words(opened) -> None:
+    page = opened("hostile").page
+    assert page.title() != "taken"
+    assert page.locator("main img, main b").count() == 0
+    assert "onerror" in page.locator("#table1 h2").inner_text()
