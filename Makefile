@@ -1,4 +1,4 @@
-# make reproduce   train the models of the paper's tables, write report.html      (sets everything up first)
+# make reproduce   one seed of the paper's tables and figures, write report.html   (sets everything up first)
 # make test        all tests                                                       (sets everything up first)
 # make test-browser the page of results in a browser: Debian's chromium, installed if there is none
 # make fuzz        10,000 cases of bad input, real processes, planted faults
