@@ -32,7 +32,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-browser: $(READY)
-	command -v chromium chromium-browser google-chrome >/dev/null || \
+	command -v chromium || command -v chromium-browser || command -v google-chrome || \
 	  { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install --yes -qq chromium; }
 	$(BIN)/python -m pytest browser_tests $(ARGS)
 
