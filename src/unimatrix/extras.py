@@ -15,7 +15,6 @@ EXTRA_OF = {
     "tensorboard": "train",
     "altair": "paper",
     "jinja2": "paper",
-    "matplotlib": "paper",
     "pandas": "paper",
     "scipy": "paper",
     "vl_convert": "paper",

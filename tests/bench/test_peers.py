@@ -5,12 +5,11 @@ import json
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from unimatrix import UserError, build
 from unimatrix.bench import equality, throughput
-from unimatrix.bench.plot import plot_throughput
+from unimatrix.bench.plot import draw_throughput, plot_throughput
 from unimatrix.bench.terminal import throughput_tables
 from unimatrix.models import ModelConfig, Preset, peer_presets, preset_config
 from unimatrix.models.peer_presets import PEER_PRESETS
@@ -177,12 +176,14 @@ def test_results_from_before_peers_still_show_and_plot(tmp_path):
         "ratios": [made("unimatrix-core", 4, 3.0)],
     }
     plot_throughput(result, tmp_path)
-    assert "unimatrix-core over transformer" in (tmp_path / "throughput.svg").read_text()
+    svg = (tmp_path / "throughput.svg").read_text()
+    assert "unimatrix-core over transformer" in svg
+    assert ">3x<" in svg  # the ratio, above the highest point
     assert "3.00x" in on_terminal(result)
     assert "peer" not in on_terminal(result)
 
 
-def test_more_models_than_colours_get_a_row_each(tmp_path, monkeypatch):
+def test_more_models_than_colours_get_a_row_each():
     models = [f"model-{number}" for number in range(9)]
     row = {"length": 64, "what": "forward", "mode": "eager"}
     result = {
@@ -195,11 +196,13 @@ def test_more_models_than_colours_get_a_row_each(tmp_path, monkeypatch):
         "threads": 1,
         "versions": {"torch": "2"},
     }
-    figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-    plot_throughput(result, tmp_path)
-    (axes,) = figures[0].axes
-    labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == [*models[:-1], f"{models[-1]} (peer)"]
-    (points,) = axes.lines
-    assert list(points.get_xdata()) == [1000.0 + place for place in range(9)]
+    drawing = draw_throughput(result).to_dict()
+    encoding = drawing["spec"]["encoding"]
+    points = next(iter(drawing["datasets"].values()))
+    assert (encoding["y"]["field"], encoding["x"]["field"]) == ("model", "speed")
+    assert encoding["y"]["sort"] == [*models[:-1], f"{models[-1]} (peer)"]
+    assert {point["model"]: point["speed"] for point in points} == {
+        name: 1000.0 + place for place, name in enumerate(encoding["y"]["sort"])
+    }
+    (tick, *_) = encoding["x"]["axis"]["values"]
+    assert tick == 1000.0

@@ -49,7 +49,7 @@ def test_every_command_explains_itself(call, command) -> None:
 
 
 def test_help_and_version_wait_for_no_heavy_import() -> None:
-    heavy = "{'torch', 'tyro', 'transformers', 'datasets', 'matplotlib', 'accelerate', 'rich', 'numpy'}"
+    heavy = "{'torch', 'tyro', 'transformers', 'datasets', 'altair', 'accelerate', 'rich', 'numpy'}"
     program = (
         "import sys; from unimatrix.cli import main\n"
         "assert main(['--help']) == 0 and main(['--version']) == 0\n"

@@ -1,190 +1,228 @@
-"""The speed figure: tokens per second over the sequence length, forward and training side by side."""
+"""The speed figures: whole models over the sequence length, and training steps on associative recall."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+import altair as alt
 
 from unimatrix.bench.throughput import named
 
-# Okabe and Ito's colours, told apart with any colour vision; markers differ as well
+# Okabe and Ito's colours, told apart with any colour vision; shapes differ as well
 COLOURS = ("#555b64", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 GRID = "#e3e6ea"
 TITLES = {"forward": "Forward pass", "training": "Training step"}
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first comes with vl-convert
 
 
 def plot_throughput(result: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write OUT/throughput.png and .svg from the JSON of unimatrix.bench.throughput; returns their paths.
-
-    A line per model over the length; with more models than colours a row per model, a mark per length.
-    """
-    rows = result["rows"]
-    passes = list(dict.fromkeys(row["what"] for row in rows))
-    models = list(dict.fromkeys(named(row) for row in rows))
-    peers = list(result.get("peer_equality", ()))  # older results know no peers
-    # the model whose ratios are written
-    compared = [row["model"] for row in rows if row["model"] not in peers and named(row) == row["model"]][-1]
-    if compared == models[0]:
-        compared = models[-1]
-    in_rows = len(models) > len(COLOURS)
-    figure = Figure(
-        figsize=(max(6.8, 5.2 * len(passes)), 1.8 + 0.3 * len(models) if in_rows else 4.0),
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(1, len(passes), squeeze=False, sharey=True)
-    for axes, what in zip(grid[0], passes, strict=True):
-        best = _best_of(rows, what)
-        names = {model: f"{model} (peer)" if model in peers else model for model in models}
-        if in_rows:
-            _plot_rows(axes, best, names)
-        else:
-            _plot_lines(axes, best, names)
-            _write_ratios(axes, best, [r for r in result["ratios"] if named(r) == compared], what)
-        axes.set_title(TITLES[what], loc="left")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    # below the panels, where it covers no line
-    columns = len(handles) if in_rows else max(3, 2 * len(passes))
-    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=columns)
-    each = "each at the better of eager and torch.compile"
-    figure.suptitle(
-        f"{each if in_rows else f'numbers: {compared} over {models[0]}, {each}'}\n"
-        f"{result['machine']} · {result['threads']} threads used · torch {result['versions']['torch']}",
-        fontsize=9,
-        x=0.01,
-        ha="left",
-    )
-    return _save(figure, out, "throughput")
-
-
-def _best_of(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, dict[int, float]]:
-    """model -> length -> tokens per second at its better mode."""
-    best: dict[str, dict[int, float]] = {}
-    for row in rows:
-        if row["what"] == what:
-            mine = best.setdefault(named(row), {})
-            mine[row["length"]] = max(mine.get(row["length"], 0.0), row["tokens_per_s"])
-    return best
-
-
-def _plot_lines(axes: Any, best: Mapping[str, Mapping[int, float]], names: Mapping[str, str]) -> None:
-    for number, (model, speeds) in enumerate(best.items()):
-        axes.plot(
-            list(speeds),
-            list(speeds.values()),
-            color=COLOURS[number],
-            marker=MARKERS[number],
-            linestyle="-" if names[model] == model else "--",
-            label=names[model],
-        )
-    lengths = sorted({length for speeds in best.values() for length in speeds})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
-    axes.set_xlabel("sequence length (tokens)")
-    axes.set_yscale("log")
-    _thousands(axes.yaxis)
-    axes.margins(y=0.15)
-    axes.grid(axis="y", color=GRID, linewidth=0.6)
-    if axes.get_subplotspec().is_first_col():
-        axes.set_ylabel("tokens per second")
-
-
-def _plot_rows(axes: Any, best: Mapping[str, Mapping[int, float]], names: Mapping[str, str]) -> None:
-    places = range(len(best))
-    lengths = sorted({length for speeds in best.values() for length in speeds})
-    for number, length in enumerate(lengths):
-        axes.plot(
-            [speeds[length] for speeds in best.values()],
-            places,
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
-            linestyle="",
-            label=f"T = {length:,}",
-        )
-    axes.set_yticks(places, [names[model] for model in best])
-    axes.set_ylim(len(best) - 0.5, -0.5)
-    axes.set_xscale("log")
-    _thousands(axes.xaxis)
-    axes.set_xlabel("tokens per second")
-    axes.grid(color=GRID, linewidth=0.6)
-
-
-def _write_ratios(
-    axes: Any, best: Mapping[str, Mapping[int, float]], ratios: Sequence[Mapping[str, Any]], what: str
-) -> None:
-    """Each ratio of that pass above the highest point of its length."""
-    for ratio in (ratio for ratio in ratios if ratio["what"] == what):
-        length = ratio["length"]
-        axes.annotate(
-            f"{ratio['ratio']:.2g}x",
-            (length, max(speeds[length] for speeds in best.values())),
-            textcoords="offset points",
-            xytext=(0, 8),
-            ha="center",
-            fontsize=9,
-        )
-
-
-def _thousands(axis: Any) -> None:
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(lambda value, _: f"{value / 1000:,g}k")
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _save(figure: Figure, out: Path, name: str) -> list[Path]:
-    paths = [out / f"{name}.{kind}" for kind in ("png", "svg")]
-    for path in paths:
-        figure.savefig(path, dpi=160)
-    return paths
+    """Write OUT/throughput.png and .svg from the JSON of unimatrix.bench.throughput; returns their paths."""
+    return _save(draw_throughput(result), out, "throughput")
 
 
 def plot_recall(result: Mapping[str, Any], out: Path) -> list[Path]:
     """Write OUT/recall.png and .svg from the JSON of unimatrix.bench.recall; returns their paths."""
-    settings = list(dict.fromkeys(row["setting"] for row in result["rows"] if row["setting"] != "growth"))
-    panels = len(settings) + bool(result["growth"])
-    figure = Figure(figsize=(4.3 * panels, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(1, panels, squeeze=False)[0]
-    for axes in grid:
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes, setting in zip(grid, settings, strict=False):
-        _plot_steps(axes, [row for row in result["rows"] if row["setting"] == setting])
-    if result["growth"]:
-        axes = grid[-1]
-        lengths = [row["length"] for row in result["growth"]]
-        costs = [row["us_per_token"] for row in result["growth"]]
-        axes.plot(lengths, costs, color=COLOURS[1], marker="o")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
-        axes.set_ylim(0, 1.25 * max(costs))
-        axes.set_title("SparsePointer over the length", loc="left", fontsize=10)
-        axes.set_xlabel("sequence length (tokens)")
-        axes.set_ylabel("us per token, training step")
-    figure.suptitle(
-        f"{result['machine']} · {result['threads']} threads used · torch {result['versions']['torch']}",
-        fontsize=9,
-        x=0.01,
-        ha="left",
+    return _save(draw_recall(result), out, "recall")
+
+
+def draw_throughput(result: Mapping[str, Any]) -> alt.FacetChart:
+    """Tokens per second, a panel per pass.
+
+    A line per model over the length; with more models than colours a row per model, a mark per length.
+    """
+    rows = result["rows"]
+    models = list(dict.fromkeys(named(row) for row in rows))
+    peers = list(result.get("peer_equality", ()))  # older results know no peers
+    names = {model: f"{model} (peer)" if model in peers else model for model in models}
+    points = [
+        {"pass": TITLES[what], "model": names[model], "length": length, "speed": speed}
+        for (what, model, length), speed in _best_of(rows).items()
+    ]
+    each = "each at the better of eager and torch.compile"
+    if len(models) > len(COLOURS):
+        panel = _rows(points, list(names.values()))
+    else:
+        # the model whose ratios are written
+        compared = [row["model"] for row in rows if row["model"] not in peers and named(row) == row["model"]][
+            -1
+        ]
+        if compared == models[0]:
+            compared = models[-1]
+        each = f"numbers: {compared} over {models[0]}, {each}"
+        ratios = [ratio for ratio in result["ratios"] if named(ratio) == compared]
+        panel = _lines(points, names, ratios)
+    passes = list(dict.fromkeys(point["pass"] for point in points))
+    header = alt.Header(title=None, labelAnchor="start", labelFontSize=15)
+    return panel.facet(column=alt.Column("pass:N", sort=passes, header=header)).properties(
+        title=[each, _machine(result)]
     )
-    return _save(figure, out, "recall")
 
 
-def _plot_steps(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+def draw_recall(result: Mapping[str, Any]) -> alt.HConcatChart:
+    """A panel of training steps per setting, and one of SparsePointer over the length if it was followed."""
+    settings = list(dict.fromkeys(row["setting"] for row in result["rows"] if row["setting"] != "growth"))
+    panels = [_steps([row for row in result["rows"] if row["setting"] == setting]) for setting in settings]
+    followed = [_growth(result["growth"])] if result["growth"] else []
+    return alt.hconcat(*panels, *followed, spacing=30, title=alt.Title(_machine(result), offset=10))
+
+
+def _best_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, int], float]:
+    """Pass, model and length -> tokens per second at the better mode."""
+    best: dict[tuple[str, str, int], float] = {}
+    for row in rows:
+        key = row["what"], named(row), row["length"]
+        best[key] = max(best.get(key, 0.0), row["tokens_per_s"])
+    return best
+
+
+def _lines(
+    points: Sequence[Mapping[str, Any]], names: Mapping[str, str], ratios: Sequence[Mapping[str, Any]]
+) -> alt.LayerChart:
+    """A line per model, a peer's dashed; above the highest point of a length its ratio."""
+    shown = list(names.values())
+    x = _over_length(points)
+    y = alt.Y("speed:Q", **_speeds(points))
+    told = _told_apart("model", shown, columns=4)
+    dashes = [[1, 0] if model == name else [5, 3] for model, name in names.items()]
+    dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=shown, range=dashes), legend=None)
+    highest: dict[tuple[str, int], float] = {}
+    for point in points:
+        key = point["pass"], point["length"]
+        highest[key] = max(highest.get(key, 0.0), point["speed"])
+    written = [
+        {"pass": what, "length": length, "top": highest[what, length], "text": f"{ratio['ratio']:.2g}x"}
+        for ratio in ratios
+        for what, length in [(TITLES[ratio["what"]], ratio["length"])]
+    ]
+    drawn = alt.Chart().transform_filter("isValid(datum.speed)").encode(x, y)
+    texts = alt.Chart().transform_filter("isValid(datum.top)").encode(x, alt.Y("top:Q"), text="text:N")
+    return alt.LayerChart(
+        data=alt.InlineData(values=[*map(dict, points), *written]),
+        layer=[
+            drawn.mark_line().encode(told[0], dash),
+            drawn.mark_point().encode(*told),
+            texts.mark_text(dy=-13),
+        ],
+        width=400,
+        height=260,
+    )
+
+
+def _rows(points: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> alt.Chart:
+    """A row per model, a mark per length."""
+    labels = [f"T = {length:,}" for length in sorted({point["length"] for point in points})]
+    records = [{**point, "label": f"T = {point['length']:,}"} for point in points]
+    return (
+        alt.Chart(alt.InlineData(values=records))
+        .mark_point()
+        .encode(
+            alt.X("speed:Q", **_speeds(points)),
+            alt.Y("model:N", title=None, sort=list(shown), axis=alt.Axis(grid=True)),
+            *_told_apart("label", labels, columns=len(labels)),
+        )
+        .properties(width=420, height=alt.Step(26))
+    )
+
+
+def _told_apart(field: str, names: Sequence[str], *, columns: int) -> tuple[alt.Color, alt.Shape]:
+    """The names by colour and by shape, in their order, with one legend below the panels."""
+    legend = alt.Legend(title=None, orient="bottom", columns=columns)
+
+    def scale(values: Sequence[str]) -> alt.Scale:
+        chosen = [values[number % len(values)] for number in range(len(names))]
+        return alt.Scale(domain=list(names), range=chosen)
+
+    return (
+        alt.Color(f"{field}:N", scale=scale(COLOURS), legend=legend),
+        alt.Shape(f"{field}:N", scale=scale(SHAPES), legend=legend),
+    )
+
+
+def _over_length(records: Sequence[Mapping[str, Any]]) -> alt.X:
+    lengths = sorted({record["length"] for record in records})
+    return alt.X(
+        "length:Q",
+        title="sequence length (tokens)",
+        scale=alt.Scale(type="log", base=2, nice=False, padding=20),
+        axis=alt.Axis(values=lengths, format=",", grid=False),
+    )
+
+
+def _speeds(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Title, scale and axis of the speeds: ticks at 1, 2 and 5 of each power of ten."""
+    speeds = [point["speed"] for point in points]
+    low, high = min(speeds) / 1.6, max(speeds) * 1.6  # so wide that there is a tick in it
+    ticks = [tick for power in range(-3, 12) for tick in (10.0**power * n for n in (1, 2, 5))]
+    return {
+        "title": "tokens per second",
+        "scale": alt.Scale(type="log", domain=[low, high], nice=False),
+        "axis": alt.Axis(values=[tick for tick in ticks if low <= tick <= high], format="~s"),
+    }
+
+
+def _steps(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
     """A bar per model: its training step at the better mode, and its ratio to the first one's."""
     best: dict[str, float] = {}
     for row in rows:
         best[row["model"]] = min(best.get(row["model"], float("inf")), 1e3 * row["timing"]["median_s"])
     first = next(iter(best.values()))
-    axes.barh(list(best), list(best.values()), color=[COLOURS[0], *[COLOURS[1]] * (len(best) - 1)])
-    for place, value in enumerate(best.values()):
-        axes.text(value, place, f" {value:.0f} ms, {value / first:.2f}", va="center", fontsize=9)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.45 * max(best.values()))
-    axes.set_xlabel("ms per training step")
-    axes.set_title(f"{rows[0]['batch']} x {rows[0]['length']:,} tokens", loc="left", fontsize=10)
+    records = [
+        {"model": model, "ms": ms, "text": f"{ms:.0f} ms, {ms / first:.2f}", "colour": COLOURS[number > 0]}
+        for number, (model, ms) in enumerate(best.items())
+    ]
+    base = alt.Chart(alt.InlineData(values=records)).encode(
+        alt.X(
+            "ms:Q",
+            title="ms per training step",
+            scale=alt.Scale(domain=[0, 1.45 * max(best.values())], nice=False),
+            axis=alt.Axis(grid=False, tickCount=5),
+        ),
+        alt.Y("model:N", title=None, sort=None),
+    )
+    title = alt.Title(f"{rows[0]['batch']} x {rows[0]['length']:,} tokens", frame="group", fontSize=13)
+    bars = base.mark_bar().encode(color=alt.Color("colour:N", scale=None))
+    texts = base.mark_text(align="left", dx=4).encode(text="text:N")
+    return alt.LayerChart(layer=[bars, texts], width=270, height=220, title=title)
+
+
+def _growth(growth: Sequence[Mapping[str, Any]]) -> alt.Chart:
+    title = alt.Title("SparsePointer over the length", frame="group", fontSize=13)
+    costs = [row["us_per_token"] for row in growth]
+    return (
+        alt.Chart(alt.InlineData(values=[dict(row) for row in growth]))
+        .mark_line(color=COLOURS[1], point=alt.OverlayMarkDef(color=COLOURS[1], size=70))
+        .encode(
+            _over_length(growth),
+            alt.Y(
+                "us_per_token:Q",
+                title="us per token, training step",
+                scale=alt.Scale(domain=[0, 1.25 * max(costs)], nice=False),
+            ),
+        )
+        .properties(width=300, height=220, title=title)
+    )
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    return f"{result['machine']} · {result['threads']} threads used · torch {result['versions']['torch']}"
+
+
+def _save(drawing: alt.FacetChart | alt.HConcatChart, out: Path, name: str) -> list[Path]:
+    dressed = drawing.configure(
+        font=FONT,
+        background="white",
+        padding=12,
+        view=alt.ViewConfig(stroke=None),
+        axis=alt.AxisConfig(
+            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridColor=GRID, labelLimit=0
+        ),
+        legend=alt.LegendConfig(labelFontSize=12, labelLimit=0, symbolSize=70, symbolStrokeWidth=0),
+        title=alt.TitleConfig(anchor="start", fontSize=12, fontWeight="normal"),
+        point=alt.MarkConfig(filled=True, opacity=1, size=70),
+        text=alt.MarkConfig(fontSize=12),
+    )
+    paths = [out / f"{name}.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        dressed.save(path, scale_factor=2)
+    return paths

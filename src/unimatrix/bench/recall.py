@@ -68,7 +68,8 @@ def run(
     Raises:
         UserError: a length too short for the task, or a fast form that does not equal its reference.
     """
-    needs("matplotlib")  # before anything is timed
+    for package in ("altair", "vl_convert"):  # before anything is timed
+        needs(package)
     for length in lengths:
         RecallConfig(length=length)  # one that is too short is refused before anything is timed
     modes = runnable_modes(modes, say)

@@ -100,7 +100,8 @@ def run(
         repeats: 1 measures in this process, more measure in a fresh process each; then medians over them
             count, with the least and the greatest beside.
     """
-    needs("matplotlib")  # before anything is timed
+    for package in ("altair", "vl_convert"):  # before anything is timed
+        needs(package)
     modes = runnable_modes(modes, say)
     found = repeated(
         measure,
