@@ -12,7 +12,7 @@ from unimatrix.evals import provenance
 def test_versions_name_what_runs() -> None:
     found = provenance.versions()
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert found.keys() == {"python", "torch", "numpy", "unimatrix"}
+    assert found.keys() == {"python", "torch", "numpy", "numba", "unimatrix"}
     assert all(found.values())
 
 

@@ -1,5 +1,7 @@
 """One's own numbers beside the project's: what is judged is no part of what it is judged by."""
 
+import dataclasses
+
 import pytest
 
 from unimatrix.lab.committed import agreements, committed_rows, seconds_by_experiment
@@ -63,4 +65,6 @@ def test_committed_rows_are_those_of_the_folder_or_none(tmp_path, result) -> Non
     for row in rows:
         append_result(tmp_path / "results.jsonl", row)
     assert committed_rows(tmp_path) == rows
-    assert seconds_by_experiment(rows) == {CORE: 15.0}
+    timed = {"kind": "measurement"}
+    measured = dataclasses.replace(rows[0], experiment="speed", data=rows[0].data | timed)
+    assert seconds_by_experiment([*rows, measured]) == {CORE: 15.0}

@@ -1,18 +1,23 @@
 """Studies that are measured: every repeat once, found again, taken anew where the machine is another."""
 
 import dataclasses
+import io
+import json
 from functools import partial
 
 import pytest
 import torch
+from rich.console import Console
 
+from unimatrix.errors import UserError
 from unimatrix.lab import measured as module
 from unimatrix.lab.claims import ComparedClaim, Comparison, Measured, Unit
+from unimatrix.lab.committed import agreements
 from unimatrix.lab.frames import frame, study_frame
 from unimatrix.lab.measured import measure_missing
 from unimatrix.lab.page import render_report
-from unimatrix.lab.results import append_result, latest_identities, read_results, select
-from unimatrix.lab.run import reproduce
+from unimatrix.lab.results import Result, append_result, latest_identities, read_results, select
+from unimatrix.lab.run import report, reproduce
 from unimatrix.lab.study import Column, Measurement, Row, Study, Taken
 from unimatrix.lab.words import summarise
 from unimatrix.studies.paper.claims import PAPER
@@ -105,13 +110,16 @@ def test_studies_of_one_measurement_share_it(study, taken, measure) -> None:
     assert len(taken) == 3
 
 
-@pytest.mark.parametrize("what", ["machine", "threads", "version"])
+@pytest.mark.parametrize("what", ["machine", "threads", "version", "versions"])
 def test_another_machine_number_of_threads_or_version_is_measured_anew(
     study, taken, measure, monkeypatch, what
 ) -> None:
     measure(study)
     if what == "machine":
         monkeypatch.setattr(module, "machine", lambda kind: "another machine")
+    elif what == "versions":
+        newer = module.versions() | {"torch": "3.0"}
+        monkeypatch.setattr(module, "versions", lambda: newer)
     elif what == "threads":
         threads = torch.get_num_threads() + 1
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -120,6 +128,38 @@ def test_another_machine_number_of_threads_or_version_is_measured_anew(
         study = dataclasses.replace(study, measurement=how)
     measure(study)
     assert len(taken) == 6
+
+
+def test_report_shows_another_machines_rows_but_none_of_another_version(study, measure, tmp_path) -> None:
+    quiet = Console(file=io.StringIO())
+    measure(study)
+    path = tmp_path / "results.jsonl"
+    for line in path.read_text().splitlines():
+        assert module.was_taken_so(study.measurement, Result.from_dict(json.loads(line), where="row"))
+    found = report(studies=(study,), paper=PAPER, out=tmp_path, console=quiet)
+    assert [line.num_seeds for line in found.summaries[0].lines] == [3, 3]
+    changed = dataclasses.replace(study, measurement=dataclasses.replace(study.measurement, version=2))
+    with pytest.raises(UserError, match="no finished run to report"):
+        report(studies=(changed,), paper=PAPER, out=tmp_path, console=quiet)
+
+
+def test_numbers_of_two_machines_are_not_held_side_by_side(study, measure, monkeypatch, tmp_path) -> None:
+    measure(study)
+    monkeypatch.setattr(module, "machine", lambda kind: "another machine")
+    measure(study)
+    path = tmp_path / "results.jsonl"
+    # of the newest machine one row is left
+    rows = [row for row in read_results(path) if row.machine != "another machine"]
+    rows.append(next(row for row in read_results(path) if row.machine == "another machine"))
+    assert latest_identities(rows, study.names).keys() == {rows[-1].experiment}
+
+
+def test_speeds_are_not_judged_by_the_project_s_own(study, measure, tmp_path) -> None:
+    measure(study)
+    rows = read_results(tmp_path / "results.jsonl")
+    samples = select(rows, latest_identities(rows, study.names))
+    assert agreements(study, samples, rows) == ()
+    assert agreements(dataclasses.replace(study, measurement=None), samples, rows)
 
 
 def test_nothing_of_a_measured_study_is_trained(study) -> None:

@@ -181,6 +181,16 @@ def test_the_latest_identities_are_those_on_the_newest_text(result) -> None:
     assert latest_identities([], names) == {}
 
 
+def test_no_verdict_pairs_kinds_of_device(result) -> None:
+    names = (CORE, "table1.transformer", RECALL)
+    on_cpu = [result(name, 7, 5.1) for name in names]
+    on_cuda = [dataclasses.replace(row, device="cuda:0") for row in on_cpu]
+    # an interrupted reproduction on another device: one experiment has been trained there
+    assert latest_identities([*on_cpu, on_cuda[0]], names) == {CORE: on_cuda[0].identity}
+    other = dataclasses.replace(on_cuda[1], device="cuda:1")
+    assert latest_identities([on_cuda[0], other, on_cpu[2], on_cuda[2]], names).keys() == {*names}
+
+
 def test_tasks_do_not_move_the_newest_text_and_texts_not_the_tasks(result) -> None:
     other = {"train": {"sha256": "e" * 64, "bytes": 3}, "valid": {"sha256": "d" * 64, "bytes": 3}}
     text, recall = result(CORE, 7, 5.1), result(RECALL, 7, 13.0)

@@ -16,6 +16,7 @@ from tiny_studies import SHORT, counting, text_of, tiny
 
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
+from unimatrix.lab import committed as committed_module
 from unimatrix.lab import run as run_module
 from unimatrix.lab import training as module
 from unimatrix.lab.results import RESULTS, read_results
@@ -313,6 +314,21 @@ def test_ones_own_numbers_are_held_against_the_committed_ones(go, committed) -> 
     assert re.search(rf"outside: table1, {labels[1]}, BPB, seed 7: yours [\d.]+, ours [\d.]+ ± ", printed)
 
 
+def test_the_committed_page_is_not_held_against_itself(tmp_path, go, committed, monkeypatch) -> None:
+    committed({name: {7: 0.0, 11: 0.1, 1: -0.1} for name in SHORT.names})
+    monkeypatch.setattr(committed_module, "COMMITTED", tmp_path / "out")
+    linked = tmp_path / "linked"
+    linked.symlink_to(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    result, printed = go(out=linked, skip=SHORT.names)
+    assert "Runs: 2, of which 0 finished before" in printed
+    page = io.StringIO()
+    again = report(out=tmp_path / "out", studies=(SHORT,), paper=PAPER, console=Console(file=page))
+    for summary in (*result.summaries, *again.summaries):
+        assert (summary.agreements, summary.shown) == ((), ())
+    assert "Beside the project's own runs" not in printed + page.getvalue()
+
+
 def test_a_task_needs_no_text(tmp_path, go, monkeypatch) -> None:
     monkeypatch.setattr(run_module, "load_corpus", lambda *_: pytest.fail("read a text"))
     short = tiny(dataclasses.replace(TABLE3, rows=TABLE3.rows[:1], claims=(), figures=()))
@@ -353,7 +369,7 @@ def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
     # the report finds it again; that of other settings is not taken for it
     quiet = Console(file=io.StringIO())
     page = report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet).page
-    assert page.read_text().count('<figure class="item figure" data-figure="slots"') == 2
+    assert len(re.findall(r'<figure [^>]*data-figure="slots"', page.read_text())) == 2
     good = kept.read_text()
     kept.write_text(json.dumps({"identity": "another", "traced": {}}))
     report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet)

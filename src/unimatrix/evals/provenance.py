@@ -33,9 +33,9 @@ def git_commit() -> str:
     return commit + ("-dirty" if dirty else "")
 
 
-def _version_of_unimatrix() -> str:
+def _version_of(package: str) -> str:
     try:
-        return importlib.metadata.version("unimatrix-lm")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 
@@ -46,7 +46,8 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
-        "unimatrix": _version_of_unimatrix(),
+        "numba": _version_of("numba"),
+        "unimatrix": _version_of("unimatrix-lm"),
     }
 
 

@@ -27,10 +27,15 @@ def committed_rows(folder: Path = COMMITTED) -> list[Result]:
     return read_results(folder / RESULTS)
 
 
+def is_committed(folder: Path) -> bool:
+    """Whether the folder is the committed runs' own: nothing there is held against them, it is they."""
+    return folder.resolve() == COMMITTED.resolve()
+
+
 def seconds_by_experiment(rows: Iterable[Result]) -> dict[str, float]:
     """Mean seconds of training, of whatever settings: how long to expect a run to take."""
     seconds: dict[str, list[float]] = {}
-    for row in rows:
+    for row in (row for row in rows if not row.was_measured):
         seconds.setdefault(row.experiment, []).append(row.seconds)
     return {name: sum(found) / len(found) for name, found in seconds.items()}
 
@@ -77,8 +82,10 @@ class Agreement:
 def agreements(study: Study, samples: Samples, committed: Iterable[Result]) -> tuple[Agreement, ...]:
     """Each number of a study's table beside the committed runs, where at least two other seeds are there.
 
-    samples: one's own. Seconds are left out: they are the machine's.
+    samples: one's own. What is measured, and seconds, are left out: they are the machine's.
     """
+    if study.measurement is not None:
+        return ()
     identities = {name: next(iter(runs.values())).identity for name, runs in samples.items() if runs}
     theirs = select(committed, identities)
     found = []

@@ -5,8 +5,10 @@ numbers of one repeat were taken together, and are compared with each other.
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -36,7 +38,7 @@ def measure_missing(
     for study, how in ((study, study.measurement) for study in studies):
         if how is None:
             continue
-        about = described(how, kind)
+        about = _described(how, machine(kind), torch.get_num_threads(), versions())
         models = {row.experiment.name: row.experiment for row in study.trained}
         mine = {name: _identity(found, about, kind) for name, found in models.items()}
         identities |= mine
@@ -54,9 +56,16 @@ def measure_missing(
     return identities
 
 
-def described(how: Measurement, kind: str) -> dict[str, object]:
-    """What stands where a trained row says what it learned from: a speed is known by its machine."""
-    what = f"{how.name} {how.version} {machine(kind)} {torch.get_num_threads()}"
+def was_taken_so(how: Measurement, row: Result) -> bool:
+    """Whether the row was measured as `how` measures today, on whatever machine, with whatever versions."""
+    there = _described(how, row.machine, row.threads, row.versions)
+    return row.data["train"]["sha256"] == there["train"]["sha256"]
+
+
+def _described(how: Measurement, where: str, threads: int, versions: Mapping[str, str]) -> dict[str, Any]:
+    """What stands where a trained row says what it learned from: a speed is known by its machine and by the
+    versions of all that took part."""
+    what = json.dumps([how.name, how.version, where, threads, versions], sort_keys=True)
     digest = {"sha256": hashlib.sha256(what.encode()).hexdigest()}
     return {
         "kind": "measurement",
@@ -75,7 +84,7 @@ def _identity(experiment: Experiment, about: Mapping[str, object], kind: str) ->
 def _result(
     experiment: Experiment,
     taken: Taken,
-    about: dict[str, object],
+    about: dict[str, Any],
     *,
     kind: str,
     repeat: int,

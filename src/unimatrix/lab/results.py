@@ -86,6 +86,11 @@ class Result:
         return self.data["kind"] == "text"
 
     @property
+    def device_kind(self) -> str:
+        """ "cuda" of "cuda:0"."""
+        return self.device.partition(":")[0]
+
+    @property
     def was_measured(self) -> bool:
         """Of a model that was timed or weighed, and not trained (unimatrix.lab.measured)."""
         return self.data["kind"] == "measurement"
@@ -230,11 +235,21 @@ def append_result(path: Path, result: Result) -> None:
 
 
 def latest_identities(results: Iterable[Result], experiments: Iterable[str]) -> dict[str, str]:
-    """For each experiment, the identity of its newest current row; on a text, of the newest text only."""
+    """For each experiment, the identity of its newest current row: of rows that can be held side by side.
+
+    All are of the newest row's kind of device; on a text, of the newest text; what was measured, of the
+    newest machine, threads and versions.
+    """
     wanted = set(experiments)
     rows = [result for result in results if result.experiment in wanted and result.is_current]
-    texts = [_sha256s(row) for row in rows if row.on_text]
-    return {row.experiment: row.identity for row in rows if not row.on_text or _sha256s(row) == texts[-1]}
+    rows = [row for row in rows if row.device_kind == rows[-1].device_kind]
+    # a task's sequences are drawn for each experiment, texts and machines are shared by all
+    newest = {row.data["kind"]: _sha256s(row) for row in rows}
+    return {
+        row.experiment: row.identity
+        for row in rows
+        if row.data["kind"] == "task" or _sha256s(row) == newest[row.data["kind"]]
+    }
 
 
 def _sha256s(result: Result) -> tuple[str, str]:

@@ -22,10 +22,10 @@ from rich.text import Text
 
 from unimatrix.data import Corpus, load_corpus
 from unimatrix.errors import UserError
-from unimatrix.lab.committed import agreements, committed_rows, seconds_by_experiment
+from unimatrix.lab.committed import agreements, committed_rows, is_committed, seconds_by_experiment
 from unimatrix.lab.frames import frame
 from unimatrix.lab.look import read_trace, write_trace
-from unimatrix.lab.measured import measure_missing
+from unimatrix.lab.measured import measure_missing, was_taken_so
 from unimatrix.lab.page import shared_cautions, write_report
 from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import (
@@ -112,7 +112,7 @@ def reproduce(
         raise UserError(f"jobs: expected at least 1, got {jobs}")
     planned = _plan(studies, seeds=seeds, device=device, source=source)
     rows = read_results(out / RESULTS)
-    committed = committed_rows()
+    committed = _others(out)
     if corpus is None and reads_text(planned):
         corpus = load_corpus(source)
     # the same for every seed
@@ -132,7 +132,7 @@ def reproduce(
         corpus=corpus,
         out=out,
         console=console,
-        expected=seconds_by_experiment(committed),
+        expected=seconds_by_experiment(committed_rows()),
     )
     if stop_signal is not None:
         return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
@@ -175,16 +175,16 @@ def report(
     console = console or PlainConsole()
     check_path(out)
     # last, what stands in for runs: it was chosen by the settings and the text of the last reproduction
-    shown = read_results(out / SHOWN)
+    shown = [] if is_committed(out) else read_results(out / SHOWN)
     rows = [*read_results(out / RESULTS), *shown]
-    samples = {study.name: select(rows, latest_identities(rows, study.names)) for study in studies}
+    samples = {study.name: _newest(study, rows) for study in studies}
     if not any(runs for chosen in samples.values() for runs in chosen.values()):
         raise UserError(f"{out / RESULTS}: no finished run to report; run `unimatrix reproduce` first")
     found = _report(
         studies,
         samples,
         shown={row.experiment for row in shown},
-        committed=committed_rows(),
+        committed=_others(out),
         paper=paper,
         out=out,
         console=console,
@@ -192,10 +192,21 @@ def report(
     for name in _outdated(studies, samples, rows):
         say(
             console,
-            f"Note: the runs of {name} are left out: what they measured has changed since; "
-            "`unimatrix reproduce` makes them anew",
+            f"Note: the runs of {name} are left out: their settings have changed since, or the newest run "
+            "is of another text or device; `unimatrix reproduce` makes them anew",
         )
     return found
+
+
+def _others(out: Path) -> list[Result]:
+    """The committed rows, unless `out` is where they are: none stands beside itself."""
+    return [] if is_committed(out) else committed_rows()
+
+
+def _newest(study: Study, rows: Iterable[Result]) -> Samples:
+    how = study.measurement
+    rows = [row for row in rows if how is None or was_taken_so(how, row)]
+    return select(rows, latest_identities(rows, study.names))
 
 
 def _outdated(
