@@ -64,6 +64,7 @@ class HostileClaim:
     statement: str = EVIL
     source: str = EVIL
     judges: tuple[str, ...] = ()
+    touches: tuple[str, ...] = ()
 
     def judge(self, _samples: object) -> Verdict:
         return Verdict(outcome="reproduced", seeds=None, details=(EVIL,))

@@ -10,6 +10,7 @@ import altair as alt
 import pytest
 from rich.console import Console
 
+from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.claims import SEEDS_FOR_A_CLAIM
 from unimatrix.lab.committed import Agreement
 from unimatrix.lab.intervals import mean_interval
@@ -20,8 +21,9 @@ from unimatrix.lab.page import (
     shared_protocol,
     write_report,
 )
+from unimatrix.lab.study import Measurement
 from unimatrix.lab.terminal import print_summaries
-from unimatrix.lab.words import NOTHING, Cell, interval_text, summarise
+from unimatrix.lab.words import NOTHING, ON_SHOWN, SHOWN, Cell, interval_text, summarise
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.studies.paper.text import TABLE1
 
@@ -310,3 +312,94 @@ def test_the_drawing_in_a_cell_has_its_columns_scale(low, high, place) -> None:
     assert f'class="mean" cx="{place}"' in drawn_interval(cell, (low, high))
     assert drawn_interval(cell, (5.5, 5.5)) == ""
     assert drawn_interval(Cell(paper=NOTHING, ours=NOTHING), (5.0, 6.0)) == ""
+
+
+def measured(runs):
+    """The same runs as repeats of a measurement would stand there."""
+    return {
+        f"speed.{name}": {
+            repeat: dataclasses.replace(
+                run, experiment=f"speed.{name}", data=run.data | {"kind": "measurement"}
+            )
+            for repeat, run in enumerate(found.values())
+        }
+        for name, found in runs.items()
+    }
+
+
+def timed(study):
+    """The study as one of a measurement."""
+    how = Measurement(name="speed", take=lambda device: {}, repeats=5)
+    study = study.with_experiments(lambda one: dataclasses.replace(one, name=f"speed.{one.name}"))
+    return dataclasses.replace(study, name="speed", title="Speed: one", measurement=how, claims=())
+
+
+def test_random_starts_are_of_ones_own_trained_runs_alone(full) -> None:
+    one = {name: {7: runs[7]} for name, runs in full.items()}
+    everything = one | {CORE: full[CORE]} | measured(full)
+    shown = summarise(TABLE1, everything, shown=(CORE, "of another study"))
+    assert shown.shown == (CORE,)
+    text = render_report([shown, summarise(timed(TABLE1), everything)], PAPER)
+    assert "trained here from one random start (a seed)" in text
+    assert "with one start no claim on measured numbers can be decided" in text
+    two = {name: {7: runs[7], 11: runs[11]} for name, runs in full.items()}
+    assert "from 2 random starts" in render_report([summarise(TABLE1, two)], PAPER)
+    mixed = two | {CORE: one[CORE]}
+    assert "from 1 to 2 random starts (seeds): with one start no claim" in render_report(
+        [summarise(TABLE1, mixed)], PAPER
+    )
+    assert (
+        "random start"
+        not in render_report([summarise(timed(TABLE1), measured(full))], PAPER).partition('id="studies"')[0]
+    )
+
+
+def test_what_is_shown_from_the_projects_runs_is_marked_wherever_it_stands(full) -> None:
+    summary = summarise(TABLE1, full, shown=(CORE,))
+    assert [line.name for line in summary.lines if line.shown] == [CORE]
+    resting = [claim.statement for claim, verdict in summary.verdicts if verdict.on_shown]
+    assert resting == [
+        claim.statement
+        for claim in TABLE1.claims
+        if "Core" in claim.statement or "ROSA has the" in claim.statement
+    ]
+    page = render_report([summary], PAPER)
+    row = page.partition(f'id="table1--{CORE}"')[2].partition("</tr>")[0]
+    assert row.count(f'<span class="chip shown">{SHOWN}</span>') == page.count('class="chip shown"') == 1
+    study = page.partition('<section class="study" id="table1"')[2].partition("</section>")[0]
+    assert study.count(ON_SHOWN.replace("'", "&#39;")) == len(resting)
+    assert f"({SHOWN})" in page.partition('id="claims"')[2]
+    told = {
+        record["run"]
+        for data in figures_of(page)["datasets"].values()
+        for record in data
+        if record.get("run")
+    }
+    marked = {run for run in told if run.endswith(f" ({SHOWN})")}
+    assert {run.partition("-seed")[0] for run in marked} == {CORE}
+    assert {run.partition("-seed")[0] for run in told - marked} == {TRANSFORMER, ROSA, DISCOVERY}
+    terminal = printed(summary)
+    assert "UniMatrix-Core *" in terminal
+    assert f"*: {SHOWN}" in terminal
+    assert "Rests on the project's own" in terminal
+    for words in (SHOWN, "own runs", " *"):
+        assert words not in printed(summarise(TABLE1, full))
+
+
+def test_what_was_measured_is_over_repeats_and_not_over_seeds(full) -> None:
+    summary = summarise(timed(TABLE1), measured(full))
+    text = render_report([summary], PAPER)
+    assert ">Repeats</th>" in text
+    assert ">Seeds</th>" not in text
+    assert "the mean over the repeats of a measurement" in text
+    assert "over n repeats" in printed(summary)
+    both = render_report([summarise(TABLE1, full), summary], PAPER)
+    assert "the seeds (runs that differ" in both
+    assert "or over the repeats" in both
+
+
+def test_only_a_studys_own_runs_make_it_measured(full) -> None:
+    others = measured(full)
+    silent = dataclasses.replace(TABLE1, answer=lambda _: NOT_MEASURED)
+    assert NOT_MEASURED in render_report([summarise(silent, others)], PAPER)
+    assert NOT_MEASURED not in render_report([summarise(silent, full)], PAPER)

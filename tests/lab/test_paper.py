@@ -56,3 +56,18 @@ def test_evidence_names_what_it_is_and_notes_say_what_is_missing() -> None:
     assert judged([]).note == "No study that judges it is among these."
     assert judged([YES], unmeasured="half of it").note == "half of it"
     assert judged([], here="a part").note == "a part"
+
+
+@pytest.mark.parametrize(("decisive", "standing"), [([YES], YES), ([NO], NO), ([], OPEN)])
+@pytest.mark.parametrize("beside", [YES, NO])
+def test_what_the_paper_never_made_is_listed_and_decides_nothing(decisive, standing, beside) -> None:
+    paper = Paper(
+        identifier="x", title="x", licence="", claims=(PaperClaim(name="c01", statement="s", where="1"),)
+    )
+    touching = CountedClaim("beyond", "1", True, (), touches=("c01",))
+    judging = CountedClaim("so it is", "1", True, (), ("c01",))
+    verdicts = [("beyond", touching, verdict(beside)), *(("own", judging, verdict(one)) for one in decisive)]
+    (found,) = paper.judged(verdicts)
+    assert found.standing == standing
+    assert (found.evidence[0].study, found.evidence[0].decides) == ("beyond", False)
+    assert bool(found.note) == (not decisive)

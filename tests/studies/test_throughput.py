@@ -98,6 +98,13 @@ def test_the_papers_speeds_reproduce_its_claims(as_printed) -> None:
             expected = "not reproduced" if claim.statement.startswith("With a fused scan") else "reproduced"
             assert verdict.outcome == expected, (claim.statement, verdict.details)
             assert verdict.seeds == 5
+            words = " ".join(verdict.details)
+            assert "n = 5 repeats" in words
+            assert not {"seeds", "pairs"} & set(words.replace(",", "").split())
+    few = {name: {0: runs[0]} for name, runs in as_printed().items()}
+    for claim, verdict in summarise(SECTION55, few).verdicts:
+        assert verdict.text == "undecided at n = 1 repeat", claim.statement
+        assert all("one repeat: no interval" in detail for detail in verdict.details)
 
 
 def test_loops_as_fast_as_attention_reproduce_none_of_its_claims_of_slowness(as_printed) -> None:

@@ -28,17 +28,23 @@ SEEDS_FOR_A_CLAIM = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """A judged claim: the outcome, the number of paired seeds behind it (None: exact), and the numbers."""
+    """A judged claim: the outcome, the number of paired seeds behind it (None: exact), and the numbers.
+
+    noun: what is counted: "seed", or "repeat" of what was measured instead of trained.
+    on_shown: it rests on the project's own runs, which are shown instead of trained.
+    """
 
     outcome: Outcome
     seeds: int | None
     details: tuple[str, ...]
+    noun: str = "seed"
+    on_shown: bool = False
 
     @property
     def text(self) -> str:
         """The outcome in words, with the number of seeds wherever it is undecided."""
         if self.outcome == "undecided" and self.seeds is not None:
-            return f"undecided at n = {self.seeds} {'seed' if self.seeds == 1 else 'seeds'}"
+            return f"undecided at n = {self.seeds} {self.noun}{'' if self.seeds == 1 else 's'}"
         return self.outcome
 
 
@@ -46,6 +52,8 @@ class Claim(Protocol):
     """What a study holds: a sentence, where the paper says it, and a way to judge it.
 
     judges: the ids of the paper's claims (unimatrix.lab.paper) that its verdict is evidence for.
+    touches: those that it has something to say of by an experiment that the paper never made: it stands
+        beside them, and decides none.
     """
 
     @property
@@ -56,6 +64,9 @@ class Claim(Protocol):
 
     @property
     def judges(self) -> tuple[str, ...]: ...
+
+    @property
+    def touches(self) -> tuple[str, ...]: ...
 
     def judge(self, samples: Samples) -> Verdict: ...
 
@@ -114,6 +125,7 @@ class Comparison:
     usual 90 % interval of two one-sided tests at 5 %).
 
     label: what the difference is called in the details, e.g. "Core - Transformer".
+    noun: "repeat" where what is compared was measured instead of trained.
     """
 
     label: str
@@ -122,6 +134,7 @@ class Comparison:
     right: Quantity | float
     unit: Unit
     bound: float = 0.0
+    noun: str = "seed"
 
     def by_seed(self, samples: Samples) -> dict[int, float]:
         """The difference of every seed that both sides have, in the order of the seeds."""
@@ -166,14 +179,15 @@ class Comparison:
         """One line: the difference, its interval, how many seeds, and what is claimed of it."""
         fixed = self.right if isinstance(self.right, int | float) else None
         if interval is None:
-            return f"{self.label}: no seed has {'both runs' if fixed is None else 'run'}"
+            return f"{self.label}: no {self.noun} has {'both runs' if fixed is None else 'run'}"
         digits = self.unit.digits
         text = f"{self.label} = {interval.mean:+.{digits}f} {self.unit.difference}"
         if interval.n < 2:
-            text += ", one seed: no interval"
+            text += f", one {self.noun}: no interval"
         else:
+            counted = "pairs" if fixed is None and self.noun == "seed" else f"{self.noun}s"
             bounds = f"[{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
-            text += f", 95 % interval {bounds}, n = {interval.n} {'pairs' if fixed is None else 'seeds'}"
+            text += f", 95 % interval {bounds}, n = {interval.n} {counted}"
         if fixed is not None:
             text += f", mean {fixed + interval.mean:.{digits}f} {self.unit.value}"
         return f"{text}; claimed: {self.side} {self.bound:g}"
@@ -190,6 +204,7 @@ class ComparedClaim:
     source: str
     comparisons: tuple[Comparison, ...]
     judges: tuple[str, ...] = ()
+    touches: tuple[str, ...] = ()
     quotes: tuple[float, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
@@ -200,6 +215,7 @@ class ComparedClaim:
             outcome=conjunction([comparison.outcome(interval) for comparison, interval in judged]),
             seeds=min(0 if interval is None else interval.n for interval in intervals),
             details=tuple(comparison.detail(interval) for comparison, interval in judged),
+            noun=self.comparisons[0].noun,
         )
 
 
@@ -212,6 +228,7 @@ class CountedClaim:
     holds: bool
     details: tuple[str, ...]
     judges: tuple[str, ...] = ()
+    touches: tuple[str, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """Exact, whatever has run."""
@@ -232,6 +249,7 @@ class SeedBySeedClaim:
     seeds: tuple[int, ...]
     comparison: Comparison
     judges: tuple[str, ...] = ()
+    touches: tuple[str, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """The verdict over the named seeds that are there."""
@@ -284,6 +302,7 @@ class FewerParameters:
     baseline: Experiment
     percent: float | None = None
     judges: tuple[str, ...] = ()
+    touches: tuple[str, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """Reproduced if the count is smaller and its saving, rounded to one digit, is the printed one."""
@@ -310,6 +329,7 @@ class ShareOfParameters:
     baseline: Experiment
     percent: float
     judges: tuple[str, ...] = ()
+    touches: tuple[str, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """Reproduced if the share, rounded to one digit, is the printed one."""

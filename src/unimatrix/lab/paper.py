@@ -40,12 +40,18 @@ class PaperClaim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What a verdict rests on: a study's claim, by the study's name, or a test, by its own; one is ""."""
+    """What a verdict rests on: a study's claim, by the study's name, or a test, by its own; one is "".
+
+    decides: the paper made such an experiment; else it is listed, and no verdict follows from it.
+    on_shown: it rests on the project's own runs, not trained here.
+    """
 
     study: str = ""
     test: str = ""
     text: str
     outcome: Outcome
+    decides: bool = True
+    on_shown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,19 +88,30 @@ class Paper:
 
 
 def _judged(claim: PaperClaim, verdicts: tuple[tuple[str, Claim, Verdict], ...]) -> JudgedClaim:
-    """Reproduced if all that judges it says so and nothing is unmeasured, not reproduced if any says no."""
+    """Reproduced if all that judges it says so and nothing is unmeasured, not reproduced if any says no.
+
+    What only touches it is listed beside.
+    """
     evidence = (
         *(
-            Evidence(study=study, text=found.statement, outcome=verdict.outcome)
+            Evidence(
+                study=study,
+                text=found.statement,
+                outcome=verdict.outcome,
+                decides=claim.name in found.judges,
+                on_shown=verdict.on_shown,
+            )
             for study, found, verdict in verdicts
-            if claim.name in found.judges
+            if claim.name in (*found.judges, *found.touches)
         ),
         *(Evidence(test=test.name, text=test.shows, outcome="reproduced") for test in claim.tests),
     )
     if claim.here is not None:
         return JudgedClaim(claim=claim, standing="open in the paper", evidence=evidence, note=claim.here)
-    outcome = conjunction([found.outcome for found in evidence])
-    if outcome == "reproduced" and (claim.unmeasured or not evidence):
+    deciding: list[Outcome] = [found.outcome for found in evidence if found.decides]
+    outcome = conjunction(deciding)
+    if outcome == "reproduced" and (claim.unmeasured or not deciding):
         outcome = "undecided"
-    note = claim.unmeasured or ("" if evidence else "No study that judges it is among these.")
+    none = "What is listed goes beyond the paper." if evidence else "No study that judges it is among these."
+    note = claim.unmeasured or ("" if deciding else none)
     return JudgedClaim(claim=claim, standing=outcome, evidence=evidence, note=note)

@@ -248,15 +248,9 @@ def _summary(
 ) -> Summary:
     look = study.inspection
     traced = None if look is None else read_trace(out, look, samples)
-    summary = summarise(study, samples, traced=traced)
-    of_others = tuple(name for name in study.names if name in shown)
+    summary = summarise(study, samples, traced=traced, shown=shown)
     own = {name: runs for name, runs in samples.items() if name not in shown}
-    cautions = summary.cautions
-    if of_others:
-        cautions += (f"Not trained here but shown from the project's own runs: {', '.join(of_others)}.",)
-    return dataclasses.replace(
-        summary, cautions=cautions, shown=of_others, agreements=agreements(study, own, committed)
-    )
+    return dataclasses.replace(summary, agreements=agreements(study, own, committed))
 
 
 def _say_agreement(console: Console, summaries: Sequence[Summary]) -> None:

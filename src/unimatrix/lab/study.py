@@ -181,6 +181,11 @@ class Study:
         return self.title.partition(":")[0]
 
     @property
+    def noun(self) -> str:
+        """What is averaged over: a training's "seed", or a measurement's "repeat"."""
+        return "seed" if self.measurement is None else "repeat"
+
+    @property
     def trained(self) -> tuple[Row, ...]:
         """The rows that runs stand behind, without the baselines."""
         return tuple(row for row in self.rows if isinstance(row, Row))

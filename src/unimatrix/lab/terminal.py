@@ -9,9 +9,10 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from unimatrix.lab.claims import Outcome
-from unimatrix.lab.words import Cell, Summary
+from unimatrix.lab.words import SHOWN, Cell, Summary
 
-_OURS = "ours: mean ± half of the 95 % t-interval over n seeds"
+_OURS = "ours: mean ± half of the 95 % t-interval over n {noun}s"
+_STAR = f"*: {SHOWN}, from the project's own runs"
 _RULE_IN_SHORT = (
     "A verdict follows from the 95 % t-interval of the difference seed by seed: the whole of it on one side, "
     "or undecided; where a claim names its seeds, from the side in each of them. It speaks of the seeds "
@@ -58,7 +59,8 @@ def _numbers(summary: Summary) -> Grid:
             for cell, printed in zip(line.cells, summary.printed, strict=True)
             for text in _texts(cell, printed=printed, stacked=summary.stacked)
         ]
-        label = Padding(line.label, (0, 0, 0, indent)) if group else line.label
+        label = line.label + (" *" if line.shown else "")
+        label = Padding(label, (0, 0, 0, indent)) if group else label
         # a second count goes below the first: "70,660 (paper 78,916)" is too wide
         count = [line.parameters_text.replace(" (", "\n").rstrip(")")] if summary.counted else []
         grid.add_row(label, *count, *cells, line.seeds_text)
@@ -90,7 +92,8 @@ def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
         if not summary.lines:  # a drawing alone
             continue
         console.print(_numbers(summary))
-        console.print(f"{_OURS}\n", style="dim", highlight=False)
+        notes = [_OURS.format(noun=summary.table.noun), *([_STAR] if summary.shown else [])]
+        console.print("\n".join([*notes, ""]), style="dim", highlight=False)
         if summary.verdicts:
             console.print(_verdicts(summary))
     console.print(f"{_RULE_IN_SHORT}\n", style="dim", highlight=False)

@@ -1,8 +1,8 @@
 """A table with its results, judged and put into words, once: the terminal and the report both show this."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unimatrix.data import wikitext
@@ -15,6 +15,10 @@ from unimatrix.lab.study import Baseline, Row, Study
 from unimatrix.train.config import Experiment
 
 NOTHING = "\N{EN DASH}"
+# beside a row, below a verdict, among the cautions
+SHOWN = "shown, not trained here"
+ON_SHOWN = "Rests on the project's own runs, which are shown and were not trained here."
+_SHOWN_INSTEAD = "Not trained here but shown from the project's own runs"
 # ours and the paper's, counted each
 _MOST_COLUMNS_SIDE_BY_SIDE = 6
 # what is explained where it first stands: the word as it is written, and in plain words what it means
@@ -27,17 +31,15 @@ TERMS = {
     "better.",
     "Eval. loss": "how surprised the model is by the right answer, in nats. Lower is better.",
 }
-HOW_TO_READ = (
-    "Ours is the mean over the seeds (runs that differ in their random start, batches and dropout) ± half of "
-    "the 95 % interval: where the mean of many more seeds would lie, most likely. The drawing below a number "
-    "shows the same: the line is the interval, the dot the mean, the small dots the seeds, the diamond the "
-    "paper's value; one scale for each column."
-)
+_OVER = {
+    "seed": "the seeds (runs that differ in their random start, batches and dropout)",
+    "repeat": "the repeats of a measurement (the same once more, in fresh processes)",
+}
 HOW_TO_READ_CLAIMS = (
-    "Below each claim stand its numbers: the difference of the two sides, averaged over the seeds, with its "
-    "95 % interval, and what is claimed of it. “Claimed: at or below 0” means that the left side is claimed "
-    "to be no larger than the right one, and the claim counts as reproduced only where the whole interval "
-    "lies there."
+    "Below each claim stand its numbers: the difference of the two sides, averaged over the seeds (or the "
+    "repeats of a measurement), with its 95 % interval, and what is claimed of it. “Claimed: at or below 0” "
+    "means that the left side is claimed to be no larger than the right one, and the claim counts as "
+    "reproduced only where the whole interval lies there."
 )
 RULE = (
     "For each claim: the difference of the two models seed by seed (both trained with the same seed), or of "
@@ -45,12 +47,14 @@ RULE = (
     "lies on the claim's side. Not reproduced: it lies on the other side. Undecided: anything else, and "
     'always with fewer than two seeds. So "at least" asks for more than a mean that reaches the number: for '
     "its whole interval. A claim about named seeds is decided as it was made, by the side on which the "
-    "difference lies in each of them. Parameter counts are decided exactly."
+    "difference lies in each of them. Parameter counts are decided exactly. "
+    "Of what is timed or weighed a repeat stands where a seed does."
 )
 SCOPE = (
-    "The intervals speak of the seeds only (initialisation, batches, dropout). Where a text is read, every "
-    "run reads the same one, and nothing is said of other texts; where a task draws its sequences, each seed "
-    "draws its own, to train and to evaluate on. The intervals are not corrected for the number of claims."
+    "The intervals speak of the seeds only (initialisation, batches, dropout); of what is timed, of repeats "
+    "on one machine. Where a text is read, every run reads the same one, and "
+    "nothing is said of other texts; where a task draws its sequences, each seed draws its own, to train and "
+    "to evaluate on. The intervals are not corrected for the number of claims."
 )
 
 
@@ -85,8 +89,9 @@ class Cell:
 class Line:
     """One row: counts (ours None before its first run), cells in the order of the table's columns.
 
-    name: its experiment's; a baseline's label. num_seeds: that all of its experiments have; None for a
-    baseline, whose values are exact.
+    name: its experiment's; a baseline's label. num_seeds: that all of its experiments have (of what was
+    measured: repeats); None for a baseline, whose values are exact. shown: some of its numbers are of the
+    project's own runs, not trained here.
     """
 
     name: str
@@ -96,6 +101,7 @@ class Line:
     paper_parameters: int | None
     cells: tuple[Cell, ...]
     num_seeds: int | None
+    shown: bool = False
 
     @property
     def seeds_text(self) -> str:
@@ -161,22 +167,51 @@ def interval_text(interval: Interval | None, *, digits: int) -> str:
     return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
 
 
-def summarise(table: Study, samples: Samples, *, traced: Any = None) -> Summary:
-    """Judge a table on its samples and put it into words; runs that are missing are said to be."""
+def how_to_read(summaries: Iterable[Summary]) -> str:
+    """What stands behind the numbers of a page: means over seeds, over repeats, or over either."""
+    nouns = {summary.table.noun for summary in summaries if summary.table.trained} or {"seed"}
+    over = ", or over ".join(words for noun, words in _OVER.items() if noun in nouns)
+    each = " or ".join(f"{noun}s" for noun in _OVER if noun in nouns)
+    return (
+        f"Ours is the mean over {over} ± half of the 95 % interval: where the mean of many more {each} would "
+        "lie, most likely. The drawing below a number shows the same: the line is the interval, the dot the "
+        f"mean, the small dots the {each}, the diamond the paper's value; one scale for each column."
+    )
+
+
+def summarise(table: Study, samples: Samples, *, traced: Any = None, shown: Collection[str] = ()) -> Summary:
+    """Judge a table on its samples and put it into words; runs that are missing are said to be.
+
+    shown: the experiments whose samples are the project's own runs; of other studies' are passed over.
+    """
+    shown = tuple(name for name in table.names if name in shown)
     runs = [run for name in table.names for run in _runs(samples, name)]
     return Summary(
         table=table,
         samples=samples,
         lines=tuple(
-            _line(table, row, samples) if isinstance(row, Row) else _baseline_line(table, row)
+            _line(table, row, samples, shown) if isinstance(row, Row) else _baseline_line(table, row)
             for row in table.rows
         ),
         printed=tuple(any(column.key in row.paper for row in table.trained) for column in table.columns),
-        verdicts=tuple((claim, claim.judge(samples)) for claim in table.claims),
-        cautions=tuple(_cautions(table, samples, runs)),
+        verdicts=tuple((claim, _judged(claim, samples, shown)) for claim in table.claims),
+        cautions=(
+            *_cautions(table, samples, runs),
+            *([f"{_SHOWN_INSTEAD}: {', '.join(shown)}."] if shown else ()),
+        ),
         facts=tuple(_facts(table, samples, runs)),
         traced=traced,
+        shown=shown,
     )
+
+
+def _judged(claim: Claim, samples: Samples, shown: Sequence[str]) -> Verdict:
+    """The verdict; it rests on shown runs if it would be another, or have other numbers, without them."""
+    verdict = claim.judge(samples)
+    own = {name: runs for name, runs in samples.items() if name not in shown}
+    if not shown or claim.judge(own) == verdict:
+        return verdict
+    return replace(verdict, details=(*verdict.details, ON_SHOWN), on_shown=True)
 
 
 def _runs(samples: Samples, experiment: str) -> list[Result]:
@@ -198,7 +233,7 @@ def _named_experiments(table: Study) -> dict[str, str]:
     return names
 
 
-def _line(table: Study, row: Row, samples: Samples) -> Line:
+def _line(table: Study, row: Row, samples: Samples, shown: Collection[str]) -> Line:
     runs = _runs(samples, row.experiment.name)
     cells = []
     for column in table.columns:
@@ -222,6 +257,7 @@ def _line(table: Study, row: Row, samples: Samples) -> Line:
         paper_parameters=row.paper_parameters,
         cells=tuple(cells),
         num_seeds=min(len(_runs(samples, found.name)) for found in row.experiments),
+        shown=any(found.name in shown for found in row.experiments),
     )
 
 
@@ -280,12 +316,12 @@ def _cautions(table: Study, samples: Samples, runs: list[Result]) -> Iterable[st
     counts = {name: len(_runs(samples, experiment)) for experiment, name in names.items()}
     if len(set(counts.values())) > 1:
         pairs = ", ".join(f"{label} {count}" for label, count in counts.items())
-        yield f"Not every model has run with every seed (finished: {pairs})."
+        yield f"Not every model has run with every {table.noun} (finished: {pairs})."
     fewest = min(counts.values())
     if fewest < SEEDS_FOR_A_CLAIM and table.claims:
         yield (
-            f"n = {fewest} {'seed' if fewest == 1 else 'seeds'}: every verdict on measured numbers is "
-            f"provisional; a claim needs at least {SEEDS_FOR_A_CLAIM} seeds."
+            f"n = {fewest} {table.noun}{'' if fewest == 1 else 's'}: every verdict on measured numbers is "
+            f"provisional; a claim needs at least {SEEDS_FOR_A_CLAIM} {table.noun}s."
         )
 
 

@@ -63,7 +63,8 @@ def draw_over(
         axis=alt.Axis(values=sorted(set(places.values())), grid=False),
     )
     base = alt.Chart().encode(color=_colour(list(titles.values()), first=1))
-    layers = _means(base.transform_filter(_kind(OURS)), x=x, label=labels[1], series=list(titles.values()))
+    means = base.transform_filter(_kind(OURS))
+    layers = _means(means, x=x, label=labels[1], series=list(titles.values()), noun=study.noun)
     y = alt.Y("value:Q", title=labels[1])
     told = [alt.Tooltip("series:N"), alt.Tooltip("at:Q", title=labels[0])]
     layers += [
@@ -109,7 +110,7 @@ def _dash(names: Sequence[str], *, lines: bool = False) -> alt.StrokeDash:
     return alt.StrokeDash("series:N", scale=scale, legend=theme.legend(names, lines=lines))
 
 
-def _means(base: alt.Chart, *, x: alt.X, label: str, series: Sequence[str]) -> list[alt.Chart]:
+def _means(base: alt.Chart, *, x: alt.X, label: str, series: Sequence[str], noun: str) -> list[alt.Chart]:
     """Line, points and intervals of records with `series`, `value`, `low` and `high`."""
     y = alt.Y("value:Q", title=label, scale=alt.Scale(zero=False))
     marks = [theme.SHAPES[number % len(theme.SHAPES)] for number in range(len(series))]
@@ -123,7 +124,7 @@ def _means(base: alt.Chart, *, x: alt.X, label: str, series: Sequence[str]) -> l
         alt.Tooltip("at:Q", title=x["title"], format=",.4~f"),
         alt.Tooltip("value:Q", title="mean", format=",.4~f"),
         *bounds,
-        alt.Tooltip("n:Q", title="seeds"),
+        alt.Tooltip("n:Q", title=f"{noun}s"),
     ]
     return [
         base.mark_line(strokeWidth=1.6).encode(x=x, y=y, strokeDash=_dash(series)),
@@ -152,7 +153,7 @@ def draw_training_length(
     x = alt.X("at:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=16), axis=ticks)
     names = list(dict.fromkeys(record["series"] for record in shown))
     base = alt.Chart().encode(color=_colour(names))
-    layers = _means(base, x=x, label="validation bits per byte", series=names)
+    layers = _means(base, x=x, label="validation bits per byte", series=names, noun=study.noun)
     if over == "seconds":
         layers.insert(
             0,

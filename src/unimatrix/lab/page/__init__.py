@@ -25,7 +25,17 @@ from unimatrix.lab.charts.pictures import VEGA_LITE
 from unimatrix.lab.claims import OUTCOMES, Outcome
 from unimatrix.lab.paper import JudgedClaim, Paper
 from unimatrix.lab.results import naming
-from unimatrix.lab.words import HOW_TO_READ, HOW_TO_READ_CLAIMS, RULE, SCOPE, TERMS, Cell, Line, Summary
+from unimatrix.lab.words import (
+    HOW_TO_READ_CLAIMS,
+    RULE,
+    SCOPE,
+    SHOWN,
+    TERMS,
+    Cell,
+    Line,
+    Summary,
+    how_to_read,
+)
 
 MOST_FINDINGS = 3
 
@@ -63,7 +73,7 @@ class Section:
     def answer(self) -> str:
         """The study's answer; nothing where it gives none to what has run."""
         said = self.summary.table.answer(self.summary.samples)
-        has_run = any(self.summary.samples.values())
+        has_run = any(self.summary.samples.get(name) for name in self.summary.table.names)
         return "" if has_run and said == NOT_MEASURED else said
 
     @property
@@ -163,7 +173,7 @@ def _sections(
             if drawing is None:
                 continue
             spec = specification(drawing)
-            datasets |= spec.pop("datasets", {})
+            datasets |= _with_shown_told(spec.pop("datasets", {}), summary)
             specs[picture.name] = spec
             wide = (
                 bool({"least", "panel"} & spec.get("usermeta", {}).keys())
@@ -185,6 +195,17 @@ def _sections(
             )
         )
     return tuple(sections)
+
+
+def _with_shown_told(datasets: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
+    """The same data; where a run is pointed at that was not trained here, it says so."""
+    folders = {run.folder for name in summary.shown for run in summary.samples.get(name, {}).values()}
+
+    def told(record: Any) -> Any:
+        here = isinstance(record, dict) and record.get("run") in folders
+        return record | {"run": f"{record['run']} ({SHOWN})"} if here else record
+
+    return {name: [told(record) for record in records] for name, records in datasets.items()}
 
 
 def _linked(summary: Summary) -> tuple[tuple[str, Line], ...]:
@@ -231,6 +252,18 @@ def _score(claims: Sequence[JudgedClaim], outcomes: Sequence[Outcome]) -> dict[s
     return {standing: found.count(standing) for standing in dict.fromkeys((*OUTCOMES, *found))}
 
 
+def _starts(summaries: Sequence[Summary]) -> tuple[int, int]:
+    """From how many random starts the models were trained here, least and most; repeats are none."""
+    counts = {
+        name: len([run for run in summary.samples.get(name, {}).values() if not run.was_measured])
+        for summary in summaries
+        for name in summary.table.names
+        if name not in summary.shown
+    }
+    found = [count for count in counts.values() if count]
+    return (min(found), max(found)) if found else (0, 0)
+
+
 def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
     """The whole page as text. All values are escaped; our own scripts and drawings alone are markup."""
     folder = resources.files("unimatrix.lab.page")
@@ -253,10 +286,12 @@ def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
         claims=claims,
         shorts=_short_names(summaries),
         score=_score(claims, [verdict.outcome for _, _, verdict in verdicts]),
-        seeds=sorted({seed for summary in summaries for runs in summary.samples.values() for seed in runs}),
+        starts=_starts(summaries),
+        any_shown=any(summary.shown for summary in summaries),
+        shown=SHOWN,
         outcomes=OUTCOMES,
         drawn_interval=drawn_interval,
-        how_to_read=HOW_TO_READ,
+        how_to_read=how_to_read(summaries),
         how_to_read_claims=HOW_TO_READ_CLAIMS,
         rule=RULE,
         scope=SCOPE,

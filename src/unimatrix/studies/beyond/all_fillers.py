@@ -43,7 +43,7 @@ CROWDED = ComparedClaim(
         near("32 slots", accuracy(NO_GATE, FEW), CHANCE),
         at_pairs("64 - 32 slots", SLOTS64, "above", NO_GATE, FEW, THRESHOLD_POINTS),
     ),
-    ("c25",),
+    touches=("c25",),
 )
 
 TABLE5_ALL_FILLERS = Study(

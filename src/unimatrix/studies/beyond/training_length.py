@@ -85,7 +85,7 @@ def training_length(steps: Sequence[int]) -> Study:
                 SECONDS,
             ),
         ),
-        ("c08",),
+        touches=("c08",),
     )
     no_win = ComparedClaim(
         f"In the seconds of the Transformer's {steps[-1]:,} steps Triple-Hybrid is not below its bits per "
@@ -100,7 +100,7 @@ def training_length(steps: Sequence[int]) -> Study:
                 BPB,
             ),
         ),
-        ("c45",),
+        touches=("c45",),
     )
     return Study(
         name="training-length",

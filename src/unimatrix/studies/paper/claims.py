@@ -48,6 +48,7 @@ _UNMEASURED = {
     "c10": _RULER,
     "c16": _RULER,
     "c25": "That writes alias in the shared state: models' answers are measured, not what their states hold.",
+    "c43": "That a fused scan is what it takes: the paper has no such experiment, ours stands beside it.",
     "c41": "That rule mixing helps to optimise: no experiment turns it on alone.",
 }
 

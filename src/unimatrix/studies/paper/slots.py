@@ -180,7 +180,7 @@ TABLE5 = Study(
             f"whose gate starts open (our bound and our experiment)",
             "Section 5.3, which has no such experiment",
             (at_pairs("half open - open, 16 slots", HALF_GATE, "above", SLOTS16, FEW, THRESHOLD_POINTS),),
-            ("c25",),
+            touches=("c25",),
         ),
     ),
     figures=(
