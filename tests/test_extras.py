@@ -1,6 +1,7 @@
 """The library without its extras: what must run does, and what needs one says in a line what to install."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -67,6 +68,13 @@ NEED_ONE = {
     ("bench", "throughput"): "paper",
     ("bench", "recall"): "paper",
 }
+
+
+@pytest.mark.parametrize("package", ["altair", "something-else"])
+def test_a_missing_package_is_the_same_from_another_process(package) -> None:
+    error = MissingPackage(package)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.package) == (MissingPackage, str(error), package)
 
 
 def core(*extras: str) -> dict[str, set[str]]:

@@ -28,6 +28,11 @@ class MissingPackage(UserError):
         extra = EXTRA_OF.get(package)
         what = package if extra is None else f"'unimatrix-lm[{extra}]'"
         super().__init__(f"needs {package}; pip install {what}")
+        self.package = package
+
+    def __reduce__(self) -> tuple[type["MissingPackage"], tuple[str]]:
+        # Python's own would call it with the message: it comes from a worker's process too
+        return MissingPackage, (self.package,)
 
 
 def needs(package: str) -> None:

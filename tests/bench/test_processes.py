@@ -1,7 +1,12 @@
 """Measurements in fresh processes, several of them, and what they say together."""
 
 import json
+import multiprocessing
 import os
+import signal
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +23,11 @@ def dies() -> None:
     os._exit(1)
 
 
+def lasts(mark: Path) -> None:
+    mark.touch()
+    time.sleep(60)
+
+
 def test_every_call_has_a_process_of_its_own():
     answers = processes.in_fresh_processes(who, [{"number": 1}, {"number": 2}])
     assert [number for number, _, _ in answers] == [1, 2]
@@ -28,6 +38,27 @@ def test_every_call_has_a_process_of_its_own():
 def test_a_process_that_is_killed_is_said_to_be():
     with pytest.raises(UserError, match="a process of a measurement was killed"):
         processes.in_fresh_processes(dies, [{}])
+
+
+def test_ctrl_c_ends_the_call_and_calls_no_further_one(tmp_path, capfd):
+    def interrupt() -> None:
+        while not any(tmp_path.iterdir()):
+            time.sleep(0.02)
+        for pid in (*(child.pid for child in multiprocessing.active_children()), os.getpid()):
+            os.kill(pid, signal.SIGINT)  # to all, as a terminal does
+        sent.append(time.monotonic())
+
+    sent: list[float] = []
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    calls = [{"mark": tmp_path / str(number)} for number in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        processes.in_fresh_processes(lasts, calls)
+    assert time.monotonic() - sent[0] < 20
+    thread.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    assert not multiprocessing.active_children()
+    assert capfd.readouterr().err == ""
 
 
 def test_repeats_give_medians_and_all_their_numbers():

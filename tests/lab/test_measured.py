@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import os
+import signal
 from functools import partial
 
 import pytest
@@ -178,6 +180,24 @@ def test_reproduce_measures_judges_and_reports(study, taken, tmp_path, capsys) -
     assert not {"Seeds", "Data", "Task", "Training time"} & facts.keys()
     assert "Measuring Speed, 3 of 3" in capsys.readouterr().out
     assert result.page is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_measuring_and_whole_repeats_are_kept(study, taken, tmp_path, number) -> None:
+    def take(device: str) -> dict[str, Taken]:
+        if taken:
+            os.kill(os.getpid(), number)
+        return study.measurement.take(device)
+
+    before = signal.getsignal(number)
+    stopping = dataclasses.replace(study, measurement=dataclasses.replace(study.measurement, take=take))
+    found = reproduce(studies=(stopping,), paper=PAPER, out=tmp_path, console=PlainConsole(quiet=True))
+    assert (found.stop_signal, found.page, found.summaries) == (number, None, ())
+    assert [row.seed for row in read_results(tmp_path / "results.jsonl")] == [0, 0]
+    assert signal.getsignal(number) == before
+    # it goes on where it stopped
+    found = reproduce(studies=(study,), paper=PAPER, out=tmp_path, console=PlainConsole(quiet=True))
+    assert (found.stop_signal, len(taken)) == (None, 3)
 
 
 def test_before_it_is_measured_the_page_says_so_and_frames_are_of_its_numbers(

@@ -20,7 +20,7 @@ from unimatrix.train.progress import PlainConsole
 
 SHORT_RUNS = SHORT.experiments
 # minutes, if nobody stops them
-LONG_RUNS = tiny(SHORT, steps=1_000_000, eval_every=None, save_every=20).experiments
+LONG_RUNS = tiny(SHORT, steps=1_000_000, eval_every=None, save_every=200).experiments
 
 
 class Noted:
@@ -77,8 +77,8 @@ def test_side_by_side_gives_the_numbers_of_one_after_another_and_ctrl_c_stops_an
     saved = [latest_checkpoint(folder) for folder in (out / "runs").iterdir()]
     steps = [int(path.name.rpartition("-")[2]) for path in saved if path is not None]
     assert sorted(steps)[:2] == [2, 2]
-    assert min(sorted(steps)[2:]) >= 20
-    assert any(step % 20 for step in sorted(steps)[2:]), "saved on the way out, not only on the way"
+    assert min(sorted(steps)[2:]) >= 200
+    assert any(step % 200 for step in sorted(steps)[2:]), "saved on the way out, not only on the way"
 
 
 def test_a_process_that_ends_is_told_by_its_runs_name_and_the_other_saves(tmp_path) -> None:
@@ -96,6 +96,25 @@ def test_a_process_that_ends_is_told_by_its_runs_name_and_the_other_saves(tmp_pa
     thread.join()
     assert noted.results == {}
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_without_parent_stops_itself_until_it_hears_it(monkeypatch) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    theirs.close()  # what is waited for is there at once
+    sent: list[tuple[int, int]] = []
+
+    def kill(*call: int) -> None:
+        sent.append(call)
+        if len(sent) == 3:
+            raise SystemExit
+
+    parent = type("Parent", (), {"sentinel": ours})
+    monkeypatch.setattr(module, "parent_process", lambda: parent)
+    monkeypatch.setattr(module.os, "kill", kill)
+    monkeypatch.setattr(module, "_POLL_S", 0.01)
+    with pytest.raises(SystemExit):
+        module._end_with_parent()
+    assert sent == [(os.getpid(), signal.SIGTERM)] * 3
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,21 @@ How a process happens to lie in memory changes its speed by some hundredths for 
 it did before stays in its memory; so a measurement is repeated in processes of its own, one after the other.
 """
 
+import signal
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children, get_context, resource_tracker
 from typing import Any
 
 import torch
 
 from unimatrix.errors import UserError
+
+_POLL_S = 0.01
 
 
 def in_fresh_processes(
@@ -22,10 +27,12 @@ def in_fresh_processes(
     """What `function` gives for each call's arguments, every call in a new process with as many threads.
 
     at_once: how many run side by side: 1 where time is measured.
+    Whatever is raised meanwhile, Ctrl-C too, ends the processes at once and calls no further ones.
 
     Raises:
         UserError: a process came to its end without an answer, for lack of memory as a rule.
     """
+    others = {*active_children()}
     with ProcessPoolExecutor(
         max_workers=at_once,
         mp_context=get_context("spawn"),
@@ -33,13 +40,38 @@ def in_fresh_processes(
         initializer=torch.set_num_threads,
         initargs=(torch.get_num_threads(),),
     ) as pool:
-        answers = [pool.submit(function, **arguments) for arguments in calls]
         try:
+            with _ctrl_c_held_back():
+                answers = [pool.submit(function, **arguments) for arguments in calls]
             return [answer.result() for answer in answers]
         except BrokenProcessPool as error:
             raise UserError(
                 "bench: a process of a measurement was killed; is there enough memory?"
             ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            # the pool alone would wait for what is being measured
+            while children := {*active_children()} - others:
+                for child in children:
+                    with suppress(ProcessLookupError):
+                        child.kill()
+                time.sleep(_POLL_S)
+            raise
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """What is started here never hears Ctrl-C, which a terminal sends to all: its parent ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Python's own helper comes first: its start would let signals through again
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def repeated(

@@ -6,8 +6,12 @@ numbers of one repeat were taken together, and are compared with each other.
 
 import hashlib
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -54,6 +58,36 @@ def measure_missing(
                 known.add((name, mine[name], repeat))
             say(f"  after {seconds:.1f} s")
     return identities
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; `signal` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM raise `Stopped`: a number taken halfway is none, nothing is saved.
+
+    Signals reach Python's main thread only; in another thread the block changes nothing.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: the handler before ours was not set by Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def was_taken_so(how: Measurement, row: Result) -> bool:

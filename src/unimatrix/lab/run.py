@@ -25,7 +25,7 @@ from unimatrix.errors import UserError
 from unimatrix.lab.committed import agreements, committed_rows, is_committed, seconds_by_experiment
 from unimatrix.lab.frames import frame
 from unimatrix.lab.look import read_trace, write_trace
-from unimatrix.lab.measured import measure_missing, was_taken_so
+from unimatrix.lab.measured import Stopped, measure_missing, stoppable, was_taken_so
 from unimatrix.lab.page import shared_cautions, write_report
 from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import (
@@ -137,13 +137,17 @@ def reproduce(
     if stop_signal is not None:
         return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
     # last and alone: what is timed must not share the machine
-    identities |= measure_missing(
-        studies,
-        rows,
-        device=device,
-        append=partial(append_result, out / RESULTS),
-        say=partial(say, console),
-    )
+    try:
+        with stoppable():
+            identities |= measure_missing(
+                studies,
+                rows,
+                device=device,
+                append=partial(append_result, out / RESULTS),
+                say=partial(say, console),
+            )
+    except Stopped as stopped:
+        return Reproduction(summaries=(), page=None, stop_signal=stopped.signal)
     finished = select(read_results(out / RESULTS), identities)
     samples = {name: runs or shown.get(name, {}) for name, runs in finished.items()}
     _inspect(studies, samples, seed=seeds[0], out=out)

@@ -8,6 +8,7 @@ end and saves a checkpoint, as it does in `unimatrix train`.
 import os
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -182,4 +183,7 @@ def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        # again and again, as the parent would: between runs and before its first step none is heard
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_POLL_S)
