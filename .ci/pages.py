@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,12 @@ def summaries() -> list[Any]:
     if not _summaries:
         from unimatrix.lab.results import latest_identities, read_results, select
         from unimatrix.lab.words import summarise
-        from unimatrix.studies.catalogue import STUDIES
+        from unimatrix.studies.catalogue import ALL
 
         # what was measured last lies above what is archived
         rows = read_results(min(RESULTS.rglob("results.jsonl"), key=lambda path: len(path.parts)))
         _summaries.extend(
-            summarise(study, select(rows, latest_identities(rows, study.names))) for study in STUDIES.values()
+            summarise(study, select(rows, latest_identities(rows, study.names))) for study in ALL.values()
         )
     return _summaries
 
@@ -124,12 +125,16 @@ _summaries: list[Any] = []
 
 
 def score() -> str:
-    """How many claims have which verdict."""
-    outcomes = [verdict.outcome for summary in summaries() for _, verdict in summary.verdicts]
-    counts = {name: outcomes.count(name) for name in ("reproduced", "not reproduced", "undecided")}
+    """How many of the paper's claims stand how: the score of the report's first screen."""
+    from unimatrix.studies.paper.claims import PAPER
+
+    verdicts = [(summary.table.name, *judged) for summary in summaries() for judged in summary.verdicts]
+    standings = [claim.standing for claim in PAPER.judged(verdicts)]
+    counts = Counter[str](standings)
     return (
-        f"Of {len(outcomes)} claims {counts['reproduced']} are reproduced, {counts['not reproduced']} are"
-        f" not, {counts['undecided']} are undecided."
+        f"Of the paper's {len(standings)} claims {counts['reproduced']} are reproduced,"
+        f" {counts['not reproduced']} are not, {counts['undecided']} are undecided,"
+        f" and {counts['open in the paper']} are open in the paper."
     )
 
 
@@ -153,10 +158,13 @@ def studies() -> str:
 def _study(summary: Any) -> str:
     study, samples = summary.table, summary.samples
     parts = [f"## {study.title}"]
+    # a drawing needs no run
+    waits = bool(study.names) and not any(samples.get(name) for name in study.names)
+    answer = _waiting(len(study.claims)) if waits else study.answer(samples)
     if study.question:
-        parts.append(
-            textwrap.fill(f"**{study.question}** {study.answer(samples)}", 120, break_on_hyphens=False)
-        )
+        parts.append(textwrap.fill(f"**{study.question}** {answer}", 120, break_on_hyphens=False))
+    if waits:
+        return "\n\n".join(parts)
     if summary.lines:
         parts.append(_measured(summary))
     if summary.verdicts:
@@ -166,6 +174,14 @@ def _study(summary: Any) -> str:
         )
         parts.append(table(("claim", "verdict", "evidence"), rows))
     return "\n\n".join(parts)
+
+
+def _waiting(claims: int) -> str:
+    """Instead of a table of dashes."""
+    from unimatrix.lab.answers import NOT_MEASURED
+
+    judged = {0: "", 1: " Its claim is undecided."}.get(claims, f" Its {claims} claims are undecided.")
+    return NOT_MEASURED + judged
 
 
 def _measured(summary: Any) -> str:

@@ -33,6 +33,15 @@ def test_nothing_reaches_beyond_the_window(opened, name, width) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [1400, 1000, 800, PHONE])
+def test_nothing_in_the_head_of_the_navigation_covers_another(opened, width) -> None:
+    page = opened("empty", width=width).page
+    name, button = (page.locator(found).bounding_box() for found in (".bar .top", "#theme"))
+    assert name["x"] + name["width"] < button["x"]
+    assert page.evaluate("(one => one.scrollWidth <= one.offsetWidth)(document.querySelector('.bar .top'))")
+    assert name["height"] < 40  # one line
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1400, PHONE])
 @NAMES
@@ -79,7 +88,11 @@ def test_claims_are_filtered_by_verdict(opened) -> None:
         claims = one.visible(".study .claim")
         assert claims == one.visible(f".study .claim[data-outcome='{outcome}']") > 0
         assert one.visible(".study table") == 0
-        assert f"{claims} claims" in one.page.locator("#found").inner_text()
+        ours = one.visible("#claims .claim")
+        studies = one.page.locator(".study:not(#claims)").locator("visible=true").count()
+        assert one.page.locator("#found").inner_text() == (
+            f"{ours} of the paper's claims; {claims - ours} verdicts in {studies} studies"
+        )
         shown += claims
     one.page.locator("input[name=outcome][value='']").check()
     assert one.visible(".study .claim") == everything
@@ -95,6 +108,7 @@ def test_the_score_leads_to_the_claims_behind_it(opened) -> None:
     button.click()
     assert one.page.locator("input[name=outcome][value='not-reproduced']").is_checked()
     assert one.visible("#claims .claim") == count
+    assert one.page.locator("#found").inner_text().startswith(f"{count} of the paper's claims; ")
 
 
 def test_search_finds_rows_claims_and_figures(opened) -> None:
@@ -104,10 +118,10 @@ def test_search_finds_rows_claims_and_figures(opened) -> None:
     rows = one.page.locator("tr.item:visible th.name").all_inner_texts()
     assert rows
     assert all("tau = 8" in row for row in rows)
-    assert "rows, claims and figures" in one.page.locator("#found").inner_text()
+    assert "rows, verdicts and figures" in one.page.locator("#found").inner_text()
     one.page.locator("#search").fill("no such thing")
     assert one.visible(".study") == 0
-    assert one.page.locator("#found").inner_text().startswith("0 ")
+    assert one.page.locator("#found").inner_text().startswith("0 of the paper's claims; 0 ")
     one.page.locator("#search").fill("")
     one.drawn()
     assert one.visible(".study") == one.page.locator(".study").count()

@@ -10,6 +10,9 @@ import nbformat
 import pytest
 
 from unimatrix.cli import COMMANDS, main
+from unimatrix.lab.page import render_report
+from unimatrix.studies.catalogue import ALL
+from unimatrix.studies.paper.claims import PAPER
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -53,6 +56,19 @@ def test_tables_are_what_the_committed_rows_say():
     )
     # else: python .ci/pages.py
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_score_is_that_of_the_report(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / ".ci"))
+    import pages
+
+    page = render_report(pages.summaries(), PAPER)
+    said = re.search(
+        r"for (\d+) claims: (\d+) reproduced, (\d+) not reproduced, (\d+) undecided, (\d+) open", page
+    )
+    assert said is not None
+    assert list(said.groups()) == re.findall(r"\d+", pages.score())
+    assert {found.table.name for found in pages.summaries()} == ALL.keys()
 
 
 def test_a_table_that_was_changed_by_hand_is_found(tmp_path, monkeypatch, capsys):

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from unimatrix.cli import reproduce as reproduce_module
 from unimatrix.lab.results import folder_name
+from unimatrix.lab.run import Reproduction
+from unimatrix.studies.catalogue import ONLY_IN_FULL
 from unimatrix.train.run_folder import sole_use
+
+STOPPED = Reproduction(summaries=(), page=None, stop_signal=15)
 
 
 @pytest.fixture
@@ -100,8 +105,27 @@ def test_a_run_of_a_reproduction_goes_on_with_it(call, run_folder, tmp_path):
     assert seen["resume"].endswith(shlex.join(["--seeds", "7", "--data-dir", str(tmp_path)]))
 
 
-def experiment_of(data: str, *, seed: int) -> dict:
-    return {"name": "table1.unimatrix-core", "data": data, "task": None, "loop": {"steps": 10, "seed": seed}}
+def experiment_of(data: str, *, seed: int, name: str = "table1.unimatrix-core", **loop) -> dict:
+    return {"name": name, "data": data, "task": None, "loop": {"steps": 10, "seed": seed} | loop}
+
+
+def test_what_a_reproduction_would_pass_over_is_asked_for(call, run_folder, tmp_path, monkeypatch):
+    stop_at(run_folder, step=4, of=10)
+    longest = sorted(ONLY_IN_FULL)[0]
+    run = run_folder.rename(run_folder.parent / folder_name(longest, 7, "0123456789abcdef"))
+    change(run / "run.json", experiment=experiment_of("auto", seed=7, name=longest, device="cpu"))
+    expected = ["unimatrix", "reproduce", "--out", str(tmp_path), "--seeds", "7", "--full", "--device", "cpu"]
+    (seen,) = listed(call, tmp_path)
+    assert shlex.split(seen["resume"]) == expected
+    # what the command asks for is what the run is
+    asked = {}
+    monkeypatch.setattr(reproduce_module, "reproduce", lambda **words: asked.update(words) or STOPPED)
+    call(*expected[1:])
+    assert (asked["out"], asked["seeds"], asked["device"], asked["skip"]) == (tmp_path, (7,), "cpu", ())
+    # named from within, it is the same folder
+    monkeypatch.chdir(run.parent)
+    (seen,) = listed(call, run.name)
+    assert shlex.split(seen["resume"]) == expected
 
 
 def test_a_run_that_goes_on_at_the_moment_is_running(call, run_folder):

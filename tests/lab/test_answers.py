@@ -51,3 +51,9 @@ def test_several_claims_are_said_together(samples) -> None:
     )
     assert Said((BELOW, BELOW), "all", "not all", "open").text(runs) == "all"
     assert Said((BELOW, above), "all", "not all", "open").text(runs) == "not all"
+
+
+def test_large_numbers_are_separated(result) -> None:
+    name = CORE.experiment.name
+    runs = {seed: result(name, seed, 5.0, metrics={"bpb": 1_234_560.0 + seed}) for seed in (7, 8)}
+    assert Mean(CORE, 1, " tokens").text({name: runs}) == "1,234,567.5 tokens"

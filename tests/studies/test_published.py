@@ -5,10 +5,11 @@ import re
 import pytest
 
 from unimatrix.errors import UserError
-from unimatrix.studies.catalogue import EXPERIMENTS, STUDIES, experiment, study
+from unimatrix.studies.catalogue import ALL, EXPERIMENTS, MEASURED, STUDIES, experiment, study
 from unimatrix.studies.paper.published import ON_RECALL, every_path, printed, printed_parameters, published
 from unimatrix.studies.paper.recurrent_memory import CHANCE, SECTION56_MEMORY
 from unimatrix.studies.paper.text import TABLE1
+from unimatrix.train.config import Experiment
 
 
 def test_table1_holds_what_the_paper_prints() -> None:
@@ -48,15 +49,21 @@ def test_a_number_is_found_by_its_path_or_not_at_all() -> None:
 
 
 def test_every_study_goes_by_its_name_and_every_experiment_by_its_own() -> None:
-    for name, value in STUDIES.items():
+    assert not STUDIES.keys() & MEASURED.keys()
+    models: dict[str, Experiment] = {}
+    for name, value in ALL.items():
         assert value.name == name
+        for row in value.trained:
+            for found in row.experiments:
+                assert models.setdefault(found.name, found) == found
         for found in value.experiments:
             # one experiment a name, whatever number of studies it stands in
             assert EXPERIMENTS[found.name] == found
 
 
 def test_names_of_figures_are_each_tables_own() -> None:
-    names = [figure.name for value in STUDIES.values() for figure in value.figures]
+    names = [figure.name for value in ALL.values() for figure in value.figures]
+    names += [f"{name}-curves" for name in STUDIES]
     assert len(set(names)) == len(names)
 
 

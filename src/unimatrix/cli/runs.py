@@ -19,6 +19,7 @@ import tyro
 from unimatrix.cli.arguments import parse
 from unimatrix.codec import read_json, shown
 from unimatrix.errors import UserError
+from unimatrix.studies.longest import ONLY_IN_FULL
 
 try:
     import fcntl
@@ -220,11 +221,19 @@ def _resume(folder: Path, record: Mapping[str, Any] | None) -> str | None:
     """The command; a run of a reproduction goes on with it, so that its row is written."""
     if record is None:
         return None
-    if folder.absolute().parent.name != "runs" or not _OF_A_REPRODUCTION.search(folder.name):
+    place = folder.absolute()
+    if place.parent.name != "runs" or not _OF_A_REPRODUCTION.search(place.name):
         return shlex.join(["unimatrix", "train", "--resume", "--out", str(folder)])
     experiment = _object(record, "experiment")
-    words = ["unimatrix", "reproduce", "--out", str(folder.parent.parent)]
-    words += ["--seeds", str(int(_number(_object(experiment, "loop"), "seed")))]
+    loop = _object(experiment, "loop")
+    # a folder may have been named from within the reproduction
+    out = folder.parent.parent if len(folder.parts) > 1 else place.parent.parent
+    words = ["unimatrix", "reproduce", "--out", str(out)]
+    words += ["--seeds", str(int(_number(loop, "seed")))]
+    # else it may be shown from other runs, and this one never goes on
+    words += ["--full"] if experiment.get("name") in ONLY_IN_FULL else []
+    device = loop.get("device", "auto")
+    words += [] if device == "auto" else ["--device", str(device)]
     data = experiment.get("data", "auto")
     if experiment.get("task") is None and data != "auto":
         words += ["--data-dir" if os.path.isdir(str(data)) else "--data", str(data)]

@@ -34,7 +34,7 @@ class Mean:
     def text(self, samples: Samples) -> str | None:
         """None where no seed has run."""
         values = tuple(self.quantity.by_seed(samples).values())
-        return f"{math.fsum(values) / len(values):.{self.digits}f}{self.unit}" if values else None
+        return f"{math.fsum(values) / len(values):,.{self.digits}f}{self.unit}" if values else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from unimatrix.lab.study import Study
 from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
+from unimatrix.studies.longest import ONLY_IN_FULL as ONLY_IN_FULL
 from unimatrix.studies.paper.architecture import FIGURE1
 from unimatrix.studies.paper.latent import TABLE2
 from unimatrix.studies.paper.recall import TABLE3, TABLE4
@@ -45,23 +46,6 @@ ALL = ChainMap(MEASURED, STUDIES)  # the trained come first
 EXPERIMENTS: dict[str, Experiment] = {
     found.name: found for study in STUDIES.values() for found in study.experiments
 }
-
-# the longest: not trained by `unimatrix reproduce` without --full, where committed runs of them can be shown
-ONLY_IN_FULL = frozenset(
-    {
-        "triple.sparse-pointer-10x",
-        "triple.sparse-pointer",
-        "recall64.mamba2",
-        "signal-noise.mamba2",
-        "ffn-tuned.mamba2",
-        "length.transformer",
-        "length.unimatrix-core",
-        "length.triple-hybrid",
-        "recall.unimatrix-discovery",
-        "recall.triple-hybrid",
-        "recall-no-dropout.unimatrix-assoc",
-    }
-)
 
 
 def study(name: str) -> Study:

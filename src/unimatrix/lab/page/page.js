@@ -106,7 +106,7 @@
     const query = search.value.trim().toLowerCase();
     if (outcome) document.body.dataset.outcome = outcome;
     else delete document.body.dataset.outcome;
-    let items = 0, studies = 0;
+    let items = 0, studies = 0, ofPaper = 0;
     for (const study of all(".study")) {
       const whole = query && words(study.querySelector("header")).includes(query);
       let here = 0;
@@ -122,11 +122,17 @@
         if (heading.nextElementSibling?.closest(".claims, p")) heading.hidden = !all(".claim:not([hidden])", study).length;
       }
       study.hidden = Boolean(outcome || query) && !here;
+      if (study.id === "claims") { // what the studies' claims are evidence for, and no study
+        ofPaper = here;
+        continue;
+      }
       studies += study.hidden ? 0 : 1;
       items += here;
     }
-    const what = outcome ? "claims" : "rows, claims and figures";
-    byId("found").textContent = outcome || query ? `${items} ${what} in ${studies} studies` : "";
+    const what = outcome ? "verdicts" : "rows, verdicts and figures";
+    const inStudies = `${items} ${what} in ${studies} ${studies === 1 ? "study" : "studies"}`;
+    const found = byId("claims") ? `${ofPaper} of the paper's claims; ${inStudies}` : inStudies;
+    byId("found").textContent = outcome || query ? found : "";
     drawAll();
   };
   search.addEventListener("input", select);
