@@ -1,11 +1,12 @@
 """Results as data frames: nothing lost, nothing counted twice, and the same numbers as in the tables."""
 
+import dataclasses
 import math
 
 import pandas
 import pytest
 
-from unimatrix.lab.frames import CURVES, FRAME, STUDY_FRAME, curves, frame, study_frame, unit_of
+from unimatrix.lab.frames import CURVES, FRAME, STUDY_FRAME, curves, frame, study_frame, unit_of, written
 from unimatrix.studies.catalogue import STUDIES
 
 CORE, RECALL = "table1.unimatrix-core", "recall-no-dropout.unimatrix-sparse-pointer"
@@ -24,6 +25,18 @@ def test_every_number_of_every_run_has_one_line(result) -> None:
             assert (line.value, line.identity, line.git_commit) == (value, row.identity, row.git_commit)
     samples = {CORE: {7: rows[0], 11: rows[1]}, RECALL: {7: rows[2]}}
     pandas.testing.assert_frame_equal(frame(samples), found)
+
+
+def test_what_is_written_says_where_it_comes_from_and_leaves_out_what_has_changed(result) -> None:
+    own, shown = result(CORE, 7, 5.1), result(RECALL, 7, [99.0, 98.0, 97.0])
+    then = dict(own.resolved, versions=own.resolved["versions"] | {"training": 99})
+    old = dataclasses.replace(own, seed=11, resolved=then)
+    found = written([own, old], [shown, dataclasses.replace(old, seed=1)])
+    assert tuple(found.columns) == ("origin", *FRAME)
+    assert [*zip(found.origin, found.seed, found.experiment, strict=True)] == [
+        (origin, 7, row.experiment) for origin, row in (("shown", shown), ("own", own)) for _ in row.metrics
+    ]
+    assert [*written([], []).columns] == ["origin", *FRAME]
 
 
 def test_every_metric_of_the_studies_has_a_unit(result) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import os
 import signal
 from functools import partial
@@ -18,7 +17,7 @@ from unimatrix.lab.committed import agreements
 from unimatrix.lab.frames import frame, study_frame
 from unimatrix.lab.measured import measure_missing
 from unimatrix.lab.page import render_report
-from unimatrix.lab.results import Result, append_result, latest_identities, read_results, select
+from unimatrix.lab.results import append_result, latest_identities, read_results, select
 from unimatrix.lab.run import report, reproduce
 from unimatrix.lab.study import Column, Measurement, Row, Study, Taken
 from unimatrix.lab.words import summarise
@@ -132,15 +131,19 @@ def test_another_machine_number_of_threads_or_version_is_measured_anew(
     assert len(taken) == 6
 
 
-def test_report_shows_another_machines_rows_but_none_of_another_version(study, measure, tmp_path) -> None:
+def test_report_shows_another_machines_rows_but_none_of_another_version(
+    study, measure, tmp_path, monkeypatch
+) -> None:
     quiet = Console(file=io.StringIO())
     measure(study)
     path = tmp_path / "results.jsonl"
-    for line in path.read_text().splitlines():
-        assert module.was_taken_so(study.measurement, Result.from_dict(json.loads(line), where="row"))
+    monkeypatch.setattr(module, "machine", lambda kind: "another machine")
     found = report(studies=(study,), paper=PAPER, out=tmp_path, console=quiet)
     assert [line.num_seeds for line in found.summaries[0].lines] == [3, 3]
     changed = dataclasses.replace(study, measurement=dataclasses.replace(study.measurement, version=2))
+    rows = read_results(path)
+    assert [module.was_replaced(row, [changed]) for row in rows] == [True] * 6
+    assert not any(module.was_replaced(row, [study]) for row in rows)
     with pytest.raises(UserError, match="no finished run to report"):
         report(studies=(changed,), paper=PAPER, out=tmp_path, console=quiet)
 
@@ -162,6 +165,19 @@ def test_speeds_are_not_judged_by_the_project_s_own(study, measure, tmp_path) ->
     samples = select(rows, latest_identities(rows, study.names))
     assert agreements(study, samples, rows) == ()
     assert agreements(dataclasses.replace(study, measurement=None), samples, rows)
+
+
+def test_how_long_it_takes_is_known_by_what_it_took(study, measure, tmp_path) -> None:
+    def left(rows, others) -> float:
+        studies = (study, dataclasses.replace(study, name="again"))
+        return module.seconds_to_measure(studies, rows, others, device="cpu")
+
+    measure(study)
+    rows = [dataclasses.replace(row, seconds=10.0) for row in read_results(tmp_path / "results.jsonl")]
+    assert left([], []) == 0.0
+    assert left([], rows) == 30.0
+    assert left(rows[:3], []) == 20.0
+    assert left(rows, rows) == 0.0
 
 
 def test_nothing_of_a_measured_study_is_trained(study) -> None:

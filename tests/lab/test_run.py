@@ -21,11 +21,11 @@ from unimatrix.lab import run as run_module
 from unimatrix.lab import training as module
 from unimatrix.lab.results import RESULTS, read_results
 from unimatrix.lab.run import first_seeds, report, reproduce
-from unimatrix.lab.study import Inspection
+from unimatrix.lab.study import Column, Inspection
 from unimatrix.lab.words import NOTHING
 from unimatrix.mixers import MatrixStateConfig
 from unimatrix.studies.beyond.training_length import training_length
-from unimatrix.studies.catalogue import EXPERIMENTS, STUDIES
+from unimatrix.studies.catalogue import ALL, EXPERIMENTS, STUDIES
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.studies.paper.recall import TABLE3
 from unimatrix.studies.paper.recurrent_ffn import SECTION56_TUNED, section56_perplexity, section56_tuned
@@ -289,6 +289,39 @@ def test_the_longest_are_shown_from_committed_runs_and_trained_where_there_are_n
         assert [row["experiment"] for row in rows(tmp_path)] == [other, shown]
         assert [line.num_seeds for line in result.summaries[0].lines] == [1, 1]
         assert not (tmp_path / "out" / "shown.jsonl").exists()
+
+
+def test_what_stands_in_for_studies_that_are_not_chosen_stays(tmp_path, go, committed) -> None:
+    committed({name: {7: 0.0} for name in SHORT.names})
+    one, other = (dataclasses.replace(SHORT, name=row.label, rows=(row,), claims=()) for row in SHORT.rows)
+    path = tmp_path / "out" / "shown.jsonl"
+    go(studies=(one,), skip=SHORT.names)
+    go(studies=(other,), skip=SHORT.names)
+    assert [row.experiment for row in read_results(path)] == [*one.names, *other.names]
+    assert set(pandas.read_csv(tmp_path / "out" / "results.csv").origin) == {"shown"}
+    go(studies=(one,))
+    assert [row.experiment for row in read_results(path)] == [*other.names]
+
+
+def test_what_is_timed_trains_alone_after_the_others(go, monkeypatch) -> None:
+    seconds = Column(key="seconds_2_steps", title="Seconds", digits=0, axis="seconds")
+    table = tiny(dataclasses.replace(TABLE1, rows=TABLE1.rows[:3], figures=(), claims=()))
+    timed = dataclasses.replace(SHORT, rows=SHORT.rows[:1], columns=(seconds,), claims=(), name="timed")
+    assert timed.timed == {SHORT.names[0]}
+    assert STUDIES["training-length"].timed == {*STUDIES["training-length"].names}
+    assert (table.timed, ALL["section6.3-recall"].timed) == (frozenset(), frozenset())
+    went: list[list[str]] = []
+
+    def note(runs, **_) -> None:
+        went.append([run.name for run in runs])
+
+    for how in ("train_side_by_side", "train_in_turn"):
+        monkeypatch.setattr(run_module, how, note)
+    go(studies=(table, timed), jobs=2, seeds=(7, 11))
+    assert went == [[*table.names[1:]] * 2, [table.names[0]] * 2]
+    went.clear()
+    go(studies=(table, timed), seeds=(7, 11))
+    assert went == [[*table.names] * 2]
 
 
 def test_a_changed_setting_is_never_shown_from_committed_runs(tmp_path, go, committed) -> None:

@@ -25,3 +25,9 @@ def test_side_by_side_it_is_shared_but_never_shorter_than_the_longest() -> None:
     assert seconds_left([], ["short"] * 8, EXPECTED, jobs=2) == 40.0
     assert seconds_left([], ["long", "short"], EXPECTED, jobs=4) == 100.0
     assert seconds_left([], [], EXPECTED, jobs=4) == 0.0
+
+
+def test_what_is_timed_runs_after_the_others() -> None:
+    both = ["short", "short", "long"]
+    assert seconds_left([], both, EXPECTED, jobs=2, alone={"long"}) == 110.0
+    assert seconds_left([], both, EXPECTED, jobs=2, alone={"long", "short"}) == 120.0

@@ -5,7 +5,7 @@ numbers = frames.frame(results.read_results(Path("reproduction/results.jsonl")))
 numbers.query("metric == 'bpb'").groupby("experiment").value.agg(["mean", "std"])
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas
@@ -46,6 +46,18 @@ def frame(results: Iterable[Result] | Samples) -> pandas.DataFrame:
         for metric, value in run.metrics.items()
     ]
     return pandas.DataFrame(lines, columns=list(FRAME))
+
+
+def written(own: Sequence[Result], shown: Sequence[Result]) -> pandas.DataFrame:
+    """What results.csv holds: `frame` of the rows whose settings are today's, and where each comes from.
+
+    origin: "own" of what ran here, "shown" of the project's own runs that stand in for what did not.
+    """
+    rows = [("shown", row) for row in shown if row.is_current]
+    rows += [("own", row) for row in own if row.is_current]
+    found = frame(row for _, row in rows)
+    found.insert(0, "origin", [origin for origin, row in rows for _ in row.metrics])
+    return found
 
 
 def curves(results: Iterable[Result] | Samples) -> pandas.DataFrame:

@@ -9,7 +9,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -22,6 +22,26 @@ from unimatrix.lab.results import Result
 from unimatrix.lab.study import Measurement, Study, Taken
 from unimatrix.train.config import Device, Experiment
 from unimatrix.train.launch import device_kind
+
+
+def seconds_to_measure(
+    studies: Iterable[Study], rows: Sequence[Result], others: Iterable[Result], *, device: Device
+) -> float:
+    """How long `measure_missing` will take, by the newest repeat of each measurement here or elsewhere.
+
+    What was never measured anywhere counts as nothing.
+    """
+    kind = device_kind(device)
+    usual = {row.experiment: row.seconds for row in (*others, *rows) if row.was_measured}
+    known = {(row.experiment, row.identity, row.seed) for row in rows}
+    seconds = {}
+    for study, how in _measured(studies):
+        mine = _identities(study, how, kind)
+        missing = sum(not _is_whole(mine, repeat, known) for repeat in range(how.repeats))
+        # of studies that share it the one with most rows left
+        long = missing * max((usual.get(name, 0.0) for name in mine), default=0.0)
+        seconds[how.name] = max(long, seconds.get(how.name, 0.0))
+    return sum(seconds.values())
 
 
 def measure_missing(
@@ -39,15 +59,13 @@ def measure_missing(
     known = {(row.experiment, row.identity, row.seed) for row in rows}
     kind = device_kind(device)
     identities: dict[str, str] = {}
-    for study, how in ((study, study.measurement) for study in studies):
-        if how is None:
-            continue
-        about = _described(how, machine(kind), torch.get_num_threads(), versions())
+    for study, how in _measured(studies):
+        about = _here(how, kind)
         models = {row.experiment.name: row.experiment for row in study.trained}
-        mine = {name: _identity(found, about, kind) for name, found in models.items()}
+        mine = _identities(study, how, kind)
         identities |= mine
         for repeat in range(how.repeats):
-            if all((name, identity, repeat) in known for name, identity in mine.items()):
+            if _is_whole(mine, repeat, known):
                 continue
             say(f"Measuring {study.short}, {repeat + 1} of {how.repeats}")
             began = time.monotonic()
@@ -58,6 +76,19 @@ def measure_missing(
                 known.add((name, mine[name], repeat))
             say(f"  after {seconds:.1f} s")
     return identities
+
+
+def _measured(studies: Iterable[Study]) -> Iterator[tuple[Study, Measurement]]:
+    return ((study, study.measurement) for study in studies if study.measurement is not None)
+
+
+def _identities(study: Study, how: Measurement, kind: str) -> dict[str, str]:
+    about = _here(how, kind)
+    return {row.experiment.name: _identity(row.experiment, about, kind) for row in study.trained}
+
+
+def _is_whole(mine: Mapping[str, str], repeat: int, known: Collection[tuple[str, str, int]]) -> bool:
+    return all((name, identity, repeat) in known for name, identity in mine.items())
 
 
 class Stopped(KeyboardInterrupt):
@@ -90,10 +121,18 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def was_taken_so(how: Measurement, row: Result) -> bool:
-    """Whether the row was measured as `how` measures today, on whatever machine, with whatever versions."""
-    there = _described(how, row.machine, row.threads, row.versions)
-    return row.data["train"]["sha256"] == there["train"]["sha256"]
+def was_replaced(row: Result, studies: Iterable[Study]) -> bool:
+    """Whether a study now measures in another way what the row holds; another machine is no other way."""
+    ways = {how.name: how for _, how in _measured(studies)}
+    how = ways.get(row.data["name"]) if row.was_measured else None
+    if how is None:
+        return False
+    today = _described(how, row.machine, row.threads, row.versions)
+    return row.data["train"]["sha256"] != today["train"]["sha256"]
+
+
+def _here(how: Measurement, kind: str) -> dict[str, Any]:
+    return _described(how, machine(kind), torch.get_num_threads(), versions())
 
 
 def _described(how: Measurement, where: str, threads: int, versions: Mapping[str, str]) -> dict[str, Any]:

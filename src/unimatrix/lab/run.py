@@ -2,7 +2,7 @@
 
 OUT/results.jsonl          one line per finished run, appended and never rewritten
 OUT/shown.jsonl            of what was not trained here, the project's own runs that stand in for it
-OUT/results.csv            both, a line per number (unimatrix.lab.frames)
+OUT/results.csv            of both what is of today's settings, a line per number (unimatrix.lab.frames)
 OUT/runs/...               the runs themselves: checkpoints and curves
 OUT/inspections/...        what the studies' looks into trained models found (unimatrix.lab.look)
 OUT/figures/, report.html  rebuilt from these each time
@@ -23,9 +23,9 @@ from rich.text import Text
 from unimatrix.data import Corpus, load_corpus
 from unimatrix.errors import UserError
 from unimatrix.lab.committed import agreements, committed_rows, is_committed, seconds_by_experiment
-from unimatrix.lab.frames import frame
+from unimatrix.lab.frames import written
 from unimatrix.lab.look import read_trace, write_trace
-from unimatrix.lab.measured import Stopped, measure_missing, stoppable, was_taken_so
+from unimatrix.lab.measured import Stopped, measure_missing, seconds_to_measure, stoppable, was_replaced
 from unimatrix.lab.page import shared_cautions, write_report
 from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import (
@@ -40,7 +40,15 @@ from unimatrix.lab.results import (
 )
 from unimatrix.lab.study import Study
 from unimatrix.lab.terminal import print_summaries
-from unimatrix.lab.training import Book, Trained, identity_of, seconds_left, source_for, train_in_turn
+from unimatrix.lab.training import (
+    Book,
+    Trained,
+    identity_of,
+    left_in_words,
+    seconds_left,
+    source_for,
+    train_in_turn,
+)
 from unimatrix.lab.words import Summary, summarise
 from unimatrix.lab.workers import train_side_by_side
 from unimatrix.train import Experiment, latest_checkpoint
@@ -97,7 +105,8 @@ def reproduce(
         skip: experiments that are not trained if none of their runs is finished here and committed runs of
             the same settings, text and kind of device are there to be shown instead.
         jobs: how many runs at a time, one thread each; from two on in processes of their own, so a script
-            calls this below `if __name__ == "__main__":`. No number depends on it.
+            calls this below `if __name__ == "__main__":`. Of all numbers seconds alone depend
+            on it: experiments of which a study shows them run alone, after the others.
         source: what `unimatrix.data.load_corpus` takes; looked at only if an experiment reads a text.
         corpus: the text itself, if it is loaded already.
     Raises:
@@ -112,7 +121,9 @@ def reproduce(
         raise UserError(f"jobs: expected at least 1, got {jobs}")
     planned = _plan(studies, seeds=seeds, device=device, source=source)
     rows = read_results(out / RESULTS)
-    committed = _others(out)
+    anywhere = committed_rows()
+    # none stands beside itself
+    committed = [] if is_committed(out) else anywhere
     if corpus is None and reads_text(planned):
         corpus = load_corpus(source)
     # the same for every seed
@@ -123,7 +134,11 @@ def reproduce(
     live = [run for run in planned if run.name not in shown]
     missing = [run for run in live if run.loop.seed not in own[run.name]]
     out.mkdir(parents=True, exist_ok=True)
-    write_results(out / SHOWN, [run for runs in shown.values() for run in runs.values()])
+    # what stands in for studies that were not chosen this time stays
+    kept = (
+        [] if is_committed(out) else [row for row in read_results(out / SHOWN) if row.experiment not in own]
+    )
+    write_results(out / SHOWN, [*kept, *(run for runs in shown.values() for run in runs.values())])
     _announce(console, live, missing, corpus=corpus)
     _announce_skipped(console, shown, trained=[name for name in identities if name in {*skip} - {*shown}])
     stop_signal = _train_all(
@@ -132,7 +147,9 @@ def reproduce(
         corpus=corpus,
         out=out,
         console=console,
-        expected=seconds_by_experiment(committed_rows()),
+        expected=seconds_by_experiment(anywhere),
+        alone={name for study in studies for name in study.timed},
+        afterwards=seconds_to_measure(studies, rows, anywhere, device=device),
     )
     if stop_signal is not None:
         return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
@@ -188,7 +205,7 @@ def report(
         studies,
         samples,
         shown={row.experiment for row in shown},
-        committed=_others(out),
+        committed=[] if is_committed(out) else committed_rows(),
         paper=paper,
         out=out,
         console=console,
@@ -202,14 +219,8 @@ def report(
     return found
 
 
-def _others(out: Path) -> list[Result]:
-    """The committed rows, unless `out` is where they are: none stands beside itself."""
-    return [] if is_committed(out) else committed_rows()
-
-
 def _newest(study: Study, rows: Iterable[Result]) -> Samples:
-    how = study.measurement
-    rows = [row for row in rows if how is None or was_taken_so(how, row)]
+    rows = [row for row in rows if not was_replaced(row, [study])]
     return select(rows, latest_identities(rows, study.names))
 
 
@@ -237,8 +248,8 @@ def _report(
         _summary(study, samples[study.name], shown=shown, committed=committed, out=out) for study in studies
     )
     page = write_report(summaries, paper, out)
-    rows = [*read_results(out / SHOWN), *read_results(out / RESULTS)]
-    replace_file(out / NUMBERS, frame(rows).to_csv(index=False).encode())
+    own = [row for row in read_results(out / RESULTS) if not was_replaced(row, studies)]
+    replace_file(out / NUMBERS, written(own, read_results(out / SHOWN)).to_csv(index=False).encode())
     print_summaries(console, summaries)
     for caution in shared_cautions(summaries):
         console.print(Text(f"Note: {caution}", style="yellow"))
@@ -339,13 +350,22 @@ def _train_all(
     out: Path,
     console: Console,
     expected: Mapping[str, float],
+    alone: Collection[str],
+    afterwards: float,
 ) -> int | None:
-    """Train and append each run; the signal that ended it early, or None."""
+    """Train and append each run; the signal that ended it early, or None.
+
+    alone: the experiments that are timed. afterwards: the seconds that the measuring will take.
+    """
     to_do = [run.name for run in missing]
     done: list[tuple[str, float]] = []
     begun = count(1)
-    left = _time_left(seconds_left(done, to_do, expected, jobs=jobs), len(to_do))
-    if left:
+
+    def time_left() -> str:
+        seconds = seconds_left(done, to_do, expected, jobs=jobs, alone=alone if jobs > 1 else ())
+        return left_in_words(None if seconds is None else seconds + afterwards, len(to_do))
+
+    if left := time_left():
         say(console, left)
     with _overall_progress(console, len(missing), left) as show:
 
@@ -357,7 +377,7 @@ def _train_all(
             append_result(out / RESULTS, trained.result)
             done.append((run.name, trained.seconds))
             to_do.remove(run.name)
-            left = _time_left(seconds_left(done, to_do, expected, jobs=jobs), len(to_do))
+            left = time_left()
             # side by side, the line above is another run's
             name = f"{run.name}, seed {run.loop.seed}: " if jobs > 1 else ""
             end = f"{left and f'; {left}'}"
@@ -365,9 +385,14 @@ def _train_all(
             show(len(done), left)
 
         book = Book(begun=on_begun, finished=on_finished)
-        if jobs > 1 and len(missing) > 1:
-            return train_side_by_side(missing, jobs=jobs, corpus=corpus, out=out, book=book)
-        return train_in_turn(missing, corpus=corpus, out=out, console=console, book=book)
+        together = [run for run in missing if run.name not in alone] if jobs > 1 else []
+        stopped = None
+        if len(together) > 1:
+            stopped = train_side_by_side(together, jobs=jobs, corpus=corpus, out=out, book=book)
+            missing = [run for run in missing if run.name in alone]
+        if stopped is None:
+            stopped = train_in_turn(missing, corpus=corpus, out=out, console=console, book=book)
+        return stopped
 
 
 @contextmanager
@@ -385,13 +410,3 @@ def _overall_progress(console: Console, total: int, left: str) -> Iterator[Calla
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("runs", total=total, left=left)
         yield lambda number, left: progress.update(task, completed=number, left=left)
-
-
-def _time_left(seconds: float | None, runs: int) -> str:
-    """ "7 runs left, about 3 min"; nothing where none is left."""
-    if not runs:
-        return ""
-    left = f"{runs} {'run' if runs == 1 else 'runs'} left"
-    if seconds is None:
-        return left
-    return f"{left}, about {f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}"

@@ -201,6 +201,13 @@ class Study:
         return tuple(found.name for found in self._of_rows)
 
     @property
+    def timed(self) -> frozenset[str]:
+        """The trained experiments whose seconds a column shows, by name: nothing should run beside them."""
+        shown = [column.key for column in self.columns if (column.metric or column.key).startswith("seconds")]
+        timed = {row.measured_in(key).name for row in self.trained for key in shown}
+        return frozenset(timed & {found.name for found in self.experiments})
+
+    @property
     def _of_rows(self) -> tuple[Experiment, ...]:
         return _each_once(found for row in self.trained for found in row.experiments)
 

@@ -2,12 +2,13 @@
 
 Every run computes with THREADS threads, however many run at a time. The order in which more of them add up
 their parts is another one, and a rounding grows through a training: so the number of threads is part of the
-recipe, and no result depends on how many runs went side by side.
+recipe, and nothing that a run learns depends on how many went side by side. Seconds do: runs whose seconds
+are judged go alone (unimatrix.lab.run).
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,12 +141,18 @@ def _result(experiment: Experiment, trained: TrainResult) -> Result:
 
 
 def seconds_left(
-    done: Sequence[tuple[str, float]], to_do: Sequence[str], expected: Mapping[str, float], *, jobs: int = 1
+    done: Sequence[tuple[str, float]],
+    to_do: Sequence[str],
+    expected: Mapping[str, float],
+    *,
+    jobs: int = 1,
+    alone: Collection[str] = (),
 ) -> float | None:
     """How long the runs to do will take, by what they took elsewhere and how this machine compares with it.
 
     Args:
         done: (experiment, seconds that it took here). expected: experiment -> seconds that it took elsewhere.
+        alone: experiments that nothing runs beside, however many jobs.
     Returns:
         None where nothing is known yet.
     """
@@ -157,6 +164,18 @@ def seconds_left(
     if not here:
         return None
     usual = sum(here) / len(here)
-    guesses = [scale * expected[name] if name in expected else usual for name in to_do]
+    guesses = [(name, scale * expected[name] if name in expected else usual) for name in to_do]
+    shared = [guess for name, guess in guesses if name not in alone]
     # the longest is not shared
-    return max(sum(guesses) / jobs, *guesses)
+    together = max(sum(shared) / jobs, *shared) if shared else 0.0
+    return together + sum(guess for name, guess in guesses if name in alone)
+
+
+def left_in_words(seconds: float | None, runs: int) -> str:
+    """ "7 runs left, about 3 min"; nothing where none is left."""
+    if not runs:
+        return ""
+    left = f"{runs} {'run' if runs == 1 else 'runs'} left"
+    if seconds is None:
+        return left
+    return f"{left}, about {f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}"
