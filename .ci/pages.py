@@ -128,7 +128,7 @@ def score() -> str:
     """How many of the paper's claims stand how: the score of the report's first screen."""
     from unimatrix.studies.paper.claims import PAPER
 
-    verdicts = [(summary.table.name, *judged) for summary in summaries() for judged in summary.verdicts]
+    verdicts = [(summary.study.name, *judged) for summary in summaries() for judged in summary.verdicts]
     standings = [claim.standing for claim in PAPER.judged(verdicts)]
     counts = Counter[str](standings)
     return (
@@ -142,8 +142,8 @@ def headlines() -> str:
     """README's table."""
     lines = []
     for name, label, key, what in HEADLINES:
-        (summary,) = (one for one in summaries() if one.table.name == name)
-        number = [column.key for column in summary.table.columns].index(key)
+        (summary,) = (one for one in summaries() if one.study.name == name)
+        number = [column.key for column in summary.study.columns].index(key)
         line = [line for line in summary.lines if line.label == label][-1]
         cell = line.cells[number]
         lines.append((what, label, line.parameters_text, cell.paper, cell.ours))
@@ -156,7 +156,7 @@ def studies() -> str:
 
 
 def _study(summary: Any) -> str:
-    study, samples = summary.table, summary.samples
+    study, samples = summary.study, summary.samples
     parts = [f"## {study.title}"]
     # a drawing needs no run
     waits = bool(study.names) and not any(samples.get(name) for name in study.names)
@@ -187,7 +187,7 @@ def _waiting(claims: int) -> str:
 def _measured(summary: Any) -> str:
     """The rows; the paper's value stands beside ours where it prints any, in one order everywhere."""
     head = ["model", "parameters"]
-    for column, printed in zip(summary.table.columns, summary.printed, strict=True):
+    for column, printed in zip(summary.study.columns, summary.printed, strict=True):
         head += [f"{column.title}, paper", "ours"] if printed else [column.title]
     rows = []
     for line in summary.lines:

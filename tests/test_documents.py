@@ -68,7 +68,7 @@ def test_the_score_is_that_of_the_report(monkeypatch):
     )
     assert said is not None
     assert list(said.groups()) == re.findall(r"\d+", pages.score())
-    assert {found.table.name for found in pages.summaries()} == ALL.keys()
+    assert {found.study.name for found in pages.summaries()} == ALL.keys()
 
 
 def test_a_table_that_was_changed_by_hand_is_found(tmp_path, monkeypatch, capsys):

@@ -235,7 +235,7 @@ def test_all_studies_in_one_run_share_their_experiments(tmp_path, go, monkeypatc
     for summary in result.summaries:
         # recall of the narrower models, and what guessing would give in bits per byte; seed 11 of each model
         holes = {"table2": 5, "section5.6-tuned": len(SECTION56_TUNED.rows), "section5.6-perplexity": 3}.get(
-            summary.table.name, 0
+            summary.study.name, 0
         )
         assert [cell.ours for line in summary.lines for cell in line.cells].count(NOTHING) == holes
         assert not [d for _, verdict in summary.verdicts for d in verdict.details if "no seed" in d]
@@ -382,7 +382,9 @@ def look(trace) -> Inspection:
         return alt.LayerChart(layer=[alt.Chart(data).mark_point().encode(x="weight:Q")])
 
     words = {"name": "slots", "title": "What the memory holds", "caption": "Slots over time."}
-    return Inspection(experiment=CORE, record=dict[str, list[float]], trace=trace, draw=draw, **words)
+    return Inspection(
+        experiment=EXPERIMENTS[CORE], record=dict[str, list[float]], trace=trace, draw=draw, **words
+    )
 
 
 def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:

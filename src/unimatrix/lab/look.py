@@ -127,7 +127,7 @@ def read_trace(out: Path, inspection: Inspection, samples: Samples) -> Any:
     Raises:
         UserError: a file there is not one that `write_trace` wrote.
     """
-    for _, run in sorted(samples.get(inspection.experiment, {}).items()):
+    for _, run in sorted(samples.get(inspection.experiment.name, {}).items()):
         path = _path(out, run)
         if not os.path.lexists(path):
             continue

@@ -290,7 +290,7 @@ def _say_agreement(console: Console, summaries: Sequence[Summary]) -> None:
 def _inspect(studies: Sequence[Study], samples: Samples, *, seed: int, out: Path) -> None:
     """Look into the trained models that the studies name, wherever the checkpoint is still there."""
     for look in (study.inspection for study in studies if study.inspection is not None):
-        run = samples[look.experiment].get(seed)
+        run = samples[look.experiment.name].get(seed)
         checkpoint = None if run is None else latest_checkpoint(out / "runs" / run.folder)
         if run is not None and checkpoint is not None:
             write_trace(out, look, run, checkpoint=checkpoint)

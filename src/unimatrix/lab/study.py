@@ -114,7 +114,7 @@ class Inspection:
     draw: makes the picture of what `trace` gave.
     """
 
-    experiment: str
+    experiment: Experiment
     name: str
     title: str
     caption: str
@@ -214,7 +214,10 @@ class Study:
     def with_experiments(self, change: Callable[[Experiment], Experiment]) -> "Study":
         """The same study of experiments that were changed: by all their names they stay what they were."""
         rows = tuple(row.changed(change) if isinstance(row, Row) else row for row in self.rows)
-        return replace(self, rows=rows)
+        look = self.inspection
+        if look is not None:
+            look = replace(look, experiment=change(look.experiment))
+        return replace(self, rows=rows, inspection=look)
 
     def column(self, key: str) -> Column:
         """The column of that key, which must be there."""

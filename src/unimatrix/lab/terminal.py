@@ -27,7 +27,7 @@ _OUTCOME_STYLE: dict[Outcome, str] = {
 
 def _numbers(summary: Summary) -> Grid:
     grid = Grid(
-        title=summary.table.title,
+        title=summary.study.title,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -41,7 +41,7 @@ def _numbers(summary: Summary) -> Grid:
     if summary.counted:
         title = "params" if summary.stacked else "parameters"
         grid.add_column(title, justify="right", no_wrap=True)
-    for column, printed in zip(summary.table.columns, summary.printed, strict=True):
+    for column, printed in zip(summary.study.columns, summary.printed, strict=True):
         if printed and not summary.stacked:
             grid.add_column("\npaper", justify="right", no_wrap=True)
         # the title of every column stands on the first line
@@ -92,7 +92,7 @@ def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
         if not summary.lines:  # a drawing alone
             continue
         console.print(_numbers(summary))
-        notes = [_OURS.format(noun=summary.table.noun), *([_STAR] if summary.shown else [])]
+        notes = [_OURS.format(noun=summary.study.noun), *([_STAR] if summary.shown else [])]
         console.print("\n".join([*notes, ""]), style="dim", highlight=False)
         if summary.verdicts:
             console.print(_verdicts(summary))

@@ -119,7 +119,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """All that is said of one table.
+    """All that is said of one study.
 
     printed: for each column, whether the paper prints any value of it.
     traced: what the table's look into a model found, if one was taken.
@@ -129,7 +129,7 @@ class Summary:
     agreements: one's own numbers, each beside the project's.
     """
 
-    table: Study
+    study: Study
     samples: Samples
     lines: tuple[Line, ...]
     printed: tuple[bool, ...]
@@ -143,7 +143,7 @@ class Summary:
     @property
     def counted(self) -> bool:
         """Whether the paper prints the parameters in this table: else they stand among the facts."""
-        return any(row.paper_parameters is not None for row in self.table.trained)
+        return any(row.paper_parameters is not None for row in self.study.trained)
 
     @property
     def stacked(self) -> bool:
@@ -169,7 +169,7 @@ def interval_text(interval: Interval | None, *, digits: int) -> str:
 
 def how_to_read(summaries: Iterable[Summary]) -> str:
     """What stands behind the numbers of a page: means over seeds, over repeats, or over either."""
-    nouns = {summary.table.noun for summary in summaries if summary.table.trained} or {"seed"}
+    nouns = {summary.study.noun for summary in summaries if summary.study.trained} or {"seed"}
     over = ", or over ".join(words for noun, words in _OVER.items() if noun in nouns)
     each = " or ".join(f"{noun}s" for noun in _OVER if noun in nouns)
     return (
@@ -179,27 +179,27 @@ def how_to_read(summaries: Iterable[Summary]) -> str:
     )
 
 
-def summarise(table: Study, samples: Samples, *, traced: Any = None, shown: Collection[str] = ()) -> Summary:
+def summarise(study: Study, samples: Samples, *, traced: Any = None, shown: Collection[str] = ()) -> Summary:
     """Judge a table on its samples and put it into words; runs that are missing are said to be.
 
     shown: the experiments whose samples are the project's own runs; of other studies' are passed over.
     """
-    shown = tuple(name for name in table.names if name in shown)
-    runs = [run for name in table.names for run in _runs(samples, name)]
+    shown = tuple(name for name in study.names if name in shown)
+    runs = [run for name in study.names for run in _runs(samples, name)]
     return Summary(
-        table=table,
+        study=study,
         samples=samples,
         lines=tuple(
-            _line(table, row, samples, shown) if isinstance(row, Row) else _baseline_line(table, row)
-            for row in table.rows
+            _line(study, row, samples, shown) if isinstance(row, Row) else _baseline_line(study, row)
+            for row in study.rows
         ),
-        printed=tuple(any(column.key in row.paper for row in table.trained) for column in table.columns),
-        verdicts=tuple((claim, _judged(claim, samples, shown)) for claim in table.claims),
+        printed=tuple(any(column.key in row.paper for row in study.trained) for column in study.columns),
+        verdicts=tuple((claim, _judged(claim, samples, shown)) for claim in study.claims),
         cautions=(
-            *_cautions(table, samples, runs),
+            *_cautions(study, samples, runs),
             *([f"{_SHOWN_INSTEAD}: {', '.join(shown)}."] if shown else ()),
         ),
-        facts=tuple(_facts(table, samples, runs)),
+        facts=tuple(_facts(study, samples, runs)),
         traced=traced,
         shown=shown,
     )
@@ -218,25 +218,25 @@ def _runs(samples: Samples, experiment: str) -> list[Result]:
     return list(samples.get(experiment, {}).values())
 
 
-def _named_experiments(table: Study) -> dict[str, str]:
+def _named_experiments(study: Study) -> dict[str, str]:
     """Experiment -> its row's name, with the column that it is for if it is not the row's own.
 
     One that measures several such columns goes by its own name.
     """
-    names = {row.experiment.name: row.name for row in table.trained}
-    for row in table.trained:
+    names = {row.experiment.name: row.name for row in study.trained}
+    for row in study.trained:
         measured = [found.name for found in row.elsewhere.values()]
         for key, found in row.elsewhere.items():
             name = found.name
             several = measured.count(name) > 1
-            names.setdefault(name, name if several else f"{row.name}, {table.column(key).title}")
+            names.setdefault(name, name if several else f"{row.name}, {study.column(key).title}")
     return names
 
 
-def _line(table: Study, row: Row, samples: Samples, shown: Collection[str]) -> Line:
+def _line(study: Study, row: Row, samples: Samples, shown: Collection[str]) -> Line:
     runs = _runs(samples, row.experiment.name)
     cells = []
-    for column in table.columns:
+    for column in study.columns:
         values = column.values(row, samples)
         interval = mean_interval(values) if values else None
         printed = row.paper.get(column.key)
@@ -261,8 +261,8 @@ def _line(table: Study, row: Row, samples: Samples, shown: Collection[str]) -> L
     )
 
 
-def _baseline_line(table: Study, row: Baseline) -> Line:
-    known = [(row.values.get(column.key), column.digits) for column in table.columns]
+def _baseline_line(study: Study, row: Baseline) -> Line:
+    known = [(row.values.get(column.key), column.digits) for column in study.columns]
     return Line(
         name=row.label,
         label=row.label,
@@ -300,15 +300,15 @@ def data_cautions(data: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _cautions(table: Study, samples: Samples, runs: list[Result]) -> Iterable[str]:
-    if not table.trained:
+def _cautions(study: Study, samples: Samples, runs: list[Result]) -> Iterable[str]:
+    if not study.trained:
         return
     if not runs:
         yield "No run has finished yet."
         return
     yield from dict.fromkeys(caution for run in runs for caution in data_cautions(run.data))
-    names = _named_experiments(table)
-    for recipe in table.experiments:
+    names = _named_experiments(study)
+    for recipe in study.experiments:
         name = names[recipe.name]
         differences = _recipe_differences(recipe, next(iter(_runs(samples, recipe.name)), None))
         if differences:
@@ -316,12 +316,12 @@ def _cautions(table: Study, samples: Samples, runs: list[Result]) -> Iterable[st
     counts = {name: len(_runs(samples, experiment)) for experiment, name in names.items()}
     if len(set(counts.values())) > 1:
         pairs = ", ".join(f"{label} {count}" for label, count in counts.items())
-        yield f"Not every model has run with every {table.noun} (finished: {pairs})."
+        yield f"Not every model has run with every {study.noun} (finished: {pairs})."
     fewest = min(counts.values())
-    if fewest < SEEDS_FOR_A_CLAIM and table.claims:
+    if fewest < SEEDS_FOR_A_CLAIM and study.claims:
         yield (
-            f"n = {fewest} {table.noun}{'' if fewest == 1 else 's'}: every verdict on measured numbers is "
-            f"provisional; a claim needs at least {SEEDS_FOR_A_CLAIM} {table.noun}s."
+            f"n = {fewest} {study.noun}{'' if fewest == 1 else 's'}: every verdict on measured numbers is "
+            f"provisional; a claim needs at least {SEEDS_FOR_A_CLAIM} {study.noun}s."
         )
 
 
@@ -348,11 +348,11 @@ def _distinct(runs: Iterable[Result], read: Callable[[Result], Any]) -> str:
     return "; ".join(dict.fromkeys(str(read(run)) for run in runs)) or NOTHING
 
 
-def _facts(table: Study, samples: Samples, runs: list[Result]) -> Iterable[tuple[str, str]]:
+def _facts(study: Study, samples: Samples, runs: list[Result]) -> Iterable[tuple[str, str]]:
     if not runs:
         return
     dates = sorted(run.date_utc for run in runs)
-    if table.measurement is not None:
+    if study.measurement is not None:
         yield "Repeats", str(len({run.seed for run in runs}))
     else:
         yield "Seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
@@ -368,7 +368,7 @@ def _facts(table: Study, samples: Samples, runs: list[Result]) -> Iterable[tuple
     yield "Machine", _distinct(runs, lambda run: run.machine)
     finished = {
         name: found
-        for experiment, name in _named_experiments(table).items()
+        for experiment, name in _named_experiments(study).items()
         if (found := _runs(samples, experiment))
     }
     yield "Parameters", ", ".join(f"{name} {found[-1].parameters:,}" for name, found in finished.items())
@@ -376,7 +376,7 @@ def _facts(table: Study, samples: Samples, runs: list[Result]) -> Iterable[tuple
     yield "Versions", _distinct(runs, lambda run: ", ".join(f"{k} {v}" for k, v in run.versions.items()))
     yield "Commit", _distinct(runs, lambda run: run.git_commit)
     yield "Date (UTC)", dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    if table.measurement is not None:
+    if study.measurement is not None:
         return
     yield "Backend", _distinct(runs, lambda run: run.backend)
     yield "Training time", f"{math.fsum(run.seconds for run in runs):.0f} s over {len(runs)} runs"

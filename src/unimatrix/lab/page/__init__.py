@@ -72,8 +72,8 @@ class Section:
     @property
     def answer(self) -> str:
         """The study's answer; nothing where it gives none to what has run."""
-        said = self.summary.table.answer(self.summary.samples)
-        has_run = any(self.summary.samples.get(name) for name in self.summary.table.names)
+        said = self.summary.study.answer(self.summary.samples)
+        has_run = any(self.summary.samples.get(name) for name in self.summary.study.names)
         return "" if has_run and said == NOT_MEASURED else said
 
     @property
@@ -108,7 +108,7 @@ def shared_cautions(summaries: Sequence[Summary]) -> tuple[str, ...]:
 
 def shared_protocol(summaries: Sequence[Summary]) -> dict[str, list[str]]:
     """What several studies say alike of how they were measured: the sentence, and whose it is."""
-    said = _said_by(summaries, lambda summary: summary.table.protocol)
+    said = _said_by(summaries, lambda summary: summary.study.protocol)
     return {sentence: names for sentence, names in said.items() if len(names) > 1}
 
 
@@ -116,7 +116,7 @@ def _said_by(summaries: Sequence[Summary], sentences: Any) -> dict[str, list[str
     said: dict[str, list[str]] = {}
     for summary in summaries:
         for sentence in dict.fromkeys(sentences(summary)):
-            said.setdefault(sentence, []).append(summary.table.short)
+            said.setdefault(sentence, []).append(summary.study.short)
     return said
 
 
@@ -163,7 +163,7 @@ def _sections(
     summaries: Sequence[Summary], specs: dict[str, Any], datasets: dict[str, Any]
 ) -> tuple[Section, ...]:
     shared = shared_protocol(summaries)
-    first = next((summary.table.name for summary in summaries if summary.lines), "")
+    first = next((summary.study.name for summary in summaries if summary.lines), "")
     explained: set[str] = set()
     sections = []
     for summary in summaries:
@@ -180,18 +180,18 @@ def _sections(
                 or not {"width", "usermeta"} & spec.keys()
             )
             figures.append(Drawn(id=picture.name, title=picture.title, caption=picture.caption, wide=wide))
-        words = " ".join([summary.table.title, *(column.title for column in summary.table.columns)])
+        words = " ".join([summary.study.title, *(column.title for column in summary.study.columns)])
         terms = {term: meaning for term, meaning in TERMS.items() if term in words and term not in explained}
         explained |= terms.keys()
         sections.append(
             Section(
-                id=slug(summary.table.name),
+                id=slug(summary.study.name),
                 summary=summary,
                 rows=_linked(summary),
                 figures=tuple(figures),
                 terms=terms,
-                own=tuple(sentence for sentence in summary.table.protocol if sentence not in shared),
-                explains=summary.table.name == first,
+                own=tuple(sentence for sentence in summary.study.protocol if sentence not in shared),
+                explains=summary.study.name == first,
             )
         )
     return tuple(sections)
@@ -213,23 +213,23 @@ def _linked(summary: Summary) -> tuple[tuple[str, Line], ...]:
     taken: dict[str, int] = {}
     found = []
     for line in summary.lines:
-        name = f"{slug(summary.table.name)}--{slug(line.name)}"
+        name = f"{slug(summary.study.name)}--{slug(line.name)}"
         taken[name] = taken.get(name, 0) + 1
         found.append((name if taken[name] == 1 else f"{name}-{taken[name]}", line))
     return tuple(found)
 
 
 def _pictures(summary: Summary) -> tuple[Picture, ...]:
-    return pictures(summary.table, summary.samples, traced=summary.traced)
+    return pictures(summary.study, summary.samples, traced=summary.traced)
 
 
 def _findings(sections: Sequence[Section], chosen: Mapping[str, str]) -> tuple[Finding, ...]:
     """What stands on the first screen: what the paper chooses, else the first studies that have a figure."""
-    wanted = [section for name in chosen for section in sections if section.summary.table.name == name]
+    wanted = [section for name in chosen for section in sections if section.summary.study.name == name]
     others = [section for section in sections if section.figures and section not in wanted]
     found = []
     for section in (wanted + others)[:MOST_FINDINGS]:
-        name = chosen.get(section.summary.table.name)
+        name = chosen.get(section.summary.study.name)
         figures = [figure for figure in section.figures if figure.id == name] or list(section.figures)
         found.append(Finding(section=section, figure=next(iter(figures), None)))
     return tuple(found)
@@ -237,11 +237,11 @@ def _findings(sections: Sequence[Section], chosen: Mapping[str, str]) -> tuple[F
 
 def _short_names(summaries: Sequence[Summary]) -> dict[str, str]:
     """Study -> what it is called in the navigation: its short name, where no other has the same."""
-    shorts = [summary.table.short for summary in summaries]
+    shorts = [summary.study.short for summary in summaries]
     return {
-        summary.table.name: summary.table.short
-        if shorts.count(summary.table.short) == 1
-        else summary.table.title
+        summary.study.name: summary.study.short
+        if shorts.count(summary.study.short) == 1
+        else summary.study.title
         for summary in summaries
     }
 
@@ -257,7 +257,7 @@ def _starts(summaries: Sequence[Summary]) -> tuple[int, int]:
     counts = {
         name: len([run for run in summary.samples.get(name, {}).values() if not run.was_measured])
         for summary in summaries
-        for name in summary.table.names
+        for name in summary.study.names
         if name not in summary.shown
     }
     found = [count for count in counts.values() if count]
@@ -274,7 +274,7 @@ def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
     specs: dict[str, Any] = {}
     datasets: dict[str, Any] = {}
     sections = _sections(summaries, specs, datasets)
-    verdicts = [(summary.table.name, *judged) for summary in summaries for judged in summary.verdicts]
+    verdicts = [(summary.study.name, *judged) for summary in summaries for judged in summary.verdicts]
     claims = paper.judged(verdicts)
     colours = {name: f"light-dark({LIGHT.named[name]}, {DARK.named[name]})" for name in LIGHT.named}
     return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(

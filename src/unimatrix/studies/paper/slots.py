@@ -203,7 +203,7 @@ TABLE5 = Study(
     ),
     protocol=(*protocol_of(SLOTS4, SLOTS8, SLOTS16, HALF_GATE, NO_POINTER, SLOTS32, NO_GATE), FITTED),
     inspection=Inspection(
-        experiment=SLOTS32.name,
+        experiment=SLOTS32,
         name="table5-inspection",
         title="What the memory holds",
         caption="One evaluation sequence read by SparsePointer with 32 slots (no dropout, first seed), as "
