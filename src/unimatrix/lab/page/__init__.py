@@ -100,8 +100,10 @@ def slug(text: str) -> str:
 def shared_cautions(summaries: Sequence[Summary]) -> tuple[str, ...]:
     """The cautions of all studies, each once; those that are not everyone's name their studies."""
     said = _said_by(summaries, lambda summary: summary.cautions)
+    # a drawing alone has nothing to be cautious of
+    everyone = sum(bool(summary.lines) for summary in summaries)
     return tuple(
-        caution if len(names) == len(summaries) else f"{', '.join(names)}: {caution}"
+        caution if len(names) == everyone else f"{', '.join(names)}: {caution}"
         for caution, names in said.items()
     )
 
