@@ -18,6 +18,7 @@ from unimatrix.lab.page import (
     _drawing_library,
     drawn_interval,
     render_report,
+    shared_cautions,
     shared_protocol,
     write_report,
 )
@@ -403,3 +404,8 @@ def test_only_a_studys_own_runs_make_it_measured(full) -> None:
     silent = dataclasses.replace(TABLE1, answer=lambda _: NOT_MEASURED)
     assert NOT_MEASURED in render_report([summarise(silent, others)], PAPER)
     assert NOT_MEASURED not in render_report([summarise(silent, full)], PAPER)
+
+
+def test_a_drawing_alone_keeps_no_caution_from_being_everyones(full) -> None:
+    drawing = dataclasses.replace(TABLE1, name="drawing", rows=(), claims=())
+    assert shared_cautions([summarise(drawing, {}), summarise(TABLE1, {})]) == ("No run has finished yet.",)
