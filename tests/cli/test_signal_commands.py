@@ -29,7 +29,7 @@ SCORE = r"accuracy \d+\.\d\d %, loss \d\.\d{4} nats per answer, chance 6\.25 %"
 
 @pytest.fixture(autouse=True)
 def _named_experiment(monkeypatch) -> None:
-    monkeypatch.setattr("unimatrix.cli.train.experiment", {"signal-noise.tiny": EXPERIMENT}.__getitem__)
+    monkeypatch.setattr("unimatrix.studies.catalogue.EXPERIMENTS", {"signal-noise.tiny": EXPERIMENT})
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def signal_run(tmp_path_factory):
     printed = io.StringIO()
     options = ("--num-noise", "5", "--eval-num-distractors", "0", "15", "--out", str(out))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr("unimatrix.cli.train.experiment", {"signal-noise.tiny": EXPERIMENT}.__getitem__)
+        patch.setattr("unimatrix.studies.catalogue.EXPERIMENTS", {"signal-noise.tiny": EXPERIMENT})
         assert main([*SIGNAL, *options]) == 0
     return out, printed.getvalue()
 

@@ -31,7 +31,7 @@ SCORE = r"accuracy \d+\.\d\d %, loss \d\.\d{4} nats per answer, chance (\d+\.\d\
 
 @pytest.fixture(autouse=True)
 def _named_experiment(monkeypatch) -> None:
-    monkeypatch.setattr("unimatrix.cli.train.experiment", {"triple.tiny": EXPERIMENT}.__getitem__)
+    monkeypatch.setattr("unimatrix.studies.catalogue.EXPERIMENTS", {"triple.tiny": EXPERIMENT})
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def triple_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("triple") / "run"
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr("unimatrix.cli.train.experiment", {"triple.tiny": EXPERIMENT}.__getitem__)
+        patch.setattr("unimatrix.studies.catalogue.EXPERIMENTS", {"triple.tiny": EXPERIMENT})
         assert main([*TRIPLE, "--table-seed", "3", "--out", str(out)]) == 0
     return out, printed.getvalue()
 

@@ -14,7 +14,7 @@ from fuzz.values import option_values
 from hypothesis import strategies as st
 
 import unimatrix
-from unimatrix.bench import against, chunk_length, decode, recall, throughput
+from unimatrix.bench import against, chunk_length, decode, memory, recall, throughput
 from unimatrix.cli import COMMANDS, generate, models, train
 from unimatrix.cli.arguments import OptionField, option_fields
 from unimatrix.cli.bench import MEASUREMENTS
@@ -175,6 +175,7 @@ def stopped_where_accepted() -> Iterator[None]:
         patch.setattr(throughput, "check_models", accept)
         patch.setattr(recall, "check_equality", accept)
         patch.setattr(decode, "check_models", accept)
+        patch.setattr(memory, "in_fresh_processes", accept)
         patch.setattr(against, "_Version", accept)
         patch.setattr(chunk_length, "time_in_turns", accept)
         yield

@@ -28,7 +28,7 @@ from unimatrix.data.tasks import recall
 from unimatrix.errors import UserError
 from unimatrix.evals import inspection
 from unimatrix.hf import tokenizer
-from unimatrix.lab import results, traces
+from unimatrix.lab import look, results
 from unimatrix.models import ModelConfig
 from unimatrix.train import checkpoint, config, loop, state
 from unimatrix.train import run as train_run
@@ -131,8 +131,8 @@ PLANTED: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
         lambda _: ("", None),
         "inspections/*.json",
     ),
-    "what was found in a model is taken as it is": (traces, "decode", naive_traced, "inspections/*.json"),
-    "a look into a model is read naively": (traces, "read_record", naive_record, "inspections/*.json"),
+    "what was found in a model is taken as it is": (look, "decode", naive_traced, "inspections/*.json"),
+    "a look into a model is read naively": (look, "read_record", naive_record, "inspections/*.json"),
     "a complaint takes two lines": (cli, "_fail", loud, "train --steps"),
     "a complaint is not told": (cli, "_fail", quiet, "results.jsonl"),
     "options are left to their library": (arguments, "_check", nothing, "train --steps"),

@@ -37,6 +37,7 @@ def run(
     say: Callable[[str], None] = print,
 ) -> Path:
     """`measure` so many times, in fresh processes if several, write OUT/decode.json; returns its path."""
+    out.mkdir(parents=True, exist_ok=True)
     found = repeated(
         measure,
         repeats,
@@ -47,7 +48,6 @@ def run(
         device=device,
         say=say,
     )
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "decode.json"
     rows = over_repeats([one["rows"] for one in found], *MEASURED)
     result = {"benchmark": "decode", **provenance(device), "repeats": repeats, **found[0], "rows": rows}

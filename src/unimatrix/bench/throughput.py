@@ -102,6 +102,7 @@ def run(
     """
     for package in ("altair", "vl_convert"):  # before anything is timed
         needs(package)
+    out.mkdir(parents=True, exist_ok=True)
     modes = runnable_modes(modes, say)
     found = repeated(
         measure,
@@ -115,7 +116,6 @@ def run(
         device=device,
         say=say,
     )
-    out.mkdir(parents=True, exist_ok=True)
     result = {"benchmark": "throughput", **provenance(device), "repeats": repeats, "modes": modes, **found[0]}
     for key, measured in MEASURED.items():
         result[key] = over_repeats([one[key] for one in found], measured)
