@@ -278,7 +278,10 @@ def test_what_cannot_be_is_told_before_anything_is_done(refused, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["reproduce", "report", *(f"bench {name}" for name in MEASUREMENTS)])
+WRITE = ["reproduce", "report", *(f"bench {name}" for name in MEASUREMENTS if name != "against")]
+
+
+@pytest.mark.parametrize("command", [*WRITE, "bench against ."])
 def test_a_folder_that_can_be_none_is_named(refused, tmp_path, command) -> None:
     file, fifo = tmp_path / "file", tmp_path / "fifo"
     file.write_text("mine")
