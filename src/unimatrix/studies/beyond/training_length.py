@@ -151,8 +151,8 @@ def training_length(steps: Sequence[int]) -> Study:
             "Table 1's recipe in everything but the number of steps, so that the first 80 are Table 1's own; "
             "parameters as in Tables 1 and 2, not matched.",
             f"Seconds: after {steps[-1]:,} steps, spent in training steps alone, without evaluation and "
-            "checkpoints, eager, on the machine and with the threads named below, whatever else it had to "
-            "do; on another machine the models' order in time may be another.",
+            "checkpoints, eager, on the machine and with the threads named below, no other run beside it; on "
+            "another machine the models' order in time may be another.",
         ),
     )
 
