@@ -1,6 +1,8 @@
 """What all tests share: real text where there is some, one thread per worker, tests for an accelerator."""
 
 import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,3 +29,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def real_corpus() -> Corpus:
     """The folder that UNIMATRIX_DATA_DIR names (train.txt, valid.txt, test.txt), else the embedded text."""
     return load_corpus(os.environ.get("UNIMATRIX_DATA_DIR", "embedded"))
+
+
+@pytest.fixture
+def pythons_own_handler() -> Iterator[None]:
+    """Ctrl-C as Python starts: who began the tests may ignore it (nohup), a library may have changed it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)

@@ -40,6 +40,7 @@ def test_a_process_that_is_killed_is_said_to_be():
         processes.in_fresh_processes(dies, [{}])
 
 
+@pytest.mark.usefixtures("pythons_own_handler")
 def test_ctrl_c_ends_the_call_and_calls_no_further_one(tmp_path, capfd):
     def interrupt() -> None:
         while not any(tmp_path.iterdir()):

@@ -182,14 +182,6 @@ def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(
     ).read_bytes()
 
 
-@pytest.fixture
-def pythons_own_handler():
-    """Ctrl-C as Python starts: a library that other tests of this process use may have set it otherwise."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
-
-
 @pytest.mark.usefixtures("pythons_own_handler")
 def test_a_second_ctrl_c_stops_at_once(fit, tiny, tmp_path, monkeypatch):
     real = run_module.Run.train_step
