@@ -29,7 +29,7 @@ from unimatrix.bench.equality import EQUALITY_TOLERANCE
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
 
-PASSES = ("forward", "training", "decoding")
+PASSES = tuple(worker.PASSES)
 BATCH = 8
 TURN_SECONDS = 0.03
 PAIRS = 5

@@ -19,14 +19,13 @@ from typing import Any
 
 import torch
 
+from unimatrix.bench import worker
 from unimatrix.bench.processes import in_fresh_processes
-from unimatrix.bench.worker import forward, training
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
 from unimatrix.models import build, parameter_count, preset_config
 
-_PASSES = {"forward": forward, "training": training}
-PASSES = tuple(_PASSES)
+PASSES = ("forward", "training")
 BATCH, LENGTH = 8, 512
 _WARM_LENGTH = 8
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -90,7 +89,7 @@ def peaks(*, model: str, passes: Sequence[str], batch: int, length: int, device:
     def work(what: str, length: int) -> int:
         made = build(config).to(device)
         ids = torch.randint(0, config.vocab_size, (batch, length + 1), device=device)
-        _PASSES[what](made, made, ids)()
+        worker.PASSES[what](made, made, ids)()
         return parameter_count(made)
 
     rows = []

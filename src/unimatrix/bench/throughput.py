@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unimatrix.bench import worker
 from unimatrix.bench.ceiling import Ceiling, measure_ceiling
 from unimatrix.bench.equality import (
     as_loops,
@@ -29,7 +30,6 @@ from unimatrix.bench.equality import (
 )
 from unimatrix.bench.processes import over_repeats, repeated
 from unimatrix.bench.timing import Timing, time_in_turns
-from unimatrix.bench.worker import forward, training
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
 from unimatrix.extras import needs
@@ -38,15 +38,11 @@ from unimatrix.ops import backends_of
 
 BASELINE = "transformer"
 DEFAULT_LENGTHS = (64, 128, 256, 512, 2048, 8192)
-_PASSES: dict[str, Callable[[Any, nn.Module, torch.Tensor], Callable[[], object]]] = {
-    "forward": forward,
-    "training": training,
-}
-PASSES = tuple(_PASSES)
 MODES = ("eager", "compile")
 FORMS = ("fast", "loop")
 # a training step is a forward pass and two of its size backwards
 FORWARD_PASSES = {"forward": 1, "training": 3}
+PASSES = tuple(FORWARD_PASSES)
 TURN_SECONDS = 0.03
 
 
@@ -228,7 +224,7 @@ def _measure(
         if form == "loop":
             if not as_loops(model):
                 continue
-            calls = {"eager": _PASSES[what](model, model, ids)}
+            calls = {"eager": worker.PASSES[what](model, model, ids)}
         elif peer:
             calls, why = _peer_calls(model, ids, what, modes)
             if why is not None:
@@ -271,7 +267,7 @@ def _call(name: str, model: Any, ids: torch.Tensor, what: str, mode: str) -> Cal
     call = torch.compile(model, dynamic=False) if mode == "compile" else model
     if mode == "compile":
         check_compiled(call, model, ids, name)
-    return _PASSES[what](call, model, ids)
+    return worker.PASSES[what](call, model, ids)
 
 
 def _peer_calls(
@@ -287,7 +283,7 @@ def _peer_calls(
         compiled = torch.compile(peer, dynamic=False)
         try:
             why = compiled_peer_problem(compiled, peer, ids)
-            call = _PASSES[what](compiled, peer, ids)
+            call = worker.PASSES[what](compiled, peer, ids)
             call()  # what a backward pass needs is compiled here, and may fail here
         except compiler_errors() as error:
             why = f"torch.compile failed, {type(error).__name__}: {' '.join(str(error).split()):.200}"
@@ -295,7 +291,7 @@ def _peer_calls(
             if why is None:
                 calls["compile"] = call
     if "eager" in modes or why is not None:
-        calls["eager"] = _PASSES[what](peer, peer, ids)
+        calls["eager"] = worker.PASSES[what](peer, peer, ids)
     return calls, why
 
 

@@ -33,7 +33,7 @@ def prepared(model: str, length: int, batch: int, what: str, mode: str) -> Call:
     made = unimatrix.build(model, max_positions=None)
     ids = torch.randint(0, 256, (batch, length + 1), generator=torch.Generator().manual_seed(0))
     call = torch.compile(made, dynamic=False) if mode == "compile" else made
-    step = {"forward": forward, "training": training, "decoding": decoding}[what](call, made, ids)
+    step = PASSES[what](call, made, ids)
     for _ in range(3):
         step()
     return step
@@ -85,6 +85,14 @@ def decoding(call: Any, model: Any, ids: torch.Tensor) -> Call:
             _, state = call(token, state)
 
     return run
+
+
+# (what is called, its model, ids [B, T + 1]) -> one pass
+PASSES: dict[str, Callable[[Any, Any, torch.Tensor], Call]] = {
+    "forward": forward,
+    "training": training,
+    "decoding": decoding,
+}
 
 
 def numbers(model: str, length: int, batch: int, path: str) -> None:
