@@ -114,6 +114,7 @@ def test_interval_text_for_none_one_and_two_values() -> None:
     assert interval_text(None, digits=3) == NOTHING
     assert interval_text(mean_interval([5.0]), digits=3) == "5.000"
     assert interval_text(mean_interval([5.0, 5.1]), digits=3) == "5.050 ± 0.635"
+    assert interval_text(mean_interval([36902.0, 36904.0]), digits=0) == "36,903 ± 13"
 
 
 def test_the_terminal_fits_eighty_columns_and_shows_everything(full) -> None:
@@ -252,7 +253,7 @@ def test_one_seed_has_no_interval(full) -> None:
     text = render_report([summarise(TABLE1, one)], PAPER)
     assert 'class="mean"' in text
     assert 'class="interval"' not in text
-    assert "with one start no claim on measured numbers can be decided" in text
+    assert "with one start no claim about trained models can be decided" in text
 
 
 def test_without_any_run_the_page_says_so_and_draws_nothing() -> None:
@@ -342,7 +343,7 @@ def test_random_starts_are_of_ones_own_trained_runs_alone(full) -> None:
     assert shown.shown == (CORE,)
     text = render_report([shown, summarise(timed(TABLE1), everything)], PAPER)
     assert "trained here from one random start (a seed)" in text
-    assert "with one start no claim on measured numbers can be decided" in text
+    assert "with one start no claim about trained models can be decided" in text
     two = {name: {7: runs[7], 11: runs[11]} for name, runs in full.items()}
     assert "from 2 random starts" in render_report([summarise(TABLE1, two)], PAPER)
     mixed = two | {CORE: one[CORE]}

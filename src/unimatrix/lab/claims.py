@@ -181,15 +181,15 @@ class Comparison:
         if interval is None:
             return f"{self.label}: no {self.noun} has {'both runs' if fixed is None else 'run'}"
         digits = self.unit.digits
-        text = f"{self.label} = {interval.mean:+.{digits}f} {self.unit.difference}"
+        text = f"{self.label} = {interval.mean:+,.{digits}f} {self.unit.difference}"
         if interval.n < 2:
             text += f", one {self.noun}: no interval"
         else:
             counted = "pairs" if fixed is None and self.noun == "seed" else f"{self.noun}s"
-            bounds = f"[{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+            bounds = f"[{interval.low:+,.{digits}f}, {interval.high:+,.{digits}f}]"
             text += f", 95 % interval {bounds}, n = {interval.n} {counted}"
         if fixed is not None:
-            text += f", mean {fixed + interval.mean:.{digits}f} {self.unit.value}"
+            text += f", mean {fixed + interval.mean:,.{digits}f} {self.unit.value}"
         return f"{text}; claimed: {self.side} {self.bound:g}"
 
 
@@ -265,7 +265,7 @@ class SeedBySeedClaim:
         comparison, unit = self.comparison, self.comparison.unit
         if not differences:
             return (f"{comparison.label}: no seed has both runs",)
-        each = ", ".join(f"{value:+.{unit.digits}f} (seed {seed})" for seed, value in differences.items())
+        each = ", ".join(f"{value:+,.{unit.digits}f} (seed {seed})" for seed, value in differences.items())
         count = sum(comparison.holds(value) for value in differences.values())
         seeds = f"{len(differences)} {'seed' if len(differences) == 1 else 'seeds'}"
         claimed = f"claimed: in seeds {_listed(self.seeds)}"

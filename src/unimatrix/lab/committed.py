@@ -70,7 +70,7 @@ class Agreement:
     def text(self) -> str:
         """ "yours 5.131, ours 5.130 ± 0.018; one more seed: 5.101 to 5.159"."""
         value, mean, half, low, high = (
-            f"{number:.{self.digits}f}"
+            f"{number:,.{self.digits}f}"
             for number in (
                 *(self.value, self.ours.mean, self.ours.half_width),
                 *(self.one_more.low, self.one_more.high),

@@ -163,8 +163,8 @@ def interval_text(interval: Interval | None, *, digits: int) -> str:
     if interval is None:
         return NOTHING
     if interval.n < 2:
-        return f"{interval.mean:.{digits}f}"
-    return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
+        return f"{interval.mean:,.{digits}f}"
+    return f"{interval.mean:,.{digits}f} ± {interval.half_width:,.{digits}f}"
 
 
 def how_to_read(summaries: Iterable[Summary]) -> str:
@@ -242,7 +242,7 @@ def _line(study: Study, row: Row, samples: Samples, shown: Collection[str]) -> L
         printed = row.paper.get(column.key)
         cells.append(
             Cell(
-                paper=NOTHING if printed is None else f"{printed:.{column.digits}f}",
+                paper=NOTHING if printed is None else f"{printed:,.{column.digits}f}",
                 ours=interval_text(interval, digits=column.digits),
                 interval=interval,
                 values=values,
@@ -270,7 +270,7 @@ def _baseline_line(study: Study, row: Baseline) -> Line:
         parameters=None,
         paper_parameters=None,
         cells=tuple(
-            Cell(paper=NOTHING, ours=NOTHING if value is None else f"{value:.{digits}f}", exact=value)
+            Cell(paper=NOTHING, ours=NOTHING if value is None else f"{value:,.{digits}f}", exact=value)
             for value, digits in known
         ),
         num_seeds=None,

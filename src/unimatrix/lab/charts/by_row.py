@@ -120,7 +120,7 @@ def _scale(kinds: Sequence[str], looks: Sequence[str]) -> alt.Scale:
 
 
 def _tooltip(kind: str, digits: int) -> list[alt.Tooltip]:
-    number = f".{digits}f"
+    number = f",.{digits}f"
     shown = [alt.Tooltip("label:N", title="model"), alt.Tooltip("value:Q", title=kind, format=number)]
     if kind == SEED:
         return [
