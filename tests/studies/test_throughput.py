@@ -77,15 +77,15 @@ def test_the_papers_numbers_stand_beside_ours(as_printed) -> None:
     lines = {(line.label, line.group): line for line in summarise(FIGURE3, as_printed()).lines}
     group = throughput.GROUPS
     assert [cell.paper for cell in lines["Transformer", group[FAST]].cells] == [
-        "458000",
-        "482000",
-        "393000",
+        "458,000",
+        "482,000",
+        "393,000",
         NOTHING,
     ]
     hybrid = lines["Recurrent-FFN-Hybrid", group[LOOP]]
-    assert [cell.paper for cell in hybrid.cells] == ["14000", "14400", "14500", NOTHING]
+    assert [cell.paper for cell in hybrid.cells] == ["14,000", "14,400", "14,500", NOTHING]
     latent = lines["Triple-Hybrid", group[LOOP]]
-    assert [cell.paper for cell in latent.cells] == ["17800", NOTHING, NOTHING, "18300"]
+    assert [cell.paper for cell in latent.cells] == ["17,800", NOTHING, NOTHING, "18,300"]
     ratios = {(line.label, line.group): line for line in summarise(SECTION55, as_printed()).lines}
     printed = [cell.paper for cell in ratios["Triple-Hybrid", group[LOOP]].cells]
     assert printed == ["29.70", NOTHING, NOTHING, "14.90", NOTHING]
@@ -155,7 +155,7 @@ def test_figure_3_shows_every_row_and_the_papers_points(as_printed) -> None:
     drawn = json.dumps(specification(drawing))
     for row in FIGURE3.trained:
         assert row.label in drawn
-    assert "482000" in drawn
+    assert "482,000" in drawn
     assert figure.draw(FIGURE3, {}) is None
 
 
