@@ -115,7 +115,7 @@ def run(
     version: str,
     models: Sequence[str],
     lengths: Sequence[int] = (128,),
-    passes: Sequence[str] = PASSES,
+    passes: Sequence[worker.Pass] = PASSES,
     modes: Sequence[str] = ("eager",),
     seconds: float = 6.0,
     device: str = "cpu",

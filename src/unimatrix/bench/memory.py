@@ -25,7 +25,7 @@ from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
 from unimatrix.models import build, parameter_count, preset_config
 
-PASSES = ("forward", "training")
+PASSES: tuple[worker.Pass, ...] = ("forward", "training")
 BATCH, LENGTH = 8, 512
 _WARM_LENGTH = 8
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -41,7 +41,7 @@ def run(
     out: Path,
     *,
     models: Sequence[str],
-    passes: Sequence[str] = PASSES,
+    passes: Sequence[worker.Pass] = PASSES,
     batch: int = BATCH,
     length: int = LENGTH,
     device: str = "cpu",
@@ -65,7 +65,7 @@ def run(
 def measure(
     *,
     models: Sequence[str],
-    passes: Sequence[str] = PASSES,
+    passes: Sequence[worker.Pass] = PASSES,
     batch: int = BATCH,
     length: int = LENGTH,
     device: str = "cpu",
@@ -79,7 +79,9 @@ def measure(
     return [row for rows in found for row in rows]
 
 
-def peaks(*, model: str, passes: Sequence[str], batch: int, length: int, device: str) -> list[dict[str, Any]]:
+def peaks(
+    *, model: str, passes: Sequence[worker.Pass], batch: int, length: int, device: str
+) -> list[dict[str, Any]]:
     """The rows of one model, measured in this process, which should be a fresh one.
 
     before_bytes, peak_bytes: as `METHODS[method]` says; taken_bytes: the difference, which holds the weights.

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ import torch.nn.functional as F
 import unimatrix
 
 Call = Callable[[], Any]
+Pass = Literal["forward", "training", "decoding"]
 DECODED = 32
 
 
 @cache
-def prepared(model: str, length: int, batch: int, what: str, mode: str) -> Call:
+def prepared(model: str, length: int, batch: int, what: Pass, mode: str) -> Call:
     """A warmed call of one pass."""
     torch.manual_seed(0)
     made = unimatrix.build(model, max_positions=None)
@@ -88,7 +89,7 @@ def decoding(call: Any, model: Any, ids: torch.Tensor) -> Call:
 
 
 # (what is called, its model, ids [B, T + 1]) -> one pass
-PASSES: dict[str, Callable[[Any, Any, torch.Tensor], Call]] = {
+PASSES: dict[Pass, Callable[[Any, Any, torch.Tensor], Call]] = {
     "forward": forward,
     "training": training,
     "decoding": decoding,

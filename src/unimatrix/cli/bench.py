@@ -10,7 +10,7 @@ import torch
 import tyro
 from rich.console import RenderableType
 
-from unimatrix.bench import against, chunk_length, decode, memory, recall, throughput
+from unimatrix.bench import against, chunk_length, decode, memory, recall, throughput, worker
 from unimatrix.bench.terminal import throughput_tables
 from unimatrix.cli.arguments import parse
 from unimatrix.codec import did_you_mean, read_json, shown
@@ -147,7 +147,7 @@ class Against:
     models: Models = tuple(presets())
     lengths: Numbers = (128,)
     """Tokens per sequence; in decoding, tokens before the one that is timed."""
-    passes: tuple[Literal["forward", "training", "decoding"], ...] = against.PASSES
+    passes: tuple[worker.Pass, ...] = against.PASSES
     """A forward pass, a whole training step, a token of batch 1, or several of these."""
     modes: tuple[Literal["eager", "compile"], ...] = ("eager",)
     """As it is, through torch.compile, or both."""
