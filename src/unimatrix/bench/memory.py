@@ -88,7 +88,7 @@ def peaks(
     """
     config = preset_config(model, max_positions=None)
 
-    def work(what: str, length: int) -> int:
+    def work(what: worker.Pass, length: int) -> int:
         made = build(config).to(device)
         ids = torch.randint(0, config.vocab_size, (batch, length + 1), device=device)
         worker.PASSES[what](made, made, ids)()

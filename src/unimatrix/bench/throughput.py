@@ -41,7 +41,7 @@ DEFAULT_LENGTHS = (64, 128, 256, 512, 2048, 8192)
 MODES = ("eager", "compile")
 FORMS = ("fast", "loop")
 # a training step is a forward pass and two of its size backwards
-FORWARD_PASSES = {"forward": 1, "training": 3}
+FORWARD_PASSES: dict[worker.Pass, int] = {"forward": 1, "training": 3}
 PASSES = tuple(FORWARD_PASSES)
 TURN_SECONDS = 0.03
 
@@ -82,7 +82,7 @@ def run(
     *,
     models: Sequence[str] = ("unimatrix-core",),
     lengths: Sequence[int] = DEFAULT_LENGTHS,
-    passes: Sequence[str] = PASSES,
+    passes: Sequence[worker.Pass] = PASSES,
     modes: Sequence[str] = MODES,
     forms: Sequence[str] = ("fast",),
     repeats: int = 1,
@@ -131,7 +131,7 @@ def measure(
     *,
     models: Sequence[str],
     lengths: Sequence[int],
-    passes: Sequence[str] = PASSES,
+    passes: Sequence[worker.Pass] = PASSES,
     modes: Sequence[str] = MODES,
     forms: Sequence[str] = ("fast",),
     rounds: int = 7,
@@ -202,7 +202,7 @@ def runnable_modes(modes: Sequence[str], say: Callable[[str], None]) -> list[str
 def _measure(
     names: Sequence[str],
     length: int,
-    what: str,
+    what: worker.Pass,
     modes: Sequence[str],
     forms: Sequence[str],
     *,
@@ -263,7 +263,7 @@ def _measure(
     return rows, left_out
 
 
-def _call(name: str, model: Any, ids: torch.Tensor, what: str, mode: str) -> Callable[[], object]:
+def _call(name: str, model: Any, ids: torch.Tensor, what: worker.Pass, mode: str) -> Callable[[], object]:
     call = torch.compile(model, dynamic=False) if mode == "compile" else model
     if mode == "compile":
         check_compiled(call, model, ids, name)
@@ -271,7 +271,7 @@ def _call(name: str, model: Any, ids: torch.Tensor, what: str, mode: str) -> Cal
 
 
 def _peer_calls(
-    peer: nn.Module, ids: torch.Tensor, what: str, modes: Sequence[str]
+    peer: nn.Module, ids: torch.Tensor, what: worker.Pass, modes: Sequence[str]
 ) -> tuple[dict[str, Callable[[], object]], str | None]:
     """The peer's pass by mode, and why there is none under torch.compile, which may not manage others' code.
 
@@ -387,7 +387,9 @@ def _line(rows: Sequence[Row], ours: Sequence[str], peers: Sequence[str]) -> str
     return "  ".join(parts)
 
 
-def _check(lengths: Sequence[int], passes: Sequence[str], modes: Sequence[str], forms: Sequence[str]) -> None:
+def _check(
+    lengths: Sequence[int], passes: Sequence[worker.Pass], modes: Sequence[str], forms: Sequence[str]
+) -> None:
     for length in lengths:
         if length < 1:
             raise UserError(f"lengths: expected at least 1, got {length}")
