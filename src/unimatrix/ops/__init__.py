@@ -6,6 +6,7 @@ from unimatrix.ops.gated_scan import gated_scan
 from unimatrix.ops.matrix_state import matrix_state
 from unimatrix.ops.signed_scan import signed_scan
 from unimatrix.ops.slot_memory import SlotMemoryState, SlotReads, slot_memory
+from unimatrix.ops.suffix_automaton import SuffixAutomatonState, SuffixMatch, suffix_automaton
 from unimatrix.ops.triple_latent import TripleLatentState, triple_latent
 
 __all__ = [
@@ -14,11 +15,14 @@ __all__ = [
     "BackendChoice",
     "SlotMemoryState",
     "SlotReads",
+    "SuffixAutomatonState",
+    "SuffixMatch",
     "TripleLatentState",
     "backends_of",
     "gated_scan",
     "matrix_state",
     "signed_scan",
     "slot_memory",
+    "suffix_automaton",
     "triple_latent",
 ]

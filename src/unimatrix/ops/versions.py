@@ -4,4 +4,11 @@ A change of rounding raises none. Parts name the ops that their numbers come fro
 them the results of a run (unimatrix.lab.identity).
 """
 
-VERSIONS = {"gated_scan": 1, "matrix_state": 1, "signed_scan": 1, "slot_memory": 1, "triple_latent": 1}
+VERSIONS = {
+    "gated_scan": 1,
+    "matrix_state": 1,
+    "signed_scan": 1,
+    "slot_memory": 1,
+    "suffix_automaton": 1,
+    "triple_latent": 1,
+}

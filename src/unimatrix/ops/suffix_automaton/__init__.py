@@ -1,0 +1,113 @@
+"""An exact suffix automaton (ROSA): where the longest suffix that ends at a token occurred before.
+
+`reference` is the definition by brute force, `compiled` a CPU loop over a suffix tree that grows online. Both
+agree exactly (tests/ops/test_suffix_automaton.py).
+"""
+
+import torch
+
+from unimatrix.errors import UserError
+from unimatrix.ops.backend import NUMBA_INSTALLED, Backend, BackendChoice, choose_backend
+from unimatrix.ops.internals import transforming, watched
+from unimatrix.ops.shapes import TokenIds, TokenMask, check_count, check_other, check_positions, check_tuple
+from unimatrix.ops.suffix_automaton.compiled import compact, suffix_automaton_compiled
+from unimatrix.ops.suffix_automaton.reference import suffix_automaton_reference
+from unimatrix.ops.suffix_automaton.state import NONE, REGISTERS, SuffixAutomatonState, SuffixMatch
+
+__all__ = ["NONE", "SuffixAutomatonState", "SuffixMatch", "compact", "suffix_automaton"]
+
+MOST_ID = 2**31 - 1
+
+
+def suffix_automaton(
+    tokens: TokenIds,
+    state: SuffixAutomatonState | None = None,
+    *,
+    mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
+    capacity: int | None = None,
+    backend: Backend | BackendChoice = "auto",
+) -> tuple[SuffixMatch, SuffixAutomatonState]:
+    """What followed the longest suffix that occurred before, of every position, exactly and online.
+
+    Source: RWKV-8's ROSA; the paper's first open problem. Of position i of a row x, over all suffixes of
+    x[..i] that end at an earlier j too: the longest, of its earlier occurrences the newest,
+
+        length = max m >= 1 with x[j-m+1..j] = x[i-m+1..i] for some j < i;  position = j + 1;  token = x[j+1]
+
+    Args:
+        tokens: [B, T] int64, ids from 0 to 2^31 - 1, any T >= 0.
+        state: what an earlier call returned for the tokens before; None starts afresh. What it says never
+            changes: its store may go on growing, but a call from an older state takes a copy.
+        mask: [B, T] bool; False positions are no tokens, and nothing is pointed at for them.
+        starts: [B, T] bool; at a True position, a masked one too, all before is forgotten: nothing later
+            points there. Positions still count from the row's first token.
+        capacity: how many of the newest tokens an answer stands on at most, from 2 on; None is all of them.
+            Whenever half of it has been read, the half before the last is forgotten and the tree built
+            anew over the rest, so that the last capacity / 2 tokens are always there; a token costs twice
+            as much on average, that one as much as all. The same in every call on one state.
+        backend: "auto" takes the compiled form. It runs on the host, for tensors on any device.
+
+    Returns:
+        SuffixMatch(token, length, position), [B, T] int64 each, -1, 0, -1 where nothing occurred before; the
+        state after the last position. It lies on the host: 8 bytes a token, 32 for each node of a tree that
+        has at most one a token and about 0.65 on text, and 11 to 16 for each of its edges.
+
+    Raises:
+        UserError: a wrong shape or dtype, an id out of range (on a CPU), a capacity under 2, a state that is
+            none of this op's, a backend that is unknown or cannot run here.
+
+    O(n log n) for n tokens on any input. Integers in and out: no gradient.
+    """
+    _check(tokens, state, mask, starts, capacity)
+    numba = None if NUMBA_INSTALLED else "numba is not installed (pip install numba)"
+    form = choose_backend(
+        "suffix_automaton",
+        backend,
+        preferred="reference" if numba else "compiled",
+        problems={"compiled": numba, "chunked": "it has no such form"},
+    )
+    run = suffix_automaton_reference if form == "reference" else suffix_automaton_compiled
+    found, state = run(tokens, state, mask, starts, capacity)
+    if tokens.device.type != "cpu":
+        found = SuffixMatch(*(x.to(tokens.device) for x in found))
+    return found, state
+
+
+def _check(
+    tokens: object,
+    state: SuffixAutomatonState | None,
+    mask: TokenMask | None,
+    starts: TokenMask | None,
+    capacity: object,
+) -> None:
+    if not isinstance(tokens, torch.Tensor) or tokens.dim() != 2:
+        got = list(tokens.shape) if isinstance(tokens, torch.Tensor) else type(tokens).__name__
+        raise UserError(f"tokens: expected [batch, time], got {got}")
+    check_other("tokens", tokens, torch.int64, tuple(tokens.shape), tokens)
+    check_positions(mask, starts, (tokens.shape[0], tokens.shape[1]), tokens)
+    if capacity is not None:
+        check_count("capacity", capacity)
+        if capacity == 1:
+            raise UserError("capacity: expected at least 2 tokens, got 1")
+    looks = tokens.device.type == "cpu" and tokens.numel() and not watched(tokens) and not transforming()
+    if looks:
+        low, high = (int(x) for x in tokens.aminmax())
+        if low < 0 or high > MOST_ID:
+            # masked positions may hold anything
+            wrong = (tokens < 0) | (tokens > MOST_ID)
+            if mask is not None:
+                wrong &= mask
+            if wrong.any():
+                raise UserError(f"tokens: expected ids from 0 to {MOST_ID}, got {int(tokens[wrong][0])}")
+    if state is not None:
+        _check_state(state, tokens)
+
+
+def _check_state(state: SuffixAutomatonState, tokens: TokenIds) -> None:
+    check_tuple("state", state, SuffixAutomatonState)
+    batch, host = len(tokens), tokens if tokens.device.type == "cpu" else torch.empty(0, device="cpu")
+    check_other("state.length", state.length, torch.int64, (batch,), host)
+    check_other("state.registers", state.registers, torch.int64, (batch, REGISTERS), host)
+    words = state.store.shape[1] if isinstance(state.store, torch.Tensor) and state.store.dim() == 2 else 0
+    check_other("state.store", state.store, torch.int32, (batch, words), host)

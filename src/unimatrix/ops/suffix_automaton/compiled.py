@@ -1,0 +1,251 @@
+"""The suffix automaton as a compiled CPU loop: who owns which store, and how it grows.
+
+The loops are numba's (unimatrix.ops.suffix_automaton.kernels). A call without a state, or at the newest
+length of one, appends in place; an older handle is copied and its tree built anew, n log n for its n tokens.
+So is what a call forgets: at a document's start, and where a capacity is full.
+
+Bytes: 8 a token, 32 a node of the tree, 8 a slot of its table, which is three quarters full at most; a text
+has about 0.65 nodes a token, no input more than 1. Room is taken for an eighth more than is needed.
+
+Letters: B batch, T time.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimatrix.errors import UserError
+from unimatrix.ops.internals import watched
+from unimatrix.ops.operator import LIBRARY
+from unimatrix.ops.suffix_automaton.state import (
+    BASE,
+    BEGAN,
+    BUILT,
+    COUNT,
+    EDGES,
+    HELD,
+    LEAVES,
+    NODE_WORDS,
+    NODES,
+    NODES_ROOM,
+    REGISTERS,
+    SLOTS,
+    SLOTS_ROOM,
+    TOKENS_ROOM,
+    SuffixAutomatonState,
+    SuffixMatch,
+    new_store,
+    words,
+)
+from unimatrix.ops.threads import threads_for
+
+WORK = 64  # of a token, in multiply-adds: what decides whether a second thread pays
+MIN_NODES, MIN_SLOTS = 8, 64
+NODES_OF_TEXT = 0.7  # for each token
+
+
+def suffix_automaton_compiled(
+    tokens: Tensor,
+    state: SuffixAutomatonState | None,
+    mask: Tensor | None,
+    starts: Tensor | None,
+    capacity: int | None,
+) -> tuple[SuffixMatch, SuffixAutomatonState]:
+    """Arguments as in `suffix_automaton`, already checked."""
+    length, registers, store = (None, None, None) if state is None else state
+    call = _operator if watched(tokens) or tokens.is_meta else run
+    found = call(tokens, mask, starts, length, registers, store, capacity or 0)
+    return SuffixMatch(*found[:3]), SuffixAutomatonState(*found[3:])
+
+
+@cache
+def _kernels() -> Any:
+    from unimatrix.ops.suffix_automaton import kernels
+
+    return kernels
+
+
+def run(
+    tokens: Tensor,
+    mask: Tensor | None,
+    starts: Tensor | None,
+    length: Tensor | None,
+    registers: Tensor | None,
+    store: Tensor | None,
+    capacity: int,
+) -> tuple[Tensor, ...]:
+    """token, length, position [B, T], and the state after; on the host, in the store where that may be."""
+    batch, time = tokens.shape
+    if length is None or registers is None or store is None:
+        registers, store = new_store(batch, *_rooms(min(time, capacity or time)))
+        length = registers[:, COUNT].clone()
+    elif (starts is not None and bool(starts.any())) or (
+        capacity and _forgets(length, registers, time, capacity)
+    ):
+        length, registers, store = _own(length, registers, store)
+    no_flags = tokens.new_empty((0, 0), dtype=torch.bool)
+    given = [no_flags if x is None else x for x in (tokens, mask, starts)]
+    given = [x.cpu().contiguous().numpy() for x in given]
+    done = torch.zeros(batch, dtype=torch.int64, device="cpu")
+    out = torch.empty(3, batch, time, dtype=torch.int64, device="cpu")
+    kernels, threads = _kernels(), threads_for(WORK * tokens.numel())
+    last = length.numpy()
+    while True:
+        if registers.shape[0] and int(registers[0, NODES_ROOM]) < MIN_NODES:
+            registers, store = _grown(registers, store, 0)  # a state of the reference's has no tree
+        came = kernels.read(
+            threads, last, registers.numpy(), store.numpy(), *given, done.numpy(), capacity, out.numpy()
+        )
+        if came == kernels.STRANGE:
+            raise UserError("state: expected one that suffix_automaton returned, got other numbers in it")
+        if came == kernels.OLDER:
+            length, registers, store = _own(length, registers, store)
+        elif bool((done < time).any()) or bool((registers[:, BUILT] < registers[:, HELD]).any()):
+            registers, store = _grown(registers, store, time - int(done.min()))
+        else:
+            return (*out, registers[:, COUNT].clone(), registers, store)
+        last = registers[:, COUNT].numpy()
+
+
+def _rooms(tokens: int) -> tuple[int, int, int]:
+    """Room for so many tokens of a text, and what a tree over them has as a rule."""
+    nodes = MIN_NODES + int(NODES_OF_TEXT * tokens)
+    return max(1, tokens), nodes, _slots(tokens + nodes)
+
+
+def _slots(edges: int) -> int:
+    return max(MIN_SLOTS, -(-4 * edges // 3) + 1)
+
+
+def _forgets(length: Tensor, registers: Tensor, time: int, capacity: int) -> bool:
+    """Whether some row may reach the end of its capacity within so many tokens."""
+    half = capacity // 2
+    index = length - registers[:, BEGAN]
+    first = (index + time - 1) // half - 1
+    return bool((registers[:, BEGAN] + half * first > registers[:, BASE]).any())
+
+
+def _own(length: Tensor, registers: Tensor, store: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens of a handle in a store of its own; the tree with them where no other handle went on."""
+    registers, store = registers.clone(), store.clone()
+    older = registers[:, COUNT] != length
+    registers[:, HELD] = length - registers[:, BASE]
+    registers[:, COUNT] = length
+    registers[older, NODES] = 0  # none is planted yet
+    registers[older, BUILT] = 0
+    return length, registers, store
+
+
+def _grown(registers: Tensor, store: Tensor, more: int) -> tuple[Tensor, Tensor]:
+    """The same in a larger store: for `more` tokens or, where those are few, an eighth more."""
+    tokens, nodes, slots = _rooms_of(registers)
+    held, built, planted, edges = (int(registers[:, at].max()) for at in (HELD, BUILT, NODES, EDGES))
+    if held + more > tokens:
+        tokens = max(held + more, held + held // 8)
+    # of the next token: every suffix that is no leaf may become one, with a node and two edges
+    pending = int((registers[:, BUILT] - registers[:, LEAVES]).max()) + 3
+    expected = planted / built if built > MIN_SLOTS else NODES_OF_TEXT  # nodes of a token
+    nodes = max(nodes, int(expected * tokens) + MIN_NODES, _eighth_more(planted + pending, tokens))
+    slots = max(
+        slots, _slots(tokens + int(expected * tokens)), _slots(_eighth_more(edges + 2 * pending, 2 * tokens))
+    )
+    return _moved(registers, store, (tokens, nodes, slots))
+
+
+def _eighth_more(needed: int, most: int) -> int:
+    """So that not every token grows the store, but no input has more than one node, two edges a token."""
+    return max(needed, min(needed + needed // 8, most + 2 * MIN_NODES))
+
+
+def _rooms_of(registers: Tensor) -> tuple[int, int, int]:
+    """How many tokens, nodes and slots there is room for, the same in every row."""
+    tokens, nodes, slots = registers[0, TOKENS_ROOM : SLOTS_ROOM + 1].tolist()
+    return tokens, nodes, slots
+
+
+def _moved(registers: Tensor, store: Tensor, rooms: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """The same in a store with other rooms; the table is filled anew where it grows."""
+    tokens, nodes, _ = _rooms_of(registers)
+    after, larger = new_store(len(registers), *rooms)
+    after[:, :TOKENS_ROOM] = registers[:, :TOKENS_ROOM]
+    held, planted = int(registers[:, HELD].max()), int(registers[:, NODES].max())
+    used, built = int(registers[:, SLOTS].max()), int(registers[:, BUILT].max())
+    larger[:, :held] = store[:, :held]
+    larger[:, rooms[0] : rooms[0] + built] = store[:, tokens : tokens + built]
+    at, to = 2 * tokens, 2 * rooms[0]
+    larger[:, to : to + NODE_WORDS * planted] = store[:, at : at + NODE_WORDS * planted]
+    at, to = at + NODE_WORDS * nodes, to + NODE_WORDS * rooms[1]
+    larger[:, to : to + 2 * used] = store[:, at : at + 2 * used]
+    return after, larger
+
+
+def compact(state: SuffixAutomatonState) -> SuffixAutomatonState:
+    """The same without its tree and without room to spare: what is kept in a file."""
+    length, registers, store = _own(*state)
+    held = int(registers[:, HELD].max()) if len(registers) else 0
+    fresh, _ = new_store(len(registers), held, 0, 0)
+    fresh[:, : HELD + 1] = registers[:, : HELD + 1]
+    return SuffixAutomatonState(length.clone(), fresh, store[:, :held].clone())
+
+
+def _shapes(
+    tokens: Tensor, mask: Any, starts: Any, length: Any, registers: Any, store: Any, capacity: int
+) -> Any:
+    batch, time = tokens.shape
+    room = words(*_most(time)) + (0 if store is None else store.shape[1])
+    return (
+        *(tokens.new_empty(batch, time) for _ in range(3)),
+        torch.empty(batch, dtype=torch.int64, device="cpu"),
+        torch.empty(batch, REGISTERS, dtype=torch.int64, device="cpu"),
+        torch.empty(batch, room, dtype=torch.int32, device="cpu"),
+    )
+
+
+def _most(time: int) -> tuple[int, int, int]:
+    """Room for so many tokens of any input."""
+    return time, time + MIN_NODES, max(MIN_SLOTS, 3 * time + 16)
+
+
+def _run_operator(*arguments: Any) -> tuple[Tensor, ...]:
+    """`run` as an operator: it gives new tensors of shapes that do not depend on the numbers."""
+    tokens, mask, starts, length, registers, store, capacity = arguments
+    batch, time = tokens.shape
+    rooms = _most(time)
+    if store is None:
+        registers, store = new_store(batch, *rooms)
+        length = registers[:, COUNT].clone()
+    else:
+        length, registers, store = _own(length, registers, store)
+        if batch:
+            n, m, h = (room + more for room, more in zip(_rooms_of(registers), rooms, strict=True))
+            registers, store = _moved(registers, store, (n, m, h))
+    found = run(tokens, mask, starts, length, registers, store, capacity)
+    # the three answers lie in one tensor, which an operator may not give
+    return (*(x.clone().to(tokens.device) for x in found[:3]), *found[3:])
+
+
+LIBRARY.define(
+    "suffix_automaton_forward(Tensor tokens, Tensor? mask, Tensor? starts, Tensor? length, Tensor? registers,"
+    " Tensor? store, int capacity) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+LIBRARY.impl("suffix_automaton_forward", _run_operator, "CompositeExplicitAutograd")
+torch.library.register_fake("unimatrix::suffix_automaton_forward", _shapes, lib=LIBRARY)
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *given: Any) -> tuple[Any, Any]:
+    """The examples as more rows of the batch."""
+    size, batch = info.batch_size, 0
+    rows = []
+    for x, dim in zip(given, in_dims, strict=True):
+        if isinstance(x, Tensor):
+            x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+            batch, x = x.shape[1], x.flatten(0, 1)
+        rows.append(x)
+    found = _operator(*rows)
+    return tuple(y.unflatten(0, (size, batch)) for y in found), (0,) * len(found)
+
+
+torch.library.register_vmap("unimatrix::suffix_automaton_forward", _vmap, lib=LIBRARY)
+_operator = torch.ops.unimatrix.suffix_automaton_forward

@@ -1,0 +1,58 @@
+"""What the suffix automaton keeps and returns: the tuples all forms exchange, and where each number lies.
+
+A state is a handle on a store that only grows, and a length. A call at the newest length appends to the store
+in place; the older handles on it still know how many of its tokens are theirs, and whoever goes on from one
+gets a store of their own. So no handle ever says anything else than it did.
+
+Letters: B batch, T time.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NONE = -1  # token and position where nothing occurred before
+
+# The registers of a row, int64. COUNT: real tokens of the row so far; BASE: how many of them came before the
+# first that the store holds; BEGAN: before the document that it is in; HELD: tokens in the store. The tree
+# (`unimatrix.ops.suffix_automaton.kernels`) stands on the first BUILT of them.
+COUNT, BASE, BEGAN, HELD, BUILT = range(5)
+# of the tree: its nodes, the slots of its table that are in use, its edges, its leaves, and the place that it
+# stands at: a node, the token that the edge from it begins with, how far down that edge
+NODES, SLOTS, EDGES, LEAVES, AT_NODE, AT_TOKEN, AT_LENGTH = range(5, 12)
+# how many tokens, nodes and slots the store has room for
+TOKENS_ROOM, NODES_ROOM, SLOTS_ROOM = range(12, 15)
+REGISTERS = 16
+
+TOKEN_WORDS, NODE_WORDS, SLOT_WORDS = 2, 8, 2  # int32 for each token, node and slot
+WORD_BYTES = 4
+
+
+class SuffixMatch(NamedTuple):
+    """What the longest suffix that occurred before points at, of every position; [B, T] int64 each."""
+
+    token: Tensor  # the token that stands at `position`; -1 for none
+    length: Tensor  # of that suffix, in real tokens; 0 for none
+    position: Tensor  # where its most recent earlier occurrence ended, plus 1, in the row's real tokens; -1
+
+
+class SuffixAutomatonState(NamedTuple):
+    """A handle on all that was read. On the host, whatever the device of the model."""
+
+    length: Tensor  # [B] int64, real tokens of each row so far
+    registers: Tensor  # [B, REGISTERS] int64, of the store: it may have gone on since
+    store: Tensor  # [B, words] int32: tokens, and the tree over them
+
+
+def words(tokens: int, nodes: int, slots: int) -> int:
+    """int32 that a row takes with room for so many."""
+    return TOKEN_WORDS * tokens + NODE_WORDS * nodes + SLOT_WORDS * slots
+
+
+def new_store(batch: int, tokens: int, nodes: int, slots: int) -> tuple[Tensor, Tensor]:
+    """Registers and store of rows that hold nothing, with room for so many tokens, nodes and slots."""
+    registers = torch.zeros(batch, REGISTERS, dtype=torch.int64, device="cpu")
+    for at, room in ((TOKENS_ROOM, tokens), (NODES_ROOM, nodes), (SLOTS_ROOM, slots)):
+        registers[:, at] = room
+    return registers, torch.empty(batch, words(tokens, nodes, slots), dtype=torch.int32, device="cpu")
