@@ -237,10 +237,11 @@ def test_wrong_arguments_are_named(backend):
         assert "\n" not in str(caught.value)
 
 
-def test_a_state_that_is_none_is_refused_before_it_is_read():
+@pytest.mark.parametrize("kept", [lambda state: state, compact])
+def test_a_state_that_is_none_is_refused_before_it_is_read(kept):
     """Numbers that no call returned would send the loop outside its memory."""
     tokens = drawn(4, n=50)
-    _, state = suffix_automaton(tokens)
+    state = kept(suffix_automaton(tokens)[1])
     registers = state.registers.shape[1] - 1
     for at in range(registers):
         for value in (-1, 2**40, 2**62, -(2**62)):

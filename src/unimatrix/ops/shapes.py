@@ -48,14 +48,7 @@ def check_like(name: str, tensor: object, expected: tuple[int, ...], first: Tens
 
     It lies on the same device, and is not float64 where sums are float32: nothing is rounded unsaid.
     """
-    # the usual case, in few calls: a decoding step looks at twenty tensors
-    if (
-        type(tensor) is Tensor
-        and tensor.shape == expected
-        and tensor.dtype is first.dtype
-        and tensor.device == first.device
-        and (torch.compiler.is_compiling() or not tensor.is_neg())
-    ):
+    if _is_plain(tensor, first.dtype, expected, first):
         return
     _check_tensor(name, tensor)
     assert isinstance(tensor, Tensor)
@@ -73,6 +66,8 @@ def check_other(
     name: str, tensor: object, dtype: torch.dtype, expected: tuple[int, ...], first: Tensor
 ) -> None:
     """Raise a UserError unless it is a tensor of this dtype and shape on the device of `first`."""
+    if _is_plain(tensor, dtype, expected, first):
+        return
     _check_tensor(name, tensor)
     assert isinstance(tensor, Tensor)
     check_shape(name, tensor, expected)
@@ -124,6 +119,17 @@ def check_range(name: str, x: Tensor, low: float, high: float, mask: TokenMask |
     if wrong.any():
         expected = "at most 0" if high == 0 else f"from {low:g} to {high:g}"
         raise UserError(f"{name}: expected numbers {expected}, got {x[wrong][0].item():g}")
+
+
+def _is_plain(tensor: object, dtype: torch.dtype, expected: tuple[int, ...], first: Tensor) -> bool:
+    """The usual case, in few calls: a decoding step looks at twenty tensors."""
+    return (
+        type(tensor) is Tensor
+        and tensor.shape == expected
+        and tensor.dtype is dtype
+        and tensor.device == first.device
+        and (torch.compiler.is_compiling() or not tensor.is_neg())
+    )
 
 
 def _check_tensor(name: str, tensor: object) -> None:

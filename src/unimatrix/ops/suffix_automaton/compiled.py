@@ -13,6 +13,7 @@ Letters: B batch, T time.
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,28 +22,28 @@ from unimatrix.ops.internals import watched
 from unimatrix.ops.operator import LIBRARY
 from unimatrix.ops.suffix_automaton.state import (
     BASE,
-    BEGAN,
     BUILT,
     COUNT,
     EDGES,
     HELD,
     LEAVES,
+    MIN_NODES,
+    MIN_SLOTS,
     NODE_WORDS,
     NODES,
-    NODES_ROOM,
     REGISTERS,
     SLOTS,
     SLOTS_ROOM,
     TOKENS_ROOM,
     SuffixAutomatonState,
     SuffixMatch,
+    check_ids,
     new_store,
     words,
 )
 from unimatrix.ops.threads import threads_for
 
 WORK = 64  # of a token, in multiply-adds: what decides whether a second thread pays
-MIN_NODES, MIN_SLOTS = 8, 64
 NODES_OF_TEXT = 0.7  # for each token
 
 
@@ -77,36 +78,34 @@ def run(
     capacity: int,
 ) -> tuple[Tensor, ...]:
     """token, length, position [B, T], and the state after; on the host, in the store where that may be."""
+    # a decoding step is 20 us in all, and each function of torch's one of them: hence numpy
     batch, time = tokens.shape
+    own = False  # whether nobody else has the store
     if length is None or registers is None or store is None:
+        own = True
         registers, store = new_store(batch, *_rooms(min(time, capacity or time)))
         length = registers[:, COUNT].clone()
-    elif (starts is not None and bool(starts.any())) or (
-        capacity and _forgets(length, registers, time, capacity)
-    ):
-        length, registers, store = _own(length, registers, store)
-    no_flags = tokens.new_empty((0, 0), dtype=torch.bool)
-    given = [no_flags if x is None else x for x in (tokens, mask, starts)]
-    given = [x.cpu().contiguous().numpy() for x in given]
-    done = torch.zeros(batch, dtype=torch.int64, device="cpu")
-    out = torch.empty(3, batch, time, dtype=torch.int64, device="cpu")
-    kernels, threads = _kernels(), threads_for(WORK * tokens.numel())
-    last = length.numpy()
+    no_flags = np.empty((batch, 0), np.bool_)
+    given, real, starting = (
+        no_flags if x is None else x.cpu().contiguous().numpy() for x in (tokens, mask, starts)
+    )
+    done, count = np.zeros(batch, np.int64), np.empty(batch, np.int64)
+    out = np.empty((3, batch, time), np.int64)
+    kernels, threads = _kernels(), threads_for(WORK * tokens.numel()) if batch > 1 else 1
     while True:
-        if registers.shape[0] and int(registers[0, NODES_ROOM]) < MIN_NODES:
-            registers, store = _grown(registers, store, 0)  # a state of the reference's has no tree
-        came = kernels.read(
-            threads, last, registers.numpy(), store.numpy(), *given, done.numpy(), capacity, out.numpy()
-        )
+        handle = (length.numpy(), registers.numpy(), store.numpy())
+        came = kernels.read(threads, own, *handle, given, real, starting, done, capacity, out, count)
+        if came == kernels.READ:
+            return (*map(torch.from_numpy, (*out, count)), registers, store)
+        if came == kernels.WRONG_ID:
+            check_ids(tokens, mask)
         if came == kernels.STRANGE:
             raise UserError("state: expected one that suffix_automaton returned, got other numbers in it")
         if came == kernels.OLDER:
             length, registers, store = _own(length, registers, store)
-        elif bool((done < time).any()) or bool((registers[:, BUILT] < registers[:, HELD]).any()):
-            registers, store = _grown(registers, store, time - int(done.min()))
         else:
-            return (*out, registers[:, COUNT].clone(), registers, store)
-        last = registers[:, COUNT].numpy()
+            registers, store = _grown(registers, store, time - int(done.min()))
+        own = True
 
 
 def _rooms(tokens: int) -> tuple[int, int, int]:
@@ -119,22 +118,13 @@ def _slots(edges: int) -> int:
     return max(MIN_SLOTS, -(-4 * edges // 3) + 1)
 
 
-def _forgets(length: Tensor, registers: Tensor, time: int, capacity: int) -> bool:
-    """Whether some row may reach the end of its capacity within so many tokens."""
-    half = capacity // 2
-    index = length - registers[:, BEGAN]
-    first = (index + time - 1) // half - 1
-    return bool((registers[:, BEGAN] + half * first > registers[:, BASE]).any())
-
-
 def _own(length: Tensor, registers: Tensor, store: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The tokens of a handle in a store of its own; the tree with them where no other handle went on."""
     registers, store = registers.clone(), store.clone()
     older = registers[:, COUNT] != length
     registers[:, HELD] = length - registers[:, BASE]
     registers[:, COUNT] = length
-    registers[older, NODES] = 0  # none is planted yet
-    registers[older, BUILT] = 0
+    registers[older, BUILT:TOKENS_ROOM] = 0  # no tree is planted yet
     return length, registers, store
 
 
@@ -172,12 +162,14 @@ def _moved(registers: Tensor, store: Tensor, rooms: tuple[int, int, int]) -> tup
     after[:, :TOKENS_ROOM] = registers[:, :TOKENS_ROOM]
     held, planted = int(registers[:, HELD].max()), int(registers[:, NODES].max())
     used, built = int(registers[:, SLOTS].max()), int(registers[:, BUILT].max())
-    larger[:, :held] = store[:, :held]
-    larger[:, rooms[0] : rooms[0] + built] = store[:, tokens : tokens + built]
-    at, to = 2 * tokens, 2 * rooms[0]
-    larger[:, to : to + NODE_WORDS * planted] = store[:, at : at + NODE_WORDS * planted]
-    at, to = at + NODE_WORDS * nodes, to + NODE_WORDS * rooms[1]
-    larger[:, to : to + 2 * used] = store[:, at : at + 2 * used]
+    pieces = (
+        (0, 0, held),
+        (tokens, rooms[0], built),
+        (2 * tokens, 2 * rooms[0], NODE_WORDS * planted),
+        (2 * tokens + NODE_WORDS * nodes, 2 * rooms[0] + NODE_WORDS * rooms[1], 2 * used),
+    )
+    for at, to, size in pieces:  # torch would wake its threads for a copy
+        larger.numpy()[:, to : to + size] = store.numpy()[:, at : at + size]
     return after, larger
 
 
@@ -222,8 +214,7 @@ def _run_operator(*arguments: Any) -> tuple[Tensor, ...]:
             n, m, h = (room + more for room, more in zip(_rooms_of(registers), rooms, strict=True))
             registers, store = _moved(registers, store, (n, m, h))
     found = run(tokens, mask, starts, length, registers, store, capacity)
-    # the three answers lie in one tensor, which an operator may not give
-    return (*(x.clone().to(tokens.device) for x in found[:3]), *found[3:])
+    return (*(x.to(tokens.device) for x in found[:3]), *found[3:])
 
 
 LIBRARY.define(

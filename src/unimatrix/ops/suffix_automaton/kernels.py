@@ -30,6 +30,9 @@ from unimatrix.ops.suffix_automaton.state import (
     EDGES,
     HELD,
     LEAVES,
+    MIN_NODES,
+    MIN_SLOTS,
+    MOST_ID,
     NODE_WORDS,
     NODES,
     NODES_ROOM,
@@ -45,9 +48,8 @@ from unimatrix.ops.suffix_automaton.state import (
 # but the first; of the link-cut tree: LEFT (nearer the root), RIGHT, UP, NEWEST
 START, DEPTH, PARENT, LINK, LEFT, RIGHT, UP, NEWEST = range(NODE_WORDS)
 ROOT = 1
-MIN_SLOTS = 64
 FULL, OF = 3, 4  # at most so much of the table is taken
-READ, OLDER, STRANGE = 0, 1, 2  # what `read` returns
+READ, MORE, OLDER, STRANGE, WRONG_ID = range(5)  # what `read` returns
 
 
 @numba.njit
@@ -358,38 +360,71 @@ def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity
 def _is_sound(r, length, words):
     """Whether the registers go with each other, with the handle and with the store; looks at no more."""
     n, m, h = r[TOKENS_ROOM], r[NODES_ROOM], r[SLOTS_ROOM]
-    if min(n, m, h, r[BASE], r[BUILT], r[NODES], r[EDGES], r[LEAVES], r[AT_TOKEN], r[AT_LENGTH]) < 0:
+    if min(n, m, h, r[BASE], r[BUILT:TOKENS_ROOM].min()) < 0:
         return False
-    if n > words or m > words or h > words or TOKEN_WORDS * n + NODE_WORDS * m + SLOT_WORDS * h != words:
+    if n > words or m > words or h > words:
+        return False
+    without_tree = m == 0 and h == 0 and n == words
+    if TOKEN_WORDS * n + NODE_WORDS * m + SLOT_WORDS * h != words and not without_tree:
         return False
     if r[BUILT] > r[HELD] or r[HELD] > n or r[COUNT] != r[BASE] + r[HELD] or r[BEGAN] > r[BASE]:
         return False
     if length < r[BASE] or length > r[COUNT]:
         return False
     if r[NODES] == 0:  # no tree was planted
-        return r[BUILT] == 0
+        return r[BUILT:TOKENS_ROOM].max() == 0
     inside = r[NODES] <= m and r[SLOTS] <= h and r[EDGES] < r[SLOTS] and r[LEAVES] <= r[BUILT]
     at = r[AT_NODE] >= ROOT and r[AT_NODE] < r[NODES] and r[AT_TOKEN] <= r[BUILT]
     return inside and at and r[AT_LENGTH] <= r[BUILT]
 
 
+@numba.njit
+def _forgets(r, time, starts, capacity):
+    """Whether so many tokens more may make a row forget some that it holds."""
+    for t in range(len(starts)):
+        if starts[t]:
+            return True
+    half = capacity // 2
+    if half == 0:
+        return False
+    first = (r[COUNT] - r[BEGAN] + time - 1) // half - 1
+    return r[BEGAN] + half * first > r[BASE]
+
+
+@numba.njit
+def _has_wrong_id(given, real):
+    for t in range(len(given)):
+        if (given[t] < 0 or given[t] > MOST_ID) and (len(real) == 0 or real[t]):
+            return True
+    return False
+
+
 @kernel
-def read(length, registers, store, given, real, starts, done, capacity, out):
-    """Read on in every row from the tokens that `done` says on, as far as there is room, and return READ.
+def read(own, length, registers, store, given, real, starts, done, capacity, out, count):
+    """Read on in every row from the tokens that `done` says on, as far as there is room.
 
-    Returns OLDER, and does nothing else, where a handle is not the newest on its store, and STRANGE where
-    numbers in it are none that a state has.
+    Returns READ, or MORE where more room is needed. Without doing anything: OLDER, where the store is not
+    the caller's own and a handle is not the newest on it or would forget; STRANGE, where numbers in a state
+    are none that a call returned; WRONG_ID.
 
-    length [B] and registers [B, REGISTERS] int64, store [B, words] int32, given [B, T] int64, real and starts
-    [B, T] or [0, 0], out [3, B, T] int64, capacity 0 for none.
+    own: whether nobody else has the store; length [B] and registers [B, REGISTERS] int64, store [B, words]
+    int32, given [B, T] int64, real and starts [B, T] or [B, 0], out [3, B, T] int64, capacity 0 for none;
+    count [B]: the real tokens after.
     """
-    older = False
+    time = given.shape[1]
+    older = bare = False
     for b in range(len(registers)):
-        if not _is_sound(registers[b], length[b], store.shape[1]):
-            return STRANGE
-        older |= length[b] != registers[b, COUNT]
+        if not own:
+            if not _is_sound(registers[b], length[b], store.shape[1]):
+                return STRANGE
+            older |= length[b] != registers[b, COUNT] or _forgets(registers[b], time, starts[b], capacity)
+        if _has_wrong_id(given[b], real[b]):
+            return WRONG_ID
+        bare |= registers[b, NODES_ROOM] < MIN_NODES
     if older:
         return OLDER
+    if bare:
+        return MORE  # a state of a file or of the reference's has no tree
     for b in numba.prange(len(registers)):
         r = registers[b]
         row = store[b]
@@ -405,10 +440,14 @@ def read(length, registers, store, given, real, starts, done, capacity, out):
             nodes,
             table,
             given[b],
-            real[b] if len(real) else real[0:0].reshape(-1),
-            starts[b] if len(starts) else starts[0:0].reshape(-1),
+            real[b],
+            starts[b],
             done[b],
             capacity,
             out[:, b],
         )
+        count[b] = r[COUNT]
+    for b in range(len(registers)):
+        if done[b] < time or registers[b, BUILT] < registers[b, HELD]:
+            return MORE
     return READ

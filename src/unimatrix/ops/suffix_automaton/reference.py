@@ -18,6 +18,7 @@ from unimatrix.ops.suffix_automaton.state import (
     NONE,
     SuffixAutomatonState,
     SuffixMatch,
+    check_ids,
     new_store,
 )
 
@@ -30,6 +31,7 @@ def suffix_automaton_reference(
     capacity: int | None,
 ) -> tuple[SuffixMatch, SuffixAutomatonState]:
     """Arguments as in `suffix_automaton`, already checked; the state's tree is not built."""
+    check_ids(tokens, mask)
     found = [torch.full(tokens.shape, none, dtype=torch.int64, device="cpu") for none in (NONE, 0, NONE)]
     rows = []
     for b, row in enumerate(tokens.tolist()):

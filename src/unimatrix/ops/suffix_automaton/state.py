@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unimatrix.errors import UserError
+
 NONE = -1  # token and position where nothing occurred before
 
 # The registers of a row, int64. COUNT: real tokens of the row so far; BASE: how many of them came before the
@@ -27,6 +29,8 @@ REGISTERS = 16
 
 TOKEN_WORDS, NODE_WORDS, SLOT_WORDS = 2, 8, 2  # int32 for each token, node and slot
 WORD_BYTES = 4
+MIN_NODES, MIN_SLOTS = 8, 64  # of a row that has a tree
+MOST_ID = 2**31 - 1
 
 
 class SuffixMatch(NamedTuple):
@@ -56,3 +60,12 @@ def new_store(batch: int, tokens: int, nodes: int, slots: int) -> tuple[Tensor, 
     for at, room in ((TOKENS_ROOM, tokens), (NODES_ROOM, nodes), (SLOTS_ROOM, slots)):
         registers[:, at] = room
     return registers, torch.empty(batch, words(tokens, nodes, slots), dtype=torch.int32, device="cpu")
+
+
+def check_ids(tokens: Tensor, mask: Tensor | None) -> None:
+    """Raise a UserError for an id out of range; masked positions may hold anything."""
+    wrong = (tokens < 0) | (tokens > MOST_ID)
+    if mask is not None:
+        wrong &= mask
+    if wrong.any():
+        raise UserError(f"tokens: expected ids from 0 to {MOST_ID}, got {int(tokens[wrong][0])}")
