@@ -19,7 +19,10 @@ from unimatrix.extras import EXTRA_OF, MissingPackage, needs
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-IMPORTED_AS = {"vl-convert-python": "vl_convert"}  # where it is not the name of the package
+IMPORTED_AS = {
+    "vl-convert-python": "vl_convert",
+    "rosa-torch": "rosa",
+}  # where it is not the name of the package
 
 # an installation of the core alone: what nothing in it depends on is not to be found
 ALONE = """
@@ -125,7 +128,7 @@ def outcomes(alone, tmp_path_factory):
 
 def test_what_pyproject_declares_is_what_a_missing_package_is_told_by():
     declared = {}
-    for extra in ("train", "paper"):
+    for extra in ("train", "paper", "bench"):
         for requirement in map(Requirement, EXTRAS[extra]):
             if requirement.name != PROJECT["name"]:
                 declared[IMPORTED_AS.get(requirement.name, requirement.name)] = extra

@@ -17,6 +17,7 @@ EXTRA_OF = {
     "jinja2": "paper",
     "pandas": "paper",
     "scipy": "paper",
+    "rosa": "bench",
     "vl_convert": "paper",
 }
 

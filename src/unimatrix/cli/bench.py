@@ -10,7 +10,16 @@ import torch
 import tyro
 from rich.console import RenderableType
 
-from unimatrix.bench import against, chunk_length, decode, memory, recall, throughput, worker
+from unimatrix.bench import (
+    against,
+    chunk_length,
+    decode,
+    memory,
+    recall,
+    suffix_automaton,
+    throughput,
+    worker,
+)
 from unimatrix.bench.terminal import throughput_tables
 from unimatrix.cli.arguments import parse
 from unimatrix.codec import did_you_mean, read_json, shown
@@ -37,6 +46,9 @@ measurements:
   memory        peak memory of a forward pass and of a training step, every
                 model in a fresh process
   chunk-length  time of the matrix-state op over its chunk length
+  suffix-automaton
+                time and bytes of the suffix automaton: rows, a decoding step, a
+                long text, words on which automata are slow; beside rosa-torch
   against       this version's speed over another's, a git revision or a folder
                 with its sources: both take turns, after what they give is
                 compared
@@ -49,6 +61,7 @@ examples:
   unimatrix bench throughput --forms fast loop --modes eager --repeats 5
   unimatrix bench decode --threads 1
   unimatrix bench decode --models transformer mamba2 --positions 128 4096 --batches 1 32
+  unimatrix bench suffix-automaton --data mytext.txt --length 10000000
   unimatrix bench against HEAD~1 --models unimatrix-core transformer
 
 `unimatrix bench MEASUREMENT --help` lists a measurement's options."""
@@ -140,6 +153,23 @@ class ChunkLength:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SuffixAutomaton:
+    out: Folder = Path("bench")
+    data: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="SOURCE",
+            help="The text: wikitext-2-raw, embedded (Python's sources), a file, or a folder.",
+        ),
+    ] = "embedded"
+    length: Annotated[int, tyro.conf.arg(metavar="N", help="Bytes of the long text.")] = 1_000_000
+    lengths: Numbers = suffix_automaton.DEFAULT_LENGTHS
+    """Tokens of the words that grow."""
+    seconds: Seconds = 6.0
+    threads: Threads = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Against:
     version: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="VERSION")]
     """A git revision, or a folder that holds the package unimatrix."""
@@ -160,7 +190,15 @@ class Against:
 class Measurement:
     """A measurement by its options, the function that takes them, and its table if it has one."""
 
-    options: type[Throughput] | type[Recall] | type[Decode] | type[Memory] | type[ChunkLength] | type[Against]
+    options: (
+        type[Throughput]
+        | type[Recall]
+        | type[Decode]
+        | type[Memory]
+        | type[ChunkLength]
+        | type[SuffixAutomaton]
+        | type[Against]
+    )
     about: str
     measure: Callable[..., Path]
     table: Callable[[Mapping[str, Any]], RenderableType] | None = None
@@ -193,6 +231,11 @@ MEASUREMENTS: dict[str, Measurement] = {
         about="Time of the chunked matrix-state op, forward and backward, over its chunk length.",
         measure=chunk_length.run,
     ),
+    "suffix-automaton": Measurement(
+        options=SuffixAutomaton,
+        about="Time and bytes of the suffix automaton, beside rosa-torch's where that is installed.",
+        measure=suffix_automaton.run,
+    ),
     "against": Measurement(
         options=Against,
         about="This version's speed over another's, call by call in turns, and whether both give the same.",
@@ -203,7 +246,7 @@ MEASUREMENTS: dict[str, Measurement] = {
 
 def _check(settings: Mapping[str, Any]) -> None:
     """Raise a UserError for what would fail, or never end, after minutes of measuring."""
-    device_kind(settings["device"])
+    device_kind(settings.get("device", "cpu"))
     check_path(settings["out"])
     most = {"threads": max(64, os.cpu_count() or 1), "seconds": 86_400.0, "repeats": 1000}
     numbers = (
