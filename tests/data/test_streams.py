@@ -115,7 +115,7 @@ SEEDING = {
     "data/streams.py": {"np.random.PCG64", "np.random.SeedSequence"},
     "train/state.py": {"torch.manual_seed"},
     "train/run.py": {"torch.manual_seed"},
-    "hf/generation.py": {"torch.Generator", "torch.Generator(device).manual_seed"},
+    "hf/reading.py": {"torch.Generator", "torch.Generator(device).manual_seed"},
 }
 MAKERS = ("np.random.", "numpy.random.", "random.", "torch.Generator", "torch.manual_seed", "torch.seed")
 
@@ -134,4 +134,4 @@ def test_every_generator_of_the_project_is_seeded_by_a_stream():
             if name == "torch.manual_seed":
                 assert ast.unparse(node.args[0]).startswith("torch_seed("), file
     assert found == SEEDING
-    assert "manual_seed(torch_seed(" in (root / "hf/generation.py").read_text()
+    assert "manual_seed(torch_seed(" in (root / "hf/reading.py").read_text()

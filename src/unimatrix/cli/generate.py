@@ -3,12 +3,17 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
+from unimatrix.cli import CTRL_C
 from unimatrix.cli.arguments import parse
-from unimatrix.hf import load, stream
+from unimatrix.cli.progress import progress_on_stderr
+from unimatrix.codec import check_file
+from unimatrix.errors import UserError
+from unimatrix.hf import Reader, load, stream
 from unimatrix.train.config import Device
 from unimatrix.train.launch import device_kind
 
@@ -17,9 +22,14 @@ ABOUT = """Continue a prompt with a trained model; the text is shown as it comes
 examples:
   unimatrix generate runs/mytext-unimatrix-core --prompt "Once upon a time"
   unimatrix generate runs/mytext-unimatrix-core --prompt "Once" --temperature 0.8 --top-p 0.95 --seed 1
-  unimatrix generate someone/their-model --prompt "Once" --max-new-tokens 1000 --no-echo > story.txt"""
+  unimatrix generate someone/their-model --prompt "Once" --max-new-tokens 1000 --no-echo > story.txt
+
+A model that has read a long text can keep what it remembers of it, and go on from there another day:
+  unimatrix generate RUN --prompt-file corpus.txt --save-state corpus.state --max-new-tokens 0
+  unimatrix generate RUN --load-state corpus.state --prompt "In the beginning" """.rstrip()
 
 _NEW_TOKENS = 200
+_PIECE_BYTES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +37,16 @@ class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT_OR_HUB_NAME")]
     """A checkpoint's folder, a run's folder (its newest checkpoint), or a name on the Hugging Face hub."""
     prompt: str = ""
-    """What to continue; empty starts a text."""
+    """What to continue; empty starts a text, or goes on where the file or the state ends."""
+    prompt_file: Path | None = None
+    """A file to read before the prompt, of any size: it is read in pieces, and not shown."""
+    load_state: Path | None = None
+    """Go on from what this file says was read before; only the model that wrote it takes it."""
+    save_state: Path | None = None
+    """Write the state after all that was read and written into this file (safetensors)."""
     max_new_tokens: int | None = None
-    """Bytes to write; without it 200, or as many as the model's positions leave room for."""
+    """Bytes to write; without it 200, or as many as the model's positions leave room for; 0 with
+    --save-state only reads."""
     temperature: float = 1.0
     """Below 1 more likely text, above 1 more surprising; 0 always takes the likeliest byte."""
     top_k: int | None = None
@@ -47,30 +64,75 @@ class Options:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="generate", about=ABOUT)
+    reads_only = options.max_new_tokens == 0 and options.save_state is not None
+    if options.save_state is not None:
+        _check_can_hold(options.save_state)
     model, tokenizer = load(options.model, device=device_kind(options.device))
+    settings = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    # a wrong setting is told before a long text is read
+    stream(model, tokenizer, "", max_new_tokens=1, **settings)
+    reader = Reader(model, tokenizer)
+    if options.load_state is not None:
+        reader = Reader.load(options.load_state, model, tokenizer)
+    try:
+        if options.prompt_file is not None:
+            _read_file(reader, options.prompt_file)
+        if reads_only:
+            reader.read(options.prompt)
+        else:
+            _write_text(reader, options, settings)
+        if options.save_state is not None:
+            reader.save(options.save_state)
+            size = options.save_state.stat().st_size
+            print(
+                f"{options.save_state}: the state after {reader.num_tokens:,} tokens, {size:,} bytes",
+                file=sys.stderr,
+            )
+    except KeyboardInterrupt:
+        saved = "" if options.save_state is None else "; no state was saved"
+        print(f"unimatrix: stopped after {reader.num_tokens:,} tokens{saved}", file=sys.stderr)
+        return CTRL_C
+    return 0
+
+
+def _write_text(reader: Reader, options: Options, settings: dict[str, Any]) -> None:
+    """Show the prompt and what comes after it."""
     new_tokens = options.max_new_tokens
     if new_tokens is None:
-        limit = model.language_model.config.max_positions
-        read = max(1, len(tokenizer.encode_bytes(options.prompt)) + tokenizer.prepend_bos)
-        room = _NEW_TOKENS if limit is None else limit - read
-        # without room for a single token `stream` says what is wrong
-        new_tokens = max(1, min(_NEW_TOKENS, room))
-    pieces = stream(
-        model,
-        tokenizer,
-        options.prompt,
-        max_new_tokens=new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
+        # without room for a single token `write` says what is wrong
+        room = reader.room_behind(options.prompt)
+        new_tokens = _NEW_TOKENS if room is None else max(1, min(_NEW_TOKENS, room))
+    pieces = reader.write(options.prompt, max_new_tokens=new_tokens, **settings)
     if options.echo:
         _write(options.prompt)
     for piece in pieces:
         _write(piece)
     _write("\n")
-    return 0
+
+
+def _read_file(reader: Reader, path: Path) -> None:
+    """Read a file of any size, showing how far."""
+    check_file(path)
+    size = path.stat().st_size
+    if size == 0:
+        raise UserError(f"{path}: expected text, got an empty file")
+    if reader.max_positions is not None and size > (room := reader.max_positions - reader.num_tokens):
+        raise UserError(
+            f"{path}: expected at most the {room:,} bytes that the model's positions leave room for, got"
+            f" {size:,}; a model built with max_positions=None has no limit"
+        )
+    with path.open("rb") as file, progress_on_stderr(path.name, size, "bytes") as advance:
+        while piece := file.read(_PIECE_BYTES):
+            reader.read(piece)
+            advance(len(piece))
+
+
+def _check_can_hold(path: Path) -> None:
+    """Raise a UserError where no file can be written, before a long text is read."""
+    if path.is_dir():
+        raise UserError(f"--save-state: expected a file, got the folder {path}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--save-state: expected a folder that is there, got {path.parent}")
 
 
 def _write(text: str) -> None:

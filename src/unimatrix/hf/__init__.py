@@ -4,15 +4,17 @@
     model = AutoModelForCausalLM.from_pretrained("folder or hub name")
 
 `load` gives model and tokenizer at once, with errors that a user can act on, and `stream` yields text as
-it is generated.
+it is generated; a `Reader` reads long texts, and keeps what it has read in a file.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from unimatrix.hf.cache import UniMatrixCache
 from unimatrix.hf.config import UniMatrixConfig
-from unimatrix.hf.generation import load, stream
+from unimatrix.hf.generation import load
 from unimatrix.hf.modeling import UniMatrixForCausalLM, UniMatrixModel
+from unimatrix.hf.reading import Reader, stream
+from unimatrix.hf.saved_state import load_state, save_state
 from unimatrix.hf.tokenizer import ByteTokenizer
 
 AutoConfig.register(UniMatrixConfig.model_type, UniMatrixConfig, exist_ok=True)
@@ -22,10 +24,13 @@ AutoTokenizer.register(UniMatrixConfig, ByteTokenizer, exist_ok=True)
 
 __all__ = [
     "ByteTokenizer",
+    "Reader",
     "UniMatrixCache",
     "UniMatrixConfig",
     "UniMatrixForCausalLM",
     "UniMatrixModel",
     "load",
+    "load_state",
+    "save_state",
     "stream",
 ]

@@ -1,9 +1,7 @@
-"""A saved model by its name, and text from it as it comes: what `unimatrix generate` stands on."""
+"""A saved model by its name."""
 
-import codecs
-import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import CRITICAL
 from pathlib import Path
@@ -14,24 +12,16 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HTTPError  # type: ignore[reportPrivateImportUsage]
 from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import GenerationConfig
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 from transformers.utils import logging
 
 from unimatrix.codec import check_file, decode, read_json, shown
-from unimatrix.data.streams import torch_seed
-from unimatrix.data.tokenizer import BOS, EOS, VOCAB_SIZE
+from unimatrix.data.tokenizer import VOCAB_SIZE
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.modeling import UniMatrixForCausalLM
-from unimatrix.hf.numbers import check_logits, check_plain, check_weights
+from unimatrix.hf.numbers import check_weights
 from unimatrix.hf.settings import check_settings
 from unimatrix.hf.tokenizer import ByteTokenizer
 
@@ -41,8 +31,6 @@ HUB_FILES = [*SETTING_FILES, *WEIGHT_FILES, "*.safetensors"]
 # what transformers lets out when such a file holds what it does not expect
 READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError)
 PROBE_SECONDS = 5.0
-# below it the softmax of any logits that differ in float32 is 0 and 1, and dividing by it overflows
-COLDEST = 1e-30
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -105,130 +93,6 @@ def load(
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device {str(device)!r}: not available ({_first_line(error)})") from error
     return model, tokenizer
-
-
-def stream(
-    model: UniMatrixForCausalLM,
-    tokenizer: ByteTokenizer,
-    prompt: str | bytes,
-    *,
-    max_new_tokens: int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
-) -> Iterator[str]:
-    """Continue a prompt, yielding text as soon as its bytes make whole characters.
-
-    The prompt is read once; each further token costs one step. Generation ends at EOS, after
-    `max_new_tokens`, or where the model's positions end; without any of these it never does. Bytes that are
-    not UTF-8 come out as U+FFFD, special tokens as nothing. The model must be in evaluation mode (`load` sees
-    to that).
-
-    Args:
-        prompt: text or raw bytes; if empty, BOS is what the model continues.
-        max_new_tokens: None means until EOS or the last position.
-        temperature: the logits are divided by it; 0 takes the likeliest token every time.
-        top_k, top_p: sample among the k likeliest, or the likeliest that together reach probability p.
-        seed: of a generator of its own; None draws from torch's global one.
-    Returns:
-        an iterator of non-empty pieces; all errors but NaN are raised before the first one.
-    Raises:
-        UserError: a setting out of range, prompt and new tokens do not fit the model's positions, or the
-            logits hold NaN.
-    """
-    if not hasattr(model, "language_model"):
-        raise UserTypeError(f"model: expected a UniMatrixForCausalLM, got {shown(model)}")
-    if not isinstance(tokenizer, ByteTokenizer):
-        raise UserTypeError(f"tokenizer: expected a ByteTokenizer, got {shown(tokenizer)}")
-    if not isinstance(prompt, str | bytes):
-        raise UserTypeError(f"prompt: expected a text or bytes, got {shown(prompt)}")
-    if temperature is None:
-        raise UserTypeError("temperature: expected a number, got None")
-    check_plain("temperature", temperature, float)
-    check_plain("top_p", top_p, float)
-    for name, number in (("max_new_tokens", max_new_tokens), ("top_k", top_k), ("seed", seed)):
-        check_plain(name, number, int)
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise UserError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
-    choose = _chooser(temperature, top_k, top_p, seed, model.device)
-    prompt_ids = tokenizer.encode_bytes(prompt)
-    if tokenizer.prepend_bos or not prompt_ids:
-        prompt_ids = [BOS, *prompt_ids]
-
-    max_positions = model.language_model.config.max_positions
-    if max_positions is not None:
-        if len(prompt_ids) + (max_new_tokens or 1) > max_positions:
-            raise UserError(
-                f"prompt of {len(prompt_ids)} tokens + max_new_tokens = {max_new_tokens or 1}: more than"
-                f" max_positions = {max_positions}; a model built with max_positions=None has no limit"
-            )
-        if max_new_tokens is None:
-            max_new_tokens = max_positions - len(prompt_ids)
-    return _text_pieces(_tokens(model, prompt_ids, choose), max_new_tokens)
-
-
-def _tokens(
-    model: UniMatrixForCausalLM, prompt_ids: list[int], choose: Callable[[Tensor], Tensor]
-) -> Iterator[int]:
-    fed = torch.tensor([prompt_ids], device=model.device)
-    state = None
-    while True:
-        with torch.no_grad():
-            logits, state = model.language_model(fed, state)
-            check_logits(model, logits[:, -1])
-            fed = choose(logits[:, -1].float())  # [1, 1]
-        yield int(fed)
-
-
-def _text_pieces(tokens: Iterator[int], max_new_tokens: int | None) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    num_new = 0
-    while max_new_tokens is None or num_new < max_new_tokens:
-        token = next(tokens)
-        num_new += 1
-        if token == EOS:
-            break
-        piece = decoder.decode(bytes([token])) if token < 256 else ""
-        if piece:
-            yield piece
-    rest = decoder.decode(b"", final=True)
-    if rest:
-        yield rest
-
-
-def _chooser(
-    temperature: float, top_k: int | None, top_p: float | None, seed: int | None, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """Logits [B, V] to tokens [B, 1], in the same steps as transformers' `generate`."""
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise UserError(f"temperature: expected 0 or a positive number, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"top_k: expected at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
-    if seed is not None and not 0 <= seed < 2**64:
-        raise UserError(f"seed: expected at least 0 and below 2^64, got {seed}")
-    if temperature < COLDEST:
-        return lambda logits: logits.argmax(-1, keepdim=True)
-
-    warpers = LogitsProcessorList()
-    if temperature != 1:
-        warpers.append(TemperatureLogitsWarper(float(temperature)))
-    if top_k is not None:
-        warpers.append(TopKLogitsWarper(top_k))
-    if top_p is not None and top_p < 1:
-        warpers.append(TopPLogitsWarper(top_p))
-    generator = (
-        None if seed is None else torch.Generator(device).manual_seed(torch_seed("sampling", seed=seed))
-    )
-    no_ids = torch.empty(1, 0, dtype=torch.long, device=device)  # these warpers look at the scores alone
-
-    def sample(logits: Tensor) -> Tensor:
-        probabilities = warpers(no_ids, logits).softmax(-1)  # type: ignore[arg-type]
-        return torch.multinomial(probabilities, num_samples=1, generator=generator)
-
-    return sample
 
 
 def _find_folder(path_or_hub_name: str | Path) -> Path:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from unimatrix.atomic import replace_file
 from unimatrix.codec import decode, parse_json, read_bytes
 from unimatrix.errors import UserError
 from unimatrix.lab.identity import resolve, resolve_then, run_identity, stamp_then
-from unimatrix.train.atomic import replace_file
 from unimatrix.train.config import Experiment
 
 RESULTS = "results.jsonl"

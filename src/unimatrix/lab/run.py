@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from unimatrix.atomic import replace_file
 from unimatrix.data import Corpus, load_corpus
 from unimatrix.errors import UserError
 from unimatrix.lab.committed import agreements, committed_rows, is_committed, seconds_by_experiment
@@ -52,7 +53,6 @@ from unimatrix.lab.training import (
 from unimatrix.lab.words import Summary, summarise
 from unimatrix.lab.workers import train_side_by_side
 from unimatrix.train import Experiment, latest_checkpoint
-from unimatrix.train.atomic import replace_file
 from unimatrix.train.config import Device
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.run_folder import check_path

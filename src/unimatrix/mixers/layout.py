@@ -13,17 +13,19 @@ class Kept(NamedTuple):
     """One tensor of a state, batch first.
 
     shape: without the batch; None is any size. dtype: of its own, or the model's ("stream"), or the one sums
-    are kept in ("sums": float32, float64 in a float64 model). optional: None may stand in its place.
+    are kept in ("sums": float32, float64 in a float64 model). optional: None may stand in its place. ids: of
+    tokens, or -1 for none.
     """
 
     shape: tuple[int | None, ...]
     dtype: torch.dtype | Literal["stream", "sums"]
     optional: bool = False
+    ids: bool = False
 
 
-def kept(shape: tuple[int | None, ...], dtype: Any, *, optional: bool = False) -> Any:
+def kept(shape: tuple[int | None, ...], dtype: Any, *, optional: bool = False, ids: bool = False) -> Any:
     """A `Kept`, where a state's type has a tensor."""
-    return Kept(shape, dtype, optional)
+    return Kept(shape, dtype, optional, ids)
 
 
 class _Given(NamedTuple):
@@ -31,7 +33,7 @@ class _Given(NamedTuple):
 
     batch: int
     device: torch.device
-    dtypes: dict[torch.dtype | str, torch.dtype | None]
+    dtypes: dict[str, torch.dtype | None]
 
 
 def check_state(state: Any, layout: Any, inputs: Tensor, dtype: torch.dtype) -> None:
@@ -45,8 +47,7 @@ def check_state(state: Any, layout: Any, inputs: Tensor, dtype: torch.dtype) -> 
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     # under autocast a state has the dtype that the products were made in
     stream = None if torch.is_autocast_enabled(device.type) else dtype
-    dtypes = {"stream": stream, "sums": sums, torch.int64: torch.int64, torch.bool: torch.bool}
-    _check(("state",), state, layout, _Given(inputs.shape[0], device, dtypes))
+    _check(("state",), state, layout, _Given(inputs.shape[0], device, {"stream": stream, "sums": sums}))
 
 
 _named_for_export: set[type] = set()
@@ -85,7 +86,7 @@ def _check(place: tuple[Any, ...], value: Any, layout: Any, given: _Given) -> No
             )
         if shape[0] != batch:
             raise UserError(f"{_named(place)}: expected as many rows as the inputs, {batch}, got {shape[0]}")
-        dtype = dtypes[layout.dtype]
+        dtype = dtypes[layout.dtype] if isinstance(layout.dtype, str) else layout.dtype
         if dtype is not value.dtype and (dtype is not None or not value.is_floating_point()):
             raise UserTypeError(f"{_named(place)}: expected {_short(dtype)}, got {_short(value.dtype)}")
         if value.device != device:

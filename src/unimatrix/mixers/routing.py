@@ -38,7 +38,7 @@ class PreviousTokenRouting(Part):
         return Given(context=context), state
 
     def state_layout(self) -> Any:
-        return RoutingState(kept((), torch.int64))
+        return RoutingState(kept((), torch.int64, ids=True))
 
     def forward(
         self,

@@ -91,8 +91,12 @@ class SlotMemory(Part):
 
     def state_layout(self) -> Any:
         slots, width = self.num_slots, self.out.in_features
-        vectors, whole = kept((slots, width), "sums"), kept((slots,), torch.int64)
-        held = SlotMemoryState(vectors, vectors, whole, kept((slots,), "sums"), whole)
+        vectors, ids, ages = (
+            kept((slots, width), "sums"),
+            kept((slots,), torch.int64, ids=True),
+            kept((slots,), torch.int64),
+        )
+        held = SlotMemoryState(vectors, vectors, ids, kept((slots,), "sums"), ages)
         return SlotMemoryMixerState(held, previous_layout(width))
 
     def forward(

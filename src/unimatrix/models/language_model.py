@@ -300,6 +300,11 @@ class LanguageModel(nn.Module):
         """The logits [B, T, V] that come from the head alone, without the parts' votes."""
         return self._head(features.hidden)
 
+    @property
+    def state_layout(self) -> LanguageModelState:
+        """What a state of this model looks like, see `unimatrix.mixers.layout`."""
+        return self._layout
+
     def _state_layout(self) -> LanguageModelState:
         """What a state of this model looks like, for `check_state`."""
         layers: list[Any] = [block.state_layout() for block in self.blocks]  # type: ignore[operator]

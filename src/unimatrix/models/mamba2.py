@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.errors import UserError
+from unimatrix.mixers.layout import kept
 from unimatrix.models.config import check_known_settings
 from unimatrix.models.input_checks import (
     check_embeddings,
@@ -172,6 +173,15 @@ class Mamba2(nn.Module):
             for _ in range(config.depth)
         )
         return Mamba2State(weight.new_zeros(batch_size, dtype=torch.int64), layers)
+
+    @property
+    def state_layout(self) -> Mamba2State:
+        """What a state of this model looks like, see `unimatrix.mixers.layout`."""
+        config = self.config
+        heads = (config.num_heads, config.inner_width // config.num_heads, config.state_dim)
+        window = (config.convolution_width, self.backbone.config.conv_kernel)
+        layer = Mamba2LayerState(kept(window, "stream"), kept(heads, torch.float32))
+        return Mamba2State(kept((), torch.int64), (layer,) * config.depth)
 
     def forward(
         self,

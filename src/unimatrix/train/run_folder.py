@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from unimatrix.atomic import write_json
 from unimatrix.codec import encode, is_utf8, shown
 from unimatrix.errors import UserError
-from unimatrix.train.atomic import write_json
 from unimatrix.train.checkpoint import (
     Checkpoint,
     delete_checkpoints,

@@ -15,10 +15,10 @@ from typing import Any
 
 from safetensors import safe_open
 
+from unimatrix.atomic import replace_file, write_json
 from unimatrix.codec import read_json
 from unimatrix.errors import UserError
 from unimatrix.hf import UniMatrixConfig
-from unimatrix.train.atomic import replace_file, write_json
 
 INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"

@@ -9,11 +9,11 @@ import torch
 from unimatrix.errors import UserError
 from unimatrix.ops.backend import NUMBA_INSTALLED, Backend, BackendChoice, choose_backend
 from unimatrix.ops.shapes import TokenIds, TokenMask, check_count, check_other, check_positions, check_tuple
-from unimatrix.ops.suffix_automaton.compiled import compact, suffix_automaton_compiled
+from unimatrix.ops.suffix_automaton.compiled import compact, is_compact, suffix_automaton_compiled
 from unimatrix.ops.suffix_automaton.reference import suffix_automaton_reference
 from unimatrix.ops.suffix_automaton.state import NONE, REGISTERS, SuffixAutomatonState, SuffixMatch
 
-__all__ = ["NONE", "SuffixAutomatonState", "SuffixMatch", "compact", "suffix_automaton"]
+__all__ = ["NONE", "SuffixAutomatonState", "SuffixMatch", "compact", "is_compact", "suffix_automaton"]
 
 
 def suffix_automaton(

@@ -179,7 +179,33 @@ def compact(state: SuffixAutomatonState) -> SuffixAutomatonState:
     held = int(registers[:, HELD].max()) if len(registers) else 0
     fresh, _ = new_store(len(registers), held, 0, 0)
     fresh[:, : HELD + 1] = registers[:, : HELD + 1]
-    return SuffixAutomatonState(length.clone(), fresh, store[:, :held].clone())
+    held_tokens = store[:, :held].masked_fill(~_is_held(registers, held), 0)
+    return SuffixAutomatonState(length.clone(), fresh, held_tokens)
+
+
+def _is_held(registers: Tensor, held: int) -> Tensor:
+    """[B, held] bool, where a row's store holds a token."""
+    return torch.arange(held, device="cpu") < registers[:, HELD, None]
+
+
+def is_compact(state: SuffixAutomatonState, *, vocab_size: int) -> bool:
+    """Whether tensors of the right dtypes are what `compact` gives, of tokens below vocab_size.
+
+    Such a state can be read on from whoever made it: its tree is built from its tokens.
+    """
+    length, registers, store = state
+    if store.dim() != 2 or registers.shape != (len(store), REGISTERS) or length.shape != (len(store),):
+        return False
+    held = store.shape[1]
+    fresh, _ = new_store(len(registers), held, 0, 0)
+    fresh[:, : HELD + 1] = registers[:, : HELD + 1]
+    if not torch.equal(fresh, registers) or not torch.equal(length, registers[:, COUNT]):
+        return False
+    count, base, began, here = registers[:, : HELD + 1].T
+    ordered = (began >= 0) & (began <= base) & (base <= count) & (here >= 0) & (count == base + here)
+    if not bool(ordered.all()) or (int(here.max()) if len(here) else 0) != held:
+        return False
+    return bool(((store >= 0) & (store < vocab_size) | ~_is_held(registers, held)).all())
 
 
 def _shapes(

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from unimatrix.train import atomic
-from unimatrix.train.atomic import write_json
+from unimatrix import atomic
+from unimatrix.atomic import write_json
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

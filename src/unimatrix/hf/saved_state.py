@@ -1,0 +1,290 @@
+"""A model's state in a file: what it has read, to go on from on another day.
+
+One safetensors file. Its tensors have the names of their places in the state (`steps.0.mixer.matrix`); with
+them may come the `logits` of the token that comes next. Its metadata, all texts:
+
+    unimatrix_state    the version of this format
+    config, versions   the model's configuration, resolved, and the version numbers of its parts, as JSON
+    dtype, weights     of the model's weights, and their sha256
+    tokens             how many tokens each row has read, as JSON
+
+A state means something to the weights that made it and to no others, so a file of other weights is refused.
+Nothing in a file is trusted: names, shapes, dtypes and values are looked at before a model sees them, and of
+a suffix automaton's tree the tokens alone are kept.
+
+Letters: B batch, V vocabulary.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from unimatrix.atomic import replacing
+from unimatrix.codec import check_file, encode, parse_json, shown
+from unimatrix.data.memory import check_fits, host_bytes
+from unimatrix.errors import UserError, UserTypeError
+from unimatrix.mixers.layout import Kept, check_state
+from unimatrix.models import ModelConfig, TextModel, resolved, settings_of, text_config_from_dict
+from unimatrix.models.versions import versions_of
+from unimatrix.ops.suffix_automaton import SuffixAutomatonState, compact, is_compact
+
+VERSION = "1"
+LOGITS = "logits"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor | None = None) -> None:
+    """Write what a model has read into a safetensors file, whole or not at all.
+
+    Args:
+        state: what the model returned. Of a suffix automaton its tokens are kept; its tree is built anew.
+        path: of the file; one that is there is replaced.
+        model: the one that returned it (of an adapter of Hugging Face's, its `language_model`).
+        logits: [B, V] of the token that comes next, if one is to be chosen without reading another first.
+
+    Raises:
+        UserError: a state or logits of another model, or the file cannot be written.
+    """
+    _check_model(model)
+    path = Path(path)
+    batch = _batch_of(state)
+    _check_layout(state, model, _ids(batch, model.embedding.weight.device))
+    state = _each_automaton(state, compact)
+    named = {name: tensor for name, tensor in _by_name(state) if tensor is not None}
+    if logits is not None:
+        _check_logits(logits, batch, model)
+        named[LOGITS] = logits
+    metadata = _about(model) | {"tokens": json.dumps(state.position.tolist())}
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named.items()}
+    try:
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: the state cannot be written ({_first_line(error)})") from error
+
+
+def load_state(
+    path: str | Path, model: TextModel, *, batch_size: int | None = None
+) -> tuple[Any, Tensor | None]:
+    """What `save_state` wrote: the state, where the model is, and the logits [B, V] or None.
+
+    Args:
+        model: the one that the state is of, by its configuration and by its weights.
+        batch_size: how many rows it must have; None takes any.
+
+    Raises:
+        UserError: no such file, none of a state, cut short or damaged, or of another model, dtype or batch;
+            one line says which.
+    """
+    _check_model(model)
+    path = Path(path)
+    check_file(path)
+    size = path.stat().st_size
+    check_fits(2 * size, what=f"{path}: {size:,} bytes", there=host_bytes())
+    try:
+        with safe_open(path, framework="pt") as file:
+            _check_about(file.metadata() or {}, model)
+            tensors = {name: _own(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        return _checked(tensors, model, batch_size)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: expected a saved state, cut short or no safetensors file ({_first_line(error)})"
+        ) from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _checked(
+    tensors: dict[str, Tensor], model: TextModel, batch_size: int | None
+) -> tuple[Any, Tensor | None]:
+    """The state of these tensors, after a look at each."""
+    logits, config = tensors.pop(LOGITS, None), model.config
+    layout = _by_name(model.state_layout)
+    known = {name: part for name, part in layout if part is not None}
+    for name in [*known, *tensors]:
+        if name not in known:
+            raise UserError(f"expected the tensors of this model's state alone, got {shown(name)} too")
+        if name not in tensors and not known[name].optional:
+            raise UserError(f"expected a tensor {name}, got none")
+    spec = pytree.tree_structure(model.state_layout, is_leaf=_is_kept)
+    state = pytree.tree_unflatten([tensors.get(name) for name, _ in layout], spec)
+    batch = _batch_of(state)
+    if batch_size is not None and batch != batch_size:
+        raise UserError(f"expected a state of batch {batch_size}, got {batch}")
+    _check_layout(state, model, _ids(batch, "cpu"))
+    _each_automaton(state, lambda found: _check_automaton(found, batch, config.vocab_size))
+    for name, tensor in tensors.items():
+        _check_values(name, tensor, known[name], config.vocab_size)
+    _check_lengths(tensors, known)
+    furthest = int(state.position.max()) if batch else 0
+    if config.max_positions is not None and furthest > config.max_positions:
+        raise UserError(f"expected at most {config.max_positions} positions, got {furthest}")
+    device = model.embedding.weight.device
+    if logits is not None:
+        _check_logits(logits, batch, model)
+        logits = logits.to(device)
+    return _each(lambda x: x if isinstance(x, SuffixAutomatonState) else x.to(device), state), logits
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy, as the file may be written over later. A byte that is no bool becomes one."""
+    return tensor.view(torch.uint8) != 0 if tensor.dtype == torch.bool else tensor.clone()
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, TextModel):
+        raise UserTypeError(f"model: expected a language model of this library, got {shown(model)[:80]}")
+
+
+def _about(model: TextModel) -> dict[str, str]:
+    """What a state's file says of its model."""
+    config = resolved(model.config)
+    return {
+        "unimatrix_state": VERSION,
+        "config": json.dumps(config.to_dict()),
+        "versions": json.dumps(versions_of(config), sort_keys=True),
+        "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
+        "weights": _weights(model),
+    }
+
+
+def _check_about(found: Mapping[str, str], model: TextModel) -> None:
+    """Raise a UserError unless the file is a state of this model."""
+    version = found.get("unimatrix_state")
+    if version != VERSION:
+        got = "another safetensors file" if version is None else f"one in format {shown(version)}"
+        raise UserError(f"expected a saved state in format {VERSION}, got {got}")
+    expected = _about(model)
+    for name in expected:
+        if name not in found:
+            raise UserError(f"expected a saved state's metadata, got none of its {name}")
+    # as values: a setting that is newer than the file is at its default there
+    theirs = resolved(text_config_from_dict(parse_json(found["config"], where="config")))
+    if theirs != (ours := resolved(model.config)):
+        raise UserError(f"a state of another model, {_difference(theirs, ours)}")
+    for name in ("versions", "dtype"):
+        if found[name] != expected[name]:
+            raise UserError(
+                f"a state of another model, expected {name} {expected[name]}, got {shown(found[name])}"
+            )
+    if found["weights"] != expected["weights"]:
+        raise UserError("a state of other weights, expected one that this very model has made")
+
+
+def _difference(theirs: Any, ours: Any) -> str:
+    """The first setting that two configurations differ in."""
+    one, other = _settings(theirs), _settings(ours)
+    name = next(name for name in {**other, **one} if one.get(name) != other.get(name))
+    return f"expected {name} = {shown(other.get(name))}, got {shown(one.get(name))}"
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    return encode(settings_of(config)) if isinstance(config, ModelConfig) else config.to_dict()
+
+
+def _weights(model: TextModel) -> str:
+    """The sha256 of all weights and buffers, by name, dtype and shape."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _is_kept(value: Any) -> bool:
+    return isinstance(value, Kept)
+
+
+def _by_name(value: Any) -> list[tuple[str, Any]]:
+    """The tensors of a state, or what stands for them in a layout, by their places; None where is none."""
+    found, _ = pytree.tree_flatten_with_path(value, is_leaf=_is_kept)
+    return [(".".join(map(_key, path)), leaf) for path, leaf in found]
+
+
+def _key(key: Any) -> str:
+    """The name or the number that is a step of a path."""
+    return str(dataclasses.astuple(key)[0])
+
+
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    """A state or layout with what a function makes of its leaves and, whole, of its automata."""
+    leaf = (Kept, SuffixAutomatonState)
+    return pytree.tree_map(
+        lambda x: None if x is None else function(x), value, is_leaf=lambda x: isinstance(x, leaf)
+    )
+
+
+def _each_automaton(value: Any, function: Callable[[SuffixAutomatonState], Any]) -> Any:
+    return _each(lambda x: function(x) if isinstance(x, SuffixAutomatonState) else x, value)
+
+
+def _check_layout(state: Any, model: TextModel, ids: Tensor) -> None:
+    """Raise a UserError unless it is a state of this model, apart from its automata."""
+    bare, layout = (_each_automaton(x, lambda _: None) for x in (state, model.state_layout))
+    check_state(bare, layout, ids, model.embedding.weight.dtype)
+
+
+def _check_lengths(tensors: Mapping[str, Tensor], layout: Mapping[str, Kept]) -> None:
+    """Raise a UserError unless what grows with the text has grown alike within each part."""
+    lengths: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        for at, size in enumerate(layout[name].shape):
+            place, length = name.rpartition(".")[0], tensor.shape[1 + at]
+            if size is None and lengths.setdefault(place, length) != length:
+                raise UserError(f"{name}: expected the length of its part, {lengths[place]}, got {length}")
+
+
+def _check_values(name: str, tensor: Tensor, expected: Kept, vocab_size: int) -> None:
+    """Raise a UserError for numbers that no state has."""
+    if tensor.is_floating_point():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
+    elif tensor.dtype != torch.bool and tensor.numel():
+        low, high = (int(x) for x in tensor.aminmax())
+        least, most = (0, None) if name == "position" else (-1, vocab_size - 1 if expected.ids else None)
+        if low < least or (most is not None and high > most):
+            upper = "" if most is None else f" to {most}"
+            raise UserError(
+                f"{name}: expected whole numbers from {least}{upper or ' on'}, got"
+                f" {low if low < least else high}"
+            )
+
+
+def _check_automaton(state: SuffixAutomatonState, batch: int, vocab_size: int) -> None:
+    dtypes = [tensor.dtype for tensor in state]
+    right = dtypes == [torch.int64, torch.int64, torch.int32] and len(state.length) == batch
+    if not right or not is_compact(state, vocab_size=vocab_size):
+        raise UserError("expected what a suffix automaton has read, got other numbers")
+
+
+def _check_logits(logits: Any, batch: int, model: TextModel) -> None:
+    shape = (batch, model.config.vocab_size)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != shape or logits.dtype not in _FLOATS:
+        got = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else shown(logits)
+        raise UserError(f"{LOGITS}: expected floating point {list(shape)}, got {got}")
+    if bool(logits.isnan().any()):
+        raise UserError(f"{LOGITS}: expected numbers, got NaN")
+
+
+def _batch_of(state: Any) -> int:
+    position = getattr(state, "position", None)
+    if not isinstance(position, Tensor) or position.dim() != 1:
+        raise UserError(f"state: expected one that a language model returned, got {shown(state)[:80]}")
+    return len(position)
+
+
+def _ids(batch: int, device: Any) -> Tensor:
+    return torch.empty(batch, 0, dtype=torch.int64, device=device)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,299 @@
+"""A state in a file is the state, for the model that made it, and nothing else in a file is one."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.utils import _pytree as pytree
+
+import unimatrix
+from unimatrix.errors import UserError
+from unimatrix.hf import load_state, save_state
+from unimatrix.mixers import Given, Part, PartConfig, registry
+from unimatrix.mixers.layout import kept
+from unimatrix.models import build, select_batch, state_bytes
+from unimatrix.ops.suffix_automaton import SuffixAutomatonState, suffix_automaton
+from unimatrix.ops.suffix_automaton.state import REGISTERS
+
+IDS = torch.randint(0, 53, (2, 40), generator=torch.Generator().manual_seed(1))
+MORE = IDS.flip(1)[:, :9]
+SMALL = {"d_model": 16, "num_heads": 2}
+
+
+class Following(Part):
+    """Adds nothing, and votes for what followed the longest suffix."""
+
+    def state_layout(self) -> Any:
+        whole = kept((), torch.int64), kept((REGISTERS,), torch.int64), kept((None,), torch.int32)
+        return SuffixAutomatonState(*whole)
+
+    def give(self, x, state, at, given):
+        found, state = suffix_automaton(at.ids, state, mask=at.mask)
+        return Given(votes=(found.token,)), state
+
+    def vote(self, logits, hidden, votes):
+        chosen = torch.nn.functional.one_hot(votes[0].clamp_min(0), logits.shape[-1])
+        return logits + 3.0 * chosen * (votes[0] >= 0)[..., None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FollowingConfig(PartConfig):
+    """Votes for what followed the longest suffix."""
+
+    kind: ClassVar[str] = "test_following"
+    role: ClassVar[str] = "model"
+    reads: ClassVar[frozenset[str]] = frozenset({"ids"})
+    gives: ClassVar[frozenset[str]] = frozenset({"votes"})
+
+    def build(self, size):
+        return Following()
+
+
+@pytest.fixture
+def following(monkeypatch):
+    """A model with an automaton's state in it, beside others."""
+    monkeypatch.setattr(registry, "_parts", dict(registry._parts))
+    unimatrix.register(Following, FollowingConfig)
+    torch.manual_seed(0)
+    return build(
+        "unimatrix-core", max_positions=None, **SMALL, **{"parts.following": "test_following"}
+    ).eval()
+
+
+def model_of(name, *, seed=0, **changes):
+    torch.manual_seed(seed)
+    return build(name, **changes).eval()
+
+
+def leaves(state):
+    return pytree.tree_leaves(state)
+
+
+def same(one, other):
+    pairs = list(zip(leaves(one), leaves(other), strict=True))
+    return all(a is b is None or torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", [*unimatrix.presets(), "mamba2"])
+@pytest.mark.parametrize("how", ["plain", "padded", "nothing", "float64"])
+@torch.no_grad()
+def test_a_state_comes_back_as_it_was(name, how, tmp_path):
+    model, mask = model_of(name, max_positions=None), None
+    model = model.double() if how == "float64" else model
+    if how == "padded":
+        mask = torch.arange(40) >= torch.tensor([[0], [7]])
+    ids = IDS[:, :0] if how == "nothing" else IDS
+    logits, state = model(ids, mask=mask)
+    save_state(state, tmp_path / "a.state", model, logits=None if how == "nothing" else logits[:, -1])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.state"]
+    again, kept_logits = load_state(tmp_path / "a.state", model, batch_size=2)
+    assert same(state, again)
+    assert type(again) is type(state)
+    assert (kept_logits is None) if how == "nothing" else torch.equal(kept_logits, logits[:, -1])
+    assert torch.equal(model(MORE, again)[0], model(MORE, state)[0])
+    with safe_open(tmp_path / "a.state", framework="pt") as file:
+        assert json.loads(file.metadata()["tokens"]) == state.position.tolist()
+        assert "position" in file.keys()  # noqa: SIM118
+    assert (tmp_path / "a.state").stat().st_size < state_bytes(state) + 20_000
+
+
+@torch.no_grad()
+def test_of_an_automaton_its_tokens_are_kept(following, tmp_path):
+    path = tmp_path / "state"
+    mask = torch.arange(40) >= torch.tensor([[0], [7]])
+    _, state = following(IDS, mask=mask)
+    expected = following(MORE, state)[0]
+    save_state(state, path, following)  # an older handle by now: its store went on
+    again, _ = load_state(path, following)
+    assert again.parts["following"].store.shape == (2, 40)
+    assert torch.equal(following(MORE, again)[0], expected)
+    # twice, and by another batch
+    assert torch.equal(following(MORE, again)[0], expected)
+    row = select_batch(again, torch.tensor([1]))
+    assert torch.allclose(following(MORE[1:], row)[0], expected[1:], atol=1e-6)
+    save_state(again, tmp_path / "second", following)
+    one, other = load_file(tmp_path / "second"), load_file(path)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def altered(path, change, **metadata):
+    """The file with other tensors."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        about = {**file.metadata(), **metadata}
+    change(tensors)
+    save_file(tensors, path, about)
+
+
+def filled(name, value):
+    return lambda tensors: tensors[name].reshape(-1)[:1].fill_(value)
+
+
+def put(name, value):
+    return lambda tensors: tensors.__setitem__(name, value)
+
+
+STORE, LENGTH, REGISTER = (f"parts.following.{name}" for name in ("store", "length", "registers"))
+
+
+OTHER_NUMBERS = [
+    *(filled(STORE, value) for value in (-1, 259, 2**31 - 1)),
+    *(filled(LENGTH, value) for value in (39, 41, -1, 2**62)),
+    *(
+        lambda tensors, at=at, value=value: tensors[REGISTER][:, at].fill_(value)
+        for at in range(REGISTERS)
+        for value in (-1, 3, 2**62, -(2**63))
+    ),
+    *(put(STORE, torch.zeros(2, size, dtype=torch.int32)) for size in (0, 39, 41)),
+    *(put(STORE, torch.zeros(shape, dtype=torch.int32)) for shape in ((3, 40), (80,))),
+    put(STORE, torch.zeros(2, 40, dtype=torch.int64)),
+    put(LENGTH, torch.zeros(3, dtype=torch.int64)),
+    put(REGISTER, torch.zeros(2, 15, dtype=torch.int64)),
+    put(REGISTER, torch.zeros(2, 16, dtype=torch.int32)),
+]
+
+
+def test_an_automaton_with_other_numbers_is_refused(following, tmp_path):
+    path = tmp_path / "state"
+    save_state(following(IDS)[1], path, following)
+    whole = path.read_bytes()
+    for change in OTHER_NUMBERS:
+        path.write_bytes(whole)
+        altered(path, change)
+        with pytest.raises(UserError, match=r": expected what a suffix automaton has read, got"):
+            load_state(path, following)
+
+
+def test_files_that_are_none_of_this_models(tmp_path):
+    model = model_of("unimatrix-sparse-pointer", **SMALL)
+    path = tmp_path / "state"
+    logits, state = model(IDS)
+    save_state(state, path, model, logits=logits[:, -1])
+    whole = path.read_bytes()
+
+    def complaint(*, of=model, **settings):
+        with pytest.raises(UserError) as caught:
+            load_state(path, of, **settings)
+        text = str(caught.value)
+        assert text.startswith(f"{path}: ")
+        assert "\n" not in text
+        path.write_bytes(whole)
+        return text.removeprefix(f"{path}: ")
+
+    assert complaint(of=model_of("unimatrix-sparse-pointer", **SMALL, seed=1)) == (
+        "a state of other weights, expected one that this very model has made"
+    )
+    assert complaint(of=model_of("unimatrix-sparse-pointer", **SMALL, num_slots=8)) == (
+        "a state of another model, expected parts.memory.num_slots = 8, got 32"
+    )
+    assert "a state of another model, expected" in complaint(of=model_of("unimatrix-core"))
+    assert "a state of another model, expected" in complaint(of=model_of("mamba2"))
+    assert complaint(of=model_of("unimatrix-sparse-pointer", **SMALL).double()) == (
+        "a state of another model, expected dtype float64, got 'float32'"
+    )
+    assert complaint(batch_size=1) == "expected a state of batch 1, got 2"
+    for damage in (whole[:-7], whole[:100], whole[:4], b"", whole + b"x", b"{}" * 99, b"\xff" * 99):
+        path.write_bytes(damage)
+        assert complaint().startswith("expected a saved state, cut short or no safetensors file (")
+    save_file({"position": torch.zeros(2)}, path)
+    assert complaint() == "expected a saved state in format 1, got another safetensors file"
+    for changed, said in (
+        ({"unimatrix_state": "2"}, "expected a saved state in format 1, got one in format '2'"),
+        ({"config": "{"}, "config: expected JSON"),
+        ({"config": "[]"}, "model config: expected"),
+        ({"config": '{"d_model": -1}'}, "model config: d_model: expected"),
+        ({"versions": "{}"}, "a state of another model, expected versions {"),
+        ({"weights": ""}, "a state of other weights"),
+    ):
+        altered(path, lambda tensors: None, **changed)
+        assert complaint().startswith(said)
+    path.unlink()
+    with pytest.raises(UserError, match=r"state: expected a file, missing$"):
+        load_state(path, model)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x.pop("position"), "expected a tensor position, got none"),
+        (put("more", torch.zeros(2)), "expected the tensors of this model's state alone, got 'more' too"),
+        (put("position", torch.zeros(2)), "state.position: expected int64, got float32"),
+        (put("position", torch.zeros(2, 1, dtype=torch.int64)), "state: expected one that a language model"),
+        (filled("position", -1), "position: expected whole numbers from 0 on, got -1"),
+        (filled("position", 129), "expected at most 128 positions, got 129"),
+        (put("logits", torch.zeros(2, 258)), "logits: expected floating point [2, 259], got"),
+        (put("logits", torch.zeros(2, 259, dtype=torch.int64)), "logits: expected floating point [2, 259]"),
+        (put("logits", torch.zeros(2, 259).to(torch.float8_e4m3fn)), "logits: expected floating point"),
+        (filled("logits", torch.nan), "logits: expected numbers, got NaN"),
+        *(
+            (filled("parts.memory.slots.keys", value), "parts.memory.slots.keys: expected finite numbers")
+            for value in (torch.nan, torch.inf, -torch.inf)
+        ),
+        *(
+            (filled("parts.memory.slots.token_ids", wrong), f"parts.memory.slots.token_ids: expected whole"
+             f" numbers from -1 to 258, got {wrong}")
+            for wrong in (-2, 259, 2**62)
+        ),
+        (filled("parts.memory.slots.ages", -2), "parts.memory.slots.ages: expected whole numbers from -1 on"),
+        (
+            put("parts.memory.previous.present", torch.ones(2, dtype=torch.uint8)),
+            "state.parts.memory.previous.present: expected bool, got uint8",
+        ),
+        (
+            lambda x: x.update({n: t[:1].clone() for n, t in x.items() if n.startswith("parts")}),
+            "state.parts.memory.slots.keys: expected as many rows as the inputs, 2, got 1",
+        ),
+    ],
+)  # fmt: skip
+def test_tensors_that_no_state_has(tmp_path, change, said):
+    model = model_of("unimatrix-sparse-pointer", **SMALL)
+    path = tmp_path / "state"
+    logits, state = model(IDS)
+    save_state(state, path, model, logits=logits[:, -1])
+    altered(path, change)
+    with pytest.raises(UserError) as caught:
+        load_state(path, model)
+    assert str(caught.value).startswith(f"{path}: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_that_is_no_bool_becomes_one(tmp_path):
+    model, path = model_of("unimatrix-sparse-pointer", **SMALL), tmp_path / "state"
+    save_state(model(IDS)[1], path, model)
+    whole = path.read_bytes()
+    begins = 8 + int.from_bytes(whole[:8], "little")
+    at = begins + json.loads(whole[8:begins])["parts.memory.previous.present"]["data_offsets"][0]
+    path.write_bytes(whole[:at] + b"\x02" + whole[at + 1 :])
+    present = load_state(path, model)[0].parts["memory"].previous.present
+    assert present.view(torch.uint8).tolist() == [1, 1]
+
+
+def test_keys_and_values_of_different_lengths(tmp_path):
+    model, path = model_of("transformer", **SMALL), tmp_path / "state"
+    save_state(model(IDS)[1], path, model)
+    altered(path, lambda x: x.update({"steps.0.mixer.v": x["steps.0.mixer.v"][:, :, 1:].contiguous()}))
+    with pytest.raises(UserError, match=r"steps\.0\.mixer\.[kv]: expected the length of its part, \d+, got"):
+        load_state(path, model)
+
+
+def test_what_cannot_be_saved(tmp_path):
+    model = model_of("unimatrix-core", **SMALL)
+    logits, state = model(IDS)
+    path = tmp_path / "state"
+    for given, said in (
+        ({"state": None}, "state: expected one that a language model returned"),
+        ({"state": model_of("unimatrix-rosa", **SMALL)(IDS)[1]}, "state.parts: expected the parts"),
+        ({"logits": logits}, "logits: expected floating point"),
+        ({"model": torch.nn.Linear(1, 1)}, "model: expected a language model of this library"),
+        ({"path": tmp_path / "none" / "state"}, "the state cannot be written"),
+        ({"path": tmp_path}, "the state cannot be written"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            save_state(**({"state": state, "path": path, "model": model} | given))
+        assert "\n" not in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
