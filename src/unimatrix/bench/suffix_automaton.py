@@ -30,7 +30,7 @@ from unimatrix.ops import suffix_automaton
 DEFAULT_LENGTHS = tuple(2**k for k in range(12, 19))
 BATCH, SHORT = 32, 128
 ROW = 32_768
-STEPS = 4096
+STEPS = 4  # decoding goes on for a quarter of what was read, so that the store grows at least once
 PIECE, PARTS = 4096, 10  # of the long text: read so many tokens at a time, timed in so many parts
 SYMBOLS = (2, 4, 259, 8192, 50_257)
 DEFINED = 256  # tokens that are compared with the definition, which is quadratic
@@ -61,7 +61,7 @@ def run(
         raise UserError(f"length: expected at least {PARTS}, got {length}")
     corpus = load_corpus(data)
     text = torch.from_numpy(np.concatenate([corpus.train, corpus.valid, corpus.test]).astype(np.int64))
-    needed = max(length, ROW, *lengths) + STEPS
+    needed = max(length, ROW + ROW // STEPS, *lengths)
     if len(text) < needed:
         raise UserError(f"data: expected at least {needed:,} bytes, {corpus.name} has {len(text):,}")
     out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def run(
         "data": {"name": corpus.name, "bytes": len(text)},
         "peer": peer.about,
         "rows": _rows(text, peer, seconds=seconds, say=say),
-        "steps": [_steps(text, position, peer, say=say) for position in sorted({ROW, length})],
+        "steps": [_steps(text, at, peer, say=say) for at in sorted({ROW, length * STEPS // (STEPS + 1)})],
         "long": _long(text[:length], peer, say=say),
         "growth": [row for n in lengths for row in _growth(text, n, peer, seconds=seconds, say=say)],
     }
@@ -203,13 +203,15 @@ def _spoken(times: Mapping[str, float], unit: str) -> str:
 
 def _steps(text: Tensor, position: int, peer: _Peer, *, say: Callable[[str], None]) -> dict[str, Any]:
     """Tokens behind a row one by one, each timed by itself, in turns; the slowest grows the store."""
-    tokens = text[None, : position + STEPS]
+    steps = position // STEPS
+    tokens = text[None, : position + steps]
     _, state = _read(tokens[:, :position])
-    theirs = peer.state(1, position + STEPS) if peer.takes(position + STEPS) else None
+    theirs = peer.state(1, position + steps) if peer.takes(position + steps) else None
     if theirs is not None:
         theirs.prefill(tokens[:, :position])
     spent: dict[str, list[float]] = {OURS: []} | ({} if theirs is None else {PEER: []})
-    for step in tokens[:, position:].split(1, dim=1):
+    for at in range(position, position + steps):
+        step = tokens[:, at : at + 1]
         start = time.perf_counter()
         found, state = suffix_automaton(step, state)
         spent[OURS].append(time.perf_counter() - start)
@@ -223,7 +225,7 @@ def _steps(text: Tensor, position: int, peer: _Peer, *, say: Callable[[str], Non
     quartiles = {one: statistics.quantiles(times, n=4) for one, times in spent.items()}
     row = {
         "position": position,
-        "steps": STEPS,
+        "steps": steps,
         "us": {one: 1e6 * median for one, (_, median, _) in quartiles.items()},
         "low_us": {one: 1e6 * low for one, (low, _, _) in quartiles.items()},
         "high_us": {one: 1e6 * high for one, (_, _, high) in quartiles.items()},
@@ -232,7 +234,7 @@ def _steps(text: Tensor, position: int, peer: _Peer, *, say: Callable[[str], Non
         "bytes_per_token": state_bytes(state) / tokens.numel(),
     }
     say(
-        f"a step behind {position:>10,} tokens: {_spoken(row['us'], 'us')}; the slowest of {STEPS:,} "
+        f"a step behind {position:>10,} tokens: {_spoken(row['us'], 'us')}; the slowest of {steps:,} "
         f"{row['slowest_us'][OURS]:,.0f} us, {row['bytes_per_token']:.1f} bytes a token"
     )
     return row | _over(row["us"])
