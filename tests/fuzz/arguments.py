@@ -37,6 +37,7 @@ from unimatrix.models import (
     task_presets,
 )
 from unimatrix.ops import SlotMemoryState, TripleLatentState
+from unimatrix.ops.suffix_automaton import compact
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, loop, train
 
 # what an argument is called in a complaint that is about it and another one together
@@ -127,6 +128,13 @@ def _op_calls() -> Iterator[Call]:
             "log_pair_retention": decays,
             "addresses": None,
             "state": None,
+        },
+        # of a state with a tree the numbers in the tree are taken as they are: this one has none
+        "suffix_automaton": {
+            "tokens": _IDS,
+            "state": compact(ops.suffix_automaton(_IDS)[1]),
+            "starts": ~_mask(3),
+            "capacity": 4,
         },
     }
     for name in public_ops():
