@@ -158,6 +158,20 @@ def test_a_store_takes_the_bytes_that_are_promised(real_corpus):
         assert bytes_per_token(drawn(symbols, n=40_000, rows=1), 37) <= 112
 
 
+def test_a_state_may_lie_anyhow_in_memory():
+    """Selected rows and columns of larger tensors; the whole still says what it did."""
+    tokens = drawn(2, n=60, rows=4)
+    _, state = suffix_automaton(tokens)
+    expected, _ = suffix_automaton(torch.cat([tokens, tokens], 1), backend="reference")
+    for kept in (state, compact(state)):
+        spread = SuffixAutomatonState(*(torch.stack([x, x], -1)[..., 0] for x in kept))
+        turned = SuffixAutomatonState(kept.length, *(x.T.contiguous().T for x in kept[1:]))
+        for rows in (slice(None), slice(None, None, 2), slice(1, 3)):
+            for handle in (kept, spread, turned, kept):
+                found, _ = suffix_automaton(tokens[rows], SuffixAutomatonState(*(x[rows] for x in handle)))
+                assert_same(found, SuffixMatch(*(x[rows, 60:] for x in expected)))
+
+
 def test_deep_copies_and_threads_of_thought_go_their_own_ways():
     tokens = drawn(2, n=60)
     _, state = suffix_automaton(tokens)
@@ -184,6 +198,15 @@ def test_it_compiles_and_maps(fullgraph):
     assert_same(SuffixMatch(*compiled(tokens, mask)), whole)
     mapped = torch.func.vmap(in_two)(tokens.view(2, 2, 40), mask.view(2, 2, 40))
     assert_same(SuffixMatch(*(x.flatten(0, 1) for x in mapped)), whole)
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_a_capacity_of_more_than_anybody_reads_is_none(backend):
+    tokens = drawn(3, n=40)
+    whole, _ = suffix_automaton(tokens, backend=backend)
+    for capacity in (40, 2**31, 2**63, 10**30):
+        found, _ = suffix_automaton(tokens, capacity=2 * capacity, backend=backend)
+        assert_same(found, whole)
 
 
 @pytest.mark.parametrize("backend", FORMS)

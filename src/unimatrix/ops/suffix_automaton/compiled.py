@@ -57,7 +57,7 @@ def suffix_automaton_compiled(
     """Arguments as in `suffix_automaton`, already checked."""
     length, registers, store = (None, None, None) if state is None else state
     call = _operator if watched(tokens) or tokens.is_meta else run
-    found = call(tokens, mask, starts, length, registers, store, capacity or 0)
+    found = call(tokens, mask, starts, length, registers, store, min(capacity or 0, 2**62))
     return SuffixMatch(*found[:3]), SuffixAutomatonState(*found[3:])
 
 
@@ -85,6 +85,7 @@ def run(
         own = True
         registers, store = new_store(batch, *_rooms(min(time, capacity or time)))
         length = registers[:, COUNT].clone()
+    length, registers, store = (x.contiguous() for x in (length, registers, store))
     no_flags = np.empty((batch, 0), np.bool_)
     given, real, starting = (
         no_flags if x is None else x.cpu().contiguous().numpy() for x in (tokens, mask, starts)
