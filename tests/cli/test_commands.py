@@ -221,7 +221,7 @@ def test_eval_on_another_split_text_and_windowing(call, refused, small_run, tmp_
     _, carried, _ = call("eval", small_run, "--carry-state", "--json")
     _, wide, _ = call("eval", small_run, "--window", "5", "--json")
     assert json.loads(split)["split"] == "test"
-    assert "carried on" in json.loads(carried)["windowing"]
+    assert json.loads(carried)["windowing"] == "the whole text as one stream, the state carried on"
     assert "windows of 5 bytes" in json.loads(wide)["windowing"]
     other = tmp_path / "other.txt"
     other.write_text("nothing about water at all. " * 20)
@@ -230,6 +230,46 @@ def test_eval_on_another_split_text_and_windowing(call, refused, small_run, tmp_
     assert "window: expected" in refused("eval", small_run, "--window", "0")
     assert "no such folder" in refused("eval", tmp_path / "nowhere" / "at" / "all")
     assert "got both" in refused("eval", small_run, "--data", "embedded", "--data-dir", tmp_path)
+
+
+def test_eval_as_one_stream_tells_bits_by_position(call, refused, small_run, tmp_path, monkeypatch) -> None:
+    text = tmp_path / "sea.txt"
+    text.write_text((small_run.parent / "sea.txt").read_text() * 5)
+    data = ("--data", text)
+    code, out, err = call("eval", small_run, "--carry-state", *data)
+    assert (code, err) == (0, "")
+    _, row, _ = call("eval", small_run, "--carry-state", *data, "--json")
+    measured = json.loads(row)
+    assert (measured["carried"], measured["window"]) == (True, None)
+    rows = measured["by_position"]
+    assert [(row["first"], row["last"]) for row in rows] == [(1, 128), (129, 256), (257, 512)]
+    assert sum(row["num_bytes"] for row in rows) == measured["num_bytes"]
+    total = sum(row["num_bytes"] * row["bpb"] for row in rows)
+    assert total / measured["num_bytes"] == pytest.approx(measured["bpb"], rel=1e-6)
+    table = [line.split() for line in out.splitlines() if re.match(r" +\S+-\d+ ", line)]
+    assert table == [[f"{r['first']}-{r['last']}", str(r["num_bytes"]), f"{r['bpb']:.4f}"] for r in rows]
+    assert "position in the text  bytes  bits per byte\n" in out
+    complaint = refused("eval", small_run, "--carry-state", "--window", "5")
+    assert "--window: expected none, as with --carry-state this model reads the whole text" in complaint
+
+    # a state that grows with the text is not carried on
+    run = tmp_path / "run"
+    small = [*SMALL[:6], *SMALL[8:], "--preset", "transformer"]  # which has no state_dim
+    assert call("train", text, *small, "--steps", "1", "--out", run)[0] == 0
+    for options, window in (((), 4096), (("--window", "50"), 50)):
+        code, out, _ = call("eval", run, "--carry-state", *data, *options)
+        assert code == 0
+        assert f"windows of {window:,} bytes side by side, each starting afresh, as the state" in out
+        assert "as the state of attention grows with the text\n" in out
+        assert "position in a window" in out
+    plain = json.loads(call("eval", run, *data, "--window", "50", "--json")[1])
+    cut = json.loads(call("eval", run, *data, "--window", "50", "--carry-state", "--json")[1])
+    assert (cut["carried"], cut["window"]) == (False, 50)
+    assert cut["bpb"] == pytest.approx(plain["bpb"], rel=1e-6)
+
+    monkeypatch.setattr("unimatrix.cli.progress.LINE_SECONDS", 0.0)
+    _, _, err = call("eval", run, "--carry-state", *data, "--window", "200")
+    assert re.match(r"sea\.txt, valid: 200 of \d+ bytes, left 0:00:\d\d\n", err)
 
 
 def test_eval_refuses_a_checkpoint_that_is_cut_short(refused, small_run, tmp_path) -> None:

@@ -6,19 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
-from rich.console import Console
-from rich.progress import Progress
 
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse
+from unimatrix.cli.progress import progress_on_stderr
 from unimatrix.data import Split
 from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig, TaskConfig, task_of
 from unimatrix.errors import UserError
-from unimatrix.evals import TaskScore, bits_per_byte, rates_text, task_score
+from unimatrix.evals import (
+    StreamBits,
+    TaskScore,
+    bits_per_byte,
+    growing_parts,
+    rates_text,
+    stream_bits,
+    task_score,
+)
 from unimatrix.hf import load
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
+from unimatrix.models import TextModel
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
 from unimatrix.train.config import Device
@@ -32,7 +41,10 @@ distractors, or each rule by itself).
 
 Every byte is predicted exactly once. The text is cut into windows side by
 side, and each window starts afresh, so that a byte sees at most WINDOW bytes
-before it. With --carry-state (models without positions) it sees all of them.
+before it. With --carry-state (models without positions) it sees all of them:
+the text is read as one stream, and bits per byte are given by position too. A
+model whose state grows with the text (attention, Assoc's memory) would never
+come to an end, and reads windows of 4,096 bytes, or WINDOW, instead.
 A model that was trained with --pack is measured so too: the files of a
 folder are kept apart, and each begins with BOS, which is read and not predicted.
 
@@ -45,6 +57,7 @@ examples:
   unimatrix eval runs/triple.typed-latent --json"""
 
 _WINDOW = 128
+_SIDE_BY_SIDE = "windows of {:,} bytes side by side, each starting afresh"
 _TEXT_OPTIONS = ("--data", "--data-dir", "--split", "--window", "--carry-state")
 _TASK_OPTIONS = ("--sequences", "--num-pairs", "--num-distractors", "--seed")
 
@@ -58,9 +71,9 @@ class Options:
     split: Split = "valid"
     """Which part of the text."""
     window: int | None = None
-    """Bytes per window; without it as in training."""
+    """Bytes per window; without it as in training. With --carry-state of a state that grows alone."""
     carry_state: bool = False
-    """Read the text as one stream."""
+    """Read the text as one stream, and tell bits per byte by position."""
     sequences: int | None = None
     """Of a task: how many fresh sequences; without it as after training."""
     num_pairs: int | None = None
@@ -105,12 +118,8 @@ def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> in
         score = partial(
             task_score, model, config, num_sequences=number, seed=seed, batch_size=options.batch_size
         )
-        shown = Console(stderr=True)
-        if not shown.is_terminal:
-            return score()  # older versions of rich end a bar that is not shown with an empty line
-        with Progress(console=shown, transient=True) as bar:
-            line = bar.add_task("sequences", total=number)
-            return score(progress=lambda looked_at: bar.advance(line, looked_at))
+        with progress_on_stderr(task.kind, number, "sequences") as advance:
+            return score(progress=advance)
 
     score = measured(task)
     variants = {name: (config, measured(config)) for name, config in task_of(task).variants(task).items()}
@@ -167,33 +176,68 @@ def _on_text(options: Options, trained_with: Experiment | None) -> int:
         limit = model.language_model.config.max_positions
         window = limit or _WINDOW if trained_with is None else trained_with.loop.seq_len
     begins = corpus.begins[options.split] if trained_with is not None and trained_with.loop.pack else None
-    measured = bits_per_byte(
-        model.language_model,
-        corpus.split(options.split),
-        begins=begins,
-        window=window,
-        batch_size=options.batch_size,
-        carry_state=options.carry_state,
-    )
-    windowing = f"windows of {window} bytes side by side, " + (
-        "the state carried on" if options.carry_state else "each starting afresh"
-    )
+    data, name = corpus.split(options.split), f"{corpus.name}, {options.split}"
+    stream = None
+    if options.carry_state:
+        stream = _streamed(options, model.language_model, data, begins, name)
+        measured, windowing = stream.whole, _windowing(stream)
+    else:
+        measured = bits_per_byte(
+            model.language_model, data, begins=begins, window=window, batch_size=options.batch_size
+        )
+        windowing = _SIDE_BY_SIDE.format(window)
     if begins is not None:
         windowing += f", {len(begins):,} {'document' if len(begins) == 1 else 'documents'} kept apart"
     if options.json:
-        fingerprint = corpus.fingerprint(options.split)
-        row = dataclasses.asdict(measured) | {
-            "windowing": windowing,
-            "data": corpus.name,
-            "split": options.split,
-        }
-        print(json.dumps(row | fingerprint))
+        about = {"windowing": windowing, "data": corpus.name, "split": options.split}
+        by_position = {} if stream is None else _json_of(stream)
+        print(
+            json.dumps(dataclasses.asdict(measured) | about | by_position | corpus.fingerprint(options.split))
+        )
         return 0
     print(rates_text(measured.bpb, measured.perplexity))
-    print(f"{corpus.name}, {options.split}: {measured.num_bytes:,} bytes, {windowing}")
+    print(f"{name}: {measured.num_bytes:,} bytes, {windowing}")
+    if stream is not None:
+        print(_table(stream))
     for note in corpus.notes:
         print(f"Note: {note}")
     return 0
+
+
+def _streamed(
+    options: Options, model: TextModel, data: np.ndarray, begins: np.ndarray | None, name: str
+) -> StreamBits:
+    """What a text costs as one stream, with the time left on stderr."""
+    if options.window is not None and not growing_parts(model):
+        raise UserError(
+            f"--window: expected none, as with --carry-state this model reads the whole text as one stream,"
+            f" got {options.window}"
+        )
+    with progress_on_stderr(name, len(data), "bytes") as advance:
+        return stream_bits(model, data, begins=begins, window=options.window, progress=advance)
+
+
+def _windowing(stream: StreamBits) -> str:
+    if stream.window is None:
+        return "the whole text as one stream, the state carried on"
+    grows = " and ".join(stream.growing)
+    return f"{_SIDE_BY_SIDE.format(stream.window)}, as the state of {grows} grows with the text"
+
+
+def _json_of(stream: StreamBits) -> dict[str, Any]:
+    rows = [dataclasses.asdict(row) for row in stream.by_position]
+    return {"carried": stream.window is None, "window": stream.window, "by_position": rows}
+
+
+def _table(stream: StreamBits) -> str:
+    """Bits per byte by position, a row for each range."""
+    where = "in the text" if stream.window is None else "in a window"
+    rows = [
+        (f"{row.first:,}-{row.last:,}", f"{row.num_bytes:,}", f"{row.bpb:.4f}") for row in stream.by_position
+    ]
+    rows.insert(0, (f"position {where}", "bytes", "bits per byte"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(f"{x:>{w}}" for x, w in zip(row, widths, strict=True)) for row in rows)
 
 
 def _training_settings(folder: Path) -> Experiment | None:

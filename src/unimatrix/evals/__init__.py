@@ -1,14 +1,19 @@
 """Evaluations: a model in, numbers out."""
 
 from unimatrix.evals.bits_per_byte import BitsPerByte, bits_per_byte, nats_of_share, rates_text
+from unimatrix.evals.streaming import PositionBits, StreamBits, growing_parts, stream_bits
 from unimatrix.evals.tasks import TaskScore, task_score, task_sums
 
 __all__ = [
     "BitsPerByte",
+    "PositionBits",
+    "StreamBits",
     "TaskScore",
     "bits_per_byte",
+    "growing_parts",
     "nats_of_share",
     "rates_text",
+    "stream_bits",
     "task_score",
     "task_sums",
 ]

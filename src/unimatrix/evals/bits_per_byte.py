@@ -5,7 +5,7 @@ N bytes in the text, W window length in targets, B windows per forward pass.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -130,11 +130,14 @@ def nats_of_share(
     carry_state: bool = False,
     begins: np.ndarray | None = None,
     share: tuple[int, int] = (0, 1),
+    each: Callable[[torch.Tensor, np.ndarray], None] | None = None,
 ) -> torch.Tensor:
     """The nats of one process's share of the windows; summed over all shares, those of the whole text.
 
     Args:
         share: (r, n): the r-th of n shares, every n-th batch of windows. Others as for `bits_per_byte`.
+        each: called with every batch's nats [B, T], 0 for a BOS, and where in the text's tokens, BOS among
+            them, each window's first input lies, [B].
     Returns:
         [] float64 on the model's device (float32 on MPS, which has no float64).
     """
@@ -159,7 +162,7 @@ def nats_of_share(
     total = torch.zeros((), dtype=sum_dtype(where), device=where)
     with evaluating(model):
         state: Any = None
-        for index, windows in enumerate(_windows(stream, window, rows)):
+        for index, (first, windows) in enumerate(_windows(stream, window, rows)):
             if index % share[1] != share[0]:
                 continue
             input_ids, labels, starts = PackedBatch.of(torch.from_numpy(windows).to(where))
@@ -170,11 +173,16 @@ def nats_of_share(
                 logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
             )
             total += losses.to(total.dtype).sum()
+            if each is not None:
+                each(losses.unflatten(0, labels.shape), first)
     return total
 
 
-def _windows(tokens: np.ndarray, window: int, batch_size: int) -> Iterator[np.ndarray]:
-    """[B, T + 1] int64: T targets and the token before them; T = window but in the last, shorter one."""
+def _windows(tokens: np.ndarray, window: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Where windows begin, [B], and [B, T + 1] int64: T targets and the token before them.
+
+    T = window but in the last, shorter one.
+    """
     length = len(tokens) - 1
     # one window holds any shorter text
     window = min(window, max(1, length))
@@ -182,6 +190,6 @@ def _windows(tokens: np.ndarray, window: int, batch_size: int) -> Iterator[np.nd
     offsets = np.arange(window + 1)
     for first in range(0, num_full, batch_size):
         starts = np.arange(first, min(first + batch_size, num_full)) * window
-        yield tokens[starts[:, None] + offsets].astype(np.int64)
+        yield starts, tokens[starts[:, None] + offsets].astype(np.int64)
     if length % window:
-        yield tokens[None, num_full * window :].astype(np.int64)
+        yield np.array([num_full * window]), tokens[None, num_full * window :].astype(np.int64)

@@ -1,0 +1,147 @@
+"""Bits per byte of a whole text read as one stream, and by how much of it a model has read before a byte.
+
+Letters: B batch, T time, D documents.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from unimatrix.errors import UserError
+from unimatrix.evals.bits_per_byte import BitsPerByte, nats_of_share
+from unimatrix.evals.model import max_positions, vocab_size
+
+# what a model whose state grows with the text reads at a time, where no other number is asked for
+GROWING_WINDOW = 4096
+# bytes in the first row of what is counted by position; each further row has twice as many positions
+FIRST_POSITIONS = 128
+# tokens of a stream read in one call, and how many logits that may be
+_PIECE, _LOGITS = 16_384, 2**23
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PositionBits:
+    """Bits per byte of the bytes before which a model has read first..last tokens, BOS among them."""
+
+    first: int
+    last: int
+    num_bytes: int
+    bpb: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamBits:
+    """What a text costs a model that reads it as one stream.
+
+    whole: of all bytes. by_position: of those that follow 1 to 128 tokens, 129 to 256, 257 to 512, ...; no
+    row without a byte. window: None, or how many bytes it reads at a time, each time afresh.
+    growing: the parts that are why: their state grows with the text.
+    """
+
+    whole: BitsPerByte
+    by_position: tuple[PositionBits, ...]
+    window: int | None
+    growing: tuple[str, ...]
+
+
+def stream_bits(
+    model: nn.Module,
+    data: np.ndarray,
+    *,
+    window: int | None = None,
+    device: torch.device | str | None = None,
+    begins: np.ndarray | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> StreamBits:
+    """Every byte of the text is predicted exactly once, from all of the text before it.
+
+    The state is carried from piece to piece, in memory for one piece. A model whose state grows with the text
+    (attention, Assoc's memory) would take more time for each byte than for the one before: it reads windows
+    side by side, each afresh, as `bits_per_byte` does.
+
+    Args:
+        model, data, device, begins: as for `bits_per_byte`; with begins a position is one in its document.
+        window: cut the text so; None is one stream or, of a state that grows, GROWING_WINDOW.
+        progress: called with how many more bytes were predicted.
+    Raises:
+        UserError: as `bits_per_byte` does; a model with positions.
+    """
+    if len(data) == 0:
+        raise UserError("evaluation text: expected at least 1 byte, got none")
+    if max_positions(model) is not None:
+        raise UserError(
+            f"carry_state: expected a model with max_positions None, got one with {max_positions(model)}"
+        )
+    growing = growing_parts(model)
+    if window is None and growing:
+        window = GROWING_WINDOW
+    counted = _ByPosition(len(data), begins, window, progress)
+    nats = nats_of_share(
+        model,
+        data,
+        window=max(1, min(_PIECE, _LOGITS // (vocab_size(model) or 1))) if window is None else window,
+        batch_size=1,
+        device=device,
+        carry_state=window is None,
+        begins=begins,
+        each=counted.add,
+    )
+    whole = BitsPerByte.from_nats(float(nats), len(data))
+    return StreamBits(whole=whole, by_position=counted.rows(), window=window, growing=growing)
+
+
+def growing_parts(model: nn.Module) -> tuple[str, ...]:
+    """The kinds of a model's parts whose state grows with the text."""
+    config = getattr(model, "config", None)
+    parts = getattr(config, "all_parts", {}).values()
+    return tuple(dict.fromkeys(part.kind for part in parts if part.grows))
+
+
+class _ByPosition:
+    """Nats and bytes by how many tokens came before, rows of twice as many positions each."""
+
+    def __init__(
+        self,
+        num_bytes: int,
+        begins: np.ndarray | None,
+        window: int | None,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        begins = np.zeros(1, dtype=np.int64) if begins is None else begins
+        # of each document's BOS among the tokens
+        self._begins = begins + np.arange(len(begins))
+        self._window, self._progress = window, progress
+        rows = max(0, (num_bytes - 1).bit_length() - FIRST_POSITIONS.bit_length() + 1) + 1
+        self._last = FIRST_POSITIONS << np.arange(rows)
+        self._nats, self._bytes = np.zeros(rows), np.zeros(rows, dtype=np.int64)
+
+    def add(self, nats: torch.Tensor, first: np.ndarray) -> None:
+        """Count nats [B, T] of windows whose first inputs are these tokens, [B]."""
+        targets = first[:, None] + 1 + np.arange(nats.shape[1])
+        document = np.searchsorted(self._begins, targets, side="right") - 1
+        # 0 for a BOS, which nobody predicts
+        position = targets - self._begins[document]
+        asked = position > 0
+        if self._window is not None:
+            position = np.minimum(position, 1 + np.arange(nats.shape[1]))
+        row = np.searchsorted(self._last, position[asked])
+        self._nats += np.bincount(row, nats.double().cpu().numpy()[asked], len(self._last))
+        self._bytes += np.bincount(row, minlength=len(self._last))
+        if self._progress is not None:
+            self._progress(int(asked.sum()))
+
+    def rows(self) -> tuple[PositionBits, ...]:
+        first = [1, *(int(last) + 1 for last in self._last[:-1])]
+        return tuple(
+            PositionBits(
+                first=begin,
+                last=int(end),
+                num_bytes=int(num),
+                bpb=BitsPerByte.from_nats(float(nats), int(num)).bpb,
+            )
+            for begin, end, num, nats in zip(first, self._last, self._bytes, self._nats, strict=True)
+            if num
+        )

@@ -1,0 +1,125 @@
+"""A text as one stream: all of it, by position, and what a state that grows makes of it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_models import PRESETS, one_thread, small_settings
+from torch import nn
+
+from unimatrix.data import VOCAB_SIZE
+from unimatrix.data.documents import begins_of
+from unimatrix.errors import UserError
+from unimatrix.evals import bits_per_byte, stream_bits, streaming
+from unimatrix.models import build
+
+__all__ = ["one_thread"]
+
+TEXT = np.random.default_rng(0).integers(0, 256, 1003).astype(np.uint8)
+RANGES = [(1, 128), (129, 256), (257, 512), (513, 1024)]
+
+
+class Counting(nn.Module):
+    """Gives any byte the same probability, by how many tokens were read before it: `bits_at`."""
+
+    def __init__(self):
+        super().__init__()
+        self.pieces, self.asked = [], []
+
+    def forward(self, input_ids, state=None, *, starts=None):
+        (_, length), before = input_ids.shape, 0 if state is None else state
+        self.pieces.append(length)
+        steps = []
+        for t in range(length):
+            before = 1 if starts is not None and bool(starts[0, t]) else before + 1
+            steps.append(before)
+        chance = 2.0 ** -(torch.tensor(steps) % 9 + 1.0)
+        # every byte has it, and what is left over is PAD's
+        logits = (chance / 300).log()[None, :, None].repeat(1, 1, VOCAB_SIZE).double()
+        logits[..., -1] = (1 - chance * (VOCAB_SIZE - 1) / 300).log()
+        return logits, before
+
+
+def bits_at(position):
+    return position % 9 + 1 + math.log2(300)
+
+
+def expected(positions):
+    rows = {}
+    for position in positions:
+        row = next(pair for pair in RANGES if position <= pair[1])
+        rows.setdefault(row, []).append(bits_at(position))
+    return {row: (len(bits), pytest.approx(np.mean(bits), rel=1e-6)) for row, bits in sorted(rows.items())}
+
+
+def rows_of(found):
+    return {(row.first, row.last): (row.num_bytes, row.bpb) for row in found.by_position}
+
+
+@pytest.mark.parametrize("piece", [64, 1000, 5000])
+def test_bits_by_position_are_those_of_the_positions(piece, monkeypatch):
+    monkeypatch.setattr(streaming, "_PIECE", piece)
+    model, told = Counting(), []
+    found = stream_bits(model, TEXT, progress=told.append)
+    assert found.window is None
+    assert rows_of(found) == expected(range(1, 1004))
+    assert found.whole.bpb == pytest.approx(np.mean([bits_at(t) for t in range(1, 1004)]), rel=1e-6)
+    assert sum(told) == found.whole.num_bytes == 1003
+    assert max(model.pieces) == min(piece, 1003)
+
+
+def test_in_windows_a_position_is_one_in_its_window():
+    found = stream_bits(Counting(), TEXT, window=300)
+    assert found.window == 300
+    assert rows_of(found) == expected([t for length in (300, 300, 300, 103) for t in range(1, length + 1)])
+
+
+def test_of_documents_a_position_is_one_in_its_document(monkeypatch):
+    lengths = (1, 40, 1, 300, 2, 659)
+    for piece in (50, 5000):
+        monkeypatch.setattr(streaming, "_PIECE", piece)
+        found = stream_bits(Counting(), TEXT, begins=begins_of(lengths))
+        assert rows_of(found) == expected([t for length in lengths for t in range(1, length + 1)])
+
+
+@pytest.mark.parametrize("num_bytes", [1, 127, 128, 129, 256, 257, 512, 513])
+def test_ranges_end_where_the_text_does(num_bytes):
+    found = stream_bits(Counting(), TEXT[:num_bytes])
+    assert rows_of(found) == expected(range(1, num_bytes + 1))
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, "mamba2"])
+def test_every_preset_reads_a_stream_or_the_windows_it_can(preset, monkeypatch):
+    monkeypatch.setattr(streaming, "_PIECE", 70)
+    monkeypatch.setattr(streaming, "GROWING_WINDOW", 200)
+    torch.manual_seed(0)
+    settings = {"d_model": 16, "num_heads": 2, "depth": 1} if preset == "mamba2" else small_settings(preset)
+    model = build(preset, max_positions=None, **settings)
+    grows = not model.config.recurrent
+    found = stream_bits(model, TEXT)
+    assert (found.window, bool(found.growing)) == ((200, True) if grows else (None, False))
+    other = bits_per_byte(model, TEXT, window=200 if grows else 1003)
+    assert found.whole.bpb == pytest.approx(other.bpb, abs=1e-5)
+    total = sum(row.bpb * row.num_bytes for row in found.by_position)
+    assert total / 1003 == pytest.approx(found.whole.bpb, rel=1e-6)
+    assert [(row.first, row.last) for row in found.by_position] == RANGES[: 2 if grows else 4]
+
+
+def test_a_large_vocabulary_is_read_in_smaller_pieces():
+    class Wide(Counting):
+        config = type("Config", (), {"vocab_size": 100_000, "max_positions": None})
+
+    model = Wide()
+    stream_bits(model, TEXT)
+    assert max(model.pieces) == 2**23 // 100_000
+
+
+def test_bad_input_is_named():
+    for model, data, settings, message in (
+        (Counting(), TEXT[:0], {}, "evaluation text: expected at least 1 byte, got none"),
+        (build("unimatrix-core"), TEXT, {}, "carry_state: expected a model with max_positions None, got"),
+        (Counting(), TEXT, {"window": 0}, "window: expected at least 1, got 0"),
+    ):
+        with pytest.raises(UserError, match=f"^{message}"):
+            stream_bits(model, data, **settings)
