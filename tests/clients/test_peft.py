@@ -13,7 +13,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 IDS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(0))
 # presets of which a part reads the ids themselves: no embeddings can stand in for them
-READ_IDS = ("unimatrix-rosa", "unimatrix-discovery", "unimatrix-sparse-pointer")
+READ_IDS = (
+    "unimatrix-rosa",
+    "unimatrix-discovery",
+    "unimatrix-rosa-exact",
+    "unimatrix-discovery-exact",
+    "unimatrix-sparse-pointer",
+)
 
 
 def lora(model, targets="all-linear", **settings) -> PeftModel:

@@ -15,6 +15,8 @@ from unimatrix.models.presets import preset_config
 NEEDS_IDS = {
     "unimatrix-rosa": "routing",
     "unimatrix-discovery": "routing",
+    "unimatrix-rosa-exact": "routing",
+    "unimatrix-discovery-exact": "routing",
     "unimatrix-sparse-pointer": "memory",
 }
 IDS = random_ids(3, 30, below=53)

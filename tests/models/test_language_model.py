@@ -266,6 +266,7 @@ def test_bfloat16_model_keeps_a_float32_state(name):
         "transformer",
         "unimatrix-rosa",
         "unimatrix-discovery",
+        "unimatrix-rosa-exact",
         "triple-slot",
         "triple-hybrid",
         "recurrent-ffn-hybrid",

@@ -27,7 +27,12 @@ def test_counts_are_the_papers(name, vocab_size, count):
 
 # the paper describes the first and prints no count of it; the others are not the paper's
 NOT_PRINTED = "recurrent-ffn-readout"
-OWN = {"transformer-modern": (163_712, 151_232), "unimatrix-hybrid": (191_368, 178_888)}
+OWN = {
+    "transformer-modern": (163_712, 151_232),
+    "unimatrix-hybrid": (191_368, 178_888),
+    "unimatrix-rosa-exact": (103_876, 78_916),
+    "unimatrix-discovery-exact": (115_184, 83_984),
+}
 
 
 def test_the_paper_prints_a_count_for_every_preset_of_its_own_but_one():

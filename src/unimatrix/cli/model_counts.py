@@ -11,11 +11,8 @@ from unimatrix.models import (
     TASK_PRESETS,
     LanguageModel,
     Mamba2,
-    ModelConfig,
     build,
     parameter_count,
-    preset_config,
-    setting,
     state_bytes,
 )
 
@@ -91,11 +88,7 @@ def _does(about: str) -> str:
 
 @torch.no_grad()
 def _measured_state(name: str) -> dict[int, int]:
-    # every form carries the same state; the chunked one, unlike the compiled one, needs no kernel first
-    config = preset_config(name)
-    has_forms = isinstance(config, ModelConfig) and setting(config, "backend") is not None
-    form = {"backend": "chunked"} if has_forms else {}
-    model = build(name, max_positions=None, **form).eval()
+    model = build(name, max_positions=None).eval()
     assert isinstance(model, LanguageModel | Mamba2)
     state = None
     if model.config.recurrent:  # one size however long the text, so that one token tells it

@@ -17,6 +17,12 @@ from unimatrix.mixers.registry import PartConfig, RegisteredPart, parts, registe
 from unimatrix.mixers.routing import PreviousTokenRouting, PreviousTokenRoutingConfig, RoutingState
 from unimatrix.mixers.slot_memory import Recalled, SlotMemory, SlotMemoryConfig, SlotMemoryMixerState
 from unimatrix.mixers.spectral import SpectralLinear
+from unimatrix.mixers.suffix_automaton import (
+    SuffixRouting,
+    SuffixRoutingConfig,
+    SuffixRoutingState,
+    SuffixVotesConfig,
+)
 from unimatrix.mixers.triple_latent import TripleLatentConfig, TripleLatentMixer
 
 __all__ = [
@@ -62,6 +68,10 @@ __all__ = [
     "SpectralLinear",
     "StepEmbeddings",
     "StepEmbeddingsConfig",
+    "SuffixRouting",
+    "SuffixRoutingConfig",
+    "SuffixRoutingState",
+    "SuffixVotesConfig",
     "TiedHeadConfig",
     "TripleLatentConfig",
     "TripleLatentMixer",
@@ -78,6 +88,8 @@ register(MLP, MLPConfig)
 register(GatedMLP, GatedMLPConfig)
 register(RecurrentFFN, RecurrentFFNConfig)
 register(PreviousTokenRouting, PreviousTokenRoutingConfig)
+register(SuffixRouting, SuffixRoutingConfig)
+register(SuffixRouting, SuffixVotesConfig)
 register(SlotMemory, SlotMemoryConfig)
 register(DeepEmbed, DeepEmbedConfig)
 register(StepEmbeddings, StepEmbeddingsConfig)

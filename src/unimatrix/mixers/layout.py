@@ -14,18 +14,26 @@ class Kept(NamedTuple):
 
     shape: without the batch; None is any size. dtype: of its own, or the model's ("stream"), or the one sums
     are kept in ("sums": float32, float64 in a float64 model). optional: None may stand in its place. ids: of
-    tokens, or -1 for none.
+    tokens, or -1 for none. host: it lies in the CPU's memory, wherever the model is.
     """
 
     shape: tuple[int | None, ...]
     dtype: torch.dtype | Literal["stream", "sums"]
     optional: bool = False
     ids: bool = False
+    host: bool = False
 
 
-def kept(shape: tuple[int | None, ...], dtype: Any, *, optional: bool = False, ids: bool = False) -> Any:
+def kept(
+    shape: tuple[int | None, ...],
+    dtype: Any,
+    *,
+    optional: bool = False,
+    ids: bool = False,
+    host: bool = False,
+) -> Any:
     """A `Kept`, where a state's type has a tensor."""
-    return Kept(shape, dtype, optional, ids)
+    return Kept(shape, dtype, optional, ids, host)
 
 
 class _Given(NamedTuple):
@@ -47,7 +55,8 @@ def check_state(state: Any, layout: Any, inputs: Tensor, dtype: torch.dtype) -> 
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     # under autocast a state has the dtype that the products were made in
     stream = None if torch.is_autocast_enabled(device.type) else dtype
-    _check(("state",), state, layout, _Given(inputs.shape[0], device, {"stream": stream, "sums": sums}))
+    dtypes = {"stream": stream, "sums": sums}
+    _check(("state",), state, layout, _Given(inputs.shape[0], device, dtypes))
 
 
 _named_for_export: set[type] = set()
@@ -89,7 +98,10 @@ def _check(place: tuple[Any, ...], value: Any, layout: Any, given: _Given) -> No
         dtype = dtypes[layout.dtype] if isinstance(layout.dtype, str) else layout.dtype
         if dtype is not value.dtype and (dtype is not None or not value.is_floating_point()):
             raise UserTypeError(f"{_named(place)}: expected {_short(dtype)}, got {_short(value.dtype)}")
-        if value.device != device:
+        if layout.host:
+            if value.device.type != "cpu":
+                raise UserError(f"{_named(place)}: expected it on the host, cpu, got {value.device}")
+        elif value.device != device:
             raise UserError(
                 f"{_named(place)}: expected it where the inputs are, {device}, got {value.device}"
             )

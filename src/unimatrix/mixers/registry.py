@@ -26,10 +26,11 @@ class PartConfig:
     """Base of the parts' configs, which are frozen dataclasses: settings, and what the model must know.
 
     kind: its name in JSON. reads: of the ports, and "ids" for token ids themselves. gives: no other port will
-    do. grows: whether its state grows with the text. documents: whether its state is emptied where
-    `Reading.starts` says that a document begins; a model with a part whose state is not refuses packed
-    documents. version: raised by hand when the same settings come to give other numbers. ops: those of
-    unimatrix.ops that its numbers come from, which have versions of their own.
+    do. grows: whether its state grows with the text. appends: of one that grows, whether a call appends to
+    the state that it is given, so that a text in pieces costs no more than in one. documents: whether its
+    state is emptied where `Reading.starts` says that a document begins; a model with a part whose state is
+    not refuses packed documents. version: raised by hand when the same settings come to give other numbers.
+    ops: those of unimatrix.ops that its numbers come from, which have versions of their own.
     """
 
     __slots__ = ()
@@ -38,6 +39,7 @@ class PartConfig:
     reads: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset({"add"})
     grows: ClassVar[bool] = False
+    appends: ClassVar[bool] = False
     documents: ClassVar[bool] = False
     version: ClassVar[int] = 1
     ops: ClassVar[tuple[str, ...]] = ()

@@ -213,8 +213,13 @@ class ModelConfig:
 
     @property
     def recurrent(self) -> bool:
-        """Whether the state has one size however long the text, so that reading in pieces costs nothing."""
+        """Whether the state has one size however long the text."""
         return not any(part.grows for _, part, _ in self._places())
+
+    @property
+    def read_in_pieces(self) -> bool:
+        """Whether a long text read in pieces, each from the state before it, costs no more than in one."""
+        return not any(part.grows and not part.appends for _, part, _ in self._places())
 
     @property
     def all_parts(self) -> dict[str, PartConfig]:

@@ -107,7 +107,7 @@ class LanguageModel(nn.Module):
         # whether training keeps only what lies between the blocks, and computes each again for its gradient
         self.gradient_checkpointing = False
         # asked once: a config looks through all of its parts each time
-        self._recurrent = config.recurrent
+        self._in_pieces = config.read_in_pieces
         self._parts = [
             (name, part.gives, type(self.get_submodule(name))) for name, part in config.parts.items()
         ]
@@ -268,7 +268,7 @@ class LanguageModel(nn.Module):
         """`_read`, a long text in pieces where that pays."""
         batch, length = text.given.shape[:2]
         piece = max(1, PIECE_TOKENS // max(1, batch))
-        pieces_pay = not torch.is_grad_enabled() and self._recurrent and not _one_graph_for_all_lengths()
+        pieces_pay = not torch.is_grad_enabled() and self._in_pieces and not _one_graph_for_all_lengths()
         in_pieces = pieces_pay and length > piece
         if not in_pieces or (torch.compiler.is_compiling() and length > MAX_COMPILED_PIECES * piece):
             return self._read(text, state, keep_streams)

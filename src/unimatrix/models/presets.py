@@ -22,6 +22,7 @@ from unimatrix.mixers import (
     RMSNormConfig,
     SlotMemoryConfig,
     StepEmbeddingsConfig,
+    SuffixRoutingConfig,
     TripleLatentConfig,
 )
 from unimatrix.models.config import ModelConfig, Parts
@@ -47,6 +48,8 @@ DISCOVERY = edit(
         "parts.steps": StepEmbeddingsConfig(),
     },
 )
+ROSA_EXACT = edit(ROSA, {"parts.routing": SuffixRoutingConfig()})
+DISCOVERY_EXACT = edit(DISCOVERY, {"parts.routing": SuffixRoutingConfig()})
 ASSOC = edit(CORE, {"layers.0.associations": AssociativeMemoryConfig()})
 SPARSE_POINTER = edit(CORE, {"parts.memory": SlotMemoryConfig()})
 TRIPLE_LATENT = edit(TRANSFORMER, {"layers.*.mixer": TripleLatentConfig()})
@@ -88,6 +91,16 @@ PRESETS: dict[str, Preset] = {
         DISCOVERY,
         "ROSA, rule mixing, DeepEmbed, step embeddings, spectral normalisation. 115,184 (V = 64: 83,984).",
         use="studying write rules: all extras at once",
+    ),
+    "unimatrix-rosa-exact": Preset(
+        ROSA_EXACT,
+        "ROSA by an exact suffix automaton over the whole text. 103,876 (V = 64: 78,916).",
+        use="ROSA as it is meant: what followed the longest match",
+    ),
+    "unimatrix-discovery-exact": Preset(
+        DISCOVERY_EXACT,
+        "Discovery with ROSA by an exact suffix automaton. 115,184 (V = 64: 83,984).",
+        use="all extras, with ROSA as it is meant",
     ),
     "unimatrix-assoc": Preset(
         ASSOC,

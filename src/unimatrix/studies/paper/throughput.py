@@ -97,6 +97,8 @@ LABELS = {
     "unimatrix-core": "UniMatrix-Core",
     "unimatrix-rosa": "UniMatrix-ROSA",
     "unimatrix-discovery": "UniMatrix-Discovery",
+    "unimatrix-rosa-exact": "UniMatrix-ROSA, exact",
+    "unimatrix-discovery-exact": "UniMatrix-Discovery, exact",
     "unimatrix-assoc": "UniMatrix-Assoc",
     "unimatrix-sparse-pointer": "SparsePointer",
     "triple-latent": "Triple-Latent",
