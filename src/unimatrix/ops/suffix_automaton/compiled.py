@@ -32,7 +32,6 @@ from unimatrix.ops.suffix_automaton.state import (
     NODE_WORDS,
     NODES,
     REGISTERS,
-    SLOTS,
     SLOTS_ROOM,
     TOKENS_ROOM,
     SuffixAutomatonState,
@@ -121,7 +120,7 @@ def _slots(edges: int) -> int:
 
 def _own(length: Tensor, registers: Tensor, store: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The tokens of a handle in a store of its own; the tree with them where no other handle went on."""
-    registers, store = registers.clone(), store.clone()
+    registers, store = (x.clone(memory_format=torch.contiguous_format) for x in (registers, store))
     older = registers[:, COUNT] != length
     registers[:, HELD] = length - registers[:, BASE]
     registers[:, COUNT] = length
@@ -157,20 +156,20 @@ def _rooms_of(registers: Tensor) -> tuple[int, int, int]:
 
 
 def _moved(registers: Tensor, store: Tensor, rooms: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """The same in a store with other rooms; the table is filled anew where it grows."""
+    """The same in a store with other rooms."""
     tokens, nodes, _ = _rooms_of(registers)
     after, larger = new_store(len(registers), *rooms)
     after[:, :TOKENS_ROOM] = registers[:, :TOKENS_ROOM]
-    held, planted = int(registers[:, HELD].max()), int(registers[:, NODES].max())
-    used, built = int(registers[:, SLOTS].max()), int(registers[:, BUILT].max())
+    held, built, planted = (int(registers[:, at].max()) for at in (HELD, BUILT, NODES))
     pieces = (
         (0, 0, held),
         (tokens, rooms[0], built),
         (2 * tokens, 2 * rooms[0], NODE_WORDS * planted),
-        (2 * tokens + NODE_WORDS * nodes, 2 * rooms[0] + NODE_WORDS * rooms[1], 2 * used),
     )
     for at, to, size in pieces:  # torch would wake its threads for a copy
         larger.numpy()[:, to : to + size] = store.numpy()[:, at : at + size]
+    at, to = 2 * tokens + NODE_WORDS * nodes, 2 * rooms[0] + NODE_WORDS * rooms[1]
+    _kernels().move_tables(1, after.numpy(), store.numpy(), at, larger.numpy(), to)
     return after, larger
 
 

@@ -9,8 +9,9 @@ link-cut tree (Sleator and Tarjan's `access`), which costs O(log n), amortised, 
 path have the same newest leaf, which is kept with the path's top splay node.
 
 Nodes count from 1, the root, which is on no path. A child is a node, or ~leaf; leaf s is the suffix that
-begins at token s. The edges lie in an open table by node and first token, with a half of their hash beside
-each, so that a look rarely leaves the table.
+begins at token s. The edges lie in an open table by node and first token, with their hash beside each, so
+that a look rarely leaves the table. They lie in the order of their hashes, nearly, so that a larger table is
+filled from end to end.
 
 Letters: B batch, T time; n tokens, v, p, c, m nodes, s a leaf.
 """
@@ -89,7 +90,11 @@ def _find(tokens, leaves, nodes, table, slots, node, token):
 @numba.njit
 def _put(table, slots, node, token, child):
     """Insert an edge that the table does not have."""
-    h = _hash(node, token)
+    _put_hashed(table, slots, _hash(node, token), child)
+
+
+@numba.njit
+def _put_hashed(table, slots, h, child):
     at = (h * np.uint64(slots)) >> np.uint64(32)
     while table[at, 0] != 0:
         at += np.uint64(1)
@@ -100,15 +105,12 @@ def _put(table, slots, node, token, child):
 
 
 @numba.njit
-def _fill(r, tokens, leaves, nodes, table, slots):
-    """The table anew, with so many slots."""
-    for at in range(slots):
-        table[at, 0] = 0
-    for child in range(ROOT + 1, r[NODES]):
-        parent = nodes[child, PARENT]
-        _put(table, slots, parent, _first(tokens, nodes, child, parent), child)
-    for s in range(r[LEAVES]):
-        _put(table, slots, leaves[s], tokens[s + nodes[leaves[s], DEPTH]], ~s)
+def _spread(r, edges, table, slots):
+    """The edges of another table in this one, with so many slots."""
+    table[:slots, 0] = 0
+    for k in range(len(edges)):
+        if edges[k, 0] != 0:
+            _put_hashed(table, slots, np.uint64(np.uint32(edges[k, 1])), edges[k, 0])
     r[SLOTS] = slots
 
 
@@ -285,7 +287,7 @@ def _read(r, tokens, leaves, nodes, table):
 
 
 @numba.njit
-def _lacks_room(r, tokens, leaves, nodes, table):
+def _lacks_room(r, table):
     """Whether the next token may need more room than there is; a table is made larger within its own."""
     # each suffix that is no leaf may become one, with a node and two edges
     most = min(r[BUILT] + 2 - r[LEAVES], r[BUILT] + 1)
@@ -298,7 +300,7 @@ def _lacks_room(r, tokens, leaves, nodes, table):
             slots = min(2 * slots, r[SLOTS_ROOM])
         if OF * edges > FULL * slots:
             return True
-        _fill(r, tokens, leaves, nodes, table, slots)
+        _spread(r, table[: r[SLOTS]].copy(), table, slots)
     return False
 
 
@@ -310,7 +312,7 @@ def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity
     while True:
         # what the store holds and the tree does not: after a copy, or when half of a capacity was forgotten
         while r[BUILT] < r[HELD]:
-            if _lacks_room(r, held, leaves, nodes, table):
+            if _lacks_room(r, table):
                 return t
             _read(r, held, leaves, nodes, table)
         if t == len(given):
@@ -337,7 +339,7 @@ def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity
                 r[BASE] = first
                 _plant(r, nodes, table)
                 continue
-        if r[HELD] == r[TOKENS_ROOM] or _lacks_room(r, held, leaves, nodes, table):
+        if r[HELD] == r[TOKENS_ROOM] or _lacks_room(r, table):
             return t
         held[r[HELD]] = given[t]
         r[HELD] += 1
@@ -397,6 +399,20 @@ def _has_wrong_id(given, real):
         if (given[t] < 0 or given[t] > MOST_ID) and (len(real) == 0 or real[t]):
             return True
     return False
+
+
+@kernel
+def move_tables(registers, store, at, larger, to):
+    """Every row's table from place `at` of a store to place `to` of another, with the room that there is now.
+
+    Unless that is far more than it needs: then it grows with the tree, as a new one does.
+    """
+    for b in numba.prange(len(registers)):
+        r = registers[b]
+        used, room = r[SLOTS], r[SLOTS_ROOM]
+        slots = room if room <= 2 * used else used
+        edges = store[b, at : at + SLOT_WORDS * used].reshape(used, SLOT_WORDS)
+        _spread(r, edges, larger[b, to : to + SLOT_WORDS * slots].reshape(slots, SLOT_WORDS), slots)
 
 
 @kernel
