@@ -153,9 +153,9 @@ def test_a_store_takes_the_bytes_that_are_promised(real_corpus):
     for pieces in (1, 7, 400):
         assert bytes_per_token(text, pieces) <= 64
     for name in ("one symbol", "fibonacci", "thue-morse"):
-        assert bytes_per_token(INPUTS[name].repeat(1, 100), 37) <= 112
+        assert bytes_per_token(INPUTS[name].repeat(1, 100), 37) <= 70
     for symbols in (2, 4, 259, 8_192, 50_257):
-        assert bytes_per_token(drawn(symbols, n=40_000, rows=1), 37) <= 112
+        assert bytes_per_token(drawn(symbols, n=40_000, rows=1), 37) <= 70
 
 
 def test_a_state_may_lie_anyhow_in_memory():
