@@ -32,7 +32,7 @@ class Surprise(Part):
         self.weight.fill_(self.strength)
 
     def state_layout(self) -> Any:
-        return SurpriseState(kept((), torch.int64), kept((), "sums"))
+        return SurpriseState(kept((), torch.int64, ids=True), kept((), "sums"))
 
     def give(self, x, state, at, given):
         error = given.error.mean(-1).detach()
