@@ -16,9 +16,11 @@ EXTRA_OF = {
     "altair": "paper",
     "jinja2": "paper",
     "pandas": "paper",
+    "pyppmd": "paper",
     "scipy": "paper",
     "rosa": "bench",
     "vl_convert": "paper",
+    "zstandard": "paper",
 }
 
 
