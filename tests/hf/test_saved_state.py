@@ -1,8 +1,6 @@
 """A state in a file is the state, for the model that made it, and nothing else in a file is one."""
 
 import json
-from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,10 +11,8 @@ from torch.utils import _pytree as pytree
 import unimatrix
 from unimatrix.errors import UserError
 from unimatrix.hf import load_state, save_state
-from unimatrix.mixers import Given, Part, PartConfig, registry
-from unimatrix.mixers.layout import kept
 from unimatrix.models import build, select_batch, state_bytes
-from unimatrix.ops.suffix_automaton import SuffixAutomatonState, suffix_automaton
+from unimatrix.ops.suffix_automaton import SuffixAutomatonState, compact
 from unimatrix.ops.suffix_automaton.state import REGISTERS
 
 IDS = torch.randint(0, 53, (2, 40), generator=torch.Generator().manual_seed(1))
@@ -24,44 +20,10 @@ MORE = IDS.flip(1)[:, :9]
 SMALL = {"d_model": 16, "num_heads": 2}
 
 
-class Following(Part):
-    """Adds nothing, and votes for what followed the longest suffix."""
-
-    def state_layout(self) -> Any:
-        whole = kept((), torch.int64), kept((REGISTERS,), torch.int64), kept((None,), torch.int32)
-        return SuffixAutomatonState(*whole)
-
-    def give(self, x, state, at, given):
-        found, state = suffix_automaton(at.ids, state, mask=at.mask)
-        return Given(votes=(found.token,)), state
-
-    def vote(self, logits, hidden, votes):
-        chosen = torch.nn.functional.one_hot(votes[0].clamp_min(0), logits.shape[-1])
-        return logits + 3.0 * chosen * (votes[0] >= 0)[..., None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FollowingConfig(PartConfig):
-    """Votes for what followed the longest suffix."""
-
-    kind: ClassVar[str] = "test_following"
-    role: ClassVar[str] = "model"
-    reads: ClassVar[frozenset[str]] = frozenset({"ids"})
-    gives: ClassVar[frozenset[str]] = frozenset({"votes"})
-
-    def build(self, size):
-        return Following()
-
-
 @pytest.fixture
-def following(monkeypatch):
-    """A model with an automaton's state in it, beside others."""
-    monkeypatch.setattr(registry, "_parts", dict(registry._parts))
-    unimatrix.register(Following, FollowingConfig)
-    torch.manual_seed(0)
-    return build(
-        "unimatrix-core", max_positions=None, **SMALL, **{"parts.following": "test_following"}
-    ).eval()
+def following():
+    """A model with an automaton's state in it, and what its votes have done, beside others."""
+    return model_of("unimatrix-rosa-exact", max_positions=None, vote=True, **SMALL)
 
 
 def model_of(name, *, seed=0, **changes):
@@ -69,12 +31,21 @@ def model_of(name, *, seed=0, **changes):
     return build(name, **changes).eval()
 
 
+def compacted(state):
+    return pytree.tree_map(
+        lambda x: compact(x) if isinstance(x, SuffixAutomatonState) else x,
+        state,
+        is_leaf=lambda x: isinstance(x, SuffixAutomatonState),
+    )
+
+
 def leaves(state):
     return pytree.tree_leaves(state)
 
 
 def same(one, other):
-    pairs = list(zip(leaves(one), leaves(other), strict=True))
+    """Of an automaton what it has read, not its tree."""
+    pairs = list(zip(leaves(compacted(one)), leaves(compacted(other)), strict=True))
     return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 
@@ -109,7 +80,7 @@ def test_of_an_automaton_its_tokens_are_kept(following, tmp_path):
     expected = following(MORE, state)[0]
     save_state(state, path, following)  # an older handle by now: its store went on
     again, _ = load_state(path, following)
-    assert again.parts["following"].store.shape == (2, 40)
+    assert again.parts["routing"].read.store.shape == (2, 40)
     assert torch.equal(following(MORE, again)[0], expected)
     # twice, and by another batch
     assert torch.equal(following(MORE, again)[0], expected)
@@ -138,7 +109,7 @@ def put(name, value):
     return lambda tensors: tensors.__setitem__(name, value)
 
 
-STORE, LENGTH, REGISTER = (f"parts.following.{name}" for name in ("store", "length", "registers"))
+STORE, LENGTH, REGISTER = (f"parts.routing.read.{name}" for name in ("store", "length", "registers"))
 
 
 OTHER_NUMBERS = [
@@ -167,6 +138,17 @@ def test_an_automaton_with_other_numbers_is_refused(following, tmp_path):
         altered(path, change)
         with pytest.raises(UserError, match=r": expected what a suffix automaton has read, got"):
             load_state(path, following)
+
+
+@torch.no_grad()
+def test_what_its_votes_have_done_may_be_any_numbers(following, tmp_path):
+    """They are nobody's index: whatever a file says of them, there are logits."""
+    path = tmp_path / "state"
+    save_state(following(IDS)[1], path, following)
+    for wrong in (-1, 14, 258, 2**62):
+        altered(path, put("parts.routing.vote.pointed.vector", torch.full((2, 2), wrong)))
+        found, _ = load_state(path, following)
+        assert following(MORE, found)[0].isfinite().all()
 
 
 def test_files_that_are_none_of_this_models(tmp_path):

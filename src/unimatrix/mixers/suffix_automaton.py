@@ -198,7 +198,11 @@ def count_hits(
     if mask is not None:
         counted = counted & mask
     hit = counted & (foretold == ids)
-    each = F.one_hot(of.clamp_min(0), len(BUCKETS))[..., None] * torch.stack([counted, hit], -1)[:, :, None]
+    # within the buckets whatever a state says
+    each = (
+        F.one_hot(of.clamp(0, len(BUCKETS) - 1), len(BUCKETS))[..., None]
+        * torch.stack([counted, hit], -1)[:, :, None]
+    )
     total = F.pad(each.cumsum(1), (0, 0, 0, 0, 1, 0))  # [B, T + 1, N, 2], before each position and at the end
     carried = state.counts[:, None]
     if starts is not None:
