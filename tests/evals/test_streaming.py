@@ -17,6 +17,10 @@ from unimatrix.models import build
 __all__ = ["one_thread"]
 
 TEXT = np.random.default_rng(0).integers(0, 256, 1003).astype(np.uint8)
+GROWING = {
+    *("transformer", "transformer-modern", "unimatrix-assoc", "unimatrix-hybrid"),
+    *("recurrent-ffn", "recurrent-ffn-readout", "recurrent-ffn-hybrid"),
+}
 RANGES = [(1, 128), (129, 256), (257, 512), (513, 1024)]
 
 
@@ -96,7 +100,8 @@ def test_every_preset_reads_a_stream_or_the_windows_it_can(preset, monkeypatch):
     torch.manual_seed(0)
     settings = {"d_model": 16, "num_heads": 2, "depth": 1} if preset == "mamba2" else small_settings(preset)
     model = build(preset, max_positions=None, **settings)
-    grows = not model.config.recurrent
+    grows = not getattr(model.config, "read_in_pieces", True)
+    assert grows == (preset in GROWING)
     found = stream_bits(model, TEXT)
     assert (found.window, bool(found.growing)) == ((200, True) if grows else (None, False))
     other = bits_per_byte(model, TEXT, window=200 if grows else 1003)

@@ -1,5 +1,6 @@
 """A state in a file is the state, for the model that made it, and nothing else in a file is one."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from torch.utils import _pytree as pytree
 import unimatrix
 from unimatrix.errors import UserError
 from unimatrix.hf import load_state, save_state
-from unimatrix.models import build, select_batch, state_bytes
+from unimatrix.models import Parts, build, select_batch, state_bytes
 from unimatrix.ops.suffix_automaton import SuffixAutomatonState, compact
 from unimatrix.ops.suffix_automaton.state import REGISTERS
 
@@ -90,6 +91,27 @@ def test_of_an_automaton_its_tokens_are_kept(following, tmp_path):
     one, other = load_file(tmp_path / "second"), load_file(path)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_model_whose_ops_compute_in_another_form_is_the_same(tmp_path):
+    one, other = (model_of("unimatrix-core", **SMALL, backend=backend) for backend in ("auto", "reference"))
+    state = one(IDS)[1]
+    save_state(state, tmp_path / "state", one)
+    assert same(load_state(tmp_path / "state", other)[0], state)
+
+
+def test_parts_in_another_order_are_another_model(tmp_path):
+    models = []
+    for names in (("first", "second"), ("second", "first")):
+        config = unimatrix.presets()["unimatrix-core"]
+        parts = dict.fromkeys(names, config.layers[0]["feed_forward"])
+        layer = {"mixer": config.layers[0]["mixer"]} | parts
+        models.append(build(dataclasses.replace(config, layers=(Parts(layer),), order=(0,))))
+    models[1].load_state_dict(models[0].state_dict())
+    save_state(models[0](IDS)[1], tmp_path / "state", models[0])
+    load_state(tmp_path / "state", models[0])
+    with pytest.raises(UserError, match=r"a state of another model, expected parts, in order = \['layers"):
+        load_state(tmp_path / "state", models[1])
 
 
 def altered(path, change, **metadata):

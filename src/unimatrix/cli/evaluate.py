@@ -43,8 +43,8 @@ Every byte is predicted exactly once. The text is cut into windows side by
 side, and each window starts afresh, so that a byte sees at most WINDOW bytes
 before it. With --carry-state (models without positions) it sees all of them:
 the text is read as one stream, and bits per byte are given by position too. A
-model whose state grows with the text (attention, Assoc's memory) would never
-come to an end, and reads windows of 4,096 bytes, or WINDOW, instead.
+model that looks at all earlier bytes again for each (attention, Assoc's memory)
+would never come to an end: it reads windows of 4,096 bytes, or WINDOW, instead.
 A model that was trained with --pack is measured so too: the files of a
 folder are kept apart, and each begins with BOS, which is read and not predicted.
 
@@ -71,7 +71,7 @@ class Options:
     split: Split = "valid"
     """Which part of the text."""
     window: int | None = None
-    """Bytes per window; without it as in training. With --carry-state of a state that grows alone."""
+    """Bytes per window; without it as in training. With --carry-state where the text is no stream."""
     carry_state: bool = False
     """Read the text as one stream, and tell bits per byte by position."""
     sequences: int | None = None

@@ -14,7 +14,7 @@ from unimatrix.errors import UserError
 from unimatrix.evals.bits_per_byte import BitsPerByte, nats_of_share
 from unimatrix.evals.model import max_positions, vocab_size
 
-# what a model whose state grows with the text reads at a time, where no other number is asked for
+# what a model with `growing_parts` reads at a time, where no other number is asked for
 GROWING_WINDOW = 4096
 # bytes in the first row of what is counted by position; each further row has twice as many positions
 FIRST_POSITIONS = 128
@@ -38,7 +38,7 @@ class StreamBits:
 
     whole: of all bytes. by_position: of those that follow 1 to 128 tokens, 129 to 256, 257 to 512, ...; no
     row without a byte. window: None, or how many bytes it reads at a time, each time afresh.
-    growing: the parts that are why: their state grows with the text.
+    growing: the kinds of parts that are why, see `growing_parts`.
     """
 
     whole: BitsPerByte
@@ -59,12 +59,12 @@ def stream_bits(
     """Every byte of the text is predicted exactly once, from all of the text before it.
 
     The state is carried from piece to piece, in memory for one piece. A model whose state grows with the text
-    (attention, Assoc's memory) would take more time for each byte than for the one before: it reads windows
-    side by side, each afresh, as `bits_per_byte` does.
+    and is looked through for every byte (attention, Assoc's memory) would never come to an end: it reads
+    windows side by side, each afresh, as `bits_per_byte` does.
 
     Args:
         model, data, device, begins: as for `bits_per_byte`; with begins a position is one in its document.
-        window: cut the text so; None is one stream or, of a state that grows, GROWING_WINDOW.
+        window: cut the text so; None is one stream or, with growing parts, GROWING_WINDOW.
         progress: called with how many more bytes were predicted.
     Raises:
         UserError: as `bits_per_byte` does; a model with positions.
@@ -94,10 +94,13 @@ def stream_bits(
 
 
 def growing_parts(model: nn.Module) -> tuple[str, ...]:
-    """The kinds of a model's parts whose state grows with the text."""
+    """The kinds of a model's parts to which a byte costs more the more was read: their state grows.
+
+    A suffix automaton's grows too, but is appended to, and read on from at the same cost.
+    """
     config = getattr(model, "config", None)
     parts = getattr(config, "all_parts", {}).values()
-    return tuple(dict.fromkeys(part.kind for part in parts if part.grows))
+    return tuple(dict.fromkeys(part.kind for part in parts if part.grows and not part.appends))
 
 
 class _ByPosition:

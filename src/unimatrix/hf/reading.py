@@ -54,7 +54,7 @@ class Reader:
         self._unread: list[int] = []  # what the state has not read yet
         config = model.language_model.config
         self.max_positions = config.max_positions
-        self._piece = PIECE if getattr(config, "recurrent", True) else GROWING_PIECE
+        self._piece = PIECE if getattr(config, "read_in_pieces", True) else GROWING_PIECE
 
     @classmethod
     def load(cls, path: str | Path, model: UniMatrixForCausalLM, tokenizer: ByteTokenizer) -> "Reader":
