@@ -1,11 +1,12 @@
 """Files are replaced whole or not at all."""
 
 import json
+import os
 
 import pytest
 
 from unimatrix import atomic
-from unimatrix.atomic import write_json
+from unimatrix.atomic import replacing, write_json
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -20,3 +21,30 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [found.name for found in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_file_follows_the_umask_whoever_writes_it(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "file") as partial:
+            partial.unlink()
+            os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_stopped_leaves_the_file_that_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def stopped(stop):
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise stop
+
+    for stop in (KeyboardInterrupt, OSError):
+        with pytest.raises(stop):
+            stopped(stop)
+        assert path.read_text() == "before"
+        assert [found.name for found in tmp_path.iterdir()] == ["file"]

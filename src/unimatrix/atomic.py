@@ -24,7 +24,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Likewise, by whoever writes files on their own: into this one, which takes the other's place."""
     partial = path.with_name(f".{path.name}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        # some write for the owner alone; a file follows the umask like any other
+        partial.chmod(mode)
         flush(partial)
         os.replace(partial, path)
     except BaseException:
