@@ -6,6 +6,7 @@ from unimatrix.codec import did_you_mean, near_names, shown
 from unimatrix.errors import UserError
 from unimatrix.lab.study import Study
 from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
+from unimatrix.studies.beyond.exact_routing import TABLE1_EXACT, TABLE3_EXACT
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
 from unimatrix.studies.longest import ONLY_IN_FULL as ONLY_IN_FULL
@@ -25,8 +26,10 @@ STUDIES: dict[str, Study] = {
     for found in (
         FIGURE1,
         TABLE1,
+        TABLE1_EXACT,
         TABLE2,
         TABLE3,
+        TABLE3_EXACT,
         TABLE4,
         TABLE5,
         TABLE5_ALL_FILLERS,
