@@ -25,6 +25,8 @@ PARAMETERS = {
         "unimatrix-core": 83_140,
         "unimatrix-rosa": 103_876,
         "unimatrix-discovery": 115_184,
+        "unimatrix-rosa-exact": 103_876,
+        "unimatrix-discovery-exact": 115_184,
         "triple-latent": 187_928,
         "triple-slot": 188_024,
         "triple-hybrid": 208_472,
@@ -38,6 +40,8 @@ PARAMETERS = {
         "unimatrix-core": 70_660,
         "unimatrix-rosa": 78_916,
         "unimatrix-discovery": 83_984,
+        "unimatrix-rosa-exact": 78_916,
+        "unimatrix-discovery-exact": 83_984,
         "unimatrix-assoc": 87_108,
         "unimatrix-sparse-pointer": 75_014,
         "triple-latent": 175_448,
@@ -53,6 +57,10 @@ PARAMETERS = {
 }
 # where one preset has several sizes
 OTHER_SIZES = {
+    "table1.rosa-exact-vote": 103_893,
+    "table1.discovery-exact-vote": 115_201,
+    "recall.rosa-exact-vote": 78_933,
+    "recall.discovery-exact-vote": 84_001,
     "table2.triple-latent-d60": 170_424,
     "table2.triple-slot-d60": 170_520,
     "table2.triple-hybrid-d56": 169_424,

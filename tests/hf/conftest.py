@@ -23,7 +23,7 @@ def make_model() -> Callable[..., UniMatrixForCausalLM]:
                 parameter.add_(0.4 * torch.randn_like(parameter))
             # spectral normalisation learns the new largest singular values in training mode
             language_model.train()
-            for _ in range(20 if name == "unimatrix-discovery" else 0):
+            for _ in range(20 if name.startswith("unimatrix-discovery") else 0):
                 language_model(torch.zeros(1, 1, dtype=torch.int64))
         return UniMatrixForCausalLM.from_language_model(language_model.eval())
 

@@ -84,7 +84,7 @@ def test_what_half_a_checkpoint_lacks_is_told_and_drawn_as_in_a_fresh_model(pres
     make_model(preset, dropout=0.0).save_pretrained(tmp_path)
     names = list(load_file(tmp_path / "model.safetensors"))
     buffers = [name for name in names if name.endswith(".u")]
-    assert bool(buffers) == (preset == "unimatrix-discovery")
+    assert bool(buffers) == preset.startswith("unimatrix-discovery")
     for name in ["language_model.embedding.weight", names[0], names[-1], *buffers[:1]]:
         folder = tmp_path / "half"
         shutil.copytree(tmp_path, folder)

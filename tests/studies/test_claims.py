@@ -53,9 +53,12 @@ def archived():
     return {name: select(rows, latest_identities(rows, study.names)) for name, study in ALL.items()}
 
 
+YOUNGER = ("table1-exact", "table3-exact")  # than the archive
+
+
 def test_every_trained_study_answers_with_the_archived_runs(archived) -> None:
     for name, study in STUDIES.items():
-        assert "not measured" not in study.answer(archived[name]).lower()
+        assert ("not measured" in study.answer(archived[name]).lower()) == (name in YOUNGER)
 
 
 def test_every_claim_has_a_verdict_with_its_evidence(archived) -> None:
@@ -120,5 +123,6 @@ def test_every_study_asks_and_answers_and_says_where_it_stands_in_the_paper() ->
         answer = study.answer({})
         assert answer.endswith(".")
         assert "{" not in answer
-        ours = study.name in ("training-length", "table5-all-fillers", "memory") or "decoding" in study.name
+        ours = study.name in (*YOUNGER, "training-length", "table5-all-fillers", "memory")
+        ours = ours or "decoding" in study.name
         assert (study.paper == "") == ours

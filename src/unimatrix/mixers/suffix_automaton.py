@@ -26,9 +26,9 @@ from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Given, Part, Reading, Role, Size
 from unimatrix.mixers.previous import Previous, shift
 from unimatrix.mixers.registry import PartConfig
-from unimatrix.ops import Backend, BackendChoice, SuffixAutomatonState, SuffixMatch, suffix_automaton
+from unimatrix.ops import BackendChoice, SuffixAutomatonState, SuffixMatch, suffix_automaton
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, accumulation_dtype
-from unimatrix.ops.suffix_automaton import NONE, REGISTERS
+from unimatrix.ops.suffix_automaton import MOST_TOKENS, NONE, REGISTERS
 
 # the shortest match of each bucket, and how often one is right in a text of some length: of Python's sources
 # and of WikiText-2, between the two (docs/log.md)
@@ -111,11 +111,11 @@ class SuffixRouting(Part):
         route: bool = True,
         vote: bool = False,
         capacity: int | None = None,
-        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.capacity = capacity
-        self.backend = BackendChoice(backend)
+        # no setting of a part: the other form is the definition, too slow for any model
+        self.backend = BackendChoice()
         self.table = nn.Embedding(vocab_size, d_model) if route else None
         self.project = nn.Linear(d_model, d_model) if route else None
         self.mixture = SuffixMixture() if vote else None
@@ -239,22 +239,14 @@ class SuffixVotesConfig(PartConfig):
     reads: ClassVar[frozenset[str]] = frozenset({"ids"})
     gives: ClassVar[frozenset[str]] = frozenset({"votes"})
     capacity: int | None = None
-    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.capacity is not None and self.capacity < 2:
-            raise UserError(f"capacity: expected at least 2 tokens, got {self.capacity}")
+        if self.capacity is not None and not 2 <= self.capacity <= MOST_TOKENS:
+            raise UserError(f"capacity: expected 2 to {MOST_TOKENS} tokens, got {self.capacity}")
 
     def build(self, size: Size) -> SuffixRouting:
-        return SuffixRouting(
-            size.vocab_size,
-            size.d_model,
-            route=False,
-            vote=True,
-            capacity=self.capacity,
-            backend=self.backend,
-        )
+        return SuffixRouting(size.vocab_size, size.d_model, route=False, vote=True, capacity=self.capacity)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,6 +261,4 @@ class SuffixRoutingConfig(SuffixVotesConfig):
     vote: bool = False
 
     def build(self, size: Size) -> SuffixRouting:
-        return SuffixRouting(
-            size.vocab_size, size.d_model, vote=self.vote, capacity=self.capacity, backend=self.backend
-        )
+        return SuffixRouting(size.vocab_size, size.d_model, vote=self.vote, capacity=self.capacity)

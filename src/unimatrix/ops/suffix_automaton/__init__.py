@@ -11,9 +11,24 @@ from unimatrix.ops.backend import NUMBA_INSTALLED, Backend, BackendChoice, choos
 from unimatrix.ops.shapes import TokenIds, TokenMask, check_count, check_other, check_positions, check_tuple
 from unimatrix.ops.suffix_automaton.compiled import compact, is_compact, suffix_automaton_compiled
 from unimatrix.ops.suffix_automaton.reference import suffix_automaton_reference
-from unimatrix.ops.suffix_automaton.state import NONE, REGISTERS, SuffixAutomatonState, SuffixMatch
+from unimatrix.ops.suffix_automaton.state import (
+    MOST_TOKENS,
+    NONE,
+    REGISTERS,
+    SuffixAutomatonState,
+    SuffixMatch,
+)
 
-__all__ = ["NONE", "SuffixAutomatonState", "SuffixMatch", "compact", "is_compact", "suffix_automaton"]
+__all__ = [
+    "MOST_TOKENS",
+    "NONE",
+    "REGISTERS",
+    "SuffixAutomatonState",
+    "SuffixMatch",
+    "compact",
+    "is_compact",
+    "suffix_automaton",
+]
 
 
 def suffix_automaton(

@@ -29,6 +29,7 @@ from unimatrix.ops.suffix_automaton.state import (
     LEAVES,
     MIN_NODES,
     MIN_SLOTS,
+    MOST_TOKENS,
     NODE_WORDS,
     NODES,
     REGISTERS,
@@ -133,7 +134,11 @@ def _grown(registers: Tensor, store: Tensor, more: int) -> tuple[Tensor, Tensor]
     tokens, nodes, slots = _rooms_of(registers)
     held, built, planted, edges = (int(registers[:, at].max()) for at in (HELD, BUILT, NODES, EDGES))
     if held + more > tokens:
-        tokens = max(held + more, held + held // 8)
+        tokens = max(held + more, min(held + held // 8, MOST_TOKENS))
+    if tokens > MOST_TOKENS:
+        raise UserError(
+            f"tokens: expected at most {MOST_TOKENS:,} in a row without a capacity, got {tokens:,}"
+        )
     # of the next token: every suffix that is no leaf may become one, with a node and two edges
     pending = int((registers[:, BUILT] - registers[:, LEAVES]).max()) + 3
     expected = planted / built if built > MIN_SLOTS else NODES_OF_TEXT  # nodes of a token

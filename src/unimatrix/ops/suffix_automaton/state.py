@@ -29,6 +29,7 @@ REGISTERS = 16
 
 TOKEN_WORDS, NODE_WORDS, SLOT_WORDS = 2, 8, 2  # int32 for each token, node and slot
 WORD_BYTES = 4
+MOST_TOKENS = 2**31 - 1  # in a store, whose numbers are int32
 MIN_NODES, MIN_SLOTS = 8, 64  # of a row that has a tree
 MOST_ID = 2**31 - 1
 
