@@ -75,6 +75,14 @@ def _check_sharded(world: Any, data: bytes) -> None:
         check_command(_generate(folder), folder.name, folder=folder)
 
 
+def _check_state(world: Any, data: bytes) -> None:
+    with scratch(world.run) as folder:
+        (folder / "ab.state").write_bytes(data)
+        check_command(
+            [*_generate(folder), "--load-state", str(folder / "ab.state")], "ab.state", folder=folder
+        )
+
+
 def _check_results(world: Any, data: bytes) -> None:
     with scratch(world.results) as folder, pytest.MonkeyPatch.context() as patch:
         (folder / reproduce.RESULTS).write_bytes(data)
@@ -154,6 +162,7 @@ def file_targets(world: Any) -> list[Target]:
             _json(world.sharded / "model.safetensors.index.json"),
             _check_sharded,
         ),
+        Target("file", "a saved state", damaged_tensors(world.state.read_bytes()), _check_state),
         of_older_run("config.json"),
         of_older_run("trainer.json"),
         of_older_run("run.json", inside=""),
@@ -172,5 +181,6 @@ FILES = (
         "run.json",
     ),
     *("model.safetensors", "optimizer.safetensors", "rng.safetensors", "model.safetensors.index.json"),
+    "a saved state",
     *("older config.json", "older trainer.json", "older run.json", "results.jsonl", "inspections/*.json"),
 )

@@ -189,10 +189,11 @@ def damaged_json(document: Any) -> st.SearchStrategy[bytes]:
 def damaged_tensors(good: bytes) -> st.SearchStrategy[bytes]:
     """A safetensors file: a tensor gone, renamed, of another type, shape or value; or none at all."""
     tensors = safetensors.torch.load(good)
+    about = json.loads(good[8 : 8 + struct.unpack("<Q", good[:8])[0]]).get("__metadata__")
     names = sorted(tensors)
 
     def saved(changed: dict[str, Tensor]) -> bytes:
-        return safetensors.torch.save({name: tensor.contiguous() for name, tensor in changed.items()})
+        return safetensors.torch.save({name: x.contiguous() for name, x in changed.items()}, about)
 
     def without(name: str) -> bytes:
         return saved({other: tensor for other, tensor in tensors.items() if other != name})

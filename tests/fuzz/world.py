@@ -23,7 +23,8 @@ class World:
 
     text: to train on. run: of two steps on it, with one checkpoint. recall: a run with slots on its task.
     older: a run that 0.1.0 wrote, with slots, on the same task.
-    sharded: the run's model in several files. results: a reproduction's folder, with a look into a model.
+    sharded: the run's model in several files. state: what the run's model has read.
+    results: a reproduction's folder, with a look into a model.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class World:
     recall: Path
     older: Path
     sharded: Path
+    state: Path
     results: Path
 
     @property
@@ -48,6 +50,7 @@ def build_world(folder: Path) -> World:
         recall=folder / "recall",
         older=OLDER / "runs" / "slots",
         sharded=folder / "sharded",
+        state=folder / "ab.state",
         results=folder / "results",
     )
     world.text.write_bytes(b"the sea and the sky and the sea and the sky\n" * 12)
@@ -56,6 +59,8 @@ def build_world(folder: Path) -> World:
     # what a forked child would else import and compile anew in each case
     assert command("generate", str(world.run), "--prompt", "ab", "--max-new-tokens", "2") == (0, "")
     assert command("eval", str(world.run)) == (0, "")
+    read = ["--prompt", "ab", "--save-state", str(world.state), "--max-new-tokens", "0"]
+    assert command("generate", str(world.run), *read) == (0, "")
     task = [
         "--length",
         "16",

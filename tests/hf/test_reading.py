@@ -227,3 +227,14 @@ def test_a_state_without_logits_needs_something_to_read(make_model, tmp_path):
         reader.write(max_new_tokens=1)
     whole = text_of(stream(model, tokenizer, "some text", **GREEDY))
     assert text_of(reader.write(" text", **GREEDY)) == whole
+
+
+def test_a_state_that_leads_to_no_numbers_is_named(make_model, tmp_path):
+    model, tokenizer, path = make_model("unimatrix-core"), ByteTokenizer(), tmp_path / "state"
+    reader = Reader(model, tokenizer)
+    reader.read("some")
+    reader._state.steps[0]["mixer"].matrix.fill_(1e38)
+    reader.save(path)
+    kept = Reader.load(path, model, tokenizer)
+    with pytest.raises(UserError, match=rf"^{path}: .*(nan|NaN)"):
+        kept.read(" text")

@@ -294,8 +294,9 @@ def test_what_cannot_be_saved(tmp_path):
         ({"state": model_of("unimatrix-rosa", **SMALL)(IDS)[1]}, "state.parts: expected the parts"),
         ({"logits": logits}, "logits: expected floating point"),
         ({"model": torch.nn.Linear(1, 1)}, "model: expected a language model of this library"),
-        ({"path": tmp_path / "none" / "state"}, "the state cannot be written"),
-        ({"path": tmp_path}, "the state cannot be written"),
+        ({"path": tmp_path / "none" / "state"}, "expected a folder that is there"),
+        ({"path": tmp_path}, "expected a file, got a folder"),
+        ({"path": tmp_path / ("x" * 255)}, "the state cannot be written"),
     ):
         with pytest.raises(UserError, match=said) as caught:
             save_state(**({"state": state, "path": path, "model": model} | given))

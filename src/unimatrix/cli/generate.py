@@ -1,7 +1,8 @@
 """`unimatrix generate`: a prompt and what a trained model makes of it, as it comes."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from unimatrix.cli.progress import progress_on_stderr
 from unimatrix.codec import check_file
 from unimatrix.errors import UserError
 from unimatrix.hf import Reader, load, stream
+from unimatrix.hf.saved_state import check_can_hold
 from unimatrix.train.config import Device
 from unimatrix.train.launch import device_kind
 
@@ -66,33 +68,44 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="generate", about=ABOUT)
     reads_only = options.max_new_tokens == 0 and options.save_state is not None
     if options.save_state is not None:
-        _check_can_hold(options.save_state)
+        with _named("--save-state"):
+            check_can_hold(options.save_state)  # before a long text is read
     model, tokenizer = load(options.model, device=device_kind(options.device))
     settings = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
     # a wrong setting is told before a long text is read
     stream(model, tokenizer, "", max_new_tokens=1, **settings)
     reader = Reader(model, tokenizer)
     if options.load_state is not None:
-        reader = Reader.load(options.load_state, model, tokenizer)
+        with _named("--load-state"):
+            reader = Reader.load(options.load_state, model, tokenizer)
     try:
         if options.prompt_file is not None:
-            _read_file(reader, options.prompt_file)
+            with _named("--prompt-file"):
+                _read_file(reader, options.prompt_file)
         if reads_only:
             reader.read(options.prompt)
         else:
             _write_text(reader, options, settings)
         if options.save_state is not None:
-            reader.save(options.save_state)
-            size = options.save_state.stat().st_size
-            print(
-                f"{options.save_state}: the state after {reader.num_tokens:,} tokens, {size:,} bytes",
-                file=sys.stderr,
-            )
+            with _named("--save-state"):
+                reader.save(options.save_state)
+            if reads_only:
+                size = options.save_state.stat().st_size
+                print(f"{options.save_state}: the state after {reader.num_tokens:,} tokens, {size:,} bytes")
     except KeyboardInterrupt:
         saved = "" if options.save_state is None else "; no state was saved"
         print(f"unimatrix: stopped after {reader.num_tokens:,} tokens{saved}", file=sys.stderr)
         return CTRL_C
     return 0
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """What is wrong with an option's file is told behind its name."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from None
 
 
 def _write_text(reader: Reader, options: Options, settings: dict[str, Any]) -> None:
@@ -125,14 +138,6 @@ def _read_file(reader: Reader, path: Path) -> None:
         while piece := file.read(_PIECE_BYTES):
             reader.read(piece)
             advance(len(piece))
-
-
-def _check_can_hold(path: Path) -> None:
-    """Raise a UserError where no file can be written, before a long text is read."""
-    if path.is_dir():
-        raise UserError(f"--save-state: expected a file, got the folder {path}")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--save-state: expected a folder that is there, got {path.parent}")
 
 
 def _write(text: str) -> None:

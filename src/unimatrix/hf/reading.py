@@ -46,6 +46,7 @@ class Reader:
             raise UserTypeError(f"model: expected a UniMatrixForCausalLM, got {shown(model)}")
         if not isinstance(tokenizer, ByteTokenizer):
             raise UserTypeError(f"tokenizer: expected a ByteTokenizer, got {shown(tokenizer)}")
+        self._file: str | Path | None = None  # that it was loaded from
         self.num_tokens = 0  # read and written, BOS among them
         self._model: Any = model
         self._tokenizer = tokenizer
@@ -65,7 +66,7 @@ class Reader:
         """
         reader = cls(model, tokenizer)
         reader._state, reader._logits = load_state(path, reader._model.language_model, batch_size=1)
-        reader.num_tokens = int(reader._state.position)
+        reader.num_tokens, reader._file = int(reader._state.position), path
         return reader
 
     def save(self, path: str | Path) -> None:
@@ -162,9 +163,15 @@ class Reader:
         """Read what was not."""
         while self._unread:
             fed = torch.tensor([self._unread[: self._piece]], device=self._model.device)
-            with torch.no_grad():
-                logits, state = self._model.language_model(fed, self._state, logits_at=1)
-                check_logits(self._model, logits[:, -1])
+            try:
+                with torch.no_grad():
+                    logits, state = self._model.language_model(fed, self._state, logits_at=1)
+                    check_logits(self._model, logits[:, -1])
+            except UserError as error:
+                if self._file is None:
+                    raise
+                # a file's numbers are finite, and may yet lead to none
+                raise UserError(f"{self._file}: {error}") from error
             self._state, self._logits = state, logits[:, -1]
             del self._unread[: self._piece]
 

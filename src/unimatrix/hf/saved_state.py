@@ -18,6 +18,7 @@ Letters: B batch, V vocabulary.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
     """
     _check_model(model)
     path = Path(path)
+    check_can_hold(path)
     batch = _batch_of(state)
     _check_layout(state, model, _ids(batch, model.embedding.weight.device))
     state = _each_automaton(state, compact)
@@ -70,6 +72,14 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
             save_file(tensors, partial, metadata)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: the state cannot be written ({_first_line(error)})") from error
+
+
+def check_can_hold(path: Path) -> None:
+    """Raise a UserError where no file can be written: in the place of a folder or device, or in no folder."""
+    if os.path.lexists(path):
+        check_file(path)
+    elif not path.absolute().parent.is_dir():
+        raise UserError(f"{path}: expected a folder that is there, got {path.parent}")
 
 
 def load_state(
