@@ -102,7 +102,7 @@ def test_states_and_files_that_cannot_be_used(call, refused, small_run, corpus, 
     save_file(
         {name: tensor.repeat_interleave(2, 0) for name, tensor in load_file(state).items()}, state, about
     )
-    assert "expected a state of batch 1, got 2" in refused(*generate, "--load-state", state)
+    assert "expected batch_size 1, got a state of 2" in refused(*generate, "--load-state", state)
     state.write_bytes(state.read_bytes()[:-1])
     assert "expected a saved state, cut short" in refused(*generate, "--load-state", state)
     assert "none: expected a file, missing" in refused(*generate, "--load-state", tmp_path / "none")

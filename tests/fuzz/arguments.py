@@ -201,6 +201,25 @@ def _model_calls() -> Iterator[Call]:
     yield Call("hf.load", hf.load, lambda world: {"path_or_hub_name": world.checkpoint, "device": "cpu"})
     yield Call("hf.stream", take, stream)
 
+    def save_state(_: Any) -> dict[str, Any]:
+        logits, state = _tiny()(_IDS)
+        return {"state": state, "model": _tiny(), "logits": logits[:, -1].detach()}
+
+    def save(*, state: Any, model: Any, logits: Any) -> None:
+        with scratch() as folder:
+            hf.save_state(state, folder / "a.state", model, logits=logits)
+
+    def load_state(_: Any) -> dict[str, Any]:
+        return {"model": _tiny(), "batch_size": 2}
+
+    def load(*, model: Any, batch_size: Any) -> Any:
+        with scratch() as folder:
+            hf.save_state(_tiny()(_IDS)[1], folder / "a.state", _tiny())
+            return hf.load_state(folder / "a.state", model, batch_size=batch_size)
+
+    yield Call("hf.save_state", save, save_state)
+    yield Call("hf.load_state", load, load_state)
+
 
 def _config_calls() -> Iterator[Call]:
     yield Call("register", register, lambda _: {"module": MLP, "config": MLPConfig})

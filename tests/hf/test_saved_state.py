@@ -200,7 +200,7 @@ def test_files_that_are_none_of_this_models(tmp_path):
     assert complaint(of=model_of("unimatrix-sparse-pointer", **SMALL).double()) == (
         "a state of another model, expected dtype float64, got 'float32'"
     )
-    assert complaint(batch_size=1) == "expected a state of batch 1, got 2"
+    assert complaint(batch_size=1) == "expected batch_size 1, got a state of 2"
     for damage in (whole[:-7], whole[:100], whole[:4], b"", whole + b"x", b"{}" * 99, b"\xff" * 99):
         path.write_bytes(damage)
         assert complaint().startswith("expected a saved state, cut short or no safetensors file (")

@@ -33,6 +33,7 @@ from unimatrix.atomic import replacing
 from unimatrix.codec import check_file, encode, parse_json, shown
 from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.errors import UserError, UserTypeError
+from unimatrix.hf.numbers import check_plain
 from unimatrix.mixers.layout import Kept, check_state
 from unimatrix.models import ModelConfig, TextModel, resolved, settings_of, text_config_from_dict
 from unimatrix.models.versions import versions_of
@@ -56,7 +57,7 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
         UserError: a state or logits of another model, or the file cannot be written.
     """
     _check_model(model)
-    path = Path(path)
+    path = _path(path)
     check_can_hold(path)
     batch = _batch_of(state)
     _check_layout(state, model, _ids(batch, model.embedding.weight.device))
@@ -71,7 +72,8 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
         with replacing(path) as partial:
             save_file(tensors, partial, metadata)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: the state cannot be written ({_first_line(error)})") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
+        raise UserError(f"{shown(str(path))}: the state cannot be written ({reason})") from error
 
 
 def check_can_hold(path: Path) -> None:
@@ -96,7 +98,8 @@ def load_state(
             one line says which.
     """
     _check_model(model)
-    path = Path(path)
+    check_plain("batch_size", batch_size, int)
+    path = _path(path)
     check_file(path)
     size = path.stat().st_size
     check_fits(2 * size, what=f"{path}: {size:,} bytes", there=host_bytes())
@@ -129,7 +132,7 @@ def _checked(
     state = pytree.tree_unflatten([tensors.get(name) for name, _ in layout], spec)
     batch = _batch_of(state)
     if batch_size is not None and batch != batch_size:
-        raise UserError(f"expected a state of batch {batch_size}, got {batch}")
+        raise UserError(f"expected batch_size {batch_size}, got a state of {batch}")
     _check_layout(state, model, _ids(batch, "cpu"))
     _each_automaton(state, lambda found: _check_automaton(found, batch, config.vocab_size))
     for name, tensor in tensors.items():
@@ -148,6 +151,12 @@ def _checked(
 def _own(tensor: Tensor) -> Tensor:
     """A copy, as the file may be written over later. A byte that is no bool becomes one."""
     return tensor.view(torch.uint8) != 0 if tensor.dtype == torch.bool else tensor.clone()
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, str | Path) or path == "":
+        raise UserTypeError(f"path: expected a text or a path, got {shown(path)}")
+    return Path(path)
 
 
 def _check_model(model: Any) -> None:
