@@ -301,6 +301,50 @@ def chunk_lengths() -> str:
     )
 
 
+def automaton() -> str:
+    """The suffix automaton beside its peer: rows, then a decoding step."""
+    result = json.loads((SPEED / "suffix_automaton.json").read_text(encoding="utf-8"))
+    ours, peer = "unimatrix", result["peer"]["name"]
+
+    def line(what: str, times: dict[str, float], unit: str, one: dict[str, Any]) -> tuple[str, ...]:
+        cells = (f"{times[name]:,.2f} {unit}" if name in times else "not measured" for name in (ours, peer))
+        ratio = f"{one['ratio']:.2f}" if "ratio" in one else ""
+        return (what, *cells, ratio, f"{one['bytes_per_token']:.1f}")
+
+    rows = [
+        line(f"{row['case']}, {row['batch']} x {row['length']:,}", row["ms"], "ms", row)
+        for row in result["rows"]
+    ]
+    rows += [
+        line(f"a step behind {row['position']:,} tokens", row["us"], "us", row) for row in result["steps"]
+    ]
+    return table(("", "ours", f"{peer} {result['peer']['version']}", "times as fast", "bytes a token"), rows)
+
+
+def automaton_words() -> str:
+    """Nanoseconds a token over the length, of the words on which automata are slow."""
+    rows = json.loads((SPEED / "suffix_automaton.json").read_text(encoding="utf-8"))["growth"]
+    lengths = sorted({row["length"] for row in rows})
+    times = {(row["case"], row["length"]): row["ns_per_token"] for row in rows}
+    return table(
+        ("ns a token, n", *(f"{n:,}" for n in lengths)),
+        (
+            (case, *(f"{times[case, n]:,.0f}" for n in lengths))
+            for case in dict.fromkeys(row["case"] for row in rows)
+        ),
+    )
+
+
+def automaton_stream() -> str:
+    """One text in parts."""
+    long = json.loads((SPEED / "suffix_automaton.json").read_text(encoding="utf-8"))["long"]
+    parts = ", ".join(f"{ns:,.0f}" for ns in long["ns_per_token"])
+    return (
+        f"{long['length']:,} bytes of text as one stream, in tenths: {parts} ns a token; the last tenth"
+        f" {long['last_over_second']:.2f} times the second."
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "presets": presets,
     "uses": uses,
@@ -315,6 +359,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-recall": recall_steps,
     "speed-decode": decoding,
     "speed-chunks": chunk_lengths,
+    "speed-automaton": automaton,
+    "speed-automaton-words": automaton_words,
+    "speed-automaton-stream": automaton_stream,
 }
 
 if __name__ == "__main__":
