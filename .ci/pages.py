@@ -343,10 +343,11 @@ def automaton_stream() -> str:
     """One text in parts."""
     long = json.loads((SPEED / "suffix_automaton.json").read_text(encoding="utf-8"))["long"]
     parts = ", ".join(f"{ns:,.0f}" for ns in long["ns_per_token"])
-    return (
+    said = (
         f"{long['length']:,} bytes of text as one stream, in tenths: {parts} ns a token; the last tenth"
         f" {long['last_over_second']:.2f} times the second."
     )
+    return textwrap.fill(said, 120, break_on_hyphens=False)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
