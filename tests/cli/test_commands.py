@@ -61,6 +61,20 @@ def test_a_part_under_a_new_name_is_told(call, small_run, tmp_path):
     assert "parts that" not in out
 
 
+def test_set_takes_what_a_recipe_says_of_any_model_too(call, small_run, tmp_path) -> None:
+    short = ("train", small_run.parent / "sea.txt", *SMALL, "--steps", "1", "--out", tmp_path / "run")
+    code, _, err = call(
+        *short, "--max-positions", "64", "--set", "max_positions=None", "--set", "dropout=0.25"
+    )
+    assert (code, err) == (0, "")
+    used = settings_of(tmp_path / "run").model
+    assert (used.max_positions, used.dropout, dict(used.changes).keys() & {"dropout"}) == (None, 0.25, set())
+    code, _, err = call(*short, "--set", "dropout=much")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "dropout: expected" in err
+
+
 def test_train_overrides_an_experiment_and_keeps_the_rest(call, small_run, tmp_path) -> None:
     text = small_run.parent / "sea.txt"
     out = tmp_path / "run"

@@ -20,7 +20,7 @@ from unimatrix.errors import UserError
 from unimatrix.evals import rates_text
 from unimatrix.models import ModelConfig, preset_config
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
-from unimatrix.train.config import TrackerName
+from unimatrix.train.config import BESIDE_CHANGES, TrackerName
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.records import read_run
 from unimatrix.train.run_folder import LOGS, MARK, check_path
@@ -142,7 +142,8 @@ def _with_changes(options: Options, then: ModelChoice) -> Experiment:
     model = options.settings.model
     config = then.config if model.preset == then.preset else None
     changes = changed(then.changes, options.model, options.set)
-    return replace(options.settings, model=replace(model, config=config, changes=changes))
+    beside = {name: changes.pop(name) for name in BESIDE_CHANGES if name in changes}
+    return replace(options.settings, model=replace(model, config=config, changes=changes, **beside))
 
 
 def _parts_added(settings: Experiment) -> list[str]:

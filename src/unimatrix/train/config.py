@@ -40,6 +40,10 @@ _CHANGES_THEN = frozenset(
 )
 
 
+# what a recipe says of any model, in fields of its own
+BESIDE_CHANGES = ("dropout", "max_positions")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ModelChoice:
     """A preset by name (or a config of one's own), and what differs from it.
@@ -64,7 +68,7 @@ class ModelChoice:
         check_types(self)
         check_positive(self, "max_positions")
         check_range(self, "dropout", low=0.0, below=1.0)
-        for name in ("dropout", "max_positions"):
+        for name in BESIDE_CHANGES:
             if name in self.changes:
                 raise UserError(f"changes: expected {name} beside them, got it among them")
         try:  # as JSON will give them back

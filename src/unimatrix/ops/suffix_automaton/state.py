@@ -18,7 +18,7 @@ NONE = -1  # token and position where nothing occurred before
 
 # The registers of a row, int64. COUNT: real tokens of the row so far; BASE: how many of them came before the
 # first that the store holds; BEGAN: before the document that it is in; HELD: tokens in the store. The tree
-# (`unimatrix.ops.suffix_automaton.kernels`) stands on the first BUILT of them.
+# (`unimatrix.ops.suffix_automaton.tree`) stands on the first BUILT of them.
 COUNT, BASE, BEGAN, HELD, BUILT = range(5)
 # of the tree: its nodes, the slots of its table that are in use, its edges, its leaves, and the place that it
 # stands at: a node, the token that the edge from it begins with, how far down that edge
