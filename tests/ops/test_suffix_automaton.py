@@ -279,3 +279,11 @@ def test_a_state_that_is_none_is_refused_before_it_is_read(kept):
             suffix_automaton(tokens, state._replace(length=torch.tensor([50, length])))
     with pytest.raises(UserError, match=STRANGE):
         suffix_automaton(tokens, state._replace(store=state.store[:, :-1].contiguous()))
+
+
+@pytest.mark.parametrize("capacity", [64, 1000])
+def test_a_capacity_bounds_the_store_of_one_long_call(capacity):
+    fibonacci_word = torch.tensor([fibonacci(40_000)])
+    for tokens in (torch.zeros(1, 40_000, dtype=torch.int64), drawn(2, n=40_000, rows=1), fibonacci_word):
+        _, state = suffix_automaton(tokens, capacity=capacity)
+        assert sum(x.numel() * x.element_size() for x in state) <= 112 * capacity + 1024

@@ -73,7 +73,8 @@ def run(arguments: Sequence[str]) -> int:
     model, tokenizer = load(options.model, device=device_kind(options.device))
     settings = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
     # a wrong setting is told before a long text is read
-    stream(model, tokenizer, "", max_new_tokens=1, **settings)
+    asked = 1 if reads_only or options.max_new_tokens is None else options.max_new_tokens
+    stream(model, tokenizer, "", max_new_tokens=asked, **settings)
     reader = Reader(model, tokenizer)
     if options.load_state is not None:
         with _named("--load-state"):

@@ -77,6 +77,7 @@ class SuffixMixture(nn.Module):
         """logit r_b [B, T] of counts [B, T, 2], the times and hits of each position's own bucket [B, T]."""
         expected = self.expected.to(accumulation_dtype(self.expected.dtype))[bucket]
         times, hits = counts.to(expected.dtype).unbind(-1)
+        hits = hits.clamp_min(0).minimum(times)  # whatever a file says
         right = hits + STRENGTH * torch.sigmoid(expected)
         wrong = times - hits + STRENGTH * torch.sigmoid(-expected)
         return right.log() - wrong.log()

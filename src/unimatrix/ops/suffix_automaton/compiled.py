@@ -105,7 +105,7 @@ def run(
         if came == kernels.OLDER:
             length, registers, store = _own(length, registers, store)
         else:
-            registers, store = _grown(registers, store, time - int(done.min()))
+            registers, store = _grown(registers, store, time - int(done.min()), capacity)
         own = True
 
 
@@ -121,20 +121,27 @@ def _slots(edges: int) -> int:
 
 def _own(length: Tensor, registers: Tensor, store: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The tokens of a handle in a store of its own; the tree with them where no other handle went on."""
-    registers, store = (x.clone(memory_format=torch.contiguous_format) for x in (registers, store))
+    return length, _at_handle(length, registers), store.clone(memory_format=torch.contiguous_format)
+
+
+def _at_handle(length: Tensor, registers: Tensor) -> Tensor:
+    """Registers of its own for a handle, without a tree where another handle went on."""
+    registers = registers.clone(memory_format=torch.contiguous_format)
     older = registers[:, COUNT] != length
     registers[:, HELD] = length - registers[:, BASE]
     registers[:, COUNT] = length
     registers[older, BUILT:TOKENS_ROOM] = 0  # no tree is planted yet
-    return length, registers, store
+    return registers
 
 
-def _grown(registers: Tensor, store: Tensor, more: int) -> tuple[Tensor, Tensor]:
+def _grown(registers: Tensor, store: Tensor, more: int, capacity: int) -> tuple[Tensor, Tensor]:
     """The same in a larger store: for `more` tokens or, where those are few, an eighth more."""
     tokens, nodes, slots = _rooms_of(registers)
     held, built, planted, edges = (int(registers[:, at].max()) for at in (HELD, BUILT, NODES, EDGES))
     if held + more > tokens:
         tokens = max(held + more, min(held + held // 8, MOST_TOKENS))
+        if capacity:  # no more are held at a time
+            tokens = min(tokens, max(held, capacity))
     if tokens > MOST_TOKENS:
         raise UserError(
             f"tokens: expected at most {MOST_TOKENS:,} in a row without a capacity, got {tokens:,}"
@@ -180,11 +187,11 @@ def _moved(registers: Tensor, store: Tensor, rooms: tuple[int, int, int]) -> tup
 
 def compact(state: SuffixAutomatonState) -> SuffixAutomatonState:
     """The same without its tree and without room to spare: what is kept in a file."""
-    length, registers, store = _own(*state)
+    length, registers = state.length, _at_handle(state.length, state.registers)
     held = int(registers[:, HELD].max()) if len(registers) else 0
     fresh, _ = new_store(len(registers), held, 0, 0)
     fresh[:, : HELD + 1] = registers[:, : HELD + 1]
-    held_tokens = store[:, :held].masked_fill(~_is_held(registers, held), 0)
+    held_tokens = state.store[:, :held].masked_fill(~_is_held(registers, held), 0)
     return SuffixAutomatonState(length.clone(), fresh, held_tokens)
 
 

@@ -1,6 +1,6 @@
 """Tables 1 and 3 with ROSA as it is meant (not in the paper): an exact suffix automaton in the stub's place.
 
-The paper's ROSA path routes the previous token, a stub that it says so itself of. Here the same weights are
+The paper's ROSA path routes the previous token, which it calls a stub itself. Here the same weights are
 routed what followed where the longest suffix occurred before; and, as a row of its own, that token votes on
 the logits too (`unimatrix.mixers.suffix_automaton`).
 """
