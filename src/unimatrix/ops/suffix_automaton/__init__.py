@@ -69,7 +69,8 @@ def suffix_automaton(
         UserError: a wrong shape or dtype, an id out of range, a capacity under 2, a state that is
             none of this op's, a backend that is unknown or cannot run here.
 
-    O(n log n) for n tokens on any input. Integers in and out: no gradient.
+    O(n log n) for n tokens on any input. Integers in and out: no gradient. Where operators are followed
+    (torch.compile, export, vmap) each call copies the state, into one with room for any T tokens more.
     """
     _check(tokens, state, mask, starts, capacity)
     numba = None if NUMBA_INSTALLED else "numba is not installed (pip install numba)"
