@@ -228,7 +228,8 @@ def test_files_that_are_none_of_this_models(tmp_path):
         (put("more", torch.zeros(2)), "expected the tensors of this model's state alone, got 'more' too"),
         (put("position", torch.zeros(2)), "state.position: expected int64, got float32"),
         (put("position", torch.zeros(2, 1, dtype=torch.int64)), "state: expected one that a language model"),
-        (filled("position", -1), "position: expected whole numbers from 0 on, got -1"),
+        (filled("position", -1), "position: expected whole numbers from 0 to 4611686018427387904, got -1"),
+        (filled("position", 2**62 + 1), "position: expected whole numbers from 0 to 4611686018427387904"),
         (filled("position", 129), "expected at most 128 positions, got 129"),
         (put("logits", torch.zeros(2, 258)), "logits: expected floating point [2, 259], got"),
         (put("logits", torch.zeros(2, 259, dtype=torch.int64)), "logits: expected floating point [2, 259]"),
@@ -243,7 +244,10 @@ def test_files_that_are_none_of_this_models(tmp_path):
              f" numbers from -1 to 258, got {wrong}")
             for wrong in (-2, 259, 2**62)
         ),
-        (filled("parts.memory.slots.ages", -2), "parts.memory.slots.ages: expected whole numbers from -1 on"),
+        (
+            filled("parts.memory.slots.ages", -2),
+            f"parts.memory.slots.ages: expected whole numbers from -1 to {2**62}, got -2",
+        ),
         (
             put("parts.memory.previous.present", torch.ones(2, dtype=torch.uint8)),
             "state.parts.memory.previous.present: expected bool, got uint8",

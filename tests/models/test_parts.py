@@ -144,6 +144,8 @@ def test_the_command_line_knows_an_imported_part(tmp_path):
     here = str(Path(__file__).parents[1])
     done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
+    # what is said to come next knows the part too
+    assert f"unimatrix --import outside_part generate {tmp_path / 'run'}" in done.stdout
     (stored,) = (tmp_path / "run").glob("checkpoint-*/config.json")
     config = ModelConfig.from_dict(json.loads(stored.read_text())["model"])
     assert config.layers[0]["store"] == SurpriseConfig(strength=1.5)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import threading
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from unimatrix import UserError
 from unimatrix.ops import SuffixAutomatonState, SuffixMatch, suffix_automaton
-from unimatrix.ops.suffix_automaton.compiled import compact
+from unimatrix.ops.suffix_automaton import compact, compiled
 
 FORMS = ("reference", "compiled")
 N = 300
@@ -287,3 +288,28 @@ def test_a_capacity_bounds_the_store_of_one_long_call(capacity):
     for tokens in (torch.zeros(1, 40_000, dtype=torch.int64), drawn(2, n=40_000, rows=1), fibonacci_word):
         _, state = suffix_automaton(tokens, capacity=capacity)
         assert sum(x.numel() * x.element_size() for x in state) <= 112 * capacity + 1024
+
+
+def test_a_handle_that_two_threads_go_on_from_is_read_by_one_at_a_time(monkeypatch):
+    """Between the look at a handle and the copy of its store nobody else may append to it."""
+    tokens = drawn(4, n=100)
+    mask = torch.ones(2, 100, dtype=torch.bool)
+    mask[1, 50:] = False
+    _, handle = suffix_automaton(tokens, mask=mask)
+    grown, threads = compiled._grown, []
+
+    def while_another_waits(*arguments):
+        if not threads:
+            ids = torch.tensor([[2], [3]])
+            threads.append(threading.Thread(target=suffix_automaton, args=(ids, handle)))
+            threads[0].start()
+            threads[0].join(0.2)
+        return grown(*arguments)
+
+    monkeypatch.setattr(compiled, "_grown", while_another_waits)
+    one, mine = torch.tensor([[1], [1]]), torch.tensor([[True], [False]])
+    _, state = suffix_automaton(one, handle, mask=mine)
+    threads[0].join()
+    assert state.length.tolist() == [101, 50]
+    expected, _ = suffix_automaton(one, compact(handle), mask=mine)
+    assert_same(suffix_automaton(one, handle, mask=mine)[0], expected)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unimatrix.cli.again import imported
 from unimatrix.codec import did_you_mean, shown
 from unimatrix.errors import UserError
 from unimatrix.extras import EXTRA_OF, MissingPackage
@@ -138,7 +139,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     if arguments[0] == "--import":
         _import_parts(arguments[1:2])
-        return _dispatch(arguments[2:])
+        with imported(arguments[1]):
+            return _dispatch(arguments[2:])
     if arguments[0] == "--version":
         from importlib.metadata import version
 

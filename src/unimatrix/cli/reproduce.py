@@ -1,7 +1,6 @@
 """`unimatrix reproduce`: the paper's tables and figures, trained, judged and reported."""
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from unimatrix.cli.again import command
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, parse
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     if result.stop_signal is None:
         return 0
-    again = shlex.join(["unimatrix", "reproduce", *arguments])
+    again = command("reproduce", *arguments)
     say(console, f"Stopped; to go on: {again}")
     return 128 + result.stop_signal
 

@@ -7,7 +7,6 @@ answers at once and can speak of a run that is damaged or of another version.
 import json
 import os
 import re
-import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from unimatrix.cli.again import command
 from unimatrix.cli.arguments import parse
 from unimatrix.codec import read_json, shown
 from unimatrix.errors import UserError
@@ -223,12 +223,12 @@ def _resume(folder: Path, record: Mapping[str, Any] | None) -> str | None:
         return None
     place = folder.absolute()
     if place.parent.name != "runs" or not _OF_A_REPRODUCTION.search(place.name):
-        return shlex.join(["unimatrix", "train", "--resume", "--out", str(folder)])
+        return command("train", "--resume", "--out", str(folder))
     experiment = _object(record, "experiment")
     loop = _object(experiment, "loop")
     # a folder may have been named from within the reproduction
     out = folder.parent.parent if len(folder.parts) > 1 else place.parent.parent
-    words = ["unimatrix", "reproduce", "--out", str(out)]
+    words = ["reproduce", "--out", str(out)]
     words += ["--seeds", str(int(_number(loop, "seed")))]
     # else it may be shown from other runs, and this one never goes on
     words += ["--full"] if experiment.get("name") in ONLY_IN_FULL else []
@@ -237,7 +237,7 @@ def _resume(folder: Path, record: Mapping[str, Any] | None) -> str | None:
     data = experiment.get("data", "auto")
     if experiment.get("task") is None and data != "auto":
         words += ["--data-dir" if os.path.isdir(str(data)) else "--data", str(data)]
-    return shlex.join(words)
+    return command(*words)
 
 
 def _is_used(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from unimatrix.cli.again import command
 from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, is_given, option_value, parse
 from unimatrix.cli.evaluate import score_text, variant_title
 from unimatrix.cli.model_options import ModelOptions, changed, of_changes
@@ -124,7 +125,7 @@ def run(arguments: Sequence[str]) -> int:
         overwrite=options.overwrite,
         corpus=corpus,
         console=console,
-        resume_command=shlex.join(["unimatrix", "train", "--resume", "--out", str(out)]),
+        resume_command=command("train", "--resume", "--out", str(out)),
     )
     if result.stop_signal is not None:
         return 128 + result.stop_signal
@@ -171,10 +172,10 @@ def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
     if task is None:
         yield f"Validation: {rates_text(metrics['bpb'], metrics.get('ppl'))}"
         yield f"Saved: {result.checkpoint}"
-        yield f"To read from it: {shlex.join(['unimatrix', 'generate', str(result.out), '--prompt', 'The '])}"
+        yield f"To read from it: {command('generate', str(result.out), '--prompt', 'The ')}"
         return
     yield f"Saved: {result.checkpoint}"
-    yield f"To measure it again: {shlex.join(['unimatrix', 'eval', str(result.out)])}"
+    yield f"To measure it again: {command('eval', str(result.out))}"
     yield f"{task.kind}: " + score_text(task, loss=metrics["loss"], accuracy=metrics["accuracy"])
     for name, variant in task_of(task).variants(task).items():
         yield f"{variant_title(task, name)}: " + score_text(

@@ -41,6 +41,7 @@ from unimatrix.ops.suffix_automaton import SuffixAutomatonState, compact, is_com
 
 VERSION = "1"
 LOGITS = "logits"
+MOST_COUNTED = 2**62  # of tokens: a count beyond would wrap around when more are read
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -271,12 +272,10 @@ def _check_values(name: str, tensor: Tensor, expected: Kept, vocab_size: int) ->
             raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
     elif tensor.dtype != torch.bool and tensor.numel():
         low, high = (int(x) for x in tensor.aminmax())
-        least, most = (0, None) if name == "position" else (-1, vocab_size - 1 if expected.ids else None)
-        if low < least or (most is not None and high > most):
-            upper = "" if most is None else f" to {most}"
+        least, most = 0 if name == "position" else -1, vocab_size - 1 if expected.ids else MOST_COUNTED
+        if low < least or high > most:
             raise UserError(
-                f"{name}: expected whole numbers from {least}{upper or ' on'}, got"
-                f" {low if low < least else high}"
+                f"{name}: expected whole numbers from {least} to {most}, got {low if low < least else high}"
             )
 
 

@@ -76,8 +76,8 @@ class SuffixMixture(nn.Module):
     def evidence(self, counts: Tensor, bucket: Tensor) -> Tensor:
         """logit r_b [B, T] of counts [B, T, 2], the times and hits of each position's own bucket [B, T]."""
         expected = self.expected.to(accumulation_dtype(self.expected.dtype))[bucket]
-        times, hits = counts.to(expected.dtype).unbind(-1)
-        hits = hits.clamp_min(0).minimum(times)  # whatever a file says
+        times, hits = counts.clamp_min(0).to(expected.dtype).unbind(-1)
+        hits = hits.minimum(times)  # whatever a file says
         right = hits + STRENGTH * torch.sigmoid(expected)
         wrong = times - hits + STRENGTH * torch.sigmoid(-expected)
         return right.log() - wrong.log()

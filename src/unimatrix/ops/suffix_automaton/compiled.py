@@ -10,6 +10,8 @@ has about 0.65 nodes a token, no input more than 1. Room is taken for an eighth 
 Letters: B batch, T time.
 """
 
+import os
+import threading
 from functools import cache
 from typing import Any
 
@@ -44,6 +46,7 @@ from unimatrix.ops.suffix_automaton.state import (
 from unimatrix.ops.threads import threads_for
 
 WORK = 64  # of a token, in multiply-adds: what decides whether a second thread pays
+MOST_READ = 2**62
 NODES_OF_TEXT = 0.7  # for each token
 
 
@@ -66,6 +69,20 @@ def _kernels() -> Any:
     from unimatrix.ops.suffix_automaton import kernels
 
     return kernels
+
+
+# Whether a handle is the newest is asked, and the store appended to or copied, by one thread at a time.
+_appending = threading.Lock()
+
+
+def _in_child() -> None:
+    """The thread that had the lock is not in the child."""
+    global _appending
+    _appending = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def run(
@@ -93,20 +110,21 @@ def run(
     done, count = np.zeros(batch, np.int64), np.empty(batch, np.int64)
     out = np.empty((3, batch, time), np.int64)
     kernels, threads = _kernels(), threads_for(WORK * tokens.numel()) if batch > 1 else 1
-    while True:
-        handle = (length.numpy(), registers.numpy(), store.numpy())
-        came = kernels.read(threads, own, *handle, given, real, starting, done, capacity, out, count)
-        if came == kernels.READ:
-            return (*map(torch.from_numpy, (*out, count)), registers, store)
-        if came == kernels.WRONG_ID:
-            check_ids(tokens, mask)
-        if came == kernels.STRANGE:
-            raise UserError("state: expected one that suffix_automaton returned, got other numbers in it")
-        if came == kernels.OLDER:
-            length, registers, store = _own(length, registers, store)
-        else:
-            registers, store = _grown(registers, store, time - int(done.min()), capacity)
-        own = True
+    with _appending:
+        while True:
+            handle = (length.numpy(), registers.numpy(), store.numpy())
+            came = kernels.read(threads, own, *handle, given, real, starting, done, capacity, out, count)
+            if came == kernels.READ:
+                return (*map(torch.from_numpy, (*out, count)), registers, store)
+            if came == kernels.WRONG_ID:
+                check_ids(tokens, mask)
+            if came == kernels.STRANGE:
+                raise UserError("state: expected one that suffix_automaton returned, got other numbers in it")
+            if came == kernels.OLDER:
+                length, registers, store = _own(length, registers, store)
+            else:
+                registers, store = _grown(registers, store, time - int(done.min()), capacity)
+            own = True
 
 
 def _rooms(tokens: int) -> tuple[int, int, int]:
@@ -217,7 +235,9 @@ def is_compact(state: SuffixAutomatonState, *, vocab_size: int) -> bool:
     ordered = (began >= 0) & (began <= base) & (base <= count) & (here >= 0) & (count == base + here)
     if not bool(ordered.all()) or (int(here.max()) if len(here) else 0) != held:
         return False
-    return bool(((store >= 0) & (store < vocab_size) | ~_is_held(registers, held)).all())
+    if bool((count > MOST_READ).any()):  # a call more would wrap around
+        return False
+    return bool(((store >= 0) & (store <= vocab_size - 1) | ~_is_held(registers, held)).all())
 
 
 def _shapes(
