@@ -42,20 +42,16 @@ RECALL_ROSA, RECALL_ROSA_VOTE = _exact(_on_recall, "rosa")
 RECALL_DISCOVERY, RECALL_DISCOVERY_VOTE = _exact(_on_recall, "discovery")
 
 
-def _rows(
-    rosa: tuple[Experiment, Experiment, Experiment], discovery: tuple[Experiment, Experiment, Experiment]
-) -> tuple[Row, ...]:
-    """The stub, which the paper has, then without and with votes."""
-    return tuple(
-        Row(experiment=found, label=f"{label}{words}", group=group)
-        for label, variants in (("UniMatrix-ROSA", rosa), ("UniMatrix-Discovery", discovery))
-        for found, words, group in zip(
-            variants,
-            (", stub", ", exact", ", exact and voting"),
-            ("", NOT_IN_THE_PAPER, NOT_IN_THE_PAPER),
-            strict=True,
-        )
+def _rows(rosa: tuple[Experiment, ...], discovery: tuple[Experiment, ...]) -> tuple[Row, ...]:
+    """The stubs, which the paper has, then each without and with votes; both as (stub, exact, voting)."""
+    both = (("UniMatrix-ROSA", rosa), ("UniMatrix-Discovery", discovery))
+    stubs = (Row(experiment=found[0], label=f"{label}, stub") for label, found in both)
+    beyond = (
+        Row(experiment=one, label=f"{label}, {words}", group=NOT_IN_THE_PAPER)
+        for label, found in both
+        for one, words in zip(found[1:], ("routed exactly", "routed exactly, voting"), strict=True)
     )
+    return (*stubs, *beyond)
 
 
 def _better(what: str, left: Experiment, right: Experiment, label: str) -> ComparedClaim:
