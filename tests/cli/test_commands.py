@@ -265,6 +265,8 @@ def test_eval_as_one_stream_tells_bits_by_position(call, refused, small_run, tmp
     assert "position in the text  bytes  bits per byte\n" in out
     complaint = refused("eval", small_run, "--carry-state", "--window", "5")
     assert "--window: expected none, as with --carry-state this model reads the whole text" in complaint
+    complaint = refused("eval", small_run, "--carry-state", "--batch-size", "5")
+    assert "--batch-size: expected none, as with --carry-state one piece of the text is read" in complaint
 
     # a state that grows with the text is not carried on
     run = tmp_path / "run"

@@ -55,7 +55,7 @@ def test_what_was_written_is_kept_too(call, small_run, corpus, tmp_path) -> None
 
 
 def test_a_long_file_is_read_in_pieces_with_the_time_left(call, small_run, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("unimatrix.cli.generate._PIECE_BYTES", 100)
+    monkeypatch.setattr("unimatrix.cli.generate.STREAM_PIECE", 100)
     monkeypatch.setattr("unimatrix.cli.progress.LINE_SECONDS", 0.0)
     sizes = []
     read = Reader.read
@@ -70,7 +70,7 @@ def test_a_long_file_is_read_in_pieces_with_the_time_left(call, small_run, tmp_p
 
 
 def test_ctrl_c_while_reading_is_told(call, small_run, corpus, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("unimatrix.cli.generate._PIECE_BYTES", 100)
+    monkeypatch.setattr("unimatrix.cli.generate.STREAM_PIECE", 100)
     read = Reader.read
 
     def interrupted(self, data):

@@ -92,9 +92,9 @@ def test_a_carried_state_equals_one_pass_over_the_whole_text(preset):
     model = build(preset, max_positions=None)
     text = TEXT[:301]
     whole = bits_per_byte(model, text, window=301)
-    carried = bits_per_byte(model, text, window=40, carry_state=True)
+    carried = nats_of_share(model, text, window=40, batch_size=1, carry_state=True)
     cut = bits_per_byte(model, text, window=40)
-    assert carried.bpb == pytest.approx(whole.bpb, abs=1e-5)
+    assert float(carried) == pytest.approx(whole.nats, rel=2e-6)
     assert abs(cut.bpb - whole.bpb) > 1e-5
 
 
@@ -111,10 +111,11 @@ def test_documents_are_measured_as_if_each_were_alone(preset):
         for begin, length in zip(begins, DOCUMENTS, strict=True)
     ]
     nats = sum(one.nats for one in alone)
-    for settings in ({"window": 2000}, {"window": 30, "carry_state": True}):
-        whole = bits_per_byte(model, TEXT, begins=begins, **settings)
-        assert whole.num_bytes == len(TEXT)
-        assert whole.nats == pytest.approx(nats, rel=1e-6)
+    whole = bits_per_byte(model, TEXT, begins=begins, window=2000)
+    assert whole.num_bytes == len(TEXT)
+    assert whole.nats == pytest.approx(nats, rel=1e-6)
+    carried = nats_of_share(model, TEXT, begins=begins, window=30, batch_size=1, carry_state=True)
+    assert float(carried) == pytest.approx(nats, rel=1e-6)
     assert abs(bits_per_byte(model, TEXT, window=2000).nats - nats) > 0.1
 
 
@@ -169,12 +170,17 @@ def test_the_models_mode_and_the_global_generator_are_left_as_they_were():
         ({"window": 0}, "window: expected at least 1 and at most the model's 128 positions, got 0"),
         ({"window": 129}, "at most the model's 128 positions, got 129"),
         ({"batch_size": 0}, "batch_size"),
-        ({"carry_state": True}, "max_positions None, got one with 128"),
     ],
 )
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(UserError, match=message):
         bits_per_byte(**({"model": build("unimatrix-core"), "data": TEXT, "window": 128} | arguments))
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 2}, {"batch_size": 1, "share": (0, 2)}])
+def test_a_stream_has_one_share_and_one_window_at_a_time(wrong):
+    with pytest.raises(UserError, match=r"^carry_state: expected windows one at a time in 1 share, got"):
+        nats_of_share(Uniform(), TEXT, window=40, carry_state=True, **wrong)
 
 
 @pytest.mark.parametrize("nats", [math.nan, math.inf])

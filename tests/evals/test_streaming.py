@@ -63,7 +63,7 @@ def rows_of(found):
 
 @pytest.mark.parametrize("piece", [64, 1000, 5000])
 def test_bits_by_position_are_those_of_the_positions(piece, monkeypatch):
-    monkeypatch.setattr(streaming, "_PIECE", piece)
+    monkeypatch.setattr(streaming, "STREAM_PIECE", piece)
     model, told = Counting(), []
     found = stream_bits(model, TEXT, progress=told.append)
     assert found.window is None
@@ -82,7 +82,7 @@ def test_in_windows_a_position_is_one_in_its_window():
 def test_of_documents_a_position_is_one_in_its_document(monkeypatch):
     lengths = (1, 40, 1, 300, 2, 659)
     for piece in (50, 5000):
-        monkeypatch.setattr(streaming, "_PIECE", piece)
+        monkeypatch.setattr(streaming, "STREAM_PIECE", piece)
         found = stream_bits(Counting(), TEXT, begins=begins_of(lengths))
         assert rows_of(found) == expected([t for length in lengths for t in range(1, length + 1)])
 
@@ -95,7 +95,7 @@ def test_ranges_end_where_the_text_does(num_bytes):
 
 @pytest.mark.parametrize("preset", [*PRESETS, "mamba2"])
 def test_every_preset_reads_a_stream_or_the_windows_it_can(preset, monkeypatch):
-    monkeypatch.setattr(streaming, "_PIECE", 70)
+    monkeypatch.setattr(streaming, "STREAM_PIECE", 70)
     monkeypatch.setattr(streaming, "GROWING_WINDOW", 200)
     torch.manual_seed(0)
     settings = {"d_model": 16, "num_heads": 2, "depth": 1} if preset == "mamba2" else small_settings(preset)

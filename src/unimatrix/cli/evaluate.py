@@ -83,7 +83,7 @@ class Options:
     seed: int | None = None
     """Of a task: another seed's sequences; without it those that were looked at after training."""
     batch_size: int = 64
-    """Windows or sequences at a time; it changes the speed and nothing else."""
+    """Windows or sequences at a time; it changes the speed and nothing else. None with --carry-state."""
     device: Device = "auto"
     """Where to compute; auto takes the accelerator where there is one."""
     json: bool = False
@@ -99,6 +99,11 @@ def run(arguments: Sequence[str]) -> int:
         if is_given(arguments, option):
             learned = "no task" if task is None else f"the task {task.kind} and no text"
             raise UserError(f"{option}: {options.checkpoint} was trained on {learned}")
+    if options.carry_state and is_given(arguments, "--batch-size"):
+        raise UserError(
+            "--batch-size: expected none, as with --carry-state one piece of the text is read after the"
+            f" other, got {options.batch_size}"
+        )
     if trained_with is not None and task is not None:
         return _on_task(options, trained_with, task)
     return _on_text(options, trained_with)

@@ -16,6 +16,7 @@ from unimatrix.codec import check_file
 from unimatrix.errors import UserError
 from unimatrix.hf import Reader, load, stream
 from unimatrix.hf.saved_state import check_can_hold
+from unimatrix.models.language_model import STREAM_PIECE
 from unimatrix.train.config import Device
 from unimatrix.train.launch import device_kind
 
@@ -31,7 +32,6 @@ A model that has read a long text can keep what it remembers of it, and go on fr
   unimatrix generate RUN --load-state corpus.state --prompt "In the beginning" """.rstrip()
 
 _NEW_TOKENS = 200
-_PIECE_BYTES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +136,7 @@ def _read_file(reader: Reader, path: Path) -> None:
             f" {size:,}; a model built with max_positions=None has no limit"
         )
     with path.open("rb") as file, progress_on_stderr(path.name, size, "bytes") as advance:
-        while piece := file.read(_PIECE_BYTES):
+        while piece := file.read(STREAM_PIECE):
             reader.read(piece)
             advance(len(piece))
 

@@ -19,6 +19,7 @@ from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
 from unimatrix.evals.model import (
     check_finite,
+    check_text,
     device_of,
     evaluating,
     max_positions,
@@ -73,7 +74,6 @@ def bits_per_byte(
     window: int,
     batch_size: int = 32,
     device: torch.device | str | None = None,
-    carry_state: bool = False,
     begins: np.ndarray | None = None,
 ) -> BitsPerByte:
     """Every byte of the text is predicted exactly once, from the bytes before it in its window.
@@ -81,10 +81,7 @@ def bits_per_byte(
     Windowing: one BOS stands before the first byte; then the text is cut into consecutive windows of `window`
     targets, side by side, the last one shorter. Each window starts from an empty state, and its first input
     is the byte before its first target (BOS in the first window), so that a byte sees between 1 and `window`
-    tokens of context. No byte is left out and none is counted twice.
-
-    With carry_state=True the windows are the pieces of one stream: each starts from the state that the one
-    before it left, and a byte sees the whole text before it. That needs a model without positions.
+    tokens of context. No byte is left out and none is counted twice. (`stream_bits` reads a text as one.)
 
     With begins the text is documents, each behind a BOS of its own that is read and not predicted
     (`unimatrix.data.documents`): windows are cut from these tokens, and no byte sees another document's.
@@ -95,28 +92,15 @@ def bits_per_byte(
         model: `model(input_ids [B, T], state) -> (logits [B, T, V], state)`, V >= 257.
         data: [N] uint8.
         window: W >= 1; at most the model's max_positions.
-        batch_size: windows per forward pass, 1 at a time with carry_state; it changes nothing but rounding.
+        batch_size: windows per forward pass; it changes nothing but rounding.
         device: where to compute; None is where the model is. The model itself is not moved.
         begins: [D] int64, where the text's documents begin; None reads it as one text.
     Raises:
-        UserError: no text, a size that is not positive, a window longer than the model's positions,
-            carry_state on a model with positions, or begins with a model that keeps no documents apart.
+        UserError: no text, a size that is not positive, a window longer than the model's positions, or
+            begins with a model that keeps no documents apart.
     """
-    if len(data) == 0:
-        raise UserError("evaluation text: expected at least 1 byte, got none")
-    if carry_state and max_positions(model) is not None:
-        raise UserError(
-            f"carry_state: expected a model with max_positions None, got one with {max_positions(model)}"
-        )
-    total = nats_of_share(
-        model,
-        data,
-        window=window,
-        batch_size=batch_size,
-        device=device,
-        carry_state=carry_state,
-        begins=begins,
-    )
+    check_text(data)
+    total = nats_of_share(model, data, window=window, batch_size=batch_size, device=device, begins=begins)
     return BitsPerByte.from_nats(float(total), len(data))
 
 
@@ -136,6 +120,8 @@ def nats_of_share(
 
     Args:
         share: (r, n): the r-th of n shares, every n-th batch of windows. Others as for `bits_per_byte`.
+        carry_state: the windows are the pieces of one stream, read one after the other, each from the state
+            that the one before it left; of one share alone.
         each: called with every batch's nats [B, T], 0 for a BOS, and where in the text's tokens, BOS among
             them, each window's first input lies, [B].
     Returns:
@@ -147,13 +133,16 @@ def nats_of_share(
         raise UserError(f"window: expected at least 1{upper}, got {window}")
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    if carry_state and (share[1], batch_size) != (1, 1):
+        raise UserError(
+            f"carry_state: expected windows one at a time in 1 share, got {batch_size} and {share[1]}"
+        )
     where = torch.device(device) if device is not None else device_of(model)
-    rows = 1 if carry_state else batch_size
     # logits and log-probabilities, float32
-    tokens = min(rows * window, len(data))
+    tokens = min(batch_size * window, len(data))
     check_fits(
         tokens * (vocab_size(model) or 0) * 8,
-        what=f"batch_size {rows:,}, window {window:,}: {tokens:,} bytes of text at a time",
+        what=f"batch_size {batch_size:,}, window {window:,}: {tokens:,} bytes of text at a time",
         there=memory_of(where),
     )
     if begins is not None:
@@ -162,7 +151,7 @@ def nats_of_share(
     total = torch.zeros((), dtype=sum_dtype(where), device=where)
     with evaluating(model):
         state: Any = None
-        for index, (first, windows) in enumerate(_windows(stream, window, rows)):
+        for index, (first, windows) in enumerate(_windows(stream, window, batch_size)):
             if index % share[1] != share[0]:
                 continue
             input_ids, labels, starts = PackedBatch.of(torch.from_numpy(windows).to(where))

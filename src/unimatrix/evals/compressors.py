@@ -1,7 +1,9 @@
 """Bits per byte of a text by programs that compress files: what a model of the text is held against.
 
-Each runs at the strongest setting that its own program offers, on the whole text as one stream, and its file
-is counted with all that a program needs to unpack it but the text's name and length.
+Each runs at a strong setting, named beside it (`COMPRESSORS`): the highest level of gzip and zstd, xz's
+highest preset, PPMd as 7-Zip's highest level has it. Single settings may go beyond these, such as a longer
+window of zstd's or a higher order of PPMd's. The text is one stream, and its file is counted with all that a
+program needs to unpack it but the text's name and length.
 """
 
 import gzip
@@ -15,6 +17,7 @@ import numpy as np
 from unimatrix.codec import did_you_mean, shown
 from unimatrix.errors import UserError
 from unimatrix.evals.bits_per_byte import BitsPerByte
+from unimatrix.evals.model import check_text
 from unimatrix.extras import needs
 
 # as 7-Zip's -mx=9 has it
@@ -41,8 +44,7 @@ def compressor_bits(data: np.ndarray, name: str) -> BitsPerByte:
     """
     if name not in COMPRESSORS:
         raise UserError(f"unknown compressor {shown(name)}; {did_you_mean(name, COMPRESSORS)}")
-    if len(data) == 0:
-        raise UserError("evaluation text: expected at least 1 byte, got none")
+    check_text(data)
     packed = COMPRESSORS[name].compress(data.astype(np.uint8, copy=False).tobytes())
     return BitsPerByte.from_nats(len(packed) * 8 * math.log(2.0), len(data))
 

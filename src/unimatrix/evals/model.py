@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -38,6 +39,12 @@ def memory_of(device: torch.device) -> int | None:
 def sum_dtype(device: torch.device) -> torch.dtype:
     """What long sums are kept in: float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def check_text(data: np.ndarray) -> None:
+    """Raise a UserError unless there is a byte to predict."""
+    if len(data) == 0:
+        raise UserError("evaluation text: expected at least 1 byte, got none")
 
 
 def check_finite(loss: float, *, unit: str) -> None:

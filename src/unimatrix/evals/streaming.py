@@ -12,14 +12,15 @@ from torch import nn
 
 from unimatrix.errors import UserError
 from unimatrix.evals.bits_per_byte import BitsPerByte, nats_of_share
-from unimatrix.evals.model import max_positions, vocab_size
+from unimatrix.evals.model import check_text, max_positions, vocab_size
+from unimatrix.models.language_model import STREAM_PIECE
 
 # what a model with `growing_parts` reads at a time, where no other number is asked for
 GROWING_WINDOW = 4096
 # bytes in the first row of what is counted by position; each further row has twice as many positions
 FIRST_POSITIONS = 128
-# tokens of a stream read in one call, and how many logits that may be
-_PIECE, _LOGITS = 16_384, 2**23
+# how many logits of a stream are made in one call
+_LOGITS = 2**23
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +70,7 @@ def stream_bits(
     Raises:
         UserError: as `bits_per_byte` does; a model with positions.
     """
-    if len(data) == 0:
-        raise UserError("evaluation text: expected at least 1 byte, got none")
+    check_text(data)
     if max_positions(model) is not None:
         raise UserError(
             f"carry_state: expected a model with max_positions None, got one with {max_positions(model)}"
@@ -82,7 +82,7 @@ def stream_bits(
     nats = nats_of_share(
         model,
         data,
-        window=max(1, min(_PIECE, _LOGITS // (vocab_size(model) or 1))) if window is None else window,
+        window=max(1, min(STREAM_PIECE, _LOGITS // (vocab_size(model) or 1))) if window is None else window,
         batch_size=1,
         device=device,
         carry_state=window is None,
@@ -100,7 +100,7 @@ def growing_parts(model: nn.Module) -> tuple[str, ...]:
     """
     config = getattr(model, "config", None)
     parts = getattr(config, "all_parts", {}).values()
-    return tuple(dict.fromkeys(part.kind for part in parts if part.grows and not part.appends))
+    return tuple(dict.fromkeys(part.kind for part in parts if part.looks_back))
 
 
 class _ByPosition:

@@ -44,6 +44,11 @@ class PartConfig:
     version: ClassVar[int] = 1
     ops: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether a token costs more the more was read: all that the state keeps is gone through for it."""
+        return self.grows and not self.appends
+
     @abstractmethod
     def build(self, size: Size) -> nn.Module:
         """The module, with weights of some kind: the model draws them."""

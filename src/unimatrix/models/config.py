@@ -219,7 +219,7 @@ class ModelConfig:
     @property
     def read_in_pieces(self) -> bool:
         """Whether a long text read in pieces, each from the state before it, costs no more than in one."""
-        return not any(part.grows and not part.appends for _, part, _ in self._places())
+        return not any(part.looks_back for _, part, _ in self._places())
 
     @property
     def all_parts(self) -> dict[str, PartConfig]:

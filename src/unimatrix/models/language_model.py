@@ -37,6 +37,8 @@ from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
 # carrying its state: what lies between two layers then stays in the processor's caches (docs/performance.md).
 PIECE_TOKENS = 2048
+# Of a stream whoever reads it gives so many tokens a call: enough for such pieces, and little to keep.
+STREAM_PIECE = 16_384
 # Then its logits too are made in pieces, of so many numbers; a head with fewer rows a piece is not.
 HEAD_PIECE, MIN_HEAD_ROWS = 2**17, 256
 MAX_COMPILED_PIECES = 16  # under torch.compile the pieces are unrolled; beyond so many the text is read whole
