@@ -264,7 +264,7 @@ def test_eval_as_one_stream_tells_bits_by_position(call, refused, small_run, tmp
     assert table == [[f"{r['first']}-{r['last']}", str(r["num_bytes"]), f"{r['bpb']:.4f}"] for r in rows]
     assert "position in the text  bytes  bits per byte\n" in out
     complaint = refused("eval", small_run, "--carry-state", "--window", "5")
-    assert "--window: expected none, as with --carry-state this model reads the whole text" in complaint
+    assert "window: expected none, as this model reads the whole text as one stream, got 5" in complaint
     complaint = refused("eval", small_run, "--carry-state", "--batch-size", "5")
     assert "--batch-size: expected none, as with --carry-state one piece of the text is read" in complaint
 
@@ -275,8 +275,7 @@ def test_eval_as_one_stream_tells_bits_by_position(call, refused, small_run, tmp
     for options, window in (((), 4096), (("--window", "50"), 50)):
         code, out, _ = call("eval", run, "--carry-state", *data, *options)
         assert code == 0
-        assert f"windows of {window:,} bytes side by side, each starting afresh, as the state" in out
-        assert "as the state of attention grows with the text\n" in out
+        assert f"one stream, in which attention forgets what it read every {window:,} bytes\n" in out
         assert "position in a window" in out
     plain = json.loads(call("eval", run, *data, "--window", "50", "--json")[1])
     cut = json.loads(call("eval", run, *data, "--window", "50", "--carry-state", "--json")[1])

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_models import PRESETS, one_thread, small_settings
+from small_models import PRESETS, one_thread, small_model, small_settings
 from torch import nn
 
-from unimatrix.data import VOCAB_SIZE
+from unimatrix.data import BOS, VOCAB_SIZE
 from unimatrix.data.documents import begins_of
 from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte, stream_bits, streaming
+from unimatrix.mixers import SuffixVotesConfig
 from unimatrix.models import build
 
 __all__ = ["one_thread"]
@@ -73,10 +74,62 @@ def test_bits_by_position_are_those_of_the_positions(piece, monkeypatch):
     assert max(model.pieces) == min(piece, 1003)
 
 
-def test_in_windows_a_position_is_one_in_its_window():
-    found = stream_bits(Counting(), TEXT, window=300)
-    assert found.window == 300
-    assert rows_of(found) == expected([t for length in (300, 300, 300, 103) for t in range(1, length + 1)])
+def small(preset, **changes):
+    torch.manual_seed(0)
+    settings = {"d_model": 16, "num_heads": 2, "depth": 1} if preset == "mamba2" else small_settings(preset)
+    return build(preset, max_positions=None, **settings, **changes)
+
+
+def test_where_nothing_reads_on_a_position_is_one_in_its_window():
+    found = stream_bits(small("transformer"), TEXT, window=300)
+    assert (found.window, found.reads_on) == (300, False)
+    assert [(row.first, row.last, row.num_bytes) for row in found.by_position] == [
+        (1, 128, 3 * 128 + 103),
+        (129, 256, 3 * 128),
+        (257, 512, 3 * 44),
+    ]
+    assert found.whole.bpb == pytest.approx(
+        bits_per_byte(small("transformer"), TEXT, window=300).bpb, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["unimatrix-hybrid", "recurrent-ffn", "unimatrix-assoc", "votes"])
+def test_what_does_not_look_back_reads_on_from_window_to_window(name):
+    votes = {"parts.votes": SuffixVotesConfig()} if name == "votes" else {}
+    model = small_model("transformer" if name == "votes" else name, max_positions=None, **votes).double()
+    text = np.tile(TEXT[:250], 4)
+    found = stream_bits(model, text, window=200)
+    assert (found.window, found.reads_on) == (200, True)
+    assert [(row.first, row.last) for row in found.by_position] == RANGES
+    # by hand: a window at a time, of each state a fresh part for whatever looks back
+    ids = torch.from_numpy(np.concatenate([[BOS], text]).astype(np.int64))[None]
+    fresh, state, nats = model.init_state(1), None, 0.0
+    layers = [model.config.layers[which] for which in model.config.order]
+    with torch.inference_mode():
+        for first in range(0, len(text), 200):
+            here = ids[:, first : first + 201]
+            logits, state = model(here[:, :-1], state)
+            nats += float(nn.functional.cross_entropy(logits[0], here[0, 1:], reduction="sum"))
+            for kept, new, parts in [
+                (state.parts, fresh.parts, model.config.parts),
+                *zip(state.steps, fresh.steps, layers, strict=True),
+            ]:
+                for part in kept:
+                    if parts[part].kind in ("attention", "associative"):
+                        kept[part] = new[part]
+    assert found.whole.nats == pytest.approx(nats, rel=1e-6)
+    # and that is another number than of windows that know nothing of each other
+    assert abs(found.whole.nats - bits_per_byte(model, text, window=200).nats) > 1e-3
+
+
+def test_votes_read_on_while_attention_forgets():
+    votes = {"parts.votes": SuffixVotesConfig()}
+    again = np.tile(TEXT[:500], 2)
+    found = stream_bits(small("transformer", **votes), again, window=50)
+    first, second = (
+        np.average([row.bpb for row in rows]) for rows in (found.by_position[:2], found.by_position[3:])
+    )
+    assert second < first / 2, "the second half is the first once more"
 
 
 def test_of_documents_a_position_is_one_in_its_document(monkeypatch):
@@ -97,18 +150,17 @@ def test_ranges_end_where_the_text_does(num_bytes):
 def test_every_preset_reads_a_stream_or_the_windows_it_can(preset, monkeypatch):
     monkeypatch.setattr(streaming, "STREAM_PIECE", 70)
     monkeypatch.setattr(streaming, "GROWING_WINDOW", 200)
-    torch.manual_seed(0)
-    settings = {"d_model": 16, "num_heads": 2, "depth": 1} if preset == "mamba2" else small_settings(preset)
-    model = build(preset, max_positions=None, **settings)
+    model = small(preset)
     grows = not getattr(model.config, "read_in_pieces", True)
     assert grows == (preset in GROWING)
     found = stream_bits(model, TEXT)
     assert (found.window, bool(found.growing)) == ((200, True) if grows else (None, False))
-    other = bits_per_byte(model, TEXT, window=200 if grows else 1003)
-    assert found.whole.bpb == pytest.approx(other.bpb, abs=1e-5)
+    if not grows or not found.reads_on:
+        other = bits_per_byte(model, TEXT, window=200 if grows else 1003)
+        assert found.whole.bpb == pytest.approx(other.bpb, abs=1e-5)
     total = sum(row.bpb * row.num_bytes for row in found.by_position)
     assert total / 1003 == pytest.approx(found.whole.bpb, rel=1e-6)
-    assert [(row.first, row.last) for row in found.by_position] == RANGES[: 2 if grows else 4]
+    assert [(row.first, row.last) for row in found.by_position] == RANGES[: 4 if found.reads_on else 2]
 
 
 def test_a_large_vocabulary_is_read_in_smaller_pieces():
@@ -124,7 +176,8 @@ def test_bad_input_is_named():
     for model, data, settings, message in (
         (Counting(), TEXT[:0], {}, "evaluation text: expected at least 1 byte, got none"),
         (build("unimatrix-core"), TEXT, {}, "carry_state: expected a model with max_positions None, got"),
-        (Counting(), TEXT, {"window": 0}, "window: expected at least 1, got 0"),
+        (Counting(), TEXT, {"window": 300}, "window: expected none, as this model reads the whole text"),
+        (small("transformer"), TEXT, {"window": 0}, "window: expected at least 1, got 0"),
     ):
         with pytest.raises(UserError, match=f"^{message}"):
             stream_bits(model, data, **settings)

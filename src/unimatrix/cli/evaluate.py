@@ -20,7 +20,6 @@ from unimatrix.evals import (
     StreamBits,
     TaskScore,
     bits_per_byte,
-    growing_parts,
     rates_text,
     stream_bits,
     task_score,
@@ -43,8 +42,9 @@ Every byte is predicted exactly once. The text is cut into windows side by
 side, and each window starts afresh, so that a byte sees at most WINDOW bytes
 before it. With --carry-state (models without positions) it sees all of them:
 the text is read as one stream, and bits per byte are given by position too. A
-model that looks at all earlier bytes again for each (attention, Assoc's memory)
-would never come to an end: it reads windows of 4,096 bytes, or WINDOW, instead.
+part that looks at all earlier bytes again for each (attention, Assoc's memory)
+would never come to an end: it forgets them every 4,096 bytes, or WINDOW, while
+the other parts read on.
 A model that was trained with --pack is measured so too: the files of a
 folder are kept apart, and each begins with BOS, which is read and not predicted.
 
@@ -71,7 +71,7 @@ class Options:
     split: Split = "valid"
     """Which part of the text."""
     window: int | None = None
-    """Bytes per window; without it as in training. With --carry-state where the text is no stream."""
+    """Bytes per window; without it as in training. With --carry-state what looks back forgets so often."""
     carry_state: bool = False
     """Read the text as one stream, and tell bits per byte by position."""
     sequences: int | None = None
@@ -213,11 +213,6 @@ def _streamed(
     options: Options, model: TextModel, data: np.ndarray, begins: np.ndarray | None, name: str
 ) -> StreamBits:
     """What a text costs as one stream, with the time left on stderr."""
-    if options.window is not None and not growing_parts(model):
-        raise UserError(
-            f"--window: expected none, as with --carry-state this model reads the whole text as one stream,"
-            f" got {options.window}"
-        )
     with progress_on_stderr(name, len(data), "bytes") as advance:
         return stream_bits(model, data, begins=begins, window=options.window, progress=advance)
 
@@ -226,7 +221,8 @@ def _windowing(stream: StreamBits) -> str:
     if stream.window is None:
         return "the whole text as one stream, the state carried on"
     grows = " and ".join(stream.growing)
-    return f"{_SIDE_BY_SIDE.format(stream.window)}, as the state of {grows} grows with the text"
+    others = ", while the other parts read on" if stream.reads_on else ""
+    return f"one stream, in which {grows} forgets what it read every {stream.window:,} bytes{others}"
 
 
 def _json_of(stream: StreamBits) -> dict[str, Any]:
@@ -236,7 +232,7 @@ def _json_of(stream: StreamBits) -> dict[str, Any]:
 
 def _table(stream: StreamBits) -> str:
     """Bits per byte by position, a row for each range."""
-    where = "in the text" if stream.window is None else "in a window"
+    where = "in the text" if stream.reads_on else "in a window"
     rows = [
         (f"{row.first:,}-{row.last:,}", f"{row.num_bytes:,}", f"{row.bpb:.4f}") for row in stream.by_position
     ]

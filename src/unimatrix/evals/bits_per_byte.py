@@ -111,7 +111,7 @@ def nats_of_share(
     window: int,
     batch_size: int,
     device: torch.device | str | None = None,
-    carry_state: bool = False,
+    carry: Callable[[Any], Any] | None = None,
     begins: np.ndarray | None = None,
     share: tuple[int, int] = (0, 1),
     each: Callable[[torch.Tensor, np.ndarray], None] | None = None,
@@ -120,8 +120,8 @@ def nats_of_share(
 
     Args:
         share: (r, n): the r-th of n shares, every n-th batch of windows. Others as for `bits_per_byte`.
-        carry_state: the windows are the pieces of one stream, read one after the other, each from the state
-            that the one before it left; of one share alone.
+        carry: the windows are the pieces of one stream, read one after the other, each from what this makes
+            of the state that the one before it left; of one share alone. None: each from an empty state.
         each: called with every batch's nats [B, T], 0 for a BOS, and where in the text's tokens, BOS among
             them, each window's first input lies, [B].
     Returns:
@@ -133,10 +133,8 @@ def nats_of_share(
         raise UserError(f"window: expected at least 1{upper}, got {window}")
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
-    if carry_state and (share[1], batch_size) != (1, 1):
-        raise UserError(
-            f"carry_state: expected windows one at a time in 1 share, got {batch_size} and {share[1]}"
-        )
+    if carry is not None and (share[1], batch_size) != (1, 1):
+        raise UserError(f"carry: expected windows one at a time in 1 share, got {batch_size} and {share[1]}")
     where = torch.device(device) if device is not None else device_of(model)
     # logits and log-probabilities, float32
     tokens = min(batch_size * window, len(data))
@@ -157,7 +155,7 @@ def nats_of_share(
             input_ids, labels, starts = PackedBatch.of(torch.from_numpy(windows).to(where))
             # of one text nothing is said: it may be read by any model
             logits, left = model(input_ids, state, **({} if begins is None else {"starts": starts}))
-            state = left if carry_state else None
+            state = None if carry is None else carry(left)
             losses = F.cross_entropy(
                 logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
             )

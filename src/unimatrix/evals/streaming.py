@@ -3,8 +3,9 @@
 Letters: B batch, T time, D documents.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import nn
 from unimatrix.errors import UserError
 from unimatrix.evals.bits_per_byte import BitsPerByte, nats_of_share
 from unimatrix.evals.model import check_text, max_positions, vocab_size
-from unimatrix.models.language_model import STREAM_PIECE
+from unimatrix.mixers.registry import PartConfig
+from unimatrix.models.language_model import STREAM_PIECE, LanguageModelState
 
 # what a model with `growing_parts` reads at a time, where no other number is asked for
 GROWING_WINDOW = 4096
@@ -21,6 +23,8 @@ GROWING_WINDOW = 4096
 FIRST_POSITIONS = 128
 # how many logits of a stream are made in one call
 _LOGITS = 2**23
+
+_ByName = dict[str, Any]  # parts' states
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,14 +42,16 @@ class StreamBits:
     """What a text costs a model that reads it as one stream.
 
     whole: of all bytes. by_position: of those that follow 1 to 128 tokens, 129 to 256, 257 to 512, ...; no
-    row without a byte. window: None, or how many bytes it reads at a time, each time afresh.
-    growing: the kinds of parts that are why, see `growing_parts`.
+    row without a byte. window: None, or after how many bytes what `growing_parts` have kept is forgotten.
+    growing: the kinds of these parts. reads_on: whether other parts, if any, read on, so that positions are
+    those in the text.
     """
 
     whole: BitsPerByte
     by_position: tuple[PositionBits, ...]
     window: int | None
     growing: tuple[str, ...]
+    reads_on: bool
 
 
 def stream_bits(
@@ -59,16 +65,18 @@ def stream_bits(
 ) -> StreamBits:
     """Every byte of the text is predicted exactly once, from all of the text before it.
 
-    The state is carried from piece to piece, in memory for one piece. A model whose state grows with the text
-    and is looked through for every byte (attention, Assoc's memory) would never come to an end: it reads
-    windows side by side, each afresh, as `bits_per_byte` does.
+    The state is carried from piece to piece, in memory for one piece. A part whose state grows with the text
+    and is looked through for every byte (attention, Assoc's memory) would never come to an end: it starts
+    afresh in every window, and the other parts, such as a suffix automaton that votes, read on. A byte's
+    position is counted in the text where any part reads on, else in its window.
 
     Args:
         model, data, device, begins: as for `bits_per_byte`; with begins a position is one in its document.
-        window: cut the text so; None is one stream or, with growing parts, GROWING_WINDOW.
+        window: how many bytes such a part looks back over, GROWING_WINDOW if None; of a model without one,
+            None.
         progress: called with how many more bytes were predicted.
     Raises:
-        UserError: as `bits_per_byte` does; a model with positions.
+        UserError: as `bits_per_byte` does; a model with positions; a window where nothing needs one.
     """
     check_text(data)
     if max_positions(model) is not None:
@@ -76,21 +84,56 @@ def stream_bits(
             f"carry_state: expected a model with max_positions None, got one with {max_positions(model)}"
         )
     growing = growing_parts(model)
-    if window is None and growing:
-        window = GROWING_WINDOW
-    counted = _ByPosition(len(data), begins, window, progress)
+    if window is not None and not growing:
+        raise UserError(
+            f"window: expected none, as this model reads the whole text as one stream, got {window}"
+        )
+    carry, reads_on = _forgetting(model) if growing else (lambda state: state, True)
+    if growing:
+        window = GROWING_WINDOW if window is None else window
+    piece = max(1, min(STREAM_PIECE, _LOGITS // (vocab_size(model) or 1)))
+    counted = _ByPosition(len(data), begins, None if reads_on else window, progress)
     nats = nats_of_share(
         model,
         data,
-        window=max(1, min(STREAM_PIECE, _LOGITS // (vocab_size(model) or 1))) if window is None else window,
+        window=piece if window is None else window,
         batch_size=1,
         device=device,
-        carry_state=window is None,
+        carry=carry,
         begins=begins,
         each=counted.add,
     )
     whole = BitsPerByte.from_nats(float(nats), len(data))
-    return StreamBits(whole=whole, by_position=counted.rows(), window=window, growing=growing)
+    return StreamBits(
+        whole=whole, by_position=counted.rows(), window=window, growing=growing, reads_on=reads_on
+    )
+
+
+def _forgetting(model: Any) -> tuple[Callable[[LanguageModelState], LanguageModelState], bool]:
+    """A state in, the same out with what looks back over all it kept as before the first token.
+
+    And whether anything is left that reads on.
+    """
+    config, fresh = model.config, model.init_state(1)
+
+    def forgets(
+        parts: Mapping[str, PartConfig], state: dict[str, Any], new: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {name: new[name] if parts[name].looks_back else left for name, left in state.items()}
+
+    layers = [config.layers[which] for which in config.order]
+
+    def carry(state: LanguageModelState) -> LanguageModelState:
+        steps = zip(layers, state.steps, fresh.steps, strict=True)
+        return LanguageModelState(
+            fresh.position,
+            forgets(config.parts, state.parts, fresh.parts),
+            tuple(forgets(parts, left, new) for parts, left, new in steps),
+        )
+
+    kept = [config.parts[name] for name in fresh.parts]
+    kept += [parts[name] for parts, new in zip(layers, fresh.steps, strict=True) for name in new]
+    return carry, not all(part.looks_back for part in kept)
 
 
 def growing_parts(model: nn.Module) -> tuple[str, ...]:
