@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 IMPORTED_AS = {
+    "lm-eval": "lm_eval",
     "vl-convert-python": "vl_convert",
     "rosa-torch": "rosa",
 }  # where it is not the name of the package
@@ -128,7 +129,7 @@ def outcomes(alone, tmp_path_factory):
 
 def test_what_pyproject_declares_is_what_a_missing_package_is_told_by():
     declared = {}
-    for extra in ("train", "paper", "bench"):
+    for extra in ("train", "paper", "bench", "eval"):
         for requirement in map(Requirement, EXTRAS[extra]):
             if requirement.name != PROJECT["name"]:
                 declared[IMPORTED_AS.get(requirement.name, requirement.name)] = extra

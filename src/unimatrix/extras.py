@@ -18,6 +18,8 @@ EXTRA_OF = {
     "pandas": "paper",
     "pyppmd": "paper",
     "scipy": "paper",
+    "lm_eval": "eval",
+    "wonderwords": "eval",
     "rosa": "bench",
     "vl_convert": "paper",
     "zstandard": "paper",
