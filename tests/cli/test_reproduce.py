@@ -91,9 +91,10 @@ def test_reproduce_trains_one_seed_without_the_longest_unless_it_is_told_otherwi
 def test_at_least_fifty_experiments_are_trained_without_full_and_what_is_left_out_are_long_ones() -> None:
     assert EXPERIMENTS.keys() >= ONLY_IN_FULL
     assert len(EXPERIMENTS) - len(ONLY_IN_FULL) >= 50
-    # what the archived runs took says that nothing short is left out, and how long the others take one by one
+    # what the archived runs took says that nothing short is left out, and how long the others take one by
+    # one; those of streams are younger
     archive = Path(__file__).parents[2] / "docs" / "results" / "archive" / "tables-2026-11"
     seconds = seconds_by_experiment(committed_rows(archive))
-    assert min(seconds[name] for name in ONLY_IN_FULL) > 30
+    assert min(seconds[name] for name in ONLY_IN_FULL if not name.startswith("stream.")) > 30
     live = sum(took for name, took in seconds.items() if name not in ONLY_IN_FULL)
     assert live < 13.5 * 60

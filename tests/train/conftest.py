@@ -30,7 +30,7 @@ def text(real_corpus):
 def tiny():
     """tiny(steps=..., lr=..., preset=..., ...): an experiment from settings by their flat names."""
 
-    def make(*, preset="transformer", dropout=0.1, d_model=16, name="tiny", **settings):
+    def make(*, preset="transformer", dropout=0.1, d_model=16, max_positions=16, name="tiny", **settings):
         optim_fields = OptimConfig.__dataclass_fields__
         optim = {field: value for field, value in settings.items() if field in optim_fields}
         loop = {"steps": 6, "batch_size": 4, "seq_len": 16, "tracker": "none", "device": "cpu"}
@@ -40,7 +40,7 @@ def tiny():
             model=ModelChoice(
                 preset=preset,
                 dropout=dropout,
-                max_positions=16,
+                max_positions=max_positions,
                 changes={"d_model": d_model, "num_heads": 2, "depth": 2},
             ),
             optim=OptimConfig(**optim),

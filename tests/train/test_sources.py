@@ -1,4 +1,7 @@
-"""Training on documents kept apart: batches, the loss, what measures it, going on, and what is refused."""
+"""Training on documents kept apart: batches, the loss, what measures it, going on, and what is refused.
+
+And a stream that is read at the end.
+"""
 
 import dataclasses
 
@@ -12,7 +15,7 @@ from torch.nn import functional as F
 from unimatrix.data import BOS
 from unimatrix.data.documents import packed
 from unimatrix.errors import UserError
-from unimatrix.evals import bits_per_byte
+from unimatrix.evals import bits_per_byte, stream_bits
 from unimatrix.models import build
 from unimatrix.train import load_checkpoint, train
 from unimatrix.train.run import LossModule
@@ -119,3 +122,27 @@ def test_a_model_that_would_read_on_is_refused_before_anything_is_written(fit, t
         with pytest.raises(UserError, match=f"^pack: documents in one row need a model .*; {name}.* read on"):
             fit(experiment)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["transformer", "unimatrix-core"])
+@pytest.mark.parametrize("pack", [False, True])
+def test_at_the_end_a_stream_is_read_too(fit, tiny, documents, preset, pack):
+    window = 100 if preset == "transformer" else None
+    asked = {"stream_bytes": 700, "stream_window": window, "eval_every": 3, "eval_bytes": 300, "pack": pack}
+    result = fit(tiny(preset=preset, max_positions=None, **asked))
+    valid, begins = documents.valid[:700], documents.begins["valid"]
+    begins = begins[begins < 700] if pack else None
+    expected = stream_bits(result.model, valid, window=window, begins=begins)
+    in_windows = bits_per_byte(result.model, valid, window=16, begins=begins).bpb
+    rows = {f"stream_bpb_{row.first}": row.bpb for row in expected.by_position}
+    assert result.metrics == pytest.approx(
+        {"bpb": result.metrics["bpb"], "ppl": result.metrics["ppl"]}
+        | {"windows_bpb": in_windows, "stream_bpb": expected.whole.bpb}
+        | rows
+    )
+
+
+def test_a_window_for_a_model_that_looks_back_over_nothing_is_refused_before_the_first_step(fit, tiny):
+    given = tiny(preset="unimatrix-core", max_positions=None, stream_bytes=700, stream_window=100)
+    with pytest.raises(UserError, match=r"^stream_window: expected None, as no part of unimatrix-core looks"):
+        fit(given)

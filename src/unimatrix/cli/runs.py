@@ -19,7 +19,7 @@ from unimatrix.cli.again import command
 from unimatrix.cli.arguments import parse
 from unimatrix.codec import read_json, shown
 from unimatrix.errors import UserError
-from unimatrix.studies.longest import ONLY_IN_FULL
+from unimatrix.studies.longest import only_in_full
 
 try:
     import fcntl
@@ -231,7 +231,7 @@ def _resume(folder: Path, record: Mapping[str, Any] | None) -> str | None:
     words = ["reproduce", "--out", str(out)]
     words += ["--seeds", str(int(_number(loop, "seed")))]
     # else it may be shown from other runs, and this one never goes on
-    words += ["--full"] if experiment.get("name") in ONLY_IN_FULL else []
+    words += ["--full"] if only_in_full(str(experiment.get("name"))) else []
     device = loop.get("device", "auto")
     words += [] if device == "auto" else ["--device", str(device)]
     data = experiment.get("data", "auto")

@@ -73,7 +73,9 @@ def models_sentence(experiments: Iterable[Experiment]) -> str:
         "{} layers or shared depth steps": [len(config.order) for config in configs],
         "{} heads": heads,
         "{} tokens": map(_vocab_size, found),
-        "{} learned positions": [one.model.max_positions for one in found],
+        "{} learned positions": [
+            "no" if one.model.max_positions is None else one.model.max_positions for one in found
+        ],
         "N(0, {}) initialisation": [config.init_std for config in configs],
         "dropout {}": [one.model.dropout for one in found],
     }
@@ -103,9 +105,13 @@ def training_sentence(experiments: Sequence[Experiment]) -> str:
     def of_optim(name: str) -> str:
         return any_of(experiments, lambda one: getattr(one.optim, name))
 
+    warmup = any(one.optim.warmup_steps for one in experiments)
+    beginning = f"that rises over the first {of_optim('warmup_steps')}, " if warmup else ""
+    clipped = any(one.optim.clip is not None for one in experiments)
+    clip = f"gradients of a norm of at most {of_optim('clip')}, " if clipped else ""
     sentences = [
         f"{of_loop('steps')} steps of AdamW at a {of_optim('schedule')} learning rate of {of_optim('lr')}, "
-        f"weight decay {of_optim('weight_decay')}, batches of {of_loop('batch_size')} "
+        f"{beginning}weight decay {of_optim('weight_decay')}, {clip}batches of {of_loop('batch_size')} "
         f"{'windows' if on_text else 'sequences'} of {of_loop('seq_len')} "
         f"{'bytes' if on_text else 'tokens'}, "
         + (

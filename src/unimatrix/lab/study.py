@@ -56,13 +56,21 @@ class Row:
 class Baseline:
     """A row that nothing is trained for: its values are known exactly, by the keys of some columns.
 
-    short: what it is called in a figure's legend.
+    short: what it is called in a figure's legend. of_text: the metrics of any run on a text that tell its
+    values for that text, by the columns' keys.
     """
 
     label: str
     short: str
-    values: Mapping[str, float]
+    values: Mapping[str, float] = field(default_factory=dict)
+    of_text: Mapping[str, str] = field(default_factory=dict)
     group: str = ""
+
+    def exact(self, samples: Samples) -> dict[str, float]:
+        """Its values, by the columns' keys."""
+        runs = [run.metrics for runs in samples.values() for run in runs.values()]
+        told = {key: [run[metric] for run in runs if metric in run] for key, metric in self.of_text.items()}
+        return {**self.values} | {key: found[0] for key, found in told.items() if found}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

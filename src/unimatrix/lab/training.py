@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from unimatrix.data import Corpus
+from unimatrix.evals.compressors import COMPRESSORS, compressor_bits
 from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve, run_identity
 from unimatrix.lab.results import Result, folder_name
@@ -80,7 +81,7 @@ def train_one(experiment: Experiment, *, corpus: Corpus | None, out: Path, conso
             experiment, out=folder, resume=resume, overwrite=not resume, corpus=text, console=console
         )
     return Trained(
-        result=None if trained.interrupted else _result(experiment, trained),
+        result=None if trained.interrupted else _result(experiment, trained, corpus=text),
         headline="" if trained.metrics is None else source.headline_text(trained.metrics),
         seconds=time.monotonic() - started,
         stop_signal=trained.stop_signal,
@@ -114,15 +115,18 @@ def identity_of(experiment: Experiment, data: Mapping[str, Any]) -> str:
     return run_identity(experiment.to_dict(), resolve(experiment), data, device=device)
 
 
-def _result(experiment: Experiment, trained: TrainResult) -> Result:
+def _result(experiment: Experiment, trained: TrainResult, *, corpus: Corpus | None) -> Result:
     assert trained.metrics is not None
+    stream_bytes = experiment.loop.stream_bytes
+    # a report knows rows alone, so each tells what the same stream costs programs
+    programs = {} if stream_bytes is None or corpus is None else _compressed(corpus, stream_bytes)
     return Result(
         experiment=experiment.name,
         model=experiment.model.preset,
         seed=experiment.loop.seed,
         steps=trained.steps,
         parameters=trained.parameters,
-        metrics=trained.metrics,
+        metrics=trained.metrics | programs,
         seconds=trained.seconds,
         tokens_per_second=trained.tokens_per_second,
         data=trained.data,
@@ -138,6 +142,12 @@ def _result(experiment: Experiment, trained: TrainResult) -> Result:
         stamp=identity_of(experiment, trained.data),
         curve=[[step, value] for step, value in trained.curve],
     )
+
+
+def _compressed(corpus: Corpus, num_bytes: int) -> dict[str, float]:
+    """Bits per byte of the validation text's first bytes by each compressor, as metrics ("xz_bpb")."""
+    text = corpus.valid[:num_bytes]
+    return {f"{name}_bpb": compressor_bits(text, name).bpb for name in COMPRESSORS}
 
 
 def seconds_left(

@@ -190,7 +190,7 @@ def summarise(study: Study, samples: Samples, *, traced: Any = None, shown: Coll
         study=study,
         samples=samples,
         lines=tuple(
-            _line(study, row, samples, shown) if isinstance(row, Row) else _baseline_line(study, row)
+            _line(study, row, samples, shown) if isinstance(row, Row) else _baseline_line(study, row, samples)
             for row in study.rows
         ),
         printed=tuple(any(column.key in row.paper for row in study.trained) for column in study.columns),
@@ -261,8 +261,9 @@ def _line(study: Study, row: Row, samples: Samples, shown: Collection[str]) -> L
     )
 
 
-def _baseline_line(study: Study, row: Baseline) -> Line:
-    known = [(row.values.get(column.key), column.digits) for column in study.columns]
+def _baseline_line(study: Study, row: Baseline, samples: Samples) -> Line:
+    values = row.exact(samples)
+    known = [(values.get(column.key), column.digits) for column in study.columns]
     return Line(
         name=row.label,
         label=row.label,

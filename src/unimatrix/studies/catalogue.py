@@ -8,8 +8,9 @@ from unimatrix.lab.study import Study
 from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
 from unimatrix.studies.beyond.exact_routing import TABLE1_EXACT, TABLE3_EXACT
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
+from unimatrix.studies.beyond.streaming import STREAMING
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
-from unimatrix.studies.longest import ONLY_IN_FULL as ONLY_IN_FULL
+from unimatrix.studies.longest import only_in_full
 from unimatrix.studies.paper.architecture import FIGURE1
 from unimatrix.studies.paper.latent import TABLE2
 from unimatrix.studies.paper.recall import TABLE3, TABLE4
@@ -35,6 +36,7 @@ STUDIES: dict[str, Study] = {
         TABLE5_ALL_FILLERS,
         TABLE6,
         TRAINING_LENGTH,
+        STREAMING,
         SECTION56_FIRST,
         SECTION56_TUNED,
         SECTION56_PERPLEXITY,
@@ -49,6 +51,7 @@ ALL = ChainMap(MEASURED, STUDIES)  # the trained come first
 EXPERIMENTS: dict[str, Experiment] = {
     found.name: found for study in STUDIES.values() for found in study.experiments
 }
+ONLY_IN_FULL = frozenset(name for name in EXPERIMENTS if only_in_full(name))
 
 
 def study(name: str) -> Study:

@@ -1,7 +1,7 @@
 """Which experiments take the longest: apart from all others, so that a list of runs needs no torch."""
 
 # the longest: not trained by `unimatrix reproduce` without --full, where committed runs of them can be shown
-ONLY_IN_FULL = frozenset(
+_LONGEST = frozenset(
     {
         "triple.sparse-pointer-10x",
         "triple.sparse-pointer",
@@ -16,3 +16,10 @@ ONLY_IN_FULL = frozenset(
         "recall-no-dropout.unimatrix-assoc",
     }
 )
+# all that are called so: models that read a whole stream besides
+_FAMILIES = ("stream.",)
+
+
+def only_in_full(experiment: str) -> bool:
+    """Whether an experiment of that name is not trained without --full, if committed runs can be shown."""
+    return experiment in _LONGEST or experiment.startswith(_FAMILIES)

@@ -173,6 +173,12 @@ class LoopConfig:
             all).
         eval_at: steps, ascending, after which the whole validation text is evaluated besides; what it gives
             stays in the run's metrics ("bpb_80_steps", "seconds_80_steps").
+        stream_bytes: how much of the validation text is read as one stream too, at the end, the state carried
+            through (metrics "stream_bpb", "stream_bpb_513" of the bytes that follow 513 to 1,024, and so on;
+            "windows_bpb" of the same bytes in windows of seq_len); None: none is. Of a model without
+            positions.
+        stream_window: after how many bytes of it attention and its like forget what they kept, see
+            `unimatrix.evals.stream_bits`; None leaves the number to it.
         save_every: steps between checkpoints; None saves at the end only.
         keep_checkpoints: how many of the last ones stay.
         log_every: steps between lines of the log, points of the curves and, on an accelerator, checks for
@@ -191,6 +197,8 @@ class LoopConfig:
     eval_every: int | None = None
     eval_bytes: int | None = None
     eval_at: tuple[int, ...] | None = None
+    stream_bytes: int | None = None
+    stream_window: int | None = None
     save_every: int | None = None
     keep_checkpoints: int = 2
     log_every: int = 10
@@ -201,7 +209,9 @@ class LoopConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "steps", "batch_size", "seq_len", "eval_every", "eval_bytes", "save_every")
-        check_positive(self, "keep_checkpoints", "log_every")
+        check_positive(self, "keep_checkpoints", "log_every", "stream_bytes", "stream_window")
+        if self.stream_window is not None and self.stream_bytes is None:
+            raise UserError(f"stream_window: expected None without stream_bytes, got {self.stream_window}")
         if self.bos_share is not None and not 0.0 < self.bos_share <= 1.0:
             raise UserError(f"bos_share: expected above 0, at most 1, or None for none; got {self.bos_share}")
         if self.pack and self.bos_share is not None:
@@ -256,6 +266,10 @@ class Experiment:
                 f"seq_len: expected at most max_positions {limit}, got {self.loop.seq_len}; "
                 "raise max_positions too, or set it to None"
             )
+        if self.loop.stream_bytes is not None and limit is not None:
+            raise UserError(
+                f"stream_bytes: a stream has no end; expected max_positions None beside it, got {limit}"
+            )
         if self.task is not None:
             self._check_task(self.task)
         if self.model.preset in TASK_PRESETS:
@@ -267,7 +281,10 @@ class Experiment:
                 f"seq_len: expected the task's length {task.length}, got {self.loop.seq_len}; "
                 "change length and seq_len together"
             )
-        for name, without in (("eval_bytes", None), ("bos_share", None), ("pack", False)):
+        for name, without in (
+            *(("eval_bytes", None), ("stream_bytes", None), ("stream_window", None)),
+            *(("bos_share", None), ("pack", False)),
+        ):
             value = getattr(self.loop, name)
             if value != without:
                 raise UserError(f"{name}: a task has no text; expected {without}, got {value}")
@@ -310,6 +327,7 @@ class Experiment:
 # fingerprint instead of its path
 FREE_AT_RESUME = frozenset(
     {"name", "data", "steps", "eval_every", "eval_bytes", "save_every", "keep_checkpoints", "log_every"}
+    | {"stream_bytes", "stream_window"}
     | {"device", "tracker", "eval_num_pairs", "eval_num_distractors", "eval_sequences"}
 )
 

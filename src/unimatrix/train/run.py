@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
+from unimatrix.evals import growing_parts
 from unimatrix.models import AnyModel, build, config_from_dict, resolved
 from unimatrix.models.documents import check_keeps_documents
 from unimatrix.train.checkpoint import OPTIMIZER, RNG, TRAINER, WEIGHTS, Checkpoint, save_checkpoint
@@ -94,6 +95,11 @@ class Run:
         self.model = build(choice.resolved(source.vocab_size)).to(accelerator.device)
         if loop.pack:
             check_keeps_documents(self.model, "pack")
+        if loop.stream_window is not None and not growing_parts(self.model):
+            raise UserError(
+                f"stream_window: expected None, as no part of {choice.preset} looks back over all it read, "
+                f"got {loop.stream_window}"
+            )
         self._raw_optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optim.lr,

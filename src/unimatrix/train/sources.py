@@ -7,15 +7,16 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from unimatrix.data import VOCAB_SIZE, Corpus, Split, check_one_window, load_corpus, random_windows
 from unimatrix.data.documents import PackedBatch, packed
 from unimatrix.data.tasks import Batch, TaskConfig, task_of
 from unimatrix.errors import UserError
-from unimatrix.evals import BitsPerByte, TaskScore, nats_of_share, task_sums
+from unimatrix.evals import BitsPerByte, TaskScore, nats_of_share, stream_bits, task_sums
 from unimatrix.models import AnyModel
-from unimatrix.train.config import Experiment
+from unimatrix.train.config import Experiment, LoopConfig
 
 _EVAL_BATCH_SIZE = 32
 
@@ -74,32 +75,22 @@ class TextSource:
 
     With pack the documents of either are kept apart, see `LoopConfig`.
 
-    metrics: bpb, bits per byte, and ppl, the perplexity per byte, left out if too large for a number.
+    metrics: bpb, bits per byte, and ppl, the perplexity per byte, left out if too large for a number; at the
+    end those of a stream besides, if one is asked for (`LoopConfig.stream_bytes`).
 
     Raises:
         UserError: the training text is shorter than one window, or there is no validation text.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        *,
-        seq_len: int,
-        eval_bytes: int | None,
-        bos_share: float | None,
-        pack: bool = False,
-    ) -> None:
-        check_one_window(corpus.train, seq_len=seq_len, name=f"{corpus.name} (train)")
+    def __init__(self, corpus: Corpus, loop: LoopConfig) -> None:
+        check_one_window(corpus.train, seq_len=loop.seq_len, name=f"{corpus.name} (train)")
         if len(corpus.valid) == 0:
             raise UserError(f"{corpus.name} (valid): expected at least 1 byte, got none")
         self.vocab_size = VOCAB_SIZE
         self.headline = "bpb"
         self._corpus = corpus
-        self._seq_len = seq_len
-        self._eval_bytes = eval_bytes
-        self._bos_share = bos_share or 0.0
-        self._pack = pack
-        self._train = packed(corpus.train, corpus.begins["train"]) if pack else corpus.train
+        self._loop = loop
+        self._train = packed(corpus.train, corpus.begins["train"]) if loop.pack else corpus.train
 
     def batch(self, *, seed: int, step: int, batch_size: int) -> Batch | PackedBatch:
         windows = random_windows(
@@ -107,23 +98,42 @@ class TextSource:
             seed=seed,
             step=step,
             batch_size=batch_size,
-            seq_len=self._seq_len,
-            bos_share=self._bos_share,
+            seq_len=self._loop.seq_len,
+            bos_share=self._loop.bos_share or 0.0,
         )
-        return PackedBatch.of(windows) if self._pack else Batch(windows[:, :-1], windows[:, 1:])
+        return PackedBatch.of(windows) if self._loop.pack else Batch(windows[:, :-1], windows[:, 1:])
 
     def evaluate(
         self, model: AnyModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
     ) -> dict[str, float]:
         # there is one validation text, whatever the seed
-        text = self._corpus.valid[: self._eval_bytes] if extent == "part" else self._corpus.valid
+        valid = self._corpus.valid
+
+        def in_windows(text: np.ndarray) -> BitsPerByte:
+            nats = nats_of_share(
+                model,
+                text,
+                window=self._loop.seq_len,
+                batch_size=_EVAL_BATCH_SIZE,
+                begins=self._begins(text),
+                share=share,
+            )
+            return BitsPerByte.from_nats(float(add_up(nats)), len(text))
+
+        whole = in_windows(valid[: self._loop.eval_bytes] if extent == "part" else valid)
+        metrics = {"bpb": whole.bpb} | ({} if whole.perplexity is None else {"ppl": whole.perplexity})
+        if extent != "final" or self._loop.stream_bytes is None:
+            return metrics
+        text = valid[: self._loop.stream_bytes]
+        # a stream has no shares: each process reads it
+        stream = stream_bits(model, text, window=self._loop.stream_window, begins=self._begins(text))
+        metrics |= {"windows_bpb": in_windows(text).bpb, "stream_bpb": stream.whole.bpb}
+        return metrics | {f"stream_bpb_{row.first}": row.bpb for row in stream.by_position}
+
+    def _begins(self, text: np.ndarray) -> np.ndarray | None:
+        """Where documents begin in a first part of the validation text, where they are kept apart."""
         begins = self._corpus.begins["valid"]
-        begins = begins[begins < len(text)] if self._pack else None
-        nats = nats_of_share(
-            model, text, window=self._seq_len, batch_size=_EVAL_BATCH_SIZE, begins=begins, share=share
-        )
-        result = BitsPerByte.from_nats(float(add_up(nats)), len(text))
-        return {"bpb": result.bpb} | ({} if result.perplexity is None else {"ppl": result.perplexity})
+        return begins[begins < len(text)] if self._loop.pack else None
 
     def headline_text(self, metrics: dict[str, float]) -> str:
         return f"{metrics['bpb']:.4f} bits per byte"
@@ -137,7 +147,7 @@ class TextSource:
 
     def describe(self) -> dict[str, Any]:
         described = describe(self._corpus)
-        if self._pack:
+        if self._loop.pack:
             splits: tuple[Split, ...] = ("train", "valid")
             described |= {
                 split: described[split] | {"documents": self._corpus.documents(split)} for split in splits
@@ -209,10 +219,7 @@ def source_of(experiment: Experiment, corpus: Corpus | None = None) -> Source:
             )
         return TaskSource(experiment.task)
     corpus = load_corpus(experiment.data) if corpus is None else corpus
-    loop = experiment.loop
-    return TextSource(
-        corpus, seq_len=loop.seq_len, eval_bytes=loop.eval_bytes, bos_share=loop.bos_share, pack=loop.pack
-    )
+    return TextSource(corpus, experiment.loop)
 
 
 def describe(data: Corpus | TaskConfig) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def records(study: Study, samples: Samples) -> list[Record]:
 
 def _of_cell(row: Row | Baseline, column: Column, samples: Samples) -> Iterable[Record]:
     if isinstance(row, Baseline):
-        if column.key in row.values:
-            yield {"kind": EXACT, "value": row.values[column.key]}
+        if (value := row.exact(samples).get(column.key)) is not None:
+            yield {"kind": EXACT, "value": value}
         return
     values = column.by_seed(row, samples)
     if values:
