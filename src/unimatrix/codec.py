@@ -193,6 +193,8 @@ def described(hint: Any) -> str:
             return f"{len(arguments)} numbers"
         if get_origin(arguments[0]) is Literal:
             return "some of " + ", ".join(map(str, get_args(arguments[0])))
+        if get_origin(arguments[0]) is tuple:
+            return f"groups of {described(arguments[0])}"
         return "texts" if arguments[0] is str else "whole numbers"
     if origin in (list, Sequence):
         return "a list"

@@ -2,6 +2,7 @@
 
 from unimatrix.data.tasks.batch import IGNORE, Batch, Stream
 from unimatrix.data.tasks.catalogue import TASKS, Task, TaskConfig, task_of
+from unimatrix.data.tasks.mqar import MQARConfig
 from unimatrix.data.tasks.recall import RecallConfig
 from unimatrix.data.tasks.signal_noise import SignalNoiseConfig
 from unimatrix.data.tasks.triple_interaction import TripleInteractionConfig
@@ -10,6 +11,7 @@ __all__ = [
     "IGNORE",
     "TASKS",
     "Batch",
+    "MQARConfig",
     "RecallConfig",
     "SignalNoiseConfig",
     "Stream",

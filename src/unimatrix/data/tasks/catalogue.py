@@ -4,16 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from unimatrix.data.tasks import recall, signal_noise, triple_interaction
+from unimatrix.data.tasks import mqar, recall, signal_noise, triple_interaction
 from unimatrix.data.tasks.batch import Batch
+from unimatrix.data.tasks.mqar import MQARConfig
 from unimatrix.data.tasks.recall import RecallConfig
 from unimatrix.data.tasks.signal_noise import SignalNoiseConfig
 from unimatrix.data.tasks.triple_interaction import TripleInteractionConfig
 
 # the settings of any task. Each has kind, length, vocab_size and eval_sequences
-TaskConfig = RecallConfig | TripleInteractionConfig | SignalNoiseConfig
+TaskConfig = RecallConfig | TripleInteractionConfig | SignalNoiseConfig | MQARConfig
 
-Config = TypeVar("Config", RecallConfig, TripleInteractionConfig, SignalNoiseConfig)
+Config = TypeVar("Config", RecallConfig, TripleInteractionConfig, SignalNoiseConfig, MQARConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,15 @@ TASKS: dict[str, Task[Any]] = {
         fingerprint=signal_noise.fingerprint,
         symbol=signal_noise.symbol,
         read_symbols=signal_noise.read_symbols,
+    ),
+    MQARConfig.kind: Task(
+        config=MQARConfig,
+        make=mqar.make,
+        chance=mqar.chance,
+        variants=mqar.variants,
+        fingerprint=mqar.fingerprint,
+        symbol=mqar.symbol,
+        read_symbols=mqar.read_symbols,
     ),
 }
 
