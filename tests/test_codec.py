@@ -40,6 +40,7 @@ class Drawing:
     only: Square | None = None
     steps: tuple[int, ...] = ()
     pair: tuple[float, float] = (0.0, 1.0)
+    cells: tuple[tuple[int, int], ...] = ()
     curve: list[list[float]] | None = None
     sizes: Mapping[str, int] | None = None
     mode: Literal["fast", "slow"] = "fast"
@@ -54,6 +55,7 @@ WHOLE = Drawing(
     only=Square(),
     steps=(1, 2),
     pair=(3, 4.5),
+    cells=((1, 2), (3, 4)),
     curve=[[1, 2.0], []],
     sizes={"a": 1},
     mode="slow",
@@ -86,6 +88,9 @@ def test_a_kind_comes_first() -> None:
         ({"name": "", "steps": [1, True]}, "steps[1]: expected a whole number, got True"),
         ({"name": "", "steps": [1, 2.0]}, "steps[1]: expected a whole number, got 2.0"),
         ({"name": "", "pair": [1]}, "pair: expected 2 numbers, got [1]"),
+        ({"name": "", "cells": 1}, "cells: expected groups of 2 numbers, got 1"),
+        ({"name": "", "cells": [[1, 2], [3]]}, "cells[1]: expected 2 numbers, got [3]"),
+        ({"name": "", "cells": [[1, "x"]]}, "cells[0][1]: expected a whole number, got 'x'"),
         ({"name": "", "curve": [[1], [2, "x"]]}, "curve[1][1]: expected a number, got 'x'"),
         ({"name": "", "sizes": {"a": "b"}}, "sizes.a: expected a whole number, got 'b'"),
         ({"name": "", "sizes": []}, "sizes: expected an object with fields, got []"),

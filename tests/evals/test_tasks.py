@@ -7,7 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unimatrix.data.tasks import RecallConfig, TripleInteractionConfig, recall, triple_interaction
+from unimatrix.data.tasks import (
+    IGNORE,
+    MQARConfig,
+    RecallConfig,
+    TripleInteractionConfig,
+    mqar,
+    recall,
+    triple_interaction,
+)
 from unimatrix.errors import UserError
 from unimatrix.evals import TaskScore, task_score, task_sums
 from unimatrix.models import LanguageModel, build
@@ -84,6 +92,32 @@ def test_each_rule_of_a_triple_interaction_has_a_score_of_its_own():
     whole = task_score(ReadsTriples(), config, num_sequences=4096, seed=3).accuracy
     mean = sum(accuracy.values()) / 4
     assert abs(whole - mean) < 500 * math.sqrt(0.25 / 4096 + 0.25 / number / 4)
+
+
+class ReadsTheFirst(nn.Module):
+    """Takes the value that a key was bound to first, wherever the key stands."""
+
+    def forward(self, input_ids, state=None, *, mask=None):
+        place = (input_ids[:, None] == input_ids[:, :, None]).int().argmax(2)  # [B, T]
+        answers = input_ids.gather(1, (place + 1).clamp(max=input_ids.shape[1] - 1))
+        return 50.0 * F.one_hot(answers, 64).float(), state
+
+
+@pytest.mark.parametrize("filler", ["zero", "random", "clean"])
+def test_every_question_of_a_sequence_counts_and_each_sequence_alike(filler):
+    config = MQARConfig(num_pairs=6, num_rebound=3, num_queries=5, length=48, vocab_size=64, filler=filler)
+    score = task_score(ReadsTheFirst(), config, num_sequences=200, seed=3, batch_size=64)
+    ids, labels = mqar.make(config, seed=3, step=0, batch_size=200, stream="eval")
+    said, asked = ReadsTheFirst()(ids)[0].argmax(-1), labels != IGNORE
+    by_sequence = [
+        float((guesses[where] == answers[where]).double().mean())
+        for guesses, answers, where in zip(said, labels, asked, strict=True)
+    ]
+    # the mean of each sequence's accuracy
+    assert score.accuracy == pytest.approx(100.0 * sum(by_sequence) / 200, abs=1e-9)
+    # wrong on what was bound again, half of the keys
+    assert abs(score.accuracy - 50.0) < 500 * math.sqrt(0.25 / 1000)
+    assert 0.0 < min(by_sequence) < max(by_sequence)
 
 
 @pytest.mark.parametrize("num_sequences", [1, 255, 256, 300])

@@ -18,12 +18,10 @@ from unimatrix.bench import against, chunk_length, decode, memory, recall, throu
 from unimatrix.cli import COMMANDS, generate, models, train
 from unimatrix.cli.arguments import OptionField, option_fields
 from unimatrix.cli.bench import MEASUREMENTS
+from unimatrix.data.tasks import TASKS
 from unimatrix.lab import run as reproduce
-from unimatrix.studies.catalogue import experiment
 from unimatrix.train import loop
 
-# a recipe for each kind of task, which brings options of its own
-TASK_RECIPES = ("recall.unimatrix-core", "triple.typed-latent", "signal-noise.recurrent-ffn")
 PATHS = (
     "sea.txt",
     "folder",
@@ -129,9 +127,11 @@ def commands() -> dict[str, tuple[Any, list[str]]]:
         f"bench {name}": (one.options, ["bench", name, "--out", "out"]) for name, one in MEASUREMENTS.items()
     }
     found["bench against"][1].insert(2, str(Path(unimatrix.__file__).parents[1]))
-    for name in TASK_RECIPES:
-        base = ["train", "--experiment", name, *QUIET]
-        found[f"train {experiment(name).task.kind}"] = (train.Options(settings=experiment(name)), base)  # pyright: ignore
+    for kind in TASKS:  # each brings options of its own
+        found[f"train {kind}"] = (
+            train.Options(settings=train.on_task(kind)),
+            ["train", "--task", kind, *QUIET],
+        )
     return found
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig, TripleInteractionConfig
+from unimatrix.data.tasks import MQARConfig, RecallConfig, SignalNoiseConfig, TripleInteractionConfig
 from unimatrix.lab.protocol import listed, protocol_of
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig
 
@@ -32,6 +32,18 @@ def on(task, **loop) -> Experiment:
         (on(RecallConfig(num_pairs=3)), "After BOS 3 key-value pairs"),
         (on(RecallConfig(eval_num_pairs=(4, 6))), "is then evaluated on 4 and 6, each number"),
         (on(SignalNoiseConfig(num_distractors=5)), "5 values without a mark"),
+        (
+            on(MQARConfig(num_pairs=8, length=128)),
+            "8 key-value pairs in 128 tokens. The pairs come first, and",
+        ),
+        (on(MQARConfig(num_queries=3, num_passes=2)), "first, 2 times, and behind them 3 of the keys"),
+        (on(MQARConfig(num_rebound=2, filler="clean")), "Of the keys 2 are bound again among the pairs"),
+        (on(MQARConfig(filler="clean")), "else stand any tokens but keys and values of theirs."),
+        (on(MQARConfig(power=0.5, vocab_size=100)), "power law of exponent 0.5 - 1"),
+        (
+            on(MQARConfig(eval_cells=((64, 2), (32, 4)))),
+            "evaluated on 2 pairs in 64 tokens and 4 pairs in 32",
+        ),
         (on(TripleInteractionConfig(phase_steps=30)), "4 phases of 30 steps"),
     ],
 )
@@ -49,6 +61,10 @@ def test_what_experiments_differ_in_is_listed_and_what_they_share_said_once() ->
     told = protocol_of(on(RecallConfig(length=64)), on(SignalNoiseConfig()))
     (training,) = (one for one in told if one.startswith("Training"))
     assert training.startswith("Training on recall and signal versus noise: ")
+    (cells, *_) = protocol_of(on(MQARConfig()), on(MQARConfig(length=128, num_pairs=8, filler="random")))
+    assert "4 key-value pairs in 64 tokens or 8 key-value pairs in 128 tokens" in cells
+    assert "4 or 8 of the keys" in cells
+    assert "blanks or any tokens." in cells
     assert [one.partition(":")[0] for one in protocol_of(ON_TEXT, on(RecallConfig()))][2:] == [
         "Training on text",
         "Training on recall",

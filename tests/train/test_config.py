@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimatrix.data.tasks import TASKS, RecallConfig, SignalNoiseConfig, TripleInteractionConfig
+from unimatrix.data.tasks import TASKS, MQARConfig, RecallConfig, SignalNoiseConfig, TripleInteractionConfig
 from unimatrix.errors import UserError
 from unimatrix.models import preset_config
 from unimatrix.train.config import (
@@ -87,6 +87,18 @@ def test_tasks_of_every_kind_go_to_json_and_back():
         Experiment.from_dict({"task": {"kind": "triple-interaction", "num_pairs": 4}})
     signal = Experiment(task=SignalNoiseConfig(eval_num_distractors=(0, 15)), loop=LoopConfig(seq_len=64))
     assert Experiment.from_dict(json.loads(json.dumps(signal.to_dict()))) == signal
+    cells = Experiment(task=MQARConfig(eval_cells=((128, 8), (64, 2))), loop=LoopConfig(seq_len=64))
+    assert Experiment.from_dict(json.loads(json.dumps(cells.to_dict()))) == cells
+
+
+def test_what_is_evaluated_after_training_fits_into_the_positions():
+    task, loop = MQARConfig(eval_cells=((64, 2), (256, 8))), LoopConfig(seq_len=64)
+    with pytest.raises(
+        UserError, match=r"^eval_cells: expected lengths of at most max_positions 128, got 256"
+    ):
+        Experiment(task=task, loop=loop)
+    for positions in (256, None):
+        Experiment(task=task, loop=loop, model=ModelChoice(max_positions=positions))
 
 
 def test_without_a_task_there_is_none_to_read():
@@ -133,11 +145,11 @@ def test_option_names_are_unique_so_that_a_command_line_can_be_flat():
         ({"name": 7}, "name: expected a text, got 7"),
         (
             {"task": 3},
-            "an object with a kind among recall, triple-interaction, signal-noise or None, got 3",
+            "an object with a kind among recall, triple-interaction, signal-noise, mqar or None, got 3",
         ),
         (
             {"task": {"num_pairs": 3}},
-            "an object with a kind among recall, triple-interaction, signal-noise or None, got None",
+            "an object with a kind among recall, triple-interaction, signal-noise, mqar or None, got None",
         ),
         ({"task": {"kind": "sorting"}}, "with a kind among recall"),
         ({"task": {"kind": "recall", "pairs": 3}}, "experiment: task: unknown field 'pairs'; did you mean"),

@@ -180,7 +180,7 @@ def _is_option(word: str) -> bool:
 def _take(left: list[str], hint: Any) -> list[str]:
     """The words that belong to an option of this type, removed from those that are left."""
     wanted = 0 if hint is bool else 1
-    for option in (hint, *get_args(hint)):
+    for option in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
         if get_origin(option) is tuple:
             arguments = get_args(option)
             wanted = len(left) if arguments[-1] is Ellipsis else len(arguments)
@@ -211,6 +211,10 @@ def _fits(option: Any, words: Sequence[str]) -> bool:
     arguments = get_args(option)
     if get_origin(option) is tuple:
         several = arguments[-1] is Ellipsis
+        if several and get_origin(arguments[0]) is tuple:  # groups of so many words each
+            size = len(get_args(arguments[0]))
+            groups = [words[at : at + size] for at in range(0, len(words), size)]
+            return bool(groups) and all(_fits(arguments[0], group) for group in groups)
         kinds = [arguments[0]] * len(words) if several else arguments
         return len(words) == len(kinds) > 0 and all(map(_fits, kinds, ([word] for word in words)))
     if len(words) != 1:

@@ -14,7 +14,7 @@ import tyro
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse
 from unimatrix.cli.progress import progress_on_stderr
 from unimatrix.data import Split
-from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig, TaskConfig, task_of
+from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import (
     StreamBits,
@@ -36,7 +36,7 @@ from unimatrix.train.records import read_trainer
 ABOUT = """Bits per byte and perplexity of a trained model on a whole text; or loss and
 accuracy of a model that was trained on a task, on fresh sequences of it and of
 whatever else it was measured on after training (other numbers of pairs or
-distractors, or each rule by itself).
+distractors, other lengths, or each rule by itself).
 
 Every byte is predicted exactly once. The text is cut into windows side by
 side, and each window starts afresh, so that a byte sees at most WINDOW bytes
@@ -54,12 +54,13 @@ examples:
   unimatrix eval someone/their-model --data another.txt --json
   unimatrix eval runs/recall.unimatrix-core --num-pairs 6 --sequences 10000
   unimatrix eval runs/signal-noise.recurrent-ffn --num-distractors 15
+  unimatrix eval runs/mqar-unimatrix-core --length 1024 --num-pairs 16
   unimatrix eval runs/triple.typed-latent --json"""
 
 _WINDOW = 128
 _SIDE_BY_SIDE = "windows of {:,} bytes side by side, each starting afresh"
 _TEXT_OPTIONS = ("--data", "--data-dir", "--split", "--window", "--carry-state")
-_TASK_OPTIONS = ("--sequences", "--num-pairs", "--num-distractors", "--seed")
+_TASK_OPTIONS = ("--sequences", "--length", "--num-pairs", "--num-distractors", "--seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +77,10 @@ class Options:
     """Read the text as one stream, and tell bits per byte by position."""
     sequences: int | None = None
     """Of a task: how many fresh sequences; without it as after training."""
+    length: int | None = None
+    """Of a task: tokens per sequence; without it as in training."""
     num_pairs: int | None = None
-    """Of the recall task: pairs in each sequence; without it as in training."""
+    """Of the recall and mqar tasks: pairs in each sequence; without it as in training."""
     num_distractors: int | None = None
     """Of the signal-noise task: unmarked values in each sequence; without it as in training."""
     seed: int | None = None
@@ -142,18 +145,20 @@ def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> in
 
 
 def _asked(options: Options, task: TaskConfig) -> TaskConfig:
-    """The task with the number that an option gives it, and then no variants; else as in training."""
-    for things, kind in (("pairs", RecallConfig), ("distractors", SignalNoiseConfig)):
-        number = getattr(options, f"num_{things}")
-        if number is None:
-            continue
-        if not isinstance(task, kind):
+    """The task with the numbers that options give it, and then no other ones; else as in training."""
+    given = {name: getattr(options, name) for name in ("length", "num_pairs", "num_distractors")}
+    changes = {name: number for name, number in given.items() if number is not None}
+    if not changes:
+        return task
+    there = [field.name for field in dataclasses.fields(task)]
+    for name in changes:
+        if name not in there:
             raise UserError(
-                f"--num-{things}: {options.checkpoint} was trained on the task {task.kind}, "
-                f"which has no {things}"
+                f"--{name.replace('_', '-')}: {options.checkpoint} was trained on the task {task.kind}, "
+                f"which has no {name.removeprefix('num_')}"
             )
-        task = dataclasses.replace(task, **{f"num_{things}": number, f"eval_num_{things}": ()})
-    return task
+    others = {name: () for name in there if name.startswith("eval_") and type(getattr(task, name)) is tuple}
+    return dataclasses.replace(task, **others | changes)
 
 
 def _score_values(task: TaskConfig, score: TaskScore) -> dict[str, float]:

@@ -25,8 +25,8 @@ vocabulary's own logits. For models with slots (unimatrix-sparse-pointer).
 
 A model trained on a text takes any prompt. One trained on a task takes symbols
 between spaces (recall: BOS k1 v3 ... QUERY k1; triple-interaction: BOS AFFINE
-A t3 v7 ... t3; signal-noise: BOS n1 v5 MARK v2 ... QUERY), or without a prompt
-a fresh sequence of the task.
+A t3 v7 ... t3; signal-noise: BOS n1 v5 MARK v2 ... QUERY; mqar: k1 v3 ... BLANK
+k1), or without a prompt a fresh sequence of the task, up to its last question.
 
 examples:
   unimatrix inspect runs/recall-no-dropout.unimatrix-sparse-pointer

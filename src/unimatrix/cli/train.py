@@ -14,9 +14,10 @@ from unimatrix.cli.again import command
 from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, is_given, option_value, parse
 from unimatrix.cli.evaluate import score_text, variant_title
 from unimatrix.cli.model_options import ModelOptions, changed, of_changes
+from unimatrix.codec import shown
 from unimatrix.data import VOCAB_SIZE, Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
-from unimatrix.data.tasks import TaskConfig, task_of
+from unimatrix.data.tasks import TASKS, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import rates_text
 from unimatrix.models import ModelConfig, preset_config
@@ -27,7 +28,7 @@ from unimatrix.train.records import read_run
 from unimatrix.train.run_folder import LOGS, MARK, check_path
 from unimatrix.train.tracking import PROJECT
 
-ABOUT = """Train a model on a text of your own, or run one of the paper's experiments.
+ABOUT = """Train a model on a text of your own, on a task, or run one of the paper's experiments.
 
 The run's folder gets checkpoints, which `unimatrix generate`, `unimatrix eval`
 and Hugging Face's from_pretrained read, and TensorBoard's curves. Ctrl-C saves
@@ -45,6 +46,7 @@ examples:
   unimatrix train --experiment recall.unimatrix-core --num-pairs 6
   unimatrix train --experiment signal-noise.recurrent-ffn --num-distractors 15
   unimatrix train --experiment triple.typed-latent --table-seed 3
+  unimatrix train --task mqar --length 128 --num-pairs 8 --eval-cells 256 8 1024 8
   unimatrix train --resume --out runs/mytext-unimatrix-core"""
 
 # what `unimatrix train mytext.txt` runs: minutes on a laptop, without positions so that text of any length
@@ -66,12 +68,33 @@ OWN_TEXT = Experiment(
 )
 
 
+def on_task(kind: str) -> Experiment:
+    """What `unimatrix train --task KIND` runs: the task as its defaults are, else as for a text of one's own.
+
+    Raises:
+        UserError: no such task.
+    """
+    if kind not in TASKS:
+        raise UserError(f"task: expected one of {', '.join(TASKS)}, got {shown(kind)}")
+    task = TASKS[kind].config()
+    loop = replace(OWN_TEXT.loop, batch_size=32, seq_len=task.length, bos_share=None, eval_bytes=None)
+    return replace(OWN_TEXT, name=kind, task=task, loop=loop)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     text: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")] = None
     """A text file (any bytes) or a folder of them to train on."""
     experiment: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """One of the paper's recipes, such as table1.unimatrix-core."""
+    task: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="KIND",
+            help=f"A synthetic task in the place of a text: {', '.join(TASKS)}. Its settings are then "
+            "options too, see --task KIND --help.",
+        ),
+    ] = None
     data_dir: DataDir = None
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run's folder; without it runs/NAME."""
@@ -100,9 +123,10 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="train", about=ABOUT, default=default)
     options = replace(options, settings=_with_changes(options, recipe.model))
     console = PlainConsole()
-    if options.resume and options.out is None and options.text is None and options.experiment is None:
+    named = (options.out, options.text, options.experiment, options.task)
+    if options.resume and all(one is None for one in named):
         raise UserError(
-            "resume: expected the run's folder, --out DIR, or the text or experiment that named it"
+            "resume: expected the run's folder, --out DIR, or the text, task or experiment that named it"
         )
     if options.settings.task is None:
         source = _source(options, arguments)
@@ -114,6 +138,8 @@ def run(arguments: Sequence[str]) -> int:
     else:
         _check_no_text(options, arguments)
         corpus, settings = None, options.settings
+        if options.task is not None and settings.name == options.task:
+            settings = replace(settings, name=f"{options.task}-{settings.model.preset}")
     added = _parts_added(settings)
     if added:  # a part may have any name: a misspelt one is a new one
         say(console, f"Note: parts that {settings.model.preset} has not: {', '.join(added)}")
@@ -234,7 +260,7 @@ def _source(options: Options, arguments: Sequence[str]) -> str:
         raise UserError("text: expected one of TEXT, --data and --data-dir, got more than one")
     if not given and options.experiment is None and not options.resume:
         raise UserError(
-            "train: expected a text (unimatrix train mytext.txt), --data, --data-dir or --experiment"
+            "train: expected a text (unimatrix train mytext.txt), --data, --data-dir, --task or --experiment"
         )
     source = str(given[0]) if given else options.settings.data
     path = Path(source).expanduser()
@@ -252,8 +278,12 @@ def _named(options: Options, arguments: Sequence[str], *, source: str) -> Experi
 
 
 def _recipe(arguments: Sequence[str]) -> Experiment:
-    """What the options override: --experiment's settings, the resumed run's, or those for one's own text."""
-    name = option_value(arguments, "--experiment")
+    """What the options override: settings of --experiment, --task, the resumed run, or one's own text."""
+    name, kind = option_value(arguments, "--experiment"), option_value(arguments, "--task")
+    if name is not None and kind is not None:
+        raise UserError("train: expected one of --task and --experiment, got both")
+    if kind is not None:
+        return on_task(kind)
     if name is not None:
         # imported here: a text of one's own needs none of the paper
         from unimatrix.studies.catalogue import experiment

@@ -17,7 +17,7 @@ import torch
 
 from unimatrix.codec import decode, read_record
 from unimatrix.codec import encode as to_json
-from unimatrix.data.tasks import TaskConfig, task_of
+from unimatrix.data.tasks import IGNORE, TaskConfig, task_of
 from unimatrix.data.tokenizer import BOS, encode, token_name
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import SlotHistory, Traced, inspect_slots, slot_memory_of
@@ -80,11 +80,13 @@ def _open(checkpoint: str | Path) -> tuple[AnyModel, Experiment | None]:
 
 
 def _task_sequence(task: TaskConfig, *, seed: int, sample: int) -> tuple[list[int], int]:
-    """Token ids and the answer of an evaluation sequence of the run's own stream."""
+    """An evaluation sequence of the run's own stream up to its last question: token ids, and the answer."""
     if not 0 <= sample < task.eval_sequences:
         raise UserError(f"sample: expected 0 to {task.eval_sequences - 1}, got {sample}")
     batch = task_of(task).make(task, seed=seed, step=0, batch_size=sample + 1, stream="eval")
-    return batch.input_ids[sample].tolist(), int(batch.labels[sample, -1])
+    labels = batch.labels[sample]
+    last = int((labels != IGNORE).nonzero()[-1])
+    return batch.input_ids[sample, : last + 1].tolist(), int(labels[last])
 
 
 def _mentioned(history: SlotHistory) -> set[int]:

@@ -6,7 +6,13 @@ So no sentence can disagree with what runs. Where experiments differ, a sentence
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from unimatrix.data import VOCAB_SIZE
-from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig, TaskConfig, TripleInteractionConfig
+from unimatrix.data.tasks import (
+    MQARConfig,
+    RecallConfig,
+    SignalNoiseConfig,
+    TaskConfig,
+    TripleInteractionConfig,
+)
 from unimatrix.models import ModelConfig, settings_of
 from unimatrix.train.config import Experiment
 
@@ -16,9 +22,9 @@ def protocol_of(*experiments: Experiment) -> tuple[str, ...]:
     sources: dict[str, list[Experiment]] = {}
     for found in experiments:
         sources.setdefault(_source(found), []).append(found)
-    firsts = [found[0].task for found in sources.values()]
+    by_kind = [[one.task for one in found if one.task is not None] for found in sources.values()]
     return (
-        *(task_sentence(task) for task in firsts if task is not None),
+        *(task_sentence(tasks) for tasks in by_kind if tasks),
         models_sentence(experiments),
         *_merged("Training", {source: training_sentence(found) for source, found in sources.items()}),
         *_merged("Evaluation", {source: evaluation_sentence(found) for source, found in sources.items()}),
@@ -153,11 +159,18 @@ def evaluation_sentence(experiments: Sequence[Experiment]) -> str:
             f" Every model trains on {task.num_pairs} pairs and is then evaluated on "
             f"{listed(task.eval_num_pairs)}, each number on sequences of its own."
         )
+    cells = [cell for one in experiments if isinstance(one.task, MQARConfig) for cell in one.task.eval_cells]
+    if cells:
+        words = listed(f"{number:,} pairs in {length:,} tokens" for length, number in cells)
+        sentence += f" Trained models are then evaluated on {words} too, each on sequences of its own."
     return sentence
 
 
-def task_sentence(task: TaskConfig) -> str:
-    """What one sequence of the task is."""
+def task_sentence(tasks: Sequence[TaskConfig]) -> str:
+    """What one sequence of these tasks of one kind is."""
+    task = tasks[0]
+    if isinstance(task, MQARConfig):
+        return _mqar([one for one in tasks if isinstance(one, MQARConfig)])
     if isinstance(task, RecallConfig):
         return _recall(task)
     return _signal_noise(task) if isinstance(task, SignalNoiseConfig) else _triple_interaction(task)
@@ -187,6 +200,29 @@ def _signal_noise(task: SignalNoiseConfig) -> str:
         f"last token is a query marker, and the answer is the marked value. The values of a sequence are "
         f"drawn without replacement from {task.num_values}, its noise from "
         f"{_symbols(task.num_noise, task.num_free)}."
+    )
+
+
+def _mqar(tasks: Sequence[MQARConfig]) -> str:
+    def of(read: Callable[[MQARConfig], object]) -> str:
+        return listed(map(read, tasks), last="or")
+
+    cells = of(lambda one: f"{one.num_pairs:,} key-value pairs in {one.length:,} tokens")
+    fillers = {"zero": "blanks", "random": "any tokens", "clean": "any tokens but keys and values of theirs"}
+    again = (
+        f" Of the keys {of(lambda one: one.num_rebound)} are bound again among the pairs, to another value, "
+        "and the newest is the answer."
+        if any(one.num_rebound for one in tasks)
+        else ""
+    )
+    passes = of(lambda one: one.num_passes)
+    return (
+        f"Sequences of multi-query recall as zoology draws it: {cells}. The pairs come first"
+        f"{'' if passes == '1' else f', {passes} times'}, and behind them {of(lambda one: one.num_asked)} of "
+        f"the keys stand alone, each once, at distances that follow a power law of exponent "
+        f"{of(lambda one: one.power)} - 1; the answer there is the key's value.{again} Keys and values are "
+        f"drawn without replacement, each from a half of {of(lambda one: one.vocab_size)} tokens; everywhere "
+        f"else stand {of(lambda one: fillers[one.filler])}."
     )
 
 

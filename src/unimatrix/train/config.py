@@ -15,7 +15,7 @@ from typing import Any, Literal
 from unimatrix.codec import decode, encode, is_utf8, shown
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.settings import check_positive, check_range, check_types
-from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig
+from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig, task_of
 from unimatrix.data.tasks.triple_interaction import Symbols
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.models import TASK_PRESETS, AnyModelConfig, ModelConfig, preset_config, settings_of
@@ -288,6 +288,13 @@ class Experiment:
             value = getattr(self.loop, name)
             if value != without:
                 raise UserError(f"{name}: a task has no text; expected {without}, got {value}")
+        limit = self.model.max_positions
+        longest = max((one.length for one in task_of(task).variants(task).values()), default=0)
+        if limit is not None and longest > limit:
+            raise UserError(
+                f"eval_cells: expected lengths of at most max_positions {limit}, got {longest}; "
+                "raise max_positions too, or set it to None"
+            )
 
     def _check_task_preset(self) -> None:
         """A model that is made for one task's symbols can answer nothing else."""
@@ -328,7 +335,7 @@ class Experiment:
 FREE_AT_RESUME = frozenset(
     {"name", "data", "steps", "eval_every", "eval_bytes", "save_every", "keep_checkpoints", "log_every"}
     | {"stream_bytes", "stream_window"}
-    | {"device", "tracker", "eval_num_pairs", "eval_num_distractors", "eval_sequences"}
+    | {"device", "tracker", "eval_num_pairs", "eval_num_distractors", "eval_cells", "eval_sequences"}
 )
 
 

@@ -156,7 +156,7 @@ def test_chance_and_what_a_guess_among_the_values_gives():
 
 
 def one_draw_at_a_time(places, count, power):
-    """{distances in the order of drawing: probability}: each drawn by its weight among those that are left."""
+    """{distances in the order of drawing: probability}: each drawn by its weight among those left."""
     weight = {x: (x + 1) ** (power - 1) for x in range(places)}
     exactly = {}
     for drawn in itertools.permutations(range(places), count):
@@ -232,8 +232,8 @@ def test_every_key_is_asked_for_equally_often_and_re_bound_or_not():
     keys = ids[:, 0:12:2]
     times = (keys == keys.gather(1, place[:, None])).sum(1)
     assert within(float((times == 2).double().mean()), 0.5, rows)
-    # the last binding is always the newest of its key; the first is one's newest where that key is bound once:
-    # of the 2 * 2 places of keys that are bound twice among 6 it is none in a third
+    # the last binding is always its key's newest; the first one only where its key is bound once, as a third
+    # of all bindings are
     shares = torch.bincount(place, minlength=6) / rows
     assert within(float(shares[5]), 1 / 4, rows)
     assert within(float(shares[0]), 1 / 3 / 4, rows)

@@ -1,14 +1,16 @@
-"""Multi-query associative recall (MQAR): many pairs at the start, then each key is asked for somewhere behind.
+"""Multi-query associative recall (MQAR): pairs of a key and a value, and each key asked for somewhere behind.
 
     k1 v1 k2 v2 k3 v3   0  0 k2  0  0  0  0  0 k1  0 k3  0  0  0
                              v2                v1    v3            <- labels; nothing is asked elsewhere
 
-As zoology draws it (Arora et al., arXiv:2312.04927): token 0 is a blank, keys are the tokens below half of the
-vocabulary and values those from there on, each drawn without replacement. A query is a key alone, and the
-answer is asked for at its own position: no value stands in the sequence a second time. Queries stand an even
-number of positions behind the pairs; how far is drawn by a power law, without replacement, and the first pair
-has the first draw. Beyond zoology: keys that are bound again (the newest value counts), fewer queries than
-pairs, filler that is no key or value of its sequence, and lengths above the vocabulary's size.
+As zoology draws it (Arora et al., arXiv:2312.04927): token 0 is a blank, keys are the tokens below half of
+the vocabulary and values those from there on, each drawn without replacement. A query is a key alone, and the
+answer is asked for at its own position; it does not follow there. Queries stand an even number of positions
+behind the pairs; how far is drawn by a power law, without replacement, and the first pair has the first draw.
+All sequences have as many answers, so that the mean of each one's accuracy, which zoology takes, is the share
+of right ones among all answers.
+Beyond zoology: keys that are bound again (the newest value counts), fewer queries than pairs, filler that is
+no key or value of its sequence, and lengths above the vocabulary's size.
 B sequences, T = length, P pairs, C bindings (pairs and re-bound ones), Q queries, F filler positions.
 """
 
@@ -191,7 +193,7 @@ def make(config: MQARConfig, *, seed: int, step: int, batch_size: int, stream: S
 
 
 def oracle(config: MQARConfig, input_ids: Tensor) -> Tensor:
-    """The right answers, looked up: [B, T] int64, behind the pairs the newest value of the key that stands there.
+    """The right answers, looked up: [B, T] int64, behind the pairs the newest value of the key at a position.
 
     IGNORE among the pairs and where no key of the sequence stands. Random filler may be one; then there is an
     answer where none is asked for.
@@ -251,7 +253,7 @@ def guess_accuracy(config: MQARConfig) -> float:
 
 
 def variants(config: MQARConfig) -> dict[str, MQARConfig]:
-    """What a trained model is evaluated on besides its own task, by name: {"128_tokens_8_pairs": ..., ...}."""
+    """What a trained model is evaluated on besides its own task, by name: {"128_tokens_8_pairs": ...}."""
     return {
         f"{length}_tokens_{number}_pairs": replace(config, length=length, num_pairs=number)
         for length, number in config.eval_cells
