@@ -1,7 +1,9 @@
 """The suffix automaton against brute force: any input, pieces, masks, documents, capacities, old handles."""
 
+import contextlib
 import copy
 import itertools
+import pickle
 import threading
 
 import pytest
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unimatrix import UserError
+from unimatrix.models import select_batch
 from unimatrix.ops import SuffixAutomatonState, SuffixMatch, suffix_automaton
 from unimatrix.ops.suffix_automaton import compact, compiled
+from unimatrix.ops.suffix_automaton.state import one_at_a_time
 
 FORMS = ("reference", "compiled")
 N = 300
@@ -266,8 +270,7 @@ def test_a_state_that_is_none_is_refused_before_it_is_read(kept):
     """Numbers that no call returned would send the loop outside its memory."""
     tokens = drawn(4, n=50)
     state = kept(suffix_automaton(tokens)[1])
-    registers = state.registers.shape[1] - 1
-    for at in range(registers):
+    for at in range(state.registers.shape[1]):
         for value in (-1, 2**40, 2**62, -(2**62)):
             if at in (2,) and value < 0:
                 continue
@@ -280,6 +283,80 @@ def test_a_state_that_is_none_is_refused_before_it_is_read(kept):
             suffix_automaton(tokens, state._replace(length=torch.tensor([50, length])))
     with pytest.raises(UserError, match=STRANGE):
         suffix_automaton(tokens, state._replace(store=state.store[:, :-1].contiguous()))
+    strange = state.registers.clone()
+    strange[1, 5] = 2**40
+    with pytest.raises(UserError, match=STRANGE):
+        compiled._operator(tokens, None, None, state.length, strange, state.store, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tree_of_any_numbers_leads_nowhere_outside_its_store(seed):
+    """The registers as they were: refused or answered, soon, and nothing else is written."""
+    torch.manual_seed(seed)
+    tokens, answered = torch.randint(0, 3, (2, 200)), 0
+    _, state = suffix_automaton(tokens)
+    rooms, words = int(state.registers[0, 12]), state.store.shape[1]
+    for trial in range(150):
+        around = torch.full((4, words), 77, dtype=torch.int32)
+        strange = state._replace(registers=state.registers.clone(), store=around[1:3])
+        strange.store.copy_(state.store)
+        tree = strange.store[:, rooms:]
+        altered = torch.rand(tree.shape) < (1.0, 0.3, 0.02)[trial % 3]
+        values = torch.randint(-(2**31), 2**31, tree.shape, dtype=torch.int32)
+        small = torch.randint(-250, 250, tree.shape, dtype=torch.int32)
+        tree[altered] = (values if trial % 2 else small)[altered]
+        with contextlib.suppress(UserError):
+            for _ in range(3):
+                _, strange = suffix_automaton(torch.randint(0, 3, (2, 7)), strange)
+            answered += 1
+        assert bool((around[0] == 77).all() and (around[3] == 77).all())
+    assert answered < 100
+
+
+def test_what_is_forgotten_is_not_copied():
+    def num_bytes(state):
+        return sum(x.numel() * x.element_size() for x in state)
+
+    tokens = drawn(4, n=20_000, rows=1)
+    _, long = suffix_automaton(tokens)
+    _, handle = suffix_automaton(tokens[:, :1], long)
+    assert num_bytes(handle) > 10**6
+    more, starts = tokens[:, :6], torch.tensor([[False, False, True, False, False, False]])
+    found, state = suffix_automaton(more, handle, starts=starts)
+    assert num_bytes(state) < 3000
+    expected, _ = suffix_automaton(more[:, 2:])
+    assert torch.equal(found.token[:, 2:], expected.token)
+    # the tokens before went into the store that the handle is on, which says what it did all the same
+    whole, _ = suffix_automaton(torch.cat([tokens, tokens[:, :1], more], 1))
+    again, _ = suffix_automaton(more, handle)
+    assert_same(again, SuffixMatch(*(x[:, 20_001:] for x in whole)))
+    for kept in (compact(handle), handle):  # an older one, and one of a file
+        _, state = suffix_automaton(more, kept, starts=torch.ones_like(starts))
+        assert num_bytes(state) < 3000
+        _, state = suffix_automaton(more, kept, capacity=64)
+        assert num_bytes(state) <= 112 * 64 + 1024
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.deepcopy,
+        compact,
+        lambda state: pickle.loads(pickle.dumps(state)),
+        lambda state: select_batch(state, torch.tensor([1, 0])),
+    ],
+)
+def test_a_state_is_copied_while_nobody_appends_to_it(copied):
+    _, state = suffix_automaton(drawn(4, n=50))
+    made = []
+    thread = threading.Thread(target=lambda: made.append(copied(state)))
+    with one_at_a_time():  # as whoever appends has it
+        thread.start()
+        thread.join(0.2)
+        assert not made
+    thread.join()
+    assert type(made[0]) is SuffixAutomatonState
+    assert made[0].length.tolist() == [50, 50]
 
 
 @pytest.mark.parametrize("capacity", [64, 1000])

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from unimatrix.ops import SuffixAutomatonState
+
 State = TypeVar("State")
 
 
@@ -27,15 +29,21 @@ def state_bytes(state: Any) -> int:
 
 def select_batch(state: State, index: Tensor) -> State:
     """The state whose row n is row index[n] of the given one; index: [B'] int64 (beams, expansion)."""
-    return _map(lambda tensor: torch.index_select(tensor, 0, index.to(tensor.device)), state)
+
+    def select(part: Any) -> Any:
+        if isinstance(part, SuffixAutomatonState):  # whose tensors go together
+            return part.rows(index)
+        return torch.index_select(part, 0, index.to(part.device))
+
+    return _map(select, state, (Tensor, SuffixAutomatonState))
 
 
-def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def _map(function: Callable[[Any], Any], value: Any, leaf: Any = Tensor) -> Any:
     if value is None:
         return None
-    if isinstance(value, Tensor):
+    if isinstance(value, leaf):
         return function(value)
     if isinstance(value, dict):
-        return {name: _map(function, part) for name, part in value.items()}
-    parts = [_map(function, part) for part in value]
+        return {name: _map(function, part, leaf) for name, part in value.items()}
+    parts = [_map(function, part, leaf) for part in value]
     return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

@@ -1,8 +1,9 @@
 """The suffix automaton as a compiled CPU loop: who owns which store, and how it grows.
 
 The loops are numba's (unimatrix.ops.suffix_automaton.kernels). A call without a state, or at the newest
-length of one, appends in place; an older handle is copied and its tree built anew, n log n for its n tokens.
-So is what a call forgets: at a document's start, and where a capacity is full.
+length of one, appends in place. Of an older handle the tokens are copied, and its tree is built anew, n log n
+for n tokens. Where a call forgets, at a document's start and where a capacity is full, it goes on in a store
+of its own with what is left of its tokens.
 
 Bytes: 8 a token, 32 a node of the tree, 8 a slot of its table, which is three quarters full at most; a text
 has about 0.65 nodes a token, no input more than 1. Room is taken for an eighth more than is needed.
@@ -10,8 +11,6 @@ has about 0.65 nodes a token, no input more than 1. Room is taken for an eighth 
 Letters: B batch, T time.
 """
 
-import os
-import threading
 from functools import cache
 from typing import Any
 
@@ -32,15 +31,16 @@ from unimatrix.ops.suffix_automaton.state import (
     MIN_NODES,
     MIN_SLOTS,
     MOST_TOKENS,
-    NODE_WORDS,
     NODES,
     REGISTERS,
+    SLOTS,
     SLOTS_ROOM,
     TOKENS_ROOM,
     SuffixAutomatonState,
     SuffixMatch,
     check_ids,
     new_store,
+    one_at_a_time,
     words,
 )
 from unimatrix.ops.threads import threads_for
@@ -71,20 +71,6 @@ def _kernels() -> Any:
     return kernels
 
 
-# Whether a handle is the newest is asked, and the store appended to or copied, by one thread at a time.
-_appending = threading.Lock()
-
-
-def _in_child() -> None:
-    """The thread that had the lock is not in the child."""
-    global _appending
-    _appending = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_in_child)
-
-
 def run(
     tokens: Tensor,
     mask: Tensor | None,
@@ -93,38 +79,49 @@ def run(
     registers: Tensor | None,
     store: Tensor | None,
     capacity: int,
+    *,
+    own: bool = False,
 ) -> tuple[Tensor, ...]:
-    """token, length, position [B, T], and the state after; on the host, in the store where that may be."""
+    """token, length, position [B, T], and the state after; on the host, in the store where that may be.
+
+    own: whether nobody else has the store.
+    """
     # a decoding step is 20 us in all, and each function of torch's one of them: hence numpy
     batch, time = tokens.shape
-    own = False  # whether nobody else has the store
     if length is None or registers is None or store is None:
         own = True
         registers, store = new_store(batch, *_rooms(min(time, capacity or time)))
         length = registers[:, COUNT].clone()
-    length, registers, store = (x.contiguous() for x in (length, registers, store))
     no_flags = np.empty((batch, 0), np.bool_)
     given, real, starting = (
         no_flags if x is None else x.cpu().contiguous().numpy() for x in (tokens, mask, starts)
     )
-    done, count = np.zeros(batch, np.int64), np.empty(batch, np.int64)
+    done, count, gone = np.zeros(batch, np.int64), np.empty(batch, np.int64), np.empty(batch, np.int64)
     out = np.empty((3, batch, time), np.int64)
     kernels, threads = _kernels(), threads_for(WORK * tokens.numel()) if batch > 1 else 1
-    with _appending:
+    with one_at_a_time():
+        length, registers, store = (x.contiguous() for x in (length, registers, store))
         while True:
             handle = (length.numpy(), registers.numpy(), store.numpy())
-            came = kernels.read(threads, own, *handle, given, real, starting, done, capacity, out, count)
+            came = kernels.read(
+                threads, own, *handle, given, real, starting, done, capacity, out, count, gone
+            )
             if came == kernels.READ:
                 return (*map(torch.from_numpy, (*out, count)), registers, store)
             if came == kernels.WRONG_ID:
                 check_ids(tokens, mask)
             if came == kernels.STRANGE:
-                raise UserError("state: expected one that suffix_automaton returned, got other numbers in it")
-            if came == kernels.OLDER:
-                length, registers, store = _own(length, registers, store)
+                raise _strange()
+            more = time - int(done.min())
+            if came == kernels.SHARED:
+                registers, store = _own(registers, store, count, gone, more, capacity)
             else:
-                registers, store = _grown(registers, store, time - int(done.min()), capacity)
+                registers, store = _grown(registers, store, more, capacity)
             own = True
+
+
+def _strange() -> UserError:
+    return UserError("state: expected one that suffix_automaton returned, got other numbers in it")
 
 
 def _rooms(tokens: int) -> tuple[int, int, int]:
@@ -137,19 +134,21 @@ def _slots(edges: int) -> int:
     return max(MIN_SLOTS, -(-4 * edges // 3) + 1)
 
 
-def _own(length: Tensor, registers: Tensor, store: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The tokens of a handle in a store of its own; the tree with them where no other handle went on."""
-    return length, _at_handle(length, registers), store.clone(memory_format=torch.contiguous_format)
-
-
-def _at_handle(length: Tensor, registers: Tensor) -> Tensor:
-    """Registers of its own for a handle, without a tree where another handle went on."""
-    registers = registers.clone(memory_format=torch.contiguous_format)
-    older = registers[:, COUNT] != length
-    registers[:, HELD] = length - registers[:, BASE]
-    registers[:, COUNT] = length
-    registers[older, BUILT:TOKENS_ROOM] = 0  # no tree is planted yet
-    return registers
+def _own(
+    registers: Tensor, store: Tensor, count: np.ndarray, gone: np.ndarray, more: int, capacity: int
+) -> tuple[Tensor, Tensor]:
+    """What later tokens need of a handle, in a store of its own with room for `more`; see kernels.move."""
+    numbers = registers.numpy()
+    held = int((count - numbers[:, BASE] - gone.clip(0)).max())
+    tokens = min(held + max(more, held // 8), MOST_TOKENS)
+    if capacity:
+        tokens = min(tokens, max(held, capacity))
+    tokens, nodes, slots = _rooms(tokens)
+    with_tree = numbers[gone < 0]
+    if len(with_tree):
+        nodes = max(nodes, _eighth_more(int(with_tree[:, NODES].max()), tokens))
+        slots = max(slots, int(with_tree[:, SLOTS].max()))
+    return _moved(registers, store, (tokens, nodes, slots), count, gone)
 
 
 def _grown(registers: Tensor, store: Tensor, more: int, capacity: int) -> tuple[Tensor, Tensor]:
@@ -171,7 +170,8 @@ def _grown(registers: Tensor, store: Tensor, more: int, capacity: int) -> tuple[
     slots = max(
         slots, _slots(tokens + int(expected * tokens)), _slots(_eighth_more(edges + 2 * pending, 2 * tokens))
     )
-    return _moved(registers, store, (tokens, nodes, slots))
+    count = registers[:, COUNT].numpy()
+    return _moved(registers, store, (tokens, nodes, slots), count, np.full_like(count, -1))
 
 
 def _eighth_more(needed: int, most: int) -> int:
@@ -181,36 +181,30 @@ def _eighth_more(needed: int, most: int) -> int:
 
 def _rooms_of(registers: Tensor) -> tuple[int, int, int]:
     """How many tokens, nodes and slots there is room for, the same in every row."""
-    tokens, nodes, slots = registers[0, TOKENS_ROOM : SLOTS_ROOM + 1].tolist()
+    tokens, nodes, slots = registers[:, TOKENS_ROOM : SLOTS_ROOM + 1].amax(0).tolist()
     return tokens, nodes, slots
 
 
-def _moved(registers: Tensor, store: Tensor, rooms: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """The same in a store with other rooms."""
-    tokens, nodes, _ = _rooms_of(registers)
+def _moved(
+    registers: Tensor, store: Tensor, rooms: tuple[int, int, int], count: np.ndarray, gone: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """What later tokens need, in a store with other rooms; see kernels.move."""
     after, larger = new_store(len(registers), *rooms)
-    after[:, :TOKENS_ROOM] = registers[:, :TOKENS_ROOM]
-    held, built, planted = (int(registers[:, at].max()) for at in (HELD, BUILT, NODES))
-    pieces = (
-        (0, 0, held),
-        (tokens, rooms[0], built),
-        (2 * tokens, 2 * rooms[0], NODE_WORDS * planted),
-    )
-    for at, to, size in pieces:  # torch would wake its threads for a copy
-        larger.numpy()[:, to : to + size] = store.numpy()[:, at : at + size]
-    at, to = 2 * tokens + NODE_WORDS * nodes, 2 * rooms[0] + NODE_WORDS * rooms[1]
-    _kernels().move_tables(1, after.numpy(), store.numpy(), at, larger.numpy(), to)
+    _kernels().move(1, registers.numpy(), store.numpy(), count, gone, after.numpy(), larger.numpy())
     return after, larger
 
 
 def compact(state: SuffixAutomatonState) -> SuffixAutomatonState:
     """The same without its tree and without room to spare: what is kept in a file."""
-    length, registers = state.length, _at_handle(state.length, state.registers)
-    held = int(registers[:, HELD].max()) if len(registers) else 0
-    fresh, _ = new_store(len(registers), held, 0, 0)
-    fresh[:, : HELD + 1] = registers[:, : HELD + 1]
-    held_tokens = state.store[:, :held].masked_fill(~_is_held(registers, held), 0)
-    return SuffixAutomatonState(length.clone(), fresh, held_tokens)
+    with one_at_a_time():
+        length, registers = state.length.clone(), state.registers.clone()
+        registers[:, HELD] = length - registers[:, BASE]
+        registers[:, COUNT] = length
+        held = int(registers[:, HELD].max()) if len(registers) else 0
+        fresh, _ = new_store(len(registers), held, 0, 0)
+        fresh[:, : HELD + 1] = registers[:, : HELD + 1]
+        held_tokens = state.store[:, :held].masked_fill(~_is_held(registers, held), 0)
+    return SuffixAutomatonState(length, fresh, held_tokens)
 
 
 def _is_held(registers: Tensor, held: int) -> Tensor:
@@ -263,15 +257,19 @@ def _run_operator(*arguments: Any) -> tuple[Tensor, ...]:
     tokens, mask, starts, length, registers, store, capacity = arguments
     batch, time = tokens.shape
     rooms = _most(time)
-    if store is None:
+    if store is None or not batch:
         registers, store = new_store(batch, *rooms)
         length = registers[:, COUNT].clone()
     else:
-        length, registers, store = _own(length, registers, store)
-        if batch:
+        with one_at_a_time():
+            length, registers, store = (x.contiguous() for x in (length, registers, store))
+            count = length.numpy()
+            if not _kernels().are_sound(1, registers.numpy(), count, store.shape[1]):
+                raise _strange()
             n, m, h = (room + more for room, more in zip(_rooms_of(registers), rooms, strict=True))
-            registers, store = _moved(registers, store, (n, m, h))
-    found = run(tokens, mask, starts, length, registers, store, capacity)
+            older = count != registers[:, COUNT].numpy()
+            registers, store = _moved(registers, store, (n, m, h), count, np.where(older, 0, -1))
+    found = run(tokens, mask, starts, length, registers, store, capacity, own=True)
     return (*(x.to(tokens.device) for x in found[:3]), *found[3:])
 
 

@@ -28,17 +28,21 @@ from unimatrix.ops.suffix_automaton.state import (
     SLOT_WORDS,
     SLOTS,
     SLOTS_ROOM,
+    STRAY,
     TOKEN_WORDS,
     TOKENS_ROOM,
 )
-from unimatrix.ops.suffix_automaton.tree import ROOT, lacks_room, plant, read_token, spread
+from unimatrix.ops.suffix_automaton.tree import ROOT, lacks_room, plant, read_token, spread, within
 
-READ, MORE, OLDER, STRANGE, WRONG_ID = range(5)  # what `read` returns
+READ, MORE, SHARED, STRANGE, WRONG_ID = range(5)  # what `read` returns
 
 
 @numba.njit
-def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity, out):
-    """Read a row on from token `done`, as far as there is room; the token that it stopped before."""
+def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity, own, gone, out):
+    """Read a row on from token `done`, as far as there is room; the token that it stopped before.
+
+    gone [1]: where the store is not the caller's own and tokens are forgotten next, how many; else as it was.
+    """
     half = capacity // 2
     t = done
     while True:
@@ -47,9 +51,14 @@ def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity
             if lacks_room(r, table):
                 return t
             read_token(r, held, leaves, nodes, table)
+            if r[STRAY]:
+                return t
         if t == len(given):
             return t
         if len(starts) and starts[t]:
+            if not own:
+                gone[0] = r[HELD]
+                return t
             r[BASE] = r[COUNT]
             r[BEGAN] = r[COUNT]
             r[HELD] = 0
@@ -64,10 +73,13 @@ def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity
             index = r[COUNT] - r[BEGAN]
             first = r[BEGAN] + max(0, index // half - 1) * half
             if first > r[BASE]:
-                gone = first - r[BASE]
-                for k in range(r[HELD] - gone):
-                    held[k] = held[k + gone]
-                r[HELD] -= gone
+                less = first - r[BASE]
+                if not own:
+                    gone[0] = less
+                    return t
+                for k in range(r[HELD] - less):
+                    held[k] = held[k + less]
+                r[HELD] -= less
                 r[BASE] = first
                 plant(r, nodes, table)
                 continue
@@ -78,8 +90,10 @@ def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity
         r[COUNT] += 1
         newest = read_token(r, held, leaves, nodes, table)
         length = r[BUILT] - r[LEAVES]
+        if r[STRAY]:
+            return t
         if length:
-            after = newest + length
+            after = within(newest + length, r[HELD])
             out[0, t] = held[after]
             out[1, t] = length
             out[2, t] = r[BASE] + after
@@ -94,7 +108,7 @@ def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity
 def _is_sound(r, length, words):
     """Whether the registers go with each other, with the handle and with the store; looks at no more."""
     n, m, h = r[TOKENS_ROOM], r[NODES_ROOM], r[SLOTS_ROOM]
-    if min(n, m, h, r[BASE], r[BUILT:TOKENS_ROOM].min()) < 0:
+    if r[STRAY] or min(n, m, h, r[BASE], r[BUILT:TOKENS_ROOM].min()) < 0:
         return False
     if n > words or m > words or h > words:
         return False
@@ -112,17 +126,26 @@ def _is_sound(r, length, words):
     return inside and at and r[AT_LENGTH] <= r[BUILT]
 
 
+@kernel
+def are_sound(registers, length, words):
+    """Whether all rows are."""
+    sound = True
+    for b in range(len(registers)):
+        sound &= _is_sound(registers[b], length[b], words)
+    return sound
+
+
 @numba.njit
-def _forgets(r, time, starts, capacity):
-    """Whether so many tokens more may make a row forget some that it holds."""
-    for t in range(len(starts)):
-        if starts[t]:
-            return True
+def _forgotten(r, length, time, real, starts, capacity):
+    """How many of a handle's tokens are forgotten before the first of so many more is read."""
     half = capacity // 2
-    if half == 0:
-        return False
-    first = (r[COUNT] - r[BEGAN] + time - 1) // half - 1
-    return r[BEGAN] + half * first > r[BASE]
+    for t in range(time):
+        if len(starts) and starts[t]:
+            return length - r[BASE]
+        if len(real) == 0 or real[t]:
+            first = r[BEGAN] + max(0, (length - r[BEGAN]) // half - 1) * half if half else 0
+            return max(0, first - r[BASE])
+    return 0
 
 
 @numba.njit
@@ -134,45 +157,65 @@ def _has_wrong_id(given, real):
 
 
 @kernel
-def move_tables(registers, store, at, larger, to):
-    """Every row's table from place `at` of a store to place `to` of another, with the room that there is now.
+def move(registers, store, count, gone, after, larger):
+    """Rows into another store, whose rooms are in its registers already: what later tokens need, and no more.
 
-    Unless that is far more than it needs: then it grows with the tree, as a new one does.
+    count [B]: the tokens of the handle. gone [B]: how many of those that the store holds are forgotten, and
+    the tree with them; -1 for none, of a row whose tree is the handle's.
     """
     for b in numba.prange(len(registers)):
-        r = registers[b]
-        used, room = r[SLOTS], r[SLOTS_ROOM]
+        r, to = registers[b], after[b]
+        to[:TOKENS_ROOM] = r[:TOKENS_ROOM]
+        first = max(0, gone[b])
+        to[COUNT] = count[b]
+        to[BASE] += first
+        to[HELD] = count[b] - to[BASE]
+        larger[b, : to[HELD]] = store[b, first : first + to[HELD]]
+        if gone[b] >= 0 or r[NODES] == 0:
+            to[BUILT:TOKENS_ROOM] = 0
+            continue
+        n, m = r[TOKENS_ROOM], to[TOKENS_ROOM]
+        larger[b, m : m + r[BUILT]] = store[b, n : n + r[BUILT]]
+        n, m, size = 2 * n, 2 * m, NODE_WORDS * r[NODES]
+        larger[b, m : m + size] = store[b, n : n + size]
+        n, m = n + NODE_WORDS * r[NODES_ROOM], m + NODE_WORDS * to[NODES_ROOM]
+        # the table takes all of its room, unless that is far more than it needs: it grows with the tree then
+        used, room = r[SLOTS], to[SLOTS_ROOM]
         slots = room if room <= 2 * used else used
-        edges = store[b, at : at + SLOT_WORDS * used].reshape(used, SLOT_WORDS)
-        spread(r, edges, larger[b, to : to + SLOT_WORDS * slots].reshape(slots, SLOT_WORDS), slots)
+        edges = store[b, n : n + SLOT_WORDS * used].reshape(used, SLOT_WORDS)
+        spread(to, edges, larger[b, m : m + SLOT_WORDS * slots].reshape(slots, SLOT_WORDS), slots)
 
 
 @kernel
-def read(own, length, registers, store, given, real, starts, done, capacity, out, count):
+def read(own, length, registers, store, given, real, starts, done, capacity, out, count, gone):
     """Read on in every row from the tokens that `done` says on, as far as there is room.
 
-    Returns READ, or MORE where more room is needed. Without doing anything: OLDER, where the store is not
-    the caller's own and a handle is not the newest on it or would forget; STRANGE, where numbers in a state
-    are none that a call returned; WRONG_ID.
+    Returns READ, or MORE where more room is needed; SHARED where the store is not the caller's own and a
+    handle is not the newest on it or is to forget: `move` then makes one of count and gone. Without doing
+    anything, WRONG_ID; STRANGE, where numbers in a state are none that a call returned.
 
     own: whether nobody else has the store; length [B] and registers [B, REGISTERS] int64, store [B, words]
     int32, given [B, T] int64, real and starts [B, T] or [B, 0], out [3, B, T] int64, capacity 0 for none;
-    count [B]: the real tokens after.
+    count [B]: the real tokens after; gone [B]: see `move`.
     """
     time = given.shape[1]
-    older = bare = False
+    older = False
     for b in range(len(registers)):
+        gone[b] = -1
         if not own:
             if not _is_sound(registers[b], length[b], store.shape[1]):
                 return STRANGE
-            older |= length[b] != registers[b, COUNT] or _forgets(registers[b], time, starts[b], capacity)
+            # a state of a file or of the reference's has no tree
+            older |= length[b] != registers[b, COUNT] or registers[b, NODES_ROOM] < MIN_NODES
         if _has_wrong_id(given[b], real[b]):
             return WRONG_ID
-        bare |= registers[b, NODES_ROOM] < MIN_NODES
     if older:
-        return OLDER
-    if bare:
-        return MORE  # a state of a file or of the reference's has no tree
+        for b in range(len(registers)):
+            count[b] = length[b]
+            less = _forgotten(registers[b], length[b], time, real[b], starts[b], capacity)
+            if less > 0 or length[b] != registers[b, COUNT]:
+                gone[b] = less
+        return SHARED
     for b in numba.prange(len(registers)):
         r = registers[b]
         row = store[b]
@@ -192,10 +235,17 @@ def read(own, length, registers, store, given, real, starts, done, capacity, out
             starts[b],
             done[b],
             capacity,
+            own,
+            gone[b : b + 1],
             out[:, b],
         )
         count[b] = r[COUNT]
+    came = READ
     for b in range(len(registers)):
-        if done[b] < time or registers[b, BUILT] < registers[b, HELD]:
-            return MORE
-    return READ
+        if registers[b, STRAY]:
+            return STRANGE
+        if gone[b] >= 0:
+            came = SHARED
+        elif came == READ and (done[b] < time or registers[b, BUILT] < registers[b, HELD]):
+            came = MORE
+    return came

@@ -7,7 +7,9 @@ gets a store of their own. So no handle ever says anything else than it did.
 Letters: B batch, T time.
 """
 
-from typing import NamedTuple
+import os
+import threading
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +27,8 @@ COUNT, BASE, BEGAN, HELD, BUILT = range(5)
 NODES, SLOTS, EDGES, LEAVES, AT_NODE, AT_TOKEN, AT_LENGTH = range(5, 12)
 # how many tokens, nodes and slots the store has room for
 TOKENS_ROOM, NODES_ROOM, SLOTS_ROOM = range(12, 15)
+# 1 once a number in the store led outside it: no call left it so
+STRAY = 15
 REGISTERS = 16
 
 TOKEN_WORDS, NODE_WORDS, SLOT_WORDS = 2, 8, 2  # int32 for each token, node and slot
@@ -32,6 +36,24 @@ WORD_BYTES = 4
 MOST_TOKENS = 2**31 - 1  # in a store, whose numbers are int32
 MIN_NODES, MIN_SLOTS = 8, 64  # of a row that has a tree
 MOST_ID = 2**31 - 1
+
+
+# Whether a handle is the newest is asked, and a store appended to or copied, by one thread at a time.
+_locks = [threading.RLock()]
+
+
+def one_at_a_time() -> Any:
+    """The lock, for a with statement."""
+    return _locks[0]
+
+
+def _in_child() -> None:
+    """The thread that had the lock is not in the child."""
+    _locks[0] = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_in_child)
 
 
 class SuffixMatch(NamedTuple):
@@ -48,6 +70,20 @@ class SuffixAutomatonState(NamedTuple):
     length: Tensor  # [B] int64, real tokens of each row so far
     registers: Tensor  # [B, REGISTERS] int64, of the store: it may have gone on since
     store: Tensor  # [B, words] int32: tokens, and the tree over them
+
+    def rows(self, index: Tensor) -> "SuffixAutomatonState":
+        """A state of its own whose row n is row index[n] of this; index: [B'] int64.
+
+        While another thread appends to the store its tensors do not go together: copy them here.
+        """
+        with one_at_a_time():
+            return SuffixAutomatonState(*(x.index_select(0, index.to(x.device)) for x in self))
+
+    def __reduce__(
+        self,
+    ) -> tuple[Any, ...]:  # copied, pickled: by the copy module, multiprocessing, torch.save
+        with one_at_a_time():
+            return SuffixAutomatonState, tuple(x.clone() for x in self)
 
 
 def words(tokens: int, nodes: int, slots: int) -> int:

@@ -13,6 +13,11 @@ begins at token s. The edges lie in an open table by node and first token, with 
 that a look rarely leaves the table. They lie in the order of their hashes, nearly, so that a larger table is
 filled from end to end.
 
+A store comes back from outside with every call, and may hold anything by then. So no number in it is an
+index before a look at whether it lies inside (`within`), and no walk is longer than there are nodes or slots;
+a row in which one would be is marked, and its state refused. Whatever else is wrong in a store makes wrong
+answers alone.
+
 Letters: r a row's registers; v, p, g, m nodes, s a leaf, i a token, h a hash.
 """
 
@@ -32,6 +37,7 @@ from unimatrix.ops.suffix_automaton.state import (
     NODES_ROOM,
     SLOTS,
     SLOTS_ROOM,
+    STRAY,
 )
 
 # numbers of a node. START: a leaf below it; DEPTH: how many tokens lead to it; LINK: the node of all of them
@@ -50,29 +56,44 @@ def _hash(node, token):
 
 
 @numba.njit
-def _first(tokens, nodes, child, parent):
-    """The token that the edge from parent to child begins with."""
-    start = ~child if child < 0 else nodes[child, START]
-    return tokens[start + nodes[parent, DEPTH]]
+def within(index, end):
+    """An index that the store gives, where it lies below `end`; else 0."""
+    return np.int64(index) if np.uint64(index) < np.uint64(end) else np.int64(0)
+
+
+@numba.njit
+def _child(child, num_leaves, num_nodes):
+    """A leaf or node that the store gives, where there is one; else node 0, which is none."""
+    return ~within(~child, num_leaves) if child < 0 else within(child, num_nodes)
 
 
 @numba.njit
 def _find(tokens, leaves, nodes, table, slots, node, token):
-    """The slot of the edge from a node that begins with a token, or the empty slot where it would stand."""
+    """The slot of the edge from a node that begins with a token, or the empty slot where it would stand.
+
+    As many as there are slots, which is none, in a table that has neither.
+    """
     h = _hash(node, token)
     tag = np.int32(h)
     at = (h * np.uint64(slots)) >> np.uint64(32)
+    wrapped = False
     while True:
-        child = table[at, 0]
-        if child == 0:
+        if table[at, 0] == 0:
             return at
         if table[at, 1] == tag:
+            child = _child(table[at, 0], len(leaves), len(nodes))
             above = leaves[~child] if child < 0 else nodes[child, PARENT]
-            if above == node and _first(tokens, nodes, child, node) == token:
-                return at
+            if above == node:
+                start = ~child if child < 0 else nodes[child, START]
+                # the token that the edge begins with
+                if tokens[within(start + nodes[node, DEPTH], len(tokens))] == token:
+                    return at
         at += np.uint64(1)
         if at == np.uint64(slots):
+            if wrapped:
+                return at
             at = np.uint64(0)
+            wrapped = True
 
 
 @numba.njit
@@ -84,10 +105,14 @@ def _put(table, slots, node, token, child):
 @numba.njit
 def _put_hashed(table, slots, h, child):
     at = (h * np.uint64(slots)) >> np.uint64(32)
+    wrapped = False
     while table[at, 0] != 0:
         at += np.uint64(1)
         if at == np.uint64(slots):
             at = np.uint64(0)
+            if wrapped:
+                return
+            wrapped = True
     table[at, 0] = child
     table[at, 1] = np.int32(h)
 
@@ -121,27 +146,28 @@ def plant(r, nodes, table):
 
 
 @numba.njit
-def _is_top(nodes, v):
-    up = nodes[v, UP]
-    return up == 0 or (nodes[up, LEFT] != v and nodes[up, RIGHT] != v)
+def _above(nodes, v):
+    """The node above v in the splay tree of its path; 0 where v is the top."""
+    up = within(nodes[v, UP], len(nodes))
+    return up if nodes[up, LEFT] == v or nodes[up, RIGHT] == v else np.int64(0)
 
 
 @numba.njit
-def _rotate(nodes, v):
-    p = nodes[v, UP]
-    g = nodes[p, UP]
-    if _is_top(nodes, p):
-        nodes[v, NEWEST] = nodes[p, NEWEST]
-    elif nodes[g, LEFT] == p:
+def _rotate(nodes, v, p):
+    """v in the place of p, the node above it."""
+    g = within(nodes[p, UP], len(nodes))
+    if g != 0 and nodes[g, LEFT] == p:
         nodes[g, LEFT] = v
-    else:
+    elif g != 0 and nodes[g, RIGHT] == p:
         nodes[g, RIGHT] = v
+    else:  # p was the top
+        nodes[v, NEWEST] = nodes[p, NEWEST]
     if nodes[p, LEFT] == v:
-        between = nodes[v, RIGHT]
+        between = within(nodes[v, RIGHT], len(nodes))
         nodes[p, LEFT] = between
         nodes[v, RIGHT] = p
     else:
-        between = nodes[v, LEFT]
+        between = within(nodes[v, LEFT], len(nodes))
         nodes[p, RIGHT] = between
         nodes[v, LEFT] = p
     if between:
@@ -152,30 +178,40 @@ def _rotate(nodes, v):
 
 @numba.njit
 def _splay(nodes, v):
-    """Make v the top of its path's splay tree."""
-    while not _is_top(nodes, v):
-        p = nodes[v, UP]
-        if not _is_top(nodes, p):
-            g = nodes[p, UP]
-            _rotate(nodes, p if (nodes[g, LEFT] == p) == (nodes[p, LEFT] == v) else v)
-        _rotate(nodes, v)
+    """Make v the top of its path's splay tree; whether it came to that."""
+    for _ in range(len(nodes)):
+        p = _above(nodes, v)
+        if p == 0:
+            return True
+        g = _above(nodes, p)
+        if g == 0:
+            _rotate(nodes, v, p)
+        elif (nodes[g, LEFT] == p) == (nodes[p, LEFT] == v):
+            _rotate(nodes, p, g)
+            _rotate(nodes, v, p)
+        else:
+            _rotate(nodes, v, p)
+            _rotate(nodes, v, g)
+    return False
 
 
 @numba.njit
 def _newest_from(nodes, v, s):
-    """Say of v and of all nodes on its way to the root that the newest leaf below them is s."""
-    below = 0
-    top = v
-    while top:
-        _splay(nodes, top)
-        cut = nodes[top, RIGHT]
+    """Say of all nodes from v to the root that the newest leaf below them is s; whether it came to that."""
+    below = np.int64(0)
+    top = np.int64(v)
+    for _ in range(len(nodes)):
+        if top == 0 or not _splay(nodes, top):
+            break
+        cut = within(nodes[top, RIGHT], len(nodes))
         if cut:
             nodes[cut, NEWEST] = nodes[top, NEWEST]
         nodes[top, RIGHT] = below
         below = top
-        top = nodes[top, UP]
-    _splay(nodes, v)
+        top = within(nodes[top, UP], len(nodes))
+    came = top == 0 and _splay(nodes, v)
     nodes[v, NEWEST] = s
+    return came
 
 
 @numba.njit
@@ -188,16 +224,16 @@ def _newest(nodes, child):
 
 
 @numba.njit
-def _split(r, tokens, leaves, nodes, table, slot, length):
-    """A node on the edge in a slot of the table, so many tokens down from where it begins."""
-    p, child, m = r[AT_NODE], table[slot, 0], r[NODES]
-    start = ~child if child < 0 else nodes[child, START]
+def _split(r, tokens, leaves, nodes, table, slot, child, length):
+    """A node on the edge to a child, in a slot of the table, so many tokens down from where it begins."""
+    p, m = r[AT_NODE], r[NODES]
+    start = ~child if child < 0 else np.int64(nodes[child, START])
     path = 0 if p == ROOT else p
     if child < 0:
         leaves[start] = m
     else:
         _splay(nodes, child)
-        above = nodes[child, LEFT]
+        above = within(nodes[child, LEFT], len(nodes))
         if above:  # on one path with p
             nodes[child, LEFT] = 0
             nodes[above, UP] = nodes[child, UP]
@@ -214,7 +250,7 @@ def _split(r, tokens, leaves, nodes, table, slot, length):
     nodes[m, UP] = path
     nodes[m, NEWEST] = start
     table[slot, 0] = m
-    _put(table, r[SLOTS], m, tokens[start + depth], child)
+    _put(table, r[SLOTS], m, tokens[within(start + depth, len(tokens))], child)
     r[NODES] += 1
     r[EDGES] += 1
     return m
@@ -232,41 +268,48 @@ def read_token(r, tokens, leaves, nodes, table):
         node, length = r[AT_NODE], r[AT_LENGTH]
         if length == 0:
             r[AT_TOKEN] = i
-        begins = tokens[r[AT_TOKEN]]
+        begins = tokens[within(r[AT_TOKEN], len(tokens))]
         slot = _find(tokens, leaves, nodes, table, r[SLOTS], node, begins)
-        child = table[slot, 0]
+        if slot == np.uint64(r[SLOTS]):
+            r[STRAY] = 1
+            break
+        child = _child(table[slot, 0], len(leaves), len(nodes))
         parent = node
         if child != 0:
             if child > 0:
                 edge = nodes[child, DEPTH] - nodes[node, DEPTH]
+                if edge <= 0:
+                    r[STRAY] = 1
+                    break
                 if length >= edge:
                     r[AT_NODE] = child
                     r[AT_TOKEN] += edge
                     r[AT_LENGTH] -= edge
                     continue
-                start = nodes[child, START]
+                start = np.int64(nodes[child, START])
             else:
                 start = ~child
-            if tokens[start + nodes[node, DEPTH] + length] == token:
+            if tokens[within(start + nodes[node, DEPTH] + length, len(tokens))] == token:
                 if unlinked:
                     nodes[unlinked, LINK] = node
                 r[AT_LENGTH] += 1
                 newest = _newest(nodes, child)
                 break
-            parent = _split(r, tokens, leaves, nodes, table, slot, length)
+            parent = _split(r, tokens, leaves, nodes, table, slot, child, length)
         s = r[LEAVES]
         leaves[s] = parent
         _put(table, r[SLOTS], parent, token, ~s)
         r[LEAVES] += 1
         r[EDGES] += 1
-        if parent != ROOT:
-            _newest_from(nodes, parent, s)
+        if parent != ROOT and not _newest_from(nodes, parent, s):
+            r[STRAY] = 1
+            break
         if unlinked:
             nodes[unlinked, LINK] = parent
         unlinked = parent if child != 0 else 0
         pending -= 1
         if node != ROOT:
-            r[AT_NODE] = nodes[node, LINK]
+            r[AT_NODE] = within(nodes[node, LINK], len(nodes))
         elif length > 0:
             r[AT_LENGTH] -= 1
             r[AT_TOKEN] = i - pending + 1
