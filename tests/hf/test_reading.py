@@ -205,6 +205,31 @@ def test_bos_stands_at_the_beginning_alone():
     assert reader.num_tokens == 8
 
 
+def test_a_prompt_joins_the_text_when_it_is_given():
+    model = Scripted([97, 98])
+    reader = Reader(model, ByteTokenizer())
+    pieces = reader.write("x", temperature=0)
+    assert (reader.num_tokens, model.fed) == (1, [])
+    reader.read("y")  # behind the prompt, not before it
+    assert model.fed == [[120, 121]]
+    assert next(pieces) == "a"
+
+
+@pytest.mark.parametrize(("prepend_bos", "room"), [(False, 10), (True, 9)])
+def test_room_is_what_can_be_read(make_model, prepend_bos, room):
+    model = make_model("unimatrix-core", max_positions=10)
+    for more in (0, 1):
+        reader = Reader(model, ByteTokenizer(prepend_bos=prepend_bos))
+        assert reader.room() == room
+        if more:
+            with pytest.raises(UserError, match=r"^text of 11 tokens: more than max_positions = 10"):
+                reader.read(b"x" * (room + 1))
+        else:
+            reader.read(b"x" * room)
+            assert reader.room() == 0
+    assert Reader(make_model("unimatrix-core", max_positions=None), ByteTokenizer()).room() is None
+
+
 def test_a_text_beyond_the_positions_is_refused(make_model, tmp_path):
     model, tokenizer = make_model("unimatrix-core", max_positions=10), ByteTokenizer()
     reader = Reader(model, tokenizer)

@@ -130,7 +130,7 @@ def _read_file(reader: Reader, path: Path) -> None:
     size = path.stat().st_size
     if size == 0:
         raise UserError(f"{path}: expected text, got an empty file")
-    if reader.max_positions is not None and size > (room := reader.max_positions - reader.num_tokens):
+    if (room := reader.room()) is not None and size > room:
         raise UserError(
             f"{path}: expected at most the {room:,} bytes that the model's positions leave room for, got"
             f" {size:,}; a model built with max_positions=None has no limit"

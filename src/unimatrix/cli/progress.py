@@ -1,4 +1,8 @@
-"""How far a command is and how long it will take: a bar on a terminal, a line now and then elsewhere."""
+"""How far a command is and how long it will take: a bar on a terminal, a line now and then elsewhere.
+
+It knows how much is done and nothing else, and says so by the clock. A run of training
+(`unimatrix.train.progress`) tells figures, at steps of its own choosing, and goes on where nobody reads them.
+"""
 
 import datetime
 import time

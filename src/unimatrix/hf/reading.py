@@ -108,7 +108,10 @@ class Reader:
         top_p: float | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """Read a prompt behind what was read and continue it; arguments, text and errors as of `stream`."""
+        """Read a prompt behind what was read and continue it; arguments, text and errors as of `stream`.
+
+        The prompt joins the text now; it is fed when the first piece is asked for, or more is read.
+        """
         if not isinstance(prompt, str | bytes):
             raise UserTypeError(f"prompt: expected a text or bytes, got {shown(prompt)}")
         if temperature is None:
@@ -133,7 +136,15 @@ class Reader:
                     f" max_positions = {limit}; a model built with max_positions=None has no limit"
                 )
             max_new_tokens = limit - end if max_new_tokens is None else max_new_tokens
-        return _text_pieces(self._tokens(ids, choose), max_new_tokens)
+        self._unread += ids
+        self.num_tokens = end
+        return _text_pieces(self._tokens(choose), max_new_tokens)
+
+    def room(self) -> int | None:
+        """How many bytes of text can still be read; None is any number."""
+        if self.max_positions is None:
+            return None
+        return self.max_positions - self.num_tokens - len(self._ids(b""))
 
     def room_behind(self, prompt: str | bytes) -> int | None:
         """How many more tokens the model's positions leave room for behind a prompt; None is any number."""
@@ -147,10 +158,8 @@ class Reader:
         ids = self._tokenizer.encode_bytes(text)
         return [BOS, *ids] if self._tokenizer.prepend_bos and not self.num_tokens else ids
 
-    def _tokens(self, prompt_ids: list[int], choose: Callable[[Tensor], Tensor]) -> Iterator[int]:
+    def _tokens(self, choose: Callable[[Tensor], Tensor]) -> Iterator[int]:
         """The tokens that follow; each is read when the next is asked for."""
-        self._unread += prompt_ids
-        self.num_tokens += len(prompt_ids)
         while True:
             self._catch_up()
             assert self._logits is not None

@@ -6,7 +6,6 @@ them may come the `logits` of the token that comes next. Its metadata, all texts
     unimatrix_state    the version of this format
     config, versions   the model's configuration, resolved, and the version numbers of its parts, as JSON
     dtype, weights     of the model's weights, and their sha256
-    tokens             how many tokens each row has read, as JSON
 
 A state means something to the weights that made it and to no others, so a file of other weights is refused.
 Nothing in a file is trusted: names, shapes, dtypes and values are looked at before a model sees them, and of
@@ -67,11 +66,10 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
     if logits is not None:
         _check_logits(logits, batch, model)
         named[LOGITS] = logits
-    metadata = _about(model) | {"tokens": json.dumps(state.position.tolist())}
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named.items()}
     try:
         with replacing(path) as partial:
-            save_file(tensors, partial, metadata)
+            save_file(tensors, partial, _about(model))
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
         raise UserError(f"{shown(str(path))}: the state cannot be written ({reason})") from error

@@ -225,20 +225,18 @@ def _of(numbers: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SuffixVotesConfig(PartConfig):
-    """Votes for what followed where the longest suffix occurred before, for any model.
+class SuffixConfig(PartConfig):
+    """What the parts that follow the longest suffix have in common.
 
     capacity: of how many of the newest tokens it knows at most, which bounds its state; None: of all.
     """
 
-    kind: ClassVar[str] = "suffix_votes"
     ops: ClassVar[tuple[str, ...]] = ("suffix_automaton",)
     role: ClassVar[Role] = "model"
     documents: ClassVar[bool] = True
     grows: ClassVar[bool] = True
     appends: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"ids"})
-    gives: ClassVar[frozenset[str]] = frozenset({"votes"})
     capacity: int | None = None
 
     def __post_init__(self) -> None:
@@ -246,12 +244,20 @@ class SuffixVotesConfig(PartConfig):
         if self.capacity is not None and not 2 <= self.capacity <= MOST_TOKENS:
             raise UserError(f"capacity: expected 2 to {MOST_TOKENS} tokens, got {self.capacity}")
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuffixVotesConfig(SuffixConfig):
+    """Votes for what followed where the longest suffix occurred before, for any model."""
+
+    kind: ClassVar[str] = "suffix_votes"
+    gives: ClassVar[frozenset[str]] = frozenset({"votes"})
+
     def build(self, size: Size) -> SuffixRouting:
         return SuffixRouting(size.vocab_size, size.d_model, route=False, vote=True, capacity=self.capacity)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SuffixRoutingConfig(SuffixVotesConfig):
+class SuffixRoutingConfig(SuffixConfig):
     """What followed where the longest suffix occurred before: exact, over the whole text.
 
     It joins the readouts; vote: and votes on the logits.
