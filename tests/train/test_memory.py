@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from unimatrix.data import memory, random_windows
-from unimatrix.data.tasks import TASKS, RecallConfig, TripleInteractionConfig
+from unimatrix.data.tasks import TASKS, MQARConfig, RecallConfig, TripleInteractionConfig
 from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte, task_score
 from unimatrix.models import build
@@ -80,6 +80,13 @@ def test_a_draw_that_cannot_fit_is_refused(kind):
         task.make(task.config(), seed=0, step=0, batch_size=10**12)
     with pytest.raises(UserError, match=r"32 sequences of .* draws each: needs at least"):
         task.fingerprint(dataclasses.replace(task.config(), length=10**12))
+
+
+def test_logits_that_are_not_computed_are_not_counted(monkeypatch):
+    monkeypatch.setattr("unimatrix.train.memory.memory_of", lambda device: 2**28)
+    check_memory(huge(task=MQARConfig(length=1024), seq_len=1024, batch_size=64))
+    with pytest.raises(UserError, match=r"a batch 4\.0 GiB"):
+        check_memory(huge(task=RecallConfig(length=1024, vocab_size=8192), seq_len=1024, batch_size=64))
 
 
 def test_a_table_that_cannot_fit_is_refused():

@@ -8,12 +8,12 @@ import pytest
 import torch
 from ragged import ragged
 
-from unimatrix.data.tasks import IGNORE, TASKS, RecallConfig, recall
+from unimatrix.data.tasks import IGNORE, TASKS, MQARConfig, RecallConfig, mqar, recall
 from unimatrix.errors import UserError
 from unimatrix.evals import task_score
 from unimatrix.hf import load
 from unimatrix.hf.checksums import write_checksums
-from unimatrix.models import build, config_from_dict, edit
+from unimatrix.models import LanguageModel, build, config_from_dict, edit
 from unimatrix.train import describe, train
 from unimatrix.train.run import LossModule
 from unimatrix.train.sources import TaskSource
@@ -67,6 +67,50 @@ def test_the_first_loss_is_that_of_the_initial_model_on_the_first_batch(fit, tin
         alone = torch.nn.functional.cross_entropy(model(batch.input_ids)[0][:, -1], batch.labels[:, -1])
     assert result.final_loss == pytest.approx(expected, rel=1e-6)
     assert expected == pytest.approx(float(alone), rel=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["transformer", "unimatrix-sparse-pointer", "mamba2"])
+def test_logits_at_the_questions_alone_give_the_same_loss_and_gradients(preset, monkeypatch):
+    batch = mqar.make(MQARConfig(num_queries=3, vocab_size=32), seed=1, step=0, batch_size=5)
+    torch.manual_seed(0)
+    model = build(preset, vocab_size=32)
+    everywhere, asked = LossModule(model), LossModule(model, at_labels=True)
+    found = {}
+    for module in (everywhere, asked):
+        loss = module(*batch)
+        loss.backward()
+        found[module] = [loss.detach(), *(one.grad.clone() for one in model.parameters())]
+        model.zero_grad()
+    for exactly, few in zip(*found.values(), strict=True):
+        torch.testing.assert_close(few, exactly, rtol=1e-4, atol=1e-6)
+    rows = []
+    real = LanguageModel._head
+    monkeypatch.setattr(
+        LanguageModel, "_head", lambda self, x: rows.append(x.shape[:-1].numel()) or real(self, x)
+    )
+    asked(*batch)
+    assert rows == ([] if preset == "mamba2" else [15])
+    # nothing asked is no gradient
+    nothing = asked(batch.input_ids, torch.full_like(batch.labels, IGNORE))
+    nothing.backward()
+    assert float(nothing.detach()) == 0.0
+    assert all((one.grad == 0).all() for one in model.parameters())
+
+
+@pytest.mark.parametrize("preset", ["unimatrix-sparse-pointer", "mamba2"])
+def test_a_task_of_many_questions_trains_and_goes_on_bit_for_bit(fit, tiny_recall, preset, monkeypatch):
+    task = MQARConfig(num_pairs=2, num_rebound=1, length=16, vocab_size=16, filler="clean", eval_sequences=8)
+    rows = []
+    real = LanguageModel._head
+    monkeypatch.setattr(
+        LanguageModel, "_head", lambda self, x: rows.append(x.shape[:-1].numel()) or real(self, x)
+    )
+    whole = fit(tiny_recall(task=task, steps=3, preset=preset, accumulation=2), name="whole")
+    # four sequences in two pieces; eight at the end
+    assert rows == ([] if preset == "mamba2" else [*[4] * 6, 16])
+    fit(tiny_recall(task=task, steps=1, preset=preset, accumulation=2))
+    resumed = fit(tiny_recall(task=task, steps=3, preset=preset, accumulation=2), resume=True)
+    assert (resumed.metrics, weights(resumed)) == (whole.metrics, weights(whole))
 
 
 def test_what_is_reported_is_what_was_measured(fit, tiny_recall):

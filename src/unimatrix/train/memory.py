@@ -9,6 +9,7 @@ import torch
 
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.memory import check_fits, in_words
+from unimatrix.data.tasks import task_of
 from unimatrix.evals.model import memory_of
 from unimatrix.models import ModelConfig, estimate
 from unimatrix.models.estimate import least_state_bytes
@@ -30,8 +31,10 @@ def check_memory(experiment: Experiment) -> None:
     windows = -(-loop.batch_size // (num_processes * optim.accumulation))
     tokens = windows * loop.seq_len
     weights = estimate(config).parameters * _OF_A_WEIGHT
+    few = experiment.task is not None and task_of(experiment.task).logits_where_asked
+    answers = windows if few else tokens
     # ids and labels of the whole batch; log-probabilities and their gradient; what each depth step keeps
-    batch = loop.batch_size * loop.seq_len * 2 * _ID + tokens * vocab_size * 2 * _FLOAT
+    batch = loop.batch_size * loop.seq_len * 2 * _ID + answers * vocab_size * 2 * _FLOAT
     if isinstance(config, ModelConfig):
         batch += config.depth * tokens * config.d_model * _FLOAT + windows * least_state_bytes(config)
     sizes = dict(choice.changes) | {"max_positions": choice.max_positions, "vocab_size": vocab_size}

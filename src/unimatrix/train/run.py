@@ -17,7 +17,7 @@ from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
 from unimatrix.evals import growing_parts
-from unimatrix.models import AnyModel, build, config_from_dict, resolved
+from unimatrix.models import AnyModel, LanguageModel, build, config_from_dict, resolved
 from unimatrix.models.documents import check_keeps_documents
 from unimatrix.train.checkpoint import OPTIMIZER, RNG, TRAINER, WEIGHTS, Checkpoint, save_checkpoint
 from unimatrix.train.config import Experiment
@@ -42,12 +42,14 @@ class LossModule(nn.Module):
 
     together: processes wait for each other's gradients. Where a model refuses numbers that it has come to,
     the loss is then NaN in every weight: all processes hear of it after the step, and none waits.
+    at_labels: logits are computed only where there is a label, by a model that can.
     """
 
-    def __init__(self, model: AnyModel, *, together: bool = False) -> None:
+    def __init__(self, model: AnyModel, *, together: bool = False, at_labels: bool = False) -> None:
         super().__init__()
         self.model = model
         self.together = together
+        self.at_labels = at_labels and isinstance(model, LanguageModel)
 
     def forward(self, input_ids: Tensor, labels: Tensor, starts: Tensor | None = None) -> Tensor:
         """Mean nats per label that is not IGNORE, 0 without any; a batch's tensors are [B, T]."""
@@ -59,6 +61,11 @@ class LossModule(nn.Module):
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * torch.nan
 
     def _loss(self, input_ids: Tensor, labels: Tensor, starts: Tensor | None) -> Tensor:
+        if self.at_labels:
+            asked = labels != IGNORE
+            logits, _ = self.model(input_ids, logits_at=asked)  # type: ignore[reportCallIssue]
+            nats = F.cross_entropy(logits.float(), labels[asked], reduction="sum")
+            return nats / asked.sum().clamp_min(1)
         # not every model takes starts
         logits, _ = self.model(input_ids) if starts is None else self.model(input_ids, starts=starts)  # type: ignore[reportCallIssue]
         nats = F.cross_entropy(
@@ -111,7 +118,10 @@ class Run:
         )
         seed_process(loop.seed, process_index=accelerator.process_index)
         module, prepared = accelerator.prepare(
-            LossModule(self.model, together=accelerator.num_processes > 1), self._raw_optimizer
+            LossModule(
+                self.model, together=accelerator.num_processes > 1, at_labels=source.logits_where_asked
+            ),
+            self._raw_optimizer,
         )
         # accelerate's own does the loss scaling of fp16, and searches the disk for packages at each step
         self._optimizer = self._raw_optimizer if accelerator.scaler is None else prepared

@@ -31,10 +31,12 @@ class Source(Protocol):
     """Batches, an evaluation, and what a result records of both.
 
     vocab_size: of the model that is to be trained. headline: the metric that curves show.
+    logits_where_asked: whether training computes logits only where there are labels.
     """
 
     vocab_size: int
     headline: str
+    logits_where_asked: bool
 
     def batch(self, *, seed: int, step: int, batch_size: int) -> Batch | PackedBatch:
         """Input ids and labels, [B, T] each, a function of (seed, step); any number of labels, at least 1.
@@ -88,6 +90,7 @@ class TextSource:
             raise UserError(f"{corpus.name} (valid): expected at least 1 byte, got none")
         self.vocab_size = VOCAB_SIZE
         self.headline = "bpb"
+        self.logits_where_asked = False
         self._corpus = corpus
         self._loop = loop
         self._train = packed(corpus.train, corpus.begins["train"]) if loop.pack else corpus.train
@@ -166,6 +169,7 @@ class TaskSource:
     def __init__(self, task: TaskConfig) -> None:
         self.vocab_size = task.vocab_size
         self.headline = "accuracy"
+        self.logits_where_asked = task_of(task).logits_where_asked
         self._task = task
 
     def batch(self, *, seed: int, step: int, batch_size: int) -> Batch:
