@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimatrix.codec import MAX_DEPTH, decode, encode, near_names, parse_json, read_json, read_record
+from unimatrix.codec import (
+    MAX_DEPTH,
+    decode,
+    did_you_mean,
+    encode,
+    near_names,
+    parse_json,
+    read_json,
+    read_record,
+)
 from unimatrix.errors import UserError
 
 
@@ -189,6 +198,17 @@ def test_only_near_names_are_near() -> None:
     assert near_names("nosuch", ["bench", "eval"]) == []
     assert near_names("bnch", ["bench", "eval"]) == ["bench"]
     assert near_names("core", ["unimatrix-core", "transformer"]) == ["unimatrix-core"]
+
+
+def test_a_complaint_names_as_many_as_a_line_holds() -> None:
+    names = [f"a-name-{number}" for number in range(40)]
+    assert did_you_mean("zzz", names[:3]) == "known: a-name-0, a-name-1, a-name-2"
+    words = did_you_mean("zzz", names)
+    assert words.startswith("known: a-name-0, a-name-1, ")
+    held = words.count("a-name-")
+    assert words.endswith(f"a-name-{held - 1}, and {40 - held} more")
+    assert 70 < len(words) < 105
+    assert did_you_mean("zzz", []) == "known: none"
 
 
 json_values = st.recursive(

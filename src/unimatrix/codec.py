@@ -21,6 +21,7 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -30,6 +31,7 @@ Record = TypeVar("Record")
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
+_MOST_KNOWN = 80  # characters of names in a complaint
 MAX_DIGITS = 64  # of a whole number; Python itself stops at some thousands, in words of its own
 
 # what users call them
@@ -161,12 +163,14 @@ def near_names(name: object, known: Collection[str], *, most: int = 3) -> list[s
 
 
 def did_you_mean(name: object, known: Collection[str]) -> str:
-    """The end of a complaint about an unknown name: the near ones, or the known ones if those are few."""
+    """The end of a complaint about an unknown name: the near ones, or as many known ones as a line holds."""
     near = near_names(name, known)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    shown = list(known)[:20]
-    return f"known: {', '.join(shown)}{', ...' if len(known) > len(shown) else ''}"
+    names = [str(one) for one in known] or ["none"]
+    held = max(1, sum(length <= _MOST_KNOWN for length in accumulate(len(one) + 2 for one in names)))
+    more = [f"and {len(names) - held} more"] if held < len(names) else []
+    return f"known: {', '.join([*names[:held], *more])}"
 
 
 def shown(value: Any) -> str:

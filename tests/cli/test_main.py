@@ -18,7 +18,7 @@ from unimatrix.cli.bench import MEASUREMENTS
 from unimatrix.errors import UserError
 
 SMALL = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--batch-size", "2", "--seq-len", "16"]
-UNIMATRIX = [sys.executable, "-m", "unimatrix.cli"]
+UNIMATRIX = [sys.executable, "-m", "unimatrix"]
 
 
 def run(command, stdout=subprocess.PIPE, cwd=None) -> subprocess.CompletedProcess[str]:

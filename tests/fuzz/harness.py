@@ -167,7 +167,7 @@ def _in_a_child(arguments: list[str]) -> tuple[int, str]:
 
 def _by_the_system(arguments: list[str]) -> tuple[int, str]:
     """The command as a shell runs it."""
-    command = [sys.executable, "-m", "unimatrix.cli", *arguments]
+    command = [sys.executable, "-m", "unimatrix", *arguments]
     done = subprocess.run(command, capture_output=True, timeout=STARTED_SECONDS, check=False)
     return done.returncode, done.stderr.decode("utf-8", "replace")
 

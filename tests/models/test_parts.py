@@ -138,7 +138,7 @@ def test_the_command_line_knows_an_imported_part(tmp_path):
     text = tmp_path / "text.txt"
     text.write_bytes(b"abcdefgh " * 400)
     common = ["--steps", "2", "--seq-len", "16", "--batch-size", "2", "--depth", "1", "--tracker", "none"]
-    command = [sys.executable, "-m", "unimatrix.cli", "--import", "outside_part", "train", str(text), *common]
+    command = [sys.executable, "-m", "unimatrix", "--import", "outside_part", "train", str(text), *common]
     command += ["--out", str(tmp_path / "run"), "--set", "layers.0.store=surprise"]
     command += ["--set", "layers.0.store.strength=1.5", "--save-every", "2"]
     here = str(Path(__file__).parents[1])

@@ -172,8 +172,8 @@ def part_from_json(values: Any) -> PartConfig:
         raise UserError(f"expected an object with a kind, got {shown(values)}")
     if kind not in _parts and kind not in parts():
         raise UserError(
-            f"unknown kind {shown(kind)}; {did_you_mean(kind, _parts)} (another package: import that"
-            " first, on a command line by unimatrix --import MODULE ...)"
+            f"unknown kind {shown(kind)}; {did_you_mean(kind, _parts)} (all: unimatrix models --parts;"
+            " another package's: import that first, unimatrix --import MODULE ...)"
         )
     return decode(_parts[kind].config, values, where=kind)
 

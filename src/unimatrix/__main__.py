@@ -1,4 +1,4 @@
-"""`python -m unimatrix.cli` is `unimatrix`."""
+"""`python -m unimatrix` is `unimatrix`."""
 
 import sys
 
