@@ -36,6 +36,29 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def append_lines(path: Path, lines: bytes) -> None:
+    """Append to a file of lines and wait until they are on the disk, in a folder that is made if need be.
+
+    A last line without its line break, of an earlier kill, is cut off first.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; the lines before stay whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+        try:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            # a half-written line would be dropped at the next reading anyway; leave none behind
+            file.truncate(whole)
+            raise
+
+
 def flush(path: Path) -> None:
     """fsync of a file or a folder: a rename is only worth something once what it names is on the disk."""
     if os.name == "nt" and path.is_dir():

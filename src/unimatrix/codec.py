@@ -18,7 +18,7 @@ import re
 import reprlib
 import stat
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from itertools import accumulate
@@ -83,6 +83,24 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
 def read_record(record: type[Record], path: Path) -> Record:
     """The dataclass that a JSON file holds; a UserError names the file and the field."""
     return decode(record, read_json(path), where=path)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """A place to complain of and the JSON value of each line, oldest first; none if there is no file.
+
+    A last line without its line break was cut short by a kill or a full disk: it is left out, because whoever
+    wrote it did not finish writing.
+
+    Raises:
+        UserError: a whole line is no JSON value; it names the file and the line.
+    """
+    # a link to nowhere is not "none yet"
+    if not os.path.lexists(path):
+        return
+    *lines, _torn = read_bytes(path).split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        yield where, parse_json(line, where=where)
 
 
 def parse_json(data: bytes | str, *, where: object) -> Any:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import unimatrix
 from unimatrix.bench import against, chunk_length, decode, memory, recall, throughput
-from unimatrix.cli import COMMANDS, generate, models, train
+from unimatrix.cli import COMMANDS, generate, models, ruler, train
 from unimatrix.cli.arguments import OptionField, option_fields
 from unimatrix.cli.bench import MEASUREMENTS
 from unimatrix.data.tasks import TASKS
@@ -113,6 +113,10 @@ def commands() -> dict[str, tuple[Any, list[str]]]:
             ["train", "sea.txt", "--steps", "1", *SMALL, *QUIET],
         ),
         "eval": (_options("eval"), ["eval", "$run"]),
+        "eval ruler": (
+            ruler.Options,
+            ["eval", "$run", "--ruler", "fwe", "--lengths", "800", "--samples", "1", "--device", "cpu"],
+        ),
         "generate": (_options("generate"), ["generate", "$run", "--prompt", "ab", "--max-new-tokens", "2"]),
         "inspect": (_options("inspect"), ["inspect", "$recall"]),
         "models": (_options("models"), ["models", "--json"]),
@@ -178,6 +182,7 @@ def stopped_where_accepted() -> Iterator[None]:
         patch.setattr(memory, "in_fresh_processes", accept)
         patch.setattr(against, "_Version", accept)
         patch.setattr(chunk_length, "time_in_turns", accept)
+        patch.setattr(ruler, "run_ruler", accept)
         yield
 
 
@@ -244,6 +249,8 @@ ALSO = {
     "set": ("--set", "preset", "parts", "layers", "order"),
     "positions": ("bench",),
     "resume": ("output folder",),
+    "haystack": ("--haystack",),
+    "ruler": ("tasks",),
     "overwrite": ("output folder",),
 }
 

@@ -8,7 +8,16 @@ from drawn import records_of, spec_of
 from made_results import make_result
 
 from unimatrix.evals.inspection import Choice, SlotHistory, Step, Traced
-from unimatrix.lab.charts import DARK, LIGHT, draw_slots, pictures, render, save_figures, specification
+from unimatrix.lab.charts import (
+    DARK,
+    LIGHT,
+    draw_heat_map,
+    draw_slots,
+    pictures,
+    render,
+    save_figures,
+    specification,
+)
 from unimatrix.lab.charts.records import OURS, SEED
 from unimatrix.ops.slot_memory import EMPTY
 from unimatrix.studies.paper.text import TABLE1
@@ -121,3 +130,24 @@ def test_names_of_any_kind_are_text() -> None:
     drawing = pictures(study, runs())[0].draw()
     assert drawing is not None
     assert b"<script" not in render(drawing, form="svg")
+
+
+def test_a_heat_map_shows_each_score_and_why_there_is_none() -> None:
+    cells = [
+        {"task": "vt", "length": 1024, "score": None, "note": "from 1,746"},
+        {"task": "vt", "length": 2048, "score": 97.5},
+        {"task": "fwe", "length": 1024, "score": 0.0},
+        {"task": "fwe", "length": 2048, "score": 33.3},
+    ]
+    drawn = render(draw_heat_map(cells, title="RULER: m"), form="svg").decode()
+    # in the order of the cells, and a number on a dark ground in the page's colour
+    texts = re.findall(r'fill="(#\w+)"[^>]*>([^<]+)</text>', drawn)
+    assert [text for _, text in texts if text in ("vt", "fwe", "1,024", "2,048")] == [
+        "1,024",
+        "2,048",
+        "vt",
+        "fwe",
+    ]
+    colours = {text: colour for colour, text in texts}
+    assert (colours["97.5"], colours["0.0"], colours["33.3"]) == (LIGHT.page, LIGHT.ink, LIGHT.ink)
+    assert colours["from 1,746"] == LIGHT.soft

@@ -41,7 +41,9 @@ COMMANDS: dict[str, Command] = {
     "runs": Command(
         module="unimatrix.cli.runs", does="list runs, how far and how good they are, how to go on"
     ),
-    "eval": Command(module="unimatrix.cli.evaluate", does="measure a trained model on a text or on its task"),
+    "eval": Command(
+        module="unimatrix.cli.evaluate", does="measure a trained model on a text, its task, or RULER's"
+    ),
     "generate": Command(module="unimatrix.cli.generate", does="continue a prompt, token by token"),
     "inspect": Command(module="unimatrix.cli.inspect", does="show what a slot memory holds and reads"),
     "models": Command(module="unimatrix.cli.models", does="list the presets: what each is for, and its size"),

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from unimatrix.cli import ruler
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse
 from unimatrix.cli.progress import progress_on_stderr
 from unimatrix.data import Split
@@ -55,7 +56,10 @@ examples:
   unimatrix eval runs/recall.unimatrix-core --num-pairs 6 --sequences 10000
   unimatrix eval runs/signal-noise.recurrent-ffn --num-distractors 15
   unimatrix eval runs/mqar-unimatrix-core --length 1024 --num-pairs 16
-  unimatrix eval runs/triple.typed-latent --json"""
+  unimatrix eval runs/triple.typed-latent --json
+
+Of any causal model, what it finds and follows in long texts (RULER's tasks):
+  unimatrix eval --ruler --help"""
 
 _WINDOW = 128
 _SIDE_BY_SIDE = "windows of {:,} bytes side by side, each starting afresh"
@@ -95,6 +99,8 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
+    if is_given(arguments, "--ruler"):
+        return ruler.run(arguments)
     options = parse(Options, arguments, command="eval", about=ABOUT)
     trained_with = _training_settings(Path(options.checkpoint).expanduser())
     task = None if trained_with is None else trained_with.task

@@ -1,7 +1,7 @@
 """A saved model by its name."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import CRITICAL
 from pathlib import Path
@@ -55,13 +55,13 @@ def load(
         raise UserTypeError(f"path_or_hub_name: expected a text or a path, got {shown(path_or_hub_name)}")
     if not isinstance(device, str | torch.device | None):
         raise UserTypeError(f"device: expected a text, got {shown(device)}")
-    folder = _find_folder(path_or_hub_name)
+    folder = find_folder(path_or_hub_name)
     try:
         _check_files(folder)
     except UserError as error:
         raise UserError(f"{error}{_whole_one_beside(folder)}") from error
     try:
-        with _quiet_log():
+        with quiet_log():
             model, info = UniMatrixForCausalLM.from_pretrained(
                 folder,
                 use_safetensors=True,
@@ -70,9 +70,9 @@ def load(
                 output_loading_info=True,
             )
     except SafetensorError as error:
-        raise UserError(f"{folder}: the weights are cut short or corrupt ({_first_line(error)})") from error
+        raise UserError(f"{folder}: the weights are cut short or corrupt ({first_line(error)})") from error
     except READING_ERRORS as error:
-        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+        raise UserError(f"{folder}: cannot be loaded ({first_line(error)})") from error
     lacking = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if lacking:
         raise UserError(f"{folder}: no weights, or of the wrong shape, for {min(lacking)}")
@@ -87,16 +87,25 @@ def load(
         )
     _check_generation(folder, vocab_size=model.config.vocab_size)
     tokenizer = _tokenizer(folder)
+    put_on(model, device)
+    return model, tokenizer
+
+
+def put_on(model: Any, device: str | torch.device | None) -> None:
+    """Move a model; a UserError where the device is not there."""
     if device is not None:
         try:
             model.to(torch.device(device))
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {str(device)!r}: not available ({_first_line(error)})") from error
-    return model, tokenizer
+            raise UserError(f"device {str(device)!r}: not available ({first_line(error)})") from error
 
 
-def _find_folder(path_or_hub_name: str | Path) -> Path:
-    """The local folder that holds the model; a hub name is downloaded into transformers' usual cache."""
+def find_folder(path_or_hub_name: str | Path, *, files: Sequence[str] = HUB_FILES) -> Path:
+    """The local folder that holds the model; a hub name is downloaded into transformers' usual cache.
+
+    Args:
+        files: of a model on the hub, those that are wanted.
+    """
     if path_or_hub_name == "":
         raise UserError("model: expected a folder or a hub name, got an empty text")
     name = str(path_or_hub_name)
@@ -104,7 +113,7 @@ def _find_folder(path_or_hub_name: str | Path) -> Path:
         path = Path(path_or_hub_name).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, RuntimeError) as error:  # a name that is too long, a user that is not there
-        raise UserError(f"{shown(name)}: no such folder ({_first_line(error)[:80]})") from error
+        raise UserError(f"{shown(name)}: no such folder ({first_line(error)[:80]})") from error
     if is_file:
         raise UserError(f"{path_or_hub_name}: expected a folder or a hub name, got a file")
     if is_folder:
@@ -113,14 +122,14 @@ def _find_folder(path_or_hub_name: str | Path) -> Path:
         raise UserError(f"{name}: no such folder")
     problem = _why_unreachable()
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=problem is not None))
+        return Path(snapshot_download(name, allow_patterns=[*files], local_files_only=problem is not None))
     except (OSError, ValueError) as error:
         if problem is not None:
             raise UserError(
                 f"{name}: no such folder, and the Hugging Face hub cannot be reached ({problem})"
             ) from error
         raise UserError(
-            f"{name}: no such folder, and nothing to load on the Hugging Face hub ({_first_line(error)})"
+            f"{name}: no such folder, and nothing to load on the Hugging Face hub ({first_line(error)})"
         ) from error
 
 
@@ -145,7 +154,7 @@ def _checkpoints(run: Path) -> dict[int, Path]:
     try:
         inside = list(run.iterdir())
     except OSError as error:
-        raise UserError(f"{run}: cannot be read ({_first_line(error)})") from error
+        raise UserError(f"{run}: cannot be read ({first_line(error)})") from error
     return {int(match[1]): path for path in inside if (match := _CHECKPOINT.fullmatch(path.name))}
 
 
@@ -186,7 +195,7 @@ def _why_unreachable() -> str | None:
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
     except (HTTPError, OSError) as error:
-        return _first_line(error)
+        return first_line(error)
     return None
 
 
@@ -214,10 +223,10 @@ def _check_generation(folder: Path, *, vocab_size: int | None = None) -> None:
         values = _read_object(path)
         check_settings(values, where=path, vocab_size=vocab_size)
         try:
-            with _quiet_log():
+            with quiet_log():
                 GenerationConfig.from_dict(values)
         except READING_ERRORS as error:
-            raise UserError(f"{path}: cannot be read ({_first_line(error)})") from error
+            raise UserError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
 def _tokenizer(folder: Path) -> ByteTokenizer:
@@ -225,11 +234,11 @@ def _tokenizer(folder: Path) -> ByteTokenizer:
     if not path.exists():
         return ByteTokenizer()
     try:
-        with _quiet_log():
+        with quiet_log():
             return ByteTokenizer.from_pretrained(folder)
     except READING_ERRORS as error:
         # what is no ValueError speaks of Python's types, and of no field
-        words = _first_line(error) if isinstance(error, ValueError) else "a field of another type"
+        words = first_line(error) if isinstance(error, ValueError) else "a field of another type"
         raise UserError(f"{path}: expected a tokenizer's settings ({words})") from error
 
 
@@ -247,7 +256,7 @@ def _check_index(folder: Path) -> None:
 
 
 @contextmanager
-def _quiet_log() -> Iterator[None]:
+def quiet_log() -> Iterator[None]:
     """No log lines from transformers inside the block: what goes wrong is raised."""
     before = logging.get_verbosity()
     logging.set_verbosity(CRITICAL)
@@ -257,5 +266,5 @@ def _quiet_log() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -6,15 +6,14 @@ changed default or another text is another identity, is trained anew, and both l
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unimatrix.atomic import replace_file
-from unimatrix.codec import decode, parse_json, read_bytes
+from unimatrix.atomic import append_lines, replace_file
+from unimatrix.codec import decode, read_json_lines
 from unimatrix.errors import UserError
 from unimatrix.lab.identity import resolve, resolve_then, run_identity, stamp_then
 from unimatrix.train.config import Experiment
@@ -164,23 +163,12 @@ Samples = Mapping[str, Mapping[int, Result]]
 
 
 def read_results(path: Path) -> list[Result]:
-    """All rows of a results file, oldest first; none if there is no file.
-
-    A last line without its line break was cut short by a kill or a full disk: it is left out, because the run
-    that wrote it did not finish writing.
+    """All rows of a results file but one that was cut short, oldest first; none if there is no file.
 
     Raises:
         UserError: a whole line is not a result (names the file, the line and the field).
     """
-    # a link to nowhere is not "none yet"
-    if not os.path.lexists(path):
-        return []
-    *lines, _torn = read_bytes(path).split(b"\n")
-    places = (f"{path}, line {number}" for number in range(1, len(lines) + 1))
-    return [
-        Result.from_dict(parse_json(line, where=where), where=where)
-        for line, where in zip(lines, places, strict=True)
-    ]
+    return [Result.from_dict(row, where=where) for where, row in read_json_lines(path)]
 
 
 @contextmanager
@@ -218,20 +206,8 @@ def append_result(path: Path, result: Result) -> None:
     Raises:
         OSError: the folder cannot be written, or the disk is full; the rows before stay whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = _line(result)
-    with naming(path), open(path, "a+b") as file:
-        file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
-        try:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            # a half-written row would be dropped at the next reading anyway; leave none behind
-            file.truncate(whole)
-            raise
+    with naming(path):
+        append_lines(path, _line(result))
 
 
 def latest_identities(results: Iterable[Result], experiments: Iterable[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ by_row      one row for each model: mean, interval, seeds, the paper's value
 columns     a line for each row over what its columns stand for: length, position
 over        lines over a number: slots, steps, seconds; curves of training
 slots       a slot memory over time
+heat        a score for each task at each length
 gap         the difference of two models, seed by seed
 pictures    the figures of a study, rendered and saved
 """
@@ -13,6 +14,7 @@ pictures    the figures of a study, rendered and saved
 from unimatrix.lab.charts.by_row import draw_metric, draw_panels
 from unimatrix.lab.charts.columns import draw_over_columns
 from unimatrix.lab.charts.gap import draw_gap
+from unimatrix.lab.charts.heat import draw_heat_map
 from unimatrix.lab.charts.over import draw_curves, draw_over, draw_training_length
 from unimatrix.lab.charts.pictures import Picture, pictures, render, save_drawing, save_figures, specification
 from unimatrix.lab.charts.slots import draw_slots
@@ -26,6 +28,7 @@ __all__ = [
     "Picture",
     "draw_curves",
     "draw_gap",
+    "draw_heat_map",
     "draw_metric",
     "draw_over",
     "draw_over_columns",

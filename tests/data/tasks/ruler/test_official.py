@@ -88,5 +88,5 @@ def test_the_same_draws_give_the_same_prompt(case, monkeypatch) -> None:
 
 def test_every_task_is_held_to_a_text_and_the_essay_s_tasks_to_a_haystack() -> None:
     assert {case["task"] for case in OFFICIAL["cases"] if "text" in case} == RULER.keys()
-    in_essays = {name for name, task in RULER.items() if task.takes_haystack}
+    in_essays = {name for name, task in RULER.items() if task.hidden_in == "essays"}
     assert {case["task"] for case in OFFICIAL["cases"] if case["haystack"]} == in_essays

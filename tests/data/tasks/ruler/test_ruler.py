@@ -108,7 +108,7 @@ def test_the_answers_are_the_numbers_of_the_keys_that_are_asked_for(name, haysta
         keys = re.split(r", and |, ", asked)
         assert len(keys) == task.num_queries
         assert sorted(sample.answers) == sorted(number for key, number in said if key in keys)
-        assert ("One came." in sample.prompt) == (haystack is not None and task.takes_haystack)
+        assert ("One came." in sample.prompt) == (haystack is not None and task.hidden_in == "essays")
         assert (ruler.texts.NOISE in sample.prompt) != ("One came." in sample.prompt)
 
 

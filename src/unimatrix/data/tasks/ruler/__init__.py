@@ -42,9 +42,9 @@ VERSION = 1
 # with the official settings. The order numbers their streams of draws: a further one comes last
 RULER: dict[str, RulerTask] = {
     "niah_single_1": Needles(),
-    "niah_multikey_1": Needles(num_keys=4, takes_haystack=True),
-    "niah_multivalue": Needles(num_values=4, takes_haystack=True),
-    "niah_multiquery": Needles(num_keys=4, num_queries=4, takes_haystack=True),
+    "niah_multikey_1": Needles(num_keys=4, hidden_in="essays"),
+    "niah_multivalue": Needles(num_values=4, hidden_in="essays"),
+    "niah_multiquery": Needles(num_keys=4, num_queries=4, hidden_in="essays"),
     "vt": Variables(),
     "cwe": CommonWords(),
     "fwe": FrequentWords(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unimatrix.data.tasks.ruler import texts
 from unimatrix.data.tasks.ruler.draws import Draws
-from unimatrix.data.tasks.ruler.sample import Request, Text
+from unimatrix.data.tasks.ruler.sample import HiddenIn, Request, Text
 from unimatrix.data.tasks.ruler.words import Words
 
 _SHORT = 4096  # below so many tokens words are repeated less
@@ -33,7 +33,7 @@ class CommonWords:
     """num_common: words that stand more often than the others."""
 
     num_common: int = 10
-    takes_haystack: bool = False
+    hidden_in: HiddenIn = None
     takes_words: bool = True
     answer_tokens: int = texts.COMMON_WORDS_ANSWER_TOKENS
 

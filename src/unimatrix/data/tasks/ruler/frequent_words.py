@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from unimatrix.data.tasks.ruler import texts
 from unimatrix.data.tasks.ruler.draws import Draws
-from unimatrix.data.tasks.ruler.sample import Request, Text
+from unimatrix.data.tasks.ruler.sample import HiddenIn, Request, Text
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _WORD = 6  # letters
@@ -26,7 +26,7 @@ _UNAMBIGUOUS = 53  # from here on rank 4 is always more frequent than rank 5
 class FrequentWords:
     """The official settings are constants here."""
 
-    takes_haystack: bool = False
+    hidden_in: HiddenIn = None
     takes_words: bool = False
     answer_tokens: int = texts.FREQUENT_WORDS_ANSWER_TOKENS
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from unimatrix.data.tasks.ruler import texts
 from unimatrix.data.tasks.ruler.draws import Draws
-from unimatrix.data.tasks.ruler.sample import Haystack, Request, Text
+from unimatrix.data.tasks.ruler.sample import Haystack, HiddenIn, Request, Text
 
 _SMALLEST_NUMBER, _NUMBERS = 10**6, 9 * 10**6  # seven digits
 # where in a text of one's own needles stand, in percent of its sentences
@@ -22,14 +22,14 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]* ")
 class Needles:
     """num_keys: keys that have numbers. num_values: numbers of each. num_queries: keys that are asked for.
 
-    takes_haystack: whether the official suite hides them in essays: here they are hidden in the request's
-    haystack, or else in noise, as all others are.
+    hidden_in: where the official suite hides them; where it takes essays, it is the request's haystack here,
+    or else noise too.
     """
 
     num_keys: int = 1
     num_values: int = 1
     num_queries: int = 1
-    takes_haystack: bool = False
+    hidden_in: HiddenIn = "noise"
     takes_words: bool = True
     answer_tokens: int = texts.NEEDLES_ANSWER_TOKENS
 
@@ -63,7 +63,7 @@ class Needles:
             for value in its
         ]
         needles = [needles[place] for place in draws.order(len(needles))]
-        if request.haystack is None or not self.takes_haystack:
+        if request.haystack is None or self.hidden_in == "noise":
             context = _in_noise(needles, draws, size)
         else:
             context = _in_haystack(needles, draws, size, request.haystack)

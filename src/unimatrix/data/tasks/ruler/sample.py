@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol
+from typing import Literal, Protocol
 
 from unimatrix.data.tasks.ruler.draws import Draws
 from unimatrix.data.tasks.ruler.words import Words
 from unimatrix.errors import UserError
+
+# what a task's sentences are hidden in: noise always, or a request's haystack in the place of essays
+HiddenIn = Literal["noise", "essays"] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +57,9 @@ class Request:
 class RulerTask(Protocol):
     """A task: its settings in a frozen dataclass, and a text of any size.
 
-    answer_tokens: how many tokens the official suite lets a model answer with. takes_words, takes_haystack:
-    whether it uses what a request may bring. A size counts what the task puts in more of: sentences, words.
+    answer_tokens: how many tokens the official suite lets a model answer with. takes_words: whether it uses a
+    request's. hidden_in: the official haystack, if it has one. A size counts what a text is made of:
+    sentences, words.
     """
 
     @property
@@ -63,7 +67,7 @@ class RulerTask(Protocol):
     @property
     def takes_words(self) -> bool: ...
     @property
-    def takes_haystack(self) -> bool: ...
+    def hidden_in(self) -> HiddenIn: ...
 
     def smallest(self, request: Request) -> int:
         """The smallest size at which the question has one answer."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from unimatrix.data.tasks.ruler import texts
 from unimatrix.data.tasks.ruler.draws import Draws
-from unimatrix.data.tasks.ruler.sample import Request, Text, largest_that
+from unimatrix.data.tasks.ruler.sample import HiddenIn, Request, Text, largest_that
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SMALLEST_VALUE, _VALUES = 10_000, 89_999
@@ -23,7 +23,7 @@ class Variables:
     """num_hops: assignments of one variable to the next; one more variable has the value."""
 
     num_hops: int = 4
-    takes_haystack: bool = False
+    hidden_in: HiddenIn = "noise"
     takes_words: bool = False
     answer_tokens: int = texts.VARIABLES_ANSWER_TOKENS
 
