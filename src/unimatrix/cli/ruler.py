@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
     refused = [cell.refused for cell in cells if cell.refused is not None]
     if refused and (options.ruler or len(refused) == len(cells)):
         raise refused[0]
-    total = sum(len(cell.samples) for cell in cells)
+    total = sum(cell.samples for cell in cells)
     before = sum(1 for _ in read_rows(options.rows))
     done = 0
 

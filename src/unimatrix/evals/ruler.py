@@ -27,7 +27,8 @@ from unimatrix.data.tasks.ruler import (
     Request,
     Sample,
     WrongLength,
-    make_samples,
+    check_length,
+    make_sample,
     wonderwords,
 )
 from unimatrix.errors import UserError
@@ -38,7 +39,7 @@ from unimatrix.ops import backends_of
 
 NOISE = "noise"
 _CONTROL = re.compile(r"[\x00-\x1f]")
-_MOST_SAMPLES = 100_000
+_MOST_SAMPLES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,12 +78,23 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """A task at a length: its samples, or, where there are none, why."""
+    """A task at a length: how many samples it has, or, where it has none, why.
+
+    A sample is written when it is asked for: all of them, at 128,000 tokens, would be gigabytes.
+    """
 
     task: str
-    length: int
-    samples: tuple[Sample, ...] = ()
+    seed: int
+    request: Request
+    samples: int = 0
     refused: WrongLength | None = None
+
+    @property
+    def length(self) -> int:
+        return self.request.length
+
+    def sample(self, index: int) -> Sample:
+        return make_sample(self.task, seed=self.seed, index=index, request=self.request)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +139,7 @@ class Row:
 
 
 def plan(causal: CausalModel, settings: Settings) -> list[Cell]:
-    """The samples of every task at every length, in the model's own tokens.
+    """Every task at every length, in the model's own tokens.
 
     Raises:
         UserError: a length beyond the model's positions.
@@ -146,11 +158,12 @@ def plan(causal: CausalModel, settings: Settings) -> list[Cell]:
             request = Request(
                 length=length, count=count, added=added, words=words, haystack=settings.haystack
             )
+            cell = partial(Cell, task=name, seed=settings.seed, request=request)
             try:
-                samples = make_samples(name, number=settings.samples, seed=settings.seed, request=request)
-                cells.append(Cell(task=name, length=length, samples=tuple(samples)))
+                check_length(name, number=settings.samples, seed=settings.seed, request=request)
+                cells.append(cell(samples=settings.samples))
             except WrongLength as refused:
-                cells.append(Cell(task=name, length=length, refused=refused))
+                cells.append(cell(refused=refused))
     return cells
 
 
@@ -191,26 +204,36 @@ def run_ruler(
     known = {row.identity: row for row in read_rows(path)}
     found: list[Row] = []
     for cell in cells:
-        asked = [_row(cell, index, settings, about) for index in range(len(cell.samples))]
-        missing = [row for row in asked if row.identity not in known]
-        _tell(progress, len(asked) - len(missing))
-        for start in range(0, len(missing), batch_size):
-            batch = missing[start : start + batch_size]
-            predictions = predict(causal, [cell.samples[row.sample] for row in batch])
-            given = [
-                dataclasses.replace(
-                    row,
-                    prediction=prediction,
-                    score=score(prediction, row.answers),
-                    backend=_backend(causal.model),
-                )
-                for row, prediction in zip(batch, predictions, strict=True)
-            ]
-            append_lines(path, b"".join(map(_line, given)))
-            known |= {row.identity: row for row in given}
-            _tell(progress, len(given))
-        found += [known[row.identity] for row in asked]
+        rows: dict[int, Row] = {}
+        told = 0
+        missing: list[tuple[Row, Sample]] = []
+        for index in range(cell.samples):
+            sample = cell.sample(index)
+            row = _row(cell, index, sample, settings, about)
+            if row.identity in known:
+                rows[index] = known[row.identity]
+            else:
+                missing.append((row, sample))
+            if len(missing) == batch_size or (missing and index + 1 == cell.samples):
+                given = _answered(causal, missing)
+                append_lines(path, b"".join(map(_line, given)))
+                rows |= {row.sample: row for row in given}
+                missing.clear()
+            if progress is not None:
+                progress(len(rows) - told)
+            told = len(rows)
+        found += [rows[index] for index in sorted(rows)]
     return found
+
+
+def _answered(causal: CausalModel, asked: Sequence[tuple[Row, Sample]]) -> list[Row]:
+    """The rows with the model's answers."""
+    predictions = predict(causal, [sample for _, sample in asked])
+    backend = _backend(causal.model)
+    return [
+        dataclasses.replace(row, prediction=prediction, score=score(prediction, row.answers), backend=backend)
+        for (row, _), prediction in zip(asked, predictions, strict=True)
+    ]
 
 
 def predict(causal: CausalModel, samples: Sequence[Sample]) -> list[str]:
@@ -271,9 +294,9 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield decode(Row, values, where=where)
 
 
-def _row(cell: Cell, index: int, settings: Settings, about: dict[str, Any]) -> Row:
+def _row(cell: Cell, index: int, sample: Sample, settings: Settings, about: dict[str, Any]) -> Row:
     """The row of a sample, without an answer yet."""
-    sample, task = cell.samples[index], RULER[cell.task]
+    task = RULER[cell.task]
     haystack = None if task.hidden_in is None else NOISE
     if settings.haystack is not None and task.hidden_in == "essays":
         haystack = settings.haystack.sha256
@@ -316,8 +339,3 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 def _count(tokenizer: Any, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _tell(progress: Callable[[int], None] | None, done: int) -> None:
-    if progress is not None and done:
-        progress(done)

@@ -14,12 +14,12 @@ from unimatrix.data.tasks.ruler import (
     Request,
     Sample,
     WrongLength,
+    check_length,
     make_sample,
-    make_samples,
     wonderwords,
 )
 from unimatrix.data.tasks.ruler.needles import sentences
-from unimatrix.data.tasks.ruler.sample import largest_that
+from unimatrix.data.tasks.ruler.sample import largest_within
 from unimatrix.errors import UserError
 
 
@@ -36,7 +36,9 @@ def request(length: int, count=num_bytes, **settings) -> Request:
 
 
 def drawn(name: str, length: int = 9000, count=num_bytes, *, seed: int = 0, number: int = 3) -> list[Sample]:
-    return make_samples(name, number=number, seed=seed, request=request(length, count))
+    asked = request(length, count)
+    check_length(name, number=number, seed=seed, request=asked)
+    return [make_sample(name, seed=seed, index=index, request=asked) for index in range(number)]
 
 
 @pytest.mark.parametrize("name", RULER)
@@ -91,7 +93,7 @@ def test_a_list_that_is_longer_than_all_words_is_refused() -> None:
     with pytest.raises(
         WrongLength, match=r"^cwe: expected a length of at most ([\d,]+) tokens, which its 100 words"
     ):
-        make_sample("cwe", seed=0, index=0, request=asked)
+        check_length("cwe", number=1, seed=0, request=asked)
 
 
 @pytest.mark.parametrize("name", [name for name in RULER if name.startswith("niah")])
@@ -197,8 +199,20 @@ def test_a_haystack_is_cut_behind_sentences() -> None:
 
 @pytest.mark.parametrize("most", [None, 3, 7, 8, 50])
 @pytest.mark.parametrize("step", [1, 3])
-@pytest.mark.parametrize("limit", range(1, 20))
-def test_the_largest_that_fits_is_found(limit, step, most) -> None:
-    tried = [size for size in range(2, 60, step) if size <= limit and (most is None or size <= most)]
-    found = largest_that(lambda size: size <= limit, smallest=2, step=step, most=most)
-    assert found == (max(tried) if tried else None)
+@pytest.mark.parametrize("curve", [lambda size: size, lambda size: size**3 // 50, lambda size: 2 + size // 9])
+def test_the_largest_that_fits_is_found(curve, step, most) -> None:
+    for limit in range(40):
+        tried = [size for size in range(2, 500, step) if curve(size) <= limit and (not most or size <= most)]
+        found = largest_within(limit, curve, smallest=2, step=step, most=most)
+        assert found == (max(tried) if tried else None)
+
+
+def test_a_size_is_found_in_a_few_tries() -> None:
+    asked = []
+
+    def tokens(size: int) -> int:
+        asked.append(size)
+        return 300 + 18 * size + size % 7
+
+    assert largest_within(128_000, tokens, smallest=1) == 7094
+    assert len(asked) < 8

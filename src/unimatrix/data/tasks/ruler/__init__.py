@@ -15,7 +15,7 @@ from unimatrix.data.tasks.ruler.common_words import CommonWords
 from unimatrix.data.tasks.ruler.draws import Draws
 from unimatrix.data.tasks.ruler.frequent_words import FrequentWords
 from unimatrix.data.tasks.ruler.needles import Needles
-from unimatrix.data.tasks.ruler.sample import Haystack, Request, RulerTask, Text, largest_that
+from unimatrix.data.tasks.ruler.sample import Haystack, Request, RulerTask, Text, largest_within
 from unimatrix.data.tasks.ruler.variables import Variables
 from unimatrix.data.tasks.ruler.words import Words, wonderwords
 from unimatrix.errors import UserError
@@ -30,8 +30,8 @@ __all__ = [
     "Sample",
     "Words",
     "WrongLength",
+    "check_length",
     "make_sample",
-    "make_samples",
     "shortest",
     "wonderwords",
 ]
@@ -76,11 +76,10 @@ class Sample:
     size: int
 
 
-def make_samples(name: str, *, number: int, seed: int, request: Request) -> list[Sample]:
-    """The first `number` samples of a task, each as long as fits.
+def check_length(name: str, *, number: int, seed: int, request: Request) -> None:
+    """Raise a WrongLength, a UserError, where a task has not the first `number` samples of this length.
 
-    Raises:
-        WrongLength: a UserError; the length is too small for one of them, or more than the task can fill.
+    The length is too small for one of them, or more than all words fill.
     """
     least = shortest(name, number=number, seed=seed, request=request)
     if least > request.length:
@@ -88,31 +87,34 @@ def make_samples(name: str, *, number: int, seed: int, request: Request) -> list
             f"{name}: expected a length of at least {least:,} tokens, got {request.length:,}",
             briefly=f"from {least:,}",
         )
-    return [make_sample(name, seed=seed, index=index, request=request) for index in range(number)]
+    most = RULER[name].largest(request)
+    # all words fill the same in every sample, but for which of them are repeated more
+    if most is not None and (fill := _tokens(_at(name, seed, 0, most, request))) < request.length:
+        raise WrongLength(
+            f"{name}: expected a length of at most {fill:,} tokens, which its {most:,} words fill, got"
+            f" {request.length:,}",
+            briefly=f"up to {fill:,}",
+        )
 
 
 def make_sample(name: str, *, seed: int, index: int, request: Request) -> Sample:
-    """The sample of an index; no other hangs on it. Raises as `make_samples` does."""
+    """The sample of an index, as long as fits; no other hangs on it.
+
+    Raises:
+        WrongLength: a UserError; the length is too small for it.
+    """
     task = RULER[name]
-    most = task.largest(request)
-    size = largest_that(
-        lambda size: _tokens(_at(name, seed, index, size, request)) <= request.length,
+    size = largest_within(
+        request.length,
+        lambda size: _tokens(_at(name, seed, index, size, request)),
         smallest=task.smallest(request),
         step=task.step(request),
-        most=most,
+        most=task.largest(request),
     )
     if size is None:
-        # says how much it would take
-        make_samples(name, number=index + 1, seed=seed, request=request)
+        check_length(name, number=index + 1, seed=seed, request=request)
         raise AssertionError("the smallest size fits, and does not")
-    sample = _at(name, seed, index, size, request)
-    if size == most:
-        raise WrongLength(
-            f"{name}: expected a length of at most {_tokens(sample):,} tokens, which its {most:,} words fill,"
-            f" got {request.length:,}",
-            briefly=f"up to {_tokens(sample):,}",
-        )
-    return sample
+    return _at(name, seed, index, size, request)
 
 
 def shortest(name: str, *, number: int, seed: int, request: Request) -> int:

@@ -9,6 +9,7 @@ from unimatrix.data.tasks.ruler.draws import Draws
 from unimatrix.data.tasks.ruler.words import Words
 from unimatrix.errors import UserError
 
+_GUESSES = 8  # then by halves
 # what a task's sentences are hidden in: noise always, or a request's haystack in the place of essays
 HiddenIn = Literal["noise", "essays"] | None
 
@@ -86,24 +87,33 @@ class RulerTask(Protocol):
         ...
 
 
-def largest_that(
-    fits: Callable[[int], bool], *, smallest: int, step: int = 1, most: int | None = None
+def largest_within(
+    limit: int, measure: Callable[[int], int], *, smallest: int, step: int = 1, most: int | None = None
 ) -> int | None:
-    """The largest of smallest, smallest + step, ... that fits; None where the smallest does not.
+    """The largest of smallest, smallest + step, ... that measures at most `limit`; None if none does.
+
+    What measures nearly the same for each step more, as texts do, is found in a few tries.
 
     Args:
-        fits: whether a size does; no size does above one that does not.
+        measure: of a size, never less than of a smaller one.
         most: no size above it is tried.
     """
-    if not fits(smallest):
+    first = measure(smallest)
+    if first > limit:
         return None
     # sizes are smallest + steps * step: `fit` of them do, `beyond` do not
-    fit, beyond = 0, 1
-    while (most is None or smallest + beyond * step <= most) and fits(smallest + beyond * step):
-        fit, beyond = beyond, 2 * beyond
-    if most is not None:
-        beyond = min(beyond, (most - smallest) // step + 1)
-    while beyond - fit > 1:
-        middle = (fit + beyond) // 2
-        fit, beyond = (middle, beyond) if fits(smallest + middle * step) else (fit, middle)
+    fit, taken, beyond = 0, first, None if most is None else (most - smallest) // step + 1
+    each, tries = 0.0, 0
+    while beyond is None or beyond - fit > 1:
+        if each > 0.0 and tries < _GUESSES:
+            tried = fit + int((limit - taken) / each)
+        else:
+            tried = 2 * fit + 8 if beyond is None else (fit + beyond) // 2
+        tried = max(tried, fit + 1) if beyond is None else min(max(tried, fit + 1), beyond - 1)
+        found = measure(smallest + tried * step)
+        if found <= limit:
+            fit, taken = tried, found
+        else:
+            beyond = tried
+        each, tries = (found - first) / tried, tries + 1
     return smallest + fit * step

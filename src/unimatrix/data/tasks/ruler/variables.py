@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from unimatrix.data.tasks.ruler import texts
 from unimatrix.data.tasks.ruler.draws import Draws
-from unimatrix.data.tasks.ruler.sample import HiddenIn, Request, Text, largest_that
+from unimatrix.data.tasks.ruler.sample import HiddenIn, Request, Text, largest_within
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SMALLEST_VALUE, _VALUES = 10_000, 89_999
@@ -69,11 +69,10 @@ class Variables:
         names = self._names(draws, _EXAMPLE_NAME)
         value = _SMALLEST_VALUE + draws.below(_VALUES)
 
-        def fits(size: int) -> bool:
+        def tokens(size: int) -> int:
             # where the assignments stand changes nothing
-            text = self._prompt(names, value, [*range(len(names))], size)
-            return request.added + request.count(text) <= _EXAMPLE_TOKENS
+            return request.added + request.count(self._prompt(names, value, [*range(len(names))], size))
 
-        size = largest_that(fits, smallest=_EXAMPLE_NOISE) or _EXAMPLE_NOISE
+        size = largest_within(_EXAMPLE_TOKENS, tokens, smallest=_EXAMPLE_NOISE) or _EXAMPLE_NOISE
         places = sorted(draws.some_of(size, len(names)))
         return f"{self._prompt(names, value, places, size)} {' '.join(names)}"
