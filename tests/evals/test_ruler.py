@@ -164,6 +164,10 @@ def test_a_line_that_was_cut_short_is_answered_again(ours, rows) -> None:
     again = run_ruler(ours, plan(ours, settings), settings, path=rows, name="m")
     assert [row.prediction for row in again] == [row.prediction for row in first]
     assert len(list(read_rows(rows))) == len(rows.read_bytes().splitlines()) == 2
+    other = json.loads(rows.read_bytes().splitlines()[0]) | {"score": 100.0}
+    rows.write_text(json.dumps(other) + "\n")
+    with pytest.raises(UserError, match=r"line 1: score: expected 0, the prediction's, got 100"):
+        run_ruler(ours, plan(ours, settings), settings, path=rows, name="m")
     rows.write_bytes(b"{}\n" + rows.read_bytes())
     with pytest.raises(UserError, match=r"rows\.jsonl, line 1: model: expected this field, got none"):
         run_ruler(ours, plan(ours, settings), settings, path=rows, name="m")
@@ -197,6 +201,7 @@ def test_a_row_says_where_it_comes_from(llama, rows) -> None:
     )
     assert (row.backend, row.version, row.words, row.haystack) == ("torch", ruler.VERSION, None, None)
     assert row.provenance.keys() >= {"commit", "date", "machine", "versions"}
+    assert row.provenance["versions"].keys() >= {"torch", "transformers"}
 
 
 def test_lengths_that_a_task_or_the_model_has_not_are_told(ours, llama) -> None:

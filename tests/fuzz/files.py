@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fuzz.harness import Accepted, Target, check_command, scratch, works_or_is_refused
 from fuzz.values import Bytes, damaged_json, damaged_tensors
+from fuzz.world import ON_RULER
 from hypothesis import strategies as st
 
 from unimatrix.cli.model_options import SHORT
@@ -93,6 +94,12 @@ def _check_results(world: Any, data: bytes) -> None:
         )
 
 
+def _check_rows(world: Any, data: bytes) -> None:
+    with scratch() as folder:
+        (path := folder / world.rows.name).write_bytes(data)
+        check_command(["eval", str(world.run), *ON_RULER, "--rows", str(path)], path.name, folder=folder)
+
+
 def _accept(*_: Any, **__: Any) -> Any:
     raise Accepted
 
@@ -167,6 +174,7 @@ def file_targets(world: Any) -> list[Target]:
         of_older_run("trainer.json"),
         of_older_run("run.json", inside=""),
         Target("file", "results.jsonl", _lines(world.results / "results.jsonl"), _check_results),
+        Target("file", "ruler.jsonl", _lines(world.rows), _check_rows),
         Target("file", "inspections/*.json", damaged_json(short), _check_look),
     ]
 
@@ -183,4 +191,5 @@ FILES = (
     *("model.safetensors", "optimizer.safetensors", "rng.safetensors", "model.safetensors.index.json"),
     "a saved state",
     *("older config.json", "older trainer.json", "older run.json", "results.jsonl", "inspections/*.json"),
+    "ruler.jsonl",
 )

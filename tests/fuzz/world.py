@@ -15,6 +15,7 @@ ARCHIVED = Path(__file__).parents[2] / "docs" / "results" / "archive" / "tables-
 OLDER = Path(__file__).parents[1] / "older"
 SIZES = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--state-dim", "4", "--batch-size", "2"]
 QUIET = ["--tracker", "none", "--device", "cpu"]
+ON_RULER = ["--ruler", "fwe", "--lengths", "800", "--samples", "2", "--device", "cpu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class World:
     text: to train on. run: of two steps on it, with one checkpoint. recall: a run with slots on its task.
     older: a run that 0.1.0 wrote, with slots, on the same task.
     sharded: the run's model in several files. state: what the run's model has read.
-    results: a reproduction's folder, with a look into a model.
+    results: a reproduction's folder, with a look into a model. rows: the run's model on a task of RULER's.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class World:
     sharded: Path
     state: Path
     results: Path
+    rows: Path
 
     @property
     def checkpoint(self) -> Path:
@@ -52,6 +54,7 @@ def build_world(folder: Path) -> World:
         sharded=folder / "sharded",
         state=folder / "ab.state",
         results=folder / "results",
+        rows=folder / "ruler.jsonl",
     )
     world.text.write_bytes(b"the sea and the sky and the sea and the sky\n" * 12)
     steps = ["--steps", "2", "--seq-len", "16", *SIZES, *QUIET]
@@ -59,6 +62,7 @@ def build_world(folder: Path) -> World:
     # what a forked child would else import and compile anew in each case
     assert command("generate", str(world.run), "--prompt", "ab", "--max-new-tokens", "2") == (0, "")
     assert command("eval", str(world.run)) == (0, "")
+    assert command("eval", str(world.run), *ON_RULER, "--rows", str(world.rows)) == (0, "")
     read = ["--prompt", "ab", "--save-state", str(world.state), "--max-new-tokens", "0"]
     assert command("generate", str(world.run), *read) == (0, "")
     task = [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import GenerationConfig
 
 from unimatrix.atomic import append_lines
@@ -128,6 +129,13 @@ class Row:
     version: int
     provenance: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        """Raise a UserError unless the score is that of the prediction."""
+        if not self.answers:
+            raise UserError("answers: expected one or more, got none")
+        if self.score != (expected := score(self.prediction, self.answers)):
+            raise UserError(f"score: expected {expected:g}, the prediction's, got {self.score:g}")
+
     @property
     def identity(self) -> tuple[Any, ...]:
         """Two rows with one identity are the same answer: one model's, to one prompt, on one kind of device.
@@ -191,15 +199,16 @@ def run_ruler(
     """
     if not 0 < batch_size <= _MOST_SAMPLES:
         raise UserError(f"batch_size: expected more than 0 and at most {_MOST_SAMPLES:,}, got {batch_size}")
-    device = causal.model.device.type
+    where_from = provenance(str(causal.model.device))
+    where_from["versions"]["transformers"] = transformers.__version__
     about = {
         "model": name,
         "model_sha256": causal.sha256(),
         "seed": settings.seed,
         "dtype": str(causal.model.dtype).removeprefix("torch."),
-        "device": device,
+        "device": causal.model.device.type,
         "version": VERSION,
-        "provenance": provenance(str(causal.model.device)),
+        "provenance": where_from,
     }
     known = {row.identity: row for row in read_rows(path)}
     found: list[Row] = []
