@@ -6,10 +6,10 @@ from typing import Any
 import altair as alt
 
 from unimatrix.lab.charts import theme
-from unimatrix.lab.charts.theme import FAINT, INK, OURS, PAGE, SOFT, Drawing
+from unimatrix.lab.charts.theme import FAINT, OURS, PAGE, SOFT, Drawing
 
 _WIDTH, _HEIGHT = 84, 34  # of a cell
-_DARK = 60.0  # from this score on a number stands on its colour in the page's
+_OPACITY = 0.5  # of the colours: so faint that numbers are read on all of them, on light and on dark ground
 
 
 def draw_heat_map(cells: Sequence[Mapping[str, Any]], *, title: str) -> Drawing:
@@ -43,14 +43,13 @@ def draw_heat_map(cells: Sequence[Mapping[str, Any]], *, title: str) -> Drawing:
     colour = alt.Color(
         "score:Q",
         title="score",
-        scale=alt.Scale(domain=[0, 100], range=[PAGE, OURS]),
-        legend=alt.Legend(gradientLength=120, tickCount=2),
+        scale=alt.Scale(domain=[0, 100], range=[PAGE, OURS], interpolate="rgb"),
+        legend=alt.Legend(gradientLength=120, gradientOpacity=_OPACITY, tickCount=2),
     )
-    ink = alt.when(alt.datum.score >= _DARK).then(alt.value(PAGE)).otherwise(alt.value(INK))
     return alt.layer(
         base.mark_rect(stroke=FAINT, strokeWidth=1, fillOpacity=0),
-        measured.mark_rect(stroke=FAINT, strokeWidth=1).encode(color=colour),
-        measured.mark_text().encode(text="text:N", color=ink),
+        measured.mark_rect(stroke=FAINT, strokeWidth=1, fillOpacity=_OPACITY).encode(color=colour),
+        measured.mark_text().encode(text="text:N"),
         base.transform_filter("!isValid(datum.score)")
         .mark_text(fontSize=10, color=SOFT)
         .encode(text="text:N"),
