@@ -32,6 +32,7 @@ from unimatrix.models.input_checks import (
     check_starts,
     positions_at,
 )
+from unimatrix.ops.internals import exporting
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
@@ -59,13 +60,6 @@ class _Text(NamedTuple):
     embeds: Stream | None
     mask: TokenMask | None
     starts: Tensor | None
-
-    @property
-    def given(self) -> Tensor:
-        """Whichever of ids and embeddings there is."""
-        given = self.embeds if self.ids is None else self.ids
-        assert given is not None
-        return given
 
 
 class Features(NamedTuple):
@@ -268,7 +262,9 @@ class LanguageModel(nn.Module):
 
     def _read_text(self, text: "_Text", state: LanguageModelState | None, keep_streams: bool) -> Features:
         """`_read`, a long text in pieces where that pays."""
-        batch, length = text.given.shape[:2]
+        given = text.embeds if text.ids is None else text.ids
+        assert given is not None
+        batch, length = given.shape[:2]
         piece = max(1, PIECE_TOKENS // max(1, batch))
         pieces_pay = not torch.is_grad_enabled() and self._in_pieces and not _one_graph_for_all_lengths()
         in_pieces = pieces_pay and length > piece
@@ -507,7 +503,7 @@ def _joined(pieces: list[Features]) -> Features:
 
 def _one_graph_for_all_lengths() -> bool:
     """Whether this is torch.export, where a question about the length would bind the graph to the answer."""
-    return torch.compiler.is_exporting()
+    return exporting()
 
 
 def _none_begins(starts: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unimatrix.codec import near_names, shown
 from unimatrix.errors import UserError
-from unimatrix.ops.internals import differentiating
+from unimatrix.ops.internals import differentiating, exporting
 
 Backend = Literal["auto", "reference", "chunked", "compiled"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -54,7 +54,7 @@ def choose_backend(
     if problem is not None:
         raise UserError(f"backend {form!r} of {op} cannot run here: {problem}")
     # of an exported model's side effects torch warns
-    if isinstance(backend, BackendChoice) and not torch.compiler.is_exporting():
+    if isinstance(backend, BackendChoice) and not exporting():
         backend.ran = form
     return form
 

@@ -3,6 +3,8 @@
 Each stands here once. Where a release lacks one, nobody can say what is under way: `watched` is then always
 true, so that every compiled loop goes through its registered operator, whose rules torch applies or refuses.
 Forward mode alone goes through an operator unseen: without its level no compiled loop runs.
+
+And what torch's releases call by one name and mean in two ways (`exporting`).
 """
 
 from typing import Any
@@ -21,6 +23,15 @@ NAMES: dict[str, Any] = {
     # a number that changes, not a function
     "_current_level": (lambda: forward_ad._current_level) if hasattr(forward_ad, "_current_level") else None,
 }
+# until torch 2.12 it said so of torch.compile too (pytorch's tracing took it for a constant)
+_EXPORTING_IS_CERTAIN = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+
+
+def exporting() -> bool:
+    """Whether torch.export takes the model; with an older torch never where it traces as torch.compile does."""
+    if _EXPORTING_IS_CERTAIN:
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def _no(*_: object) -> bool:
