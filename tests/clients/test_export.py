@@ -46,6 +46,7 @@ def test_a_graph_of_fixed_shapes(preset):
     assert_close(export(model, (IDS,)).module()(IDS)[0], model(IDS)[0], "logits")
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch's own loading
 @pytest.mark.parametrize("name", THREE)
 def test_the_adapter_with_padding_and_state_is_saved_and_loaded(make_model, name):
     model = make_model(name)

@@ -341,7 +341,9 @@ class LanguageModel(nn.Module):
     def _with_votes(self, logits: Tensor, hidden: Stream, votes: dict[tuple[str, int | None], Any]) -> Tensor:
         """Logits with what the parts make of them; a long text's in pieces, as its logits."""
         for (path, _), given in votes.items():
-            part: Any = self.get_submodule(path)
+            part: Any = self
+            for name in path.split("."):  # get_submodule is not for every release's torch.compile
+                part = getattr(part, name)
             in_place = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
             # under autocast votes may be of a wider dtype than the logits
             if not in_place or hidden.dim() < 3 or torch.is_autocast_enabled(hidden.device.type):

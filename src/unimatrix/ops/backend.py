@@ -4,6 +4,7 @@ An explicit backend that cannot run raises; "auto" takes what the op prefers and
 module hands its op a `BackendChoice`, which keeps what ran, and every result row carries it.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -27,6 +28,9 @@ class BackendChoice:
     __slots__ = ("asked", "ran")
 
     def __init__(self, asked: Backend = "auto") -> None:
+        if NUMBA_INSTALLED:
+            # before the first call, which torch.export may trace: some releases let no import through then
+            importlib.import_module("numba")
         self.asked: Backend = asked
         self.ran: str | None = None  # None: it has not run, or only while it was exported
 

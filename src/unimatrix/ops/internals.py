@@ -23,15 +23,13 @@ NAMES: dict[str, Any] = {
     # a number that changes, not a function
     "_current_level": (lambda: forward_ad._current_level) if hasattr(forward_ad, "_current_level") else None,
 }
-# until torch 2.12 it said so of torch.compile too (pytorch's tracing took it for a constant)
-_EXPORTING_IS_CERTAIN = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+# `torch.compiler.is_exporting` was always true under torch.compile until torch 2.12; its flag never was
+_HAS_FLAG = hasattr(torch.compiler, "_is_exporting_flag")
 
 
 def exporting() -> bool:
-    """Whether torch.export takes the model; with an older torch never where it traces as torch.compile does."""
-    if _EXPORTING_IS_CERTAIN:
-        return torch.compiler.is_exporting()
-    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    """Whether torch.export takes the model, and not torch.compile."""
+    return torch.compiler._is_exporting_flag if _HAS_FLAG else torch.compiler.is_exporting()
 
 
 def _no(*_: object) -> bool:
