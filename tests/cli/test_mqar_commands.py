@@ -134,7 +134,7 @@ def test_every_task_is_trained_on_without_a_recipe(call, kind) -> None:
         (("--task", "mqar", "--eval-cells", "8", "4"), "eval_cells 8 4: length: expected at least 16"),
         (
             ("--task", "mqar", "--max-positions", "64", "--eval-cells", "128", "4"),
-            "eval_cells: expected lengths of at most max_positions 64, got 128",
+            "evaluation on 128 tokens 4 pairs: expected a length of at most max_positions 64, got 128",
         ),
         (("--task", "recall", "--num-rebound", "1"), "train: unknown option '--num-rebound'"),
     ],

@@ -106,8 +106,10 @@ def test_a_stopped_run_says_how_to_go_on(call, llama, monkeypatch) -> None:
         (("vt", "--data", "x"), "unknown option '--data'"),
         (("fwe", "--lengths", "900", "--seed", "-1"), "seed: expected at least 0"),
         (("fwe", "--lengths", "900", "--batch-size", "0"), "batch_size: expected more than 0"),
-        (("vt", "--haystack", "none.txt"), "--haystack: none.txt: expected a file, missing"),
-        (("vt", "--haystack", "empty.txt"), "haystack: expected words, got none"),
+        (("niah_multivalue", "--haystack", "none.txt"), "--haystack: none.txt: expected a file, missing"),
+        (("niah_multivalue", "--haystack", "empty.txt"), "haystack: expected words, got none"),
+        (("vt", "--haystack", "empty.txt"), "--haystack: expected a task that hides needles in essays"),
+        (("vt", "--figure", "no/x.png"), "figure: expected a folder that is there, got no"),
         (("vt", "--figure", "x.gif"), "figure: expected a file ending in .png, .svg, .pdf"),
         (("vt", "--rows", "."), "expected a file, got a folder"),
         (("fwe", "--lengths", "900", "--rows", "wrong.jsonl"), "wrong.jsonl, line 1: expected JSON"),
@@ -129,6 +131,11 @@ def test_what_is_needed_is_told_before_anything_is_answered(call, llama, monkeyp
     code, _, err = call("eval", llama, "--ruler", "--lengths", "900")
     assert (code, err) == (2, "unimatrix eval: needs wonderwords; pip install 'unimatrix-lm[eval]'\n")
     assert call("eval", llama, "--ruler", "fwe", "--lengths", "900", "--samples", "1")[0] == 0
+
+
+def test_the_model_may_stand_behind_the_bare_flag(call, llama) -> None:
+    code, out, _ = call("eval", "--ruler", llama, "--lengths", "900", "--samples", "1", "--device", "cpu")
+    assert (code, "niah_single_1" in out) == (0, True)
 
 
 def test_help_shows_the_tasks(call) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import wraps
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,16 @@ from tiny_llama import save_tiny_llama
 from unimatrix.data.tasks.ruler import RULER, Haystack
 from unimatrix.errors import UserError
 from unimatrix.evals import ruler
-from unimatrix.evals.ruler import Settings, plan, predict, read_rows, run_ruler, score, string_match_all
+from unimatrix.evals.ruler import (
+    Settings,
+    heeds_masks,
+    plan,
+    predict,
+    read_rows,
+    run_ruler,
+    score,
+    string_match_all,
+)
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.any_model import CausalModel, load_causal
 from unimatrix.models import build
@@ -133,6 +143,38 @@ def test_a_sample_is_answered_beside_others_as_alone_and_by_the_likeliest_token(
                 break
             answer.append(token)
         assert said == causal.tokenizer.decode(answer, skip_special_tokens=True)
+
+
+def test_a_model_that_heeds_no_mask_answers_one_at_a_time(ours, llama, tmp_path, monkeypatch) -> None:
+    assert heeds_masks(ours)
+    assert heeds_masks(llama)
+    forward = llama.model.forward
+
+    @wraps(forward)
+    def unmasked(*given, attention_mask=None, position_ids=None, **named):
+        return forward(*given, **named)
+
+    monkeypatch.setattr(llama.model, "forward", unmasked)
+    assert not heeds_masks(llama)
+    asked: list[int] = []
+    real = ruler.predict
+    monkeypatch.setattr(ruler, "predict", lambda *given: asked.append(len(given[1])) or real(*given))
+    run_ruler(llama, plan(llama, FEW), FEW, path=tmp_path / "rows.jsonl", name="llama", batch_size=3)
+    assert set(asked) == {1}
+
+
+def test_answers_that_may_be_of_other_lengths_are_asked_apart(ours, tmp_path, monkeypatch) -> None:
+    asked: list[set[int]] = []
+    monkeypatch.setattr(
+        ruler,
+        "predict",
+        lambda _, samples: asked.append({one.answer_tokens for one in samples}) or [""] * len(samples),
+    )
+    settings = Settings(tasks=("cwe",), lengths=(2300,), samples=8)
+    (cell,) = plan(ours, settings)
+    run_ruler(ours, [cell], settings, path=tmp_path / "rows.jsonl", name="ours", batch_size=8)
+    assert [len(lengths) for lengths in asked] == [1] * len(asked)
+    assert len(set().union(*asked)) > 1, "else nothing is told apart"
 
 
 def test_nothing_is_answered_twice(ours, rows, monkeypatch) -> None:

@@ -149,12 +149,12 @@ def test_ranges_end_where_the_text_does(num_bytes):
 @pytest.mark.parametrize("preset", [*PRESETS, "mamba2"])
 def test_every_preset_reads_a_stream_or_the_windows_it_can(preset, monkeypatch):
     monkeypatch.setattr(streaming, "STREAM_PIECE", 70)
-    monkeypatch.setattr(streaming, "GROWING_WINDOW", 200)
+    monkeypatch.setattr(streaming, "LOOK_BACK_WINDOW", 200)
     model = small(preset)
     grows = not getattr(model.config, "read_in_pieces", True)
     assert grows == (preset in GROWING)
     found = stream_bits(model, TEXT)
-    assert (found.window, bool(found.growing)) == ((200, True) if grows else (None, False))
+    assert (found.window, bool(found.looking_back)) == ((200, True) if grows else (None, False))
     if not grows or not found.reads_on:
         other = bits_per_byte(model, TEXT, window=200 if grows else 1003)
         assert found.whole.bpb == pytest.approx(other.bpb, abs=1e-5)
@@ -175,7 +175,12 @@ def test_a_large_vocabulary_is_read_in_smaller_pieces():
 def test_bad_input_is_named():
     for model, data, settings, message in (
         (Counting(), TEXT[:0], {}, "evaluation text: expected at least 1 byte, got none"),
-        (build("unimatrix-core"), TEXT, {}, "carry_state: expected a model with max_positions None, got"),
+        (
+            build("unimatrix-core"),
+            TEXT,
+            {},
+            "model: expected max_positions None, as a stream has no",
+        ),
         (Counting(), TEXT, {"window": 300}, "window: expected none, as this model reads the whole text"),
         (small("transformer"), TEXT, {"window": 0}, "window: expected at least 1, got 0"),
     ):

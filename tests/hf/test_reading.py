@@ -177,7 +177,7 @@ def test_a_text_in_turns_is_the_text_at_once(preset, make_model, tmp_path):
 @pytest.mark.parametrize("name", ["unimatrix-core", "transformer"])
 def test_a_long_text_is_read_in_pieces_and_with_one_row_of_logits(name, make_model, count_fed, monkeypatch):
     monkeypatch.setattr("unimatrix.hf.reading.STREAM_PIECE", 40)
-    monkeypatch.setattr("unimatrix.hf.reading.GROWING_PIECE", 30)
+    monkeypatch.setattr("unimatrix.hf.reading.LOOK_BACK_PIECE", 30)
     model = make_model(name, max_positions=None)
     expected = model.language_model(torch.tensor([[BOS, *bytes(range(100))]]))[0][:, -1]
     shapes = count_fed(model.language_model)

@@ -52,20 +52,16 @@ def reproduced(tmp_path_factory):
 
 
 def test_rows_hold_windows_the_stream_positions_and_programs(reproduced) -> None:
-    for runs in reproduced.samples.values():
+    for experiment, runs in reproduced.samples.items():
         for run in runs.values():
-            assert {
-                "bpb",
-                "windows_bpb",
-                "stream_bpb",
-                "stream_bpb_1",
-                "stream_bpb_129",
-            } <= run.metrics.keys()
-            assert "stream_bpb_257" not in run.metrics, "200 bytes end before"
+            told = {name for name in run.metrics if name.startswith("stream_bpb_")}
+            reads_on = experiment != "stream.transformer"
+            assert told == ({"stream_bpb_1", "stream_bpb_129"} if reads_on else set()), "of 200 bytes"
             # the whole text in windows, as it is shorter than the stream may be
             assert run.metrics["windows_bpb"] == pytest.approx(run.metrics["bpb"])
-            whole = 128 * run.metrics["stream_bpb_1"] + 72 * run.metrics["stream_bpb_129"]
-            assert whole / 200 == pytest.approx(run.metrics["stream_bpb"])
+            if reads_on:
+                whole = 128 * run.metrics["stream_bpb_1"] + 72 * run.metrics["stream_bpb_129"]
+                assert whole / 200 == pytest.approx(run.metrics["stream_bpb"])
             for name in COMPRESSORS:
                 expected = compressor_bits(counting().valid[:STREAM_BYTES], name).bpb
                 assert run.metrics[f"{name}_bpb"] == expected

@@ -94,7 +94,8 @@ def test_tasks_of_every_kind_go_to_json_and_back():
 def test_what_is_evaluated_after_training_fits_into_the_positions():
     task, loop = MQARConfig(eval_cells=((64, 2), (256, 8))), LoopConfig(seq_len=64)
     with pytest.raises(
-        UserError, match=r"^eval_cells: expected lengths of at most max_positions 128, got 256"
+        UserError,
+        match=r"^evaluation on 256 tokens .* length of at most max_positions 128, got 256",
     ):
         Experiment(task=task, loop=loop)
     for positions in (256, None):

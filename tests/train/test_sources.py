@@ -134,7 +134,8 @@ def test_at_the_end_a_stream_is_read_too(fit, tiny, documents, preset, pack):
     begins = begins[begins < 700] if pack else None
     expected = stream_bits(result.model, valid, window=window, begins=begins)
     in_windows = bits_per_byte(result.model, valid, window=16, begins=begins).bpb
-    rows = {f"stream_bpb_{row.first}": row.bpb for row in expected.by_position}
+    # where nothing reads on there are no positions in the stream
+    rows = {f"stream_bpb_{row.first}": row.bpb for row in expected.by_position if expected.reads_on}
     assert result.metrics == pytest.approx(
         {"bpb": result.metrics["bpb"], "ppl": result.metrics["ppl"]}
         | {"windows_bpb": in_windows, "stream_bpb": expected.whole.bpb}

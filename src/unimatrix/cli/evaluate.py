@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from unimatrix.cli import ruler
@@ -27,7 +26,6 @@ from unimatrix.evals import (
 )
 from unimatrix.hf import load
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
-from unimatrix.models import TextModel
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
 from unimatrix.train.config import Device
@@ -44,8 +42,8 @@ side, and each window starts afresh, so that a byte sees at most WINDOW bytes
 before it. With --carry-state (models without positions) it sees all of them:
 the text is read as one stream, and bits per byte are given by position too. A
 part that looks at all earlier bytes again for each (attention, Assoc's memory)
-would never come to an end: it forgets them every 4,096 bytes, or WINDOW, while
-the other parts read on.
+would never come to an end: it forgets them every WINDOW bytes (4,096, or as
+training measured it), while the other parts read on.
 A model that was trained with --pack is measured so too: the files of a
 folder are kept apart, and each begins with BOS, which is read and not predicted.
 
@@ -195,7 +193,15 @@ def _on_text(options: Options, trained_with: Experiment | None) -> int:
     data, name = corpus.split(options.split), f"{corpus.name}, {options.split}"
     stream = None
     if options.carry_state:
-        stream = _streamed(options, model.language_model, data, begins, name)
+        forgets_after = None if trained_with is None else trained_with.loop.stream_window
+        with progress_on_stderr(name, len(data), "bytes") as advance:
+            stream = stream_bits(
+                model.language_model,
+                data,
+                begins=begins,
+                window=forgets_after if options.window is None else options.window,
+                progress=advance,
+            )
         measured, windowing = stream.whole, _windowing(stream)
     else:
         measured = bits_per_byte(
@@ -220,18 +226,10 @@ def _on_text(options: Options, trained_with: Experiment | None) -> int:
     return 0
 
 
-def _streamed(
-    options: Options, model: TextModel, data: np.ndarray, begins: np.ndarray | None, name: str
-) -> StreamBits:
-    """What a text costs as one stream, with the time left on stderr."""
-    with progress_on_stderr(name, len(data), "bytes") as advance:
-        return stream_bits(model, data, begins=begins, window=options.window, progress=advance)
-
-
 def _windowing(stream: StreamBits) -> str:
     if stream.window is None:
         return "the whole text as one stream, the state carried on"
-    grows = " and ".join(stream.growing)
+    grows = " and ".join(stream.looking_back)
     others = ", while the other parts read on" if stream.reads_on else ""
     return f"one stream, in which {grows} forgets what it read every {stream.window:,} bytes{others}"
 

@@ -130,10 +130,15 @@ def _without_bare_flag(arguments: Sequence[str]) -> list[str]:
     """The flag is only told where tasks follow it."""
     left = list(arguments)
     for place, word in enumerate(arguments):
-        if word == _FLAG and (place + 1 == len(arguments) or arguments[place + 1].startswith("-")):
+        if word == _FLAG and (place + 1 == len(arguments) or _is_no_task(arguments[place + 1], arguments)):
             del left[place]
             break
     return left
+
+
+def _is_no_task(word: str, arguments: Sequence[str]) -> bool:
+    """Whether what stands behind the flag is an option, or the model where that stands nowhere before."""
+    return word.startswith("-") or (word not in RULER and arguments[0] == _FLAG)
 
 
 def _settings(options: Options) -> Settings:
@@ -150,7 +155,12 @@ def _settings(options: Options) -> Settings:
             raise UserError(f"path: expected UTF-8, got {shown(str(path))}")
         if path is not None and path.exists():
             check_file(path)
+    if options.figure is not None and not options.figure.absolute().parent.is_dir():
+        raise UserError(f"figure: expected a folder that is there, got {options.figure.parent}")
     haystack = None
+    known = [RULER[name] for name in options.ruler or RULER if name in RULER]
+    if options.haystack is not None and known and all(task.hidden_in != "essays" for task in known):
+        raise UserError("--haystack: expected a task that hides needles in essays, got none")
     if options.haystack is not None:
         try:
             data = read_bytes(options.haystack)

@@ -191,7 +191,8 @@ def run_ruler(
         cells: what `plan` made of the settings.
         path: the file of rows; each batch is appended as soon as it is answered.
         name: of the model, as rows have it.
-        batch_size: samples at a time; it changes the speed, and else nothing but rounding.
+        batch_size: samples at a time; it changes the speed, and else nothing but rounding: a model that does
+            not heed a mask, such as RWKV in transformers, answers one at a time.
         progress: called with how many more samples are done.
     Raises:
         UserError: the file holds something else, or the model gives no numbers.
@@ -211,6 +212,7 @@ def run_ruler(
         "provenance": where_from,
     }
     known = {row.identity: row for row in read_rows(path)}
+    together = batch_size if batch_size == 1 or heeds_masks(causal) else 1
     found: list[Row] = []
     for cell in cells:
         rows: dict[int, Row] = {}
@@ -219,15 +221,15 @@ def run_ruler(
         for index in range(cell.samples):
             sample = cell.sample(index)
             row = _row(cell, index, sample, settings, about)
+            # an answer that may be longer than another has no room behind the longest prompt
+            if missing and sample.answer_tokens != missing[0][1].answer_tokens:
+                rows |= _answered(causal, missing, path)
             if row.identity in known:
                 rows[index] = known[row.identity]
             else:
                 missing.append((row, sample))
-            if len(missing) == batch_size or (missing and index + 1 == cell.samples):
-                given = _answered(causal, missing)
-                append_lines(path, b"".join(map(_line, given)))
-                rows |= {row.sample: row for row in given}
-                missing.clear()
+            if len(missing) == together or (missing and index + 1 == cell.samples):
+                rows |= _answered(causal, missing, path)
             if progress is not None:
                 progress(len(rows) - told)
             told = len(rows)
@@ -235,14 +237,41 @@ def run_ruler(
     return found
 
 
-def _answered(causal: CausalModel, asked: Sequence[tuple[Row, Sample]]) -> list[Row]:
-    """The rows with the model's answers."""
+def _answered(causal: CausalModel, asked: list[tuple[Row, Sample]], path: Path) -> dict[int, Row]:
+    """The rows with the model's answers, by sample, once they are in the file; nothing is left to ask."""
     predictions = predict(causal, [sample for _, sample in asked])
     backend = _backend(causal.model)
-    return [
+    given = [
         dataclasses.replace(row, prediction=prediction, score=score(prediction, row.answers), backend=backend)
         for (row, _), prediction in zip(asked, predictions, strict=True)
     ]
+    append_lines(path, b"".join(map(_line, given)))
+    asked.clear()
+    return {row.sample: row for row in given}
+
+
+def heeds_masks(causal: CausalModel) -> bool:
+    """Whether padding on the left leaves what the model says as it is: some read it whatever a mask says."""
+    model = causal.model
+    ids = torch.tensor([_ids(causal.tokenizer, "The needle lies in the hay.")])
+    padded = torch.cat([torch.zeros_like(ids), ids], dim=1)
+    scores = []
+    with evaluating(model):
+        for tokens in (ids, padded):
+            mask = torch.ones_like(tokens)
+            mask[:, : tokens.shape[1] - ids.shape[1]] = 0
+            first = model.generate(
+                input_ids=tokens.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=0),
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+            scores.append(first.logits[0].double())
+    alone, beside = scores
+    # rounding moves scores far less, what was read far more
+    rounding = torch.finfo(model.dtype).eps ** 0.5
+    return bool((alone - beside).abs().max() <= rounding * alone.std())
 
 
 def predict(causal: CausalModel, samples: Sequence[Sample]) -> list[str]:

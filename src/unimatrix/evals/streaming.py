@@ -17,8 +17,8 @@ from unimatrix.evals.model import check_text, max_positions, vocab_size
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.models.language_model import STREAM_PIECE, LanguageModelState
 
-# what a model with `growing_parts` reads at a time, where no other number is asked for
-GROWING_WINDOW = 4096
+# what a model with `parts_that_look_back` reads at a time, where no other number is asked for
+LOOK_BACK_WINDOW = 4096
 # bytes in the first row of what is counted by position; each further row has twice as many positions
 FIRST_POSITIONS = 128
 # how many logits of a stream are made in one call
@@ -42,15 +42,15 @@ class StreamBits:
     """What a text costs a model that reads it as one stream.
 
     whole: of all bytes. by_position: of those that follow 1 to 128 tokens, 129 to 256, 257 to 512, ...; no
-    row without a byte. window: None, or after how many bytes what `growing_parts` have kept is forgotten.
-    growing: the kinds of these parts. reads_on: whether other parts, if any, read on, so that positions are
-    those in the text.
+    row without a byte. window: None, or after how many bytes what `parts_that_look_back` have kept is
+    forgotten. looking_back: the kinds of these parts. reads_on: whether other parts, if any, read on, so that
+    positions are those in the text.
     """
 
     whole: BitsPerByte
     by_position: tuple[PositionBits, ...]
     window: int | None
-    growing: tuple[str, ...]
+    looking_back: tuple[str, ...]
     reads_on: bool
 
 
@@ -72,7 +72,7 @@ def stream_bits(
 
     Args:
         model, data, device, begins: as for `bits_per_byte`; with begins a position is one in its document.
-        window: how many bytes such a part looks back over, GROWING_WINDOW if None; of a model without one,
+        window: how many bytes such a part looks back over, LOOK_BACK_WINDOW if None; of a model without one,
             None.
         progress: called with how many more bytes were predicted.
     Raises:
@@ -81,16 +81,16 @@ def stream_bits(
     check_text(data)
     if max_positions(model) is not None:
         raise UserError(
-            f"carry_state: expected a model with max_positions None, got one with {max_positions(model)}"
+            f"model: expected max_positions None, as a stream has no end, got {max_positions(model)}"
         )
-    growing = growing_parts(model)
-    if window is not None and not growing:
+    looking_back = parts_that_look_back(model)
+    if window is not None and not looking_back:
         raise UserError(
             f"window: expected none, as this model reads the whole text as one stream, got {window}"
         )
-    carry, reads_on = _forgetting(model) if growing else (lambda state: state, True)
-    if growing:
-        window = GROWING_WINDOW if window is None else window
+    carry, reads_on = _forgetting(model) if looking_back else (lambda state: state, True)
+    if looking_back:
+        window = LOOK_BACK_WINDOW if window is None else window
     piece = max(1, min(STREAM_PIECE, _LOGITS // (vocab_size(model) or 1)))
     counted = _ByPosition(len(data), begins, None if reads_on else window, progress)
     nats = nats_of_share(
@@ -105,15 +105,12 @@ def stream_bits(
     )
     whole = BitsPerByte.from_nats(float(nats), len(data))
     return StreamBits(
-        whole=whole, by_position=counted.rows(), window=window, growing=growing, reads_on=reads_on
+        whole=whole, by_position=counted.rows(), window=window, looking_back=looking_back, reads_on=reads_on
     )
 
 
 def _forgetting(model: Any) -> tuple[Callable[[LanguageModelState], LanguageModelState], bool]:
-    """A state in, the same out with what looks back over all it kept as before the first token.
-
-    And whether anything is left that reads on.
-    """
+    """A function of a state that empties the parts that look back; whether there are others."""
     config, fresh = model.config, model.init_state(1)
 
     def forgets(
@@ -136,7 +133,7 @@ def _forgetting(model: Any) -> tuple[Callable[[LanguageModelState], LanguageMode
     return carry, not all(part.looks_back for part in kept)
 
 
-def growing_parts(model: nn.Module) -> tuple[str, ...]:
+def parts_that_look_back(model: nn.Module) -> tuple[str, ...]:
     """The kinds of a model's parts to which a byte costs more the more was read: their state grows.
 
     A suffix automaton's grows too, but is appended to, and read on from at the same cost.

@@ -26,9 +26,11 @@ from unimatrix.hf.numbers import check_weights
 
 # what says how a text becomes tokens, in one of transformers' many ways
 _TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "spiece.model", "*.tiktoken", "vocab.json", "vocab.txt"),
+    *("tokenizer.json", "*.model", "*.tiktoken", "tekken.json", "vocab.json", "vocab.txt"),
     *("merges.txt", "added_tokens.json", "special_tokens_map.json"),
 )
+# of a checkpoint that training goes on from
+_OF_TRAINING = ("optimizer.safetensors", "rng.safetensors")
 MODEL_FILES = (*HUB_FILES, *_TOKENIZER_FILES)
 
 
@@ -50,7 +52,8 @@ class CausalModel:
 
     def sha256(self) -> str:
         """Of the files that answers hang on: settings, weights, tokenizer, by their names."""
-        paths = {path for pattern in MODEL_FILES for path in self.folder.glob(pattern) if path.is_file()}
+        found = {path for pattern in MODEL_FILES for path in self.folder.glob(pattern) if path.is_file()}
+        paths = {path for path in found if path.name not in _OF_TRAINING}
         digest = hashlib.sha256()
         for path in sorted(paths):
             with path.open("rb") as file:

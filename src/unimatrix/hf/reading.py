@@ -31,7 +31,7 @@ from unimatrix.models.language_model import STREAM_PIECE
 # below it the softmax of any logits that differ in float32 is 0 and 1, and dividing by it overflows
 COLDEST = 1e-30
 # tokens read in one call where each looks at all before it: what lies between two layers grows with both
-GROWING_PIECE = 1024
+LOOK_BACK_PIECE = 1024
 
 
 class Reader:
@@ -56,7 +56,7 @@ class Reader:
         self._unread: list[int] = []  # what the state has not read yet
         config = model.language_model.config
         self.max_positions = config.max_positions
-        self._piece = STREAM_PIECE if getattr(config, "read_in_pieces", True) else GROWING_PIECE
+        self._piece = STREAM_PIECE if getattr(config, "read_in_pieces", True) else LOOK_BACK_PIECE
 
     @classmethod
     def load(cls, path: str | Path, model: UniMatrixForCausalLM, tokenizer: ByteTokenizer) -> "Reader":

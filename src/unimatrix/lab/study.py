@@ -57,7 +57,7 @@ class Baseline:
     """A row that nothing is trained for: its values are known exactly, by the keys of some columns.
 
     short: what it is called in a figure's legend. of_text: the metrics of any run on a text that tell its
-    values for that text, by the columns' keys.
+    values for that text, by the columns' keys; none where runs differ, as of two releases of a program.
     """
 
     label: str
@@ -70,7 +70,7 @@ class Baseline:
         """Its values, by the columns' keys."""
         runs = [run.metrics for runs in samples.values() for run in runs.values()]
         told = {key: [run[metric] for run in runs if metric in run] for key, metric in self.of_text.items()}
-        return {**self.values} | {key: found[0] for key, found in told.items() if found}
+        return {**self.values} | {key: found[0] for key, found in told.items() if len(set(found)) == 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -76,12 +76,14 @@ def train_one(experiment: Experiment, *, corpus: Corpus | None, out: Path, conso
     # a folder of ours without a checkpoint was killed before its first one: nothing to keep
     resume = latest_checkpoint(folder) is not None
     text = corpus if experiment.task is None else None
+    # a report knows rows alone, so each tells what the same stream costs programs; one may be missing
+    programs = {} if text is None else _compressed(text, experiment.loop.stream_bytes)
     with _threads(THREADS):
         trained = train(
             experiment, out=folder, resume=resume, overwrite=not resume, corpus=text, console=console
         )
     return Trained(
-        result=None if trained.interrupted else _result(experiment, trained, corpus=text),
+        result=None if trained.interrupted else _result(experiment, trained, programs),
         headline="" if trained.metrics is None else source.headline_text(trained.metrics),
         seconds=time.monotonic() - started,
         stop_signal=trained.stop_signal,
@@ -115,18 +117,15 @@ def identity_of(experiment: Experiment, data: Mapping[str, Any]) -> str:
     return run_identity(experiment.to_dict(), resolve(experiment), data, device=device)
 
 
-def _result(experiment: Experiment, trained: TrainResult, *, corpus: Corpus | None) -> Result:
+def _result(experiment: Experiment, trained: TrainResult, programs: Mapping[str, float]) -> Result:
     assert trained.metrics is not None
-    stream_bytes = experiment.loop.stream_bytes
-    # a report knows rows alone, so each tells what the same stream costs programs
-    programs = {} if stream_bytes is None or corpus is None else _compressed(corpus, stream_bytes)
     return Result(
         experiment=experiment.name,
         model=experiment.model.preset,
         seed=experiment.loop.seed,
         steps=trained.steps,
         parameters=trained.parameters,
-        metrics=trained.metrics | programs,
+        metrics={**trained.metrics, **programs},
         seconds=trained.seconds,
         tokens_per_second=trained.tokens_per_second,
         data=trained.data,
@@ -144,8 +143,10 @@ def _result(experiment: Experiment, trained: TrainResult, *, corpus: Corpus | No
     )
 
 
-def _compressed(corpus: Corpus, num_bytes: int) -> dict[str, float]:
+def _compressed(corpus: Corpus, num_bytes: int | None) -> dict[str, float]:
     """Bits per byte of the validation text's first bytes by each compressor, as metrics ("xz_bpb")."""
+    if num_bytes is None:
+        return {}
     text = corpus.valid[:num_bytes]
     return {f"{name}_bpb": compressor_bits(text, name).bpb for name in COMPRESSORS}
 

@@ -7,6 +7,7 @@ module hands its op a `BackendChoice`, which keeps what ran, and every result ro
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Literal, get_args
 
 import torch
@@ -28,9 +29,10 @@ class BackendChoice:
     __slots__ = ("asked", "ran")
 
     def __init__(self, asked: Backend = "auto") -> None:
-        if NUMBA_INSTALLED:
+        if NUMBA_INSTALLED and asked in ("auto", "compiled"):
             # before the first call, which torch.export may trace: some releases let no import through then
-            importlib.import_module("numba")
+            with suppress(ImportError):  # of one that is broken the first call tells
+                importlib.import_module("numba")
         self.asked: Backend = asked
         self.ran: str | None = None  # None: it has not run, or only while it was exported
 

@@ -174,9 +174,9 @@ class LoopConfig:
         eval_at: steps, ascending, after which the whole validation text is evaluated besides; what it gives
             stays in the run's metrics ("bpb_80_steps", "seconds_80_steps").
         stream_bytes: how much of the validation text is read as one stream too, at the end, the state carried
-            through (metrics "stream_bpb", "stream_bpb_513" of the bytes that follow 513 to 1,024, and so on;
-            "windows_bpb" of the same bytes in windows of seq_len); None: none is. Of a model without
-            positions.
+            through (metrics "stream_bpb"; "stream_bpb_513" of the bytes that follow 513 to 1,024, and so on,
+            of a model that has a part which reads on; "windows_bpb" of the same bytes in windows of seq_len);
+            None: none is. Of a model without positions.
         stream_window: after how many bytes of it attention and its like forget what they kept, see
             `unimatrix.evals.stream_bits`; None leaves the number to it.
         save_every: steps between checkpoints; None saves at the end only.
@@ -289,12 +289,12 @@ class Experiment:
             if value != without:
                 raise UserError(f"{name}: a task has no text; expected {without}, got {value}")
         limit = self.model.max_positions
-        longest = max((one.length for one in task_of(task).variants(task).values()), default=0)
-        if limit is not None and longest > limit:
-            raise UserError(
-                f"eval_cells: expected lengths of at most max_positions {limit}, got {longest}; "
-                "raise max_positions too, or set it to None"
-            )
+        for name, variant in task_of(task).variants(task).items():
+            if limit is not None and variant.length > limit:
+                raise UserError(
+                    f"evaluation on {name.replace('_', ' ')}: expected a length of at most max_positions "
+                    f"{limit}, got {variant.length}; raise max_positions too, or set it to None"
+                )
 
     def _check_task_preset(self) -> None:
         """A model that is made for one task's symbols can answer nothing else."""

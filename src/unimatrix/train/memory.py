@@ -23,16 +23,16 @@ _OF_A_WEIGHT = 4 * _FLOAT
 
 def check_memory(experiment: Experiment) -> None:
     """Raise a UserError with an estimate, which is always too low, unless that fits into memory."""
-    choice, optim, loop = experiment.model, experiment.optim, experiment.loop
-    vocab_size = VOCAB_SIZE if experiment.task is None else experiment.task.vocab_size
+    choice, optim, loop, task = experiment.model, experiment.optim, experiment.loop, experiment.task
+    vocab_size = VOCAB_SIZE if task is None else task.vocab_size
     config = choice.resolved(vocab_size)
     # as torchrun and accelerate launch tell each process
     num_processes = max(1, int(os.environ.get("WORLD_SIZE", "1")))
     windows = -(-loop.batch_size // (num_processes * optim.accumulation))
     tokens = windows * loop.seq_len
     weights = estimate(config).parameters * _OF_A_WEIGHT
-    few = experiment.task is not None and task_of(experiment.task).logits_where_asked
-    answers = windows if few else tokens
+    few = task is not None and task_of(task).logits_where_asked and isinstance(config, ModelConfig)
+    answers = windows * getattr(task, "num_asked", 1) if few else tokens
     # ids and labels of the whole batch; log-probabilities and their gradient; what each depth step keeps
     batch = loop.batch_size * loop.seq_len * 2 * _ID + answers * vocab_size * 2 * _FLOAT
     if isinstance(config, ModelConfig):

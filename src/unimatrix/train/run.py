@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
-from unimatrix.evals import growing_parts
+from unimatrix.evals import parts_that_look_back
 from unimatrix.models import AnyModel, LanguageModel, build, config_from_dict, resolved
 from unimatrix.models.documents import check_keeps_documents
 from unimatrix.train.checkpoint import OPTIMIZER, RNG, TRAINER, WEIGHTS, Checkpoint, save_checkpoint
@@ -102,7 +102,7 @@ class Run:
         self.model = build(choice.resolved(source.vocab_size)).to(accelerator.device)
         if loop.pack:
             check_keeps_documents(self.model, "pack")
-        if loop.stream_window is not None and not growing_parts(self.model):
+        if loop.stream_window is not None and not parts_that_look_back(self.model):
             raise UserError(
                 f"stream_window: expected None, as no part of {choice.preset} looks back over all it read, "
                 f"got {loop.stream_window}"

@@ -131,7 +131,9 @@ class TextSource:
         # a stream has no shares: each process reads it
         stream = stream_bits(model, text, window=self._loop.stream_window, begins=self._begins(text))
         metrics |= {"windows_bpb": in_windows(text).bpb, "stream_bpb": stream.whole.bpb}
-        return metrics | {f"stream_bpb_{row.first}": row.bpb for row in stream.by_position}
+        # where nothing reads on there are no positions in the stream, but those in a window
+        rows = stream.by_position if stream.reads_on else ()
+        return metrics | {f"stream_bpb_{row.first}": row.bpb for row in rows}
 
     def _begins(self, text: np.ndarray) -> np.ndarray | None:
         """Where documents begin in a first part of the validation text, where they are kept apart."""

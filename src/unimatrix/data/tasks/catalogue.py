@@ -22,7 +22,7 @@ class Task(Generic[Config]):
     """A kind of task: its settings, and functions of them (see unimatrix.data.tasks.recall for each).
 
     logits_where_asked: whether training computes logits at the questions alone: the same loss but for its
-        rounding, many times faster with a large vocabulary. Of tasks that rows were made of without it, none.
+        rounding, many times faster with a large vocabulary. False for tasks whose rows were trained without.
     version: raised by hand when the same settings come to draw other sequences, or to measure other numbers.
     """
 

@@ -80,6 +80,8 @@ class MQARConfig:
         check_positive(self, "num_pairs", "num_queries", "num_passes", "power", "length", "vocab_size")
         check_positive(self, "eval_sequences")
         check_range(self, "num_rebound", low=0)
+        if len(set(self.eval_cells)) < len(self.eval_cells):
+            raise UserError(f"eval_cells: expected each once, got {self.eval_cells}")
         if self.power > 1:
             raise UserError(f"power: expected above 0 and at most 1, got {self.power:g}")
         self._check_cell("", self.length, self.num_pairs)

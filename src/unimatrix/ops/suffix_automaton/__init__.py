@@ -72,7 +72,7 @@ def suffix_automaton(
     O(n log n) for n tokens on any input. Integers in and out: no gradient. Where operators are followed
     (torch.compile, export, vmap) the size of the state after a call may not depend on the tokens: each call
     copies the state into one with room for any T tokens more, at most 64 bytes for each and 768 for the call,
-    whatever the capacity. So a stream is better read a token at a time outside.
+    whatever the capacity. So decode token by token outside of it.
     """
     _check(tokens, state, mask, starts, capacity)
     numba = None if NUMBA_INSTALLED else "numba is not installed (pip install numba)"
