@@ -19,8 +19,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 SPEED = RESULTS / "speed"
-# the studies that are younger than the rows of all, and the folder where theirs are
-OWN_ROWS = {"table1-exact": "exact", "table3-exact": "exact"}
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MARKED = re.compile(r"(?<=<!-- made: )([\w-]+) -->\n.*?(?=<!-- /made -->)", re.DOTALL)
 
@@ -115,13 +113,10 @@ def summaries() -> list[Any]:
         from unimatrix.lab.words import summarise
         from unimatrix.studies.catalogue import ALL
 
-        # what was measured last lies above what is archived; a study that is younger has rows of its own
-        whole = [path for path in RESULTS.rglob("results.jsonl") if path.parent.name not in OWN_ROWS.values()]
-        committed = read_results(min(whole, key=lambda path: len(path.parts)))
-        for study in ALL.values():
-            own = OWN_ROWS.get(study.name)
-            rows = committed if own is None else read_results(RESULTS / own / "results.jsonl")
-            _summaries.append(summarise(study, select(rows, latest_identities(rows, study.names))))
+        rows = read_results(RESULTS / "results.jsonl")
+        _summaries.extend(
+            summarise(study, select(rows, latest_identities(rows, study.names))) for study in ALL.values()
+        )
     return _summaries
 
 
