@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig
+from unimatrix.evals.compressors import COMPRESSORS
 from unimatrix.lab.identity import resolve
 from unimatrix.lab.results import Result
+from unimatrix.studies.beyond.streaming import BY_POSITION
 from unimatrix.studies.catalogue import experiment
 from unimatrix.train import describe
 
@@ -34,6 +36,11 @@ PARAMETERS = {
         "recurrent-ffn-readout": 198_464,
         "recurrent-ffn-hybrid": 174_080,
         "mamba2": 174_008,
+        # with positions, which their runs have none of
+        "transformer-modern": 163_712,
+        "unimatrix-hybrid": 191_368,
+        "unimatrix-assoc": 99_588,
+        "unimatrix-sparse-pointer": 87_494,
     },
     "task": {
         "transformer": 162_368,
@@ -90,6 +97,9 @@ def make_result(name: str, seed: int, value: float | Sequence[float], **changes:
     task, asked = recipe.task, recipe.loop.eval_at or ()
     if task is None:
         metrics, data = {"bpb": several[-1], "ppl": 2.0 ** several[-1]}, TEXT
+        if recipe.loop.stream_bytes is not None:
+            metrics |= {f"{name}_bpb": several[-1] for name in ("windows", "stream", *COMPRESSORS)}
+            metrics |= {column.key: several[-1] for column in BY_POSITION}
     elif isinstance(task, RecallConfig):
         variants = zip(task.eval_num_pairs, several, strict=False)
         suffixes = {"": several[-1] if asked else several[0]} | {

@@ -20,6 +20,8 @@ def tiny(study: Study, **loop: object) -> Study:
         # typed-latent has no sizes
         if model.preset != "typed-latent":
             sizes = {"d_model": 8, "num_heads": 2, "depth": 1}
+            if model.preset == "unimatrix-hybrid":  # whose layers are not alike
+                del sizes["depth"]
             if not model.preset.startswith(("transformer", "recurrent-ffn")):
                 sizes["state_dim"] = 4
             model = dataclasses.replace(model, changes={**model.changes, **sizes})

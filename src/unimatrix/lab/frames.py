@@ -13,7 +13,7 @@ import pandas
 from unimatrix.lab.results import Result, Samples
 from unimatrix.lab.study import Study
 
-# what a metric's name begins with -> the unit of its values
+# a word of a metric's name -> the unit of its values
 _UNITS = {"bpb": "bits/byte", "ppl": "perplexity/byte", "loss": "nats", "accuracy": "%", "seconds": "s"}
 _UNITS |= {
     "tokens": "tokens/s",
@@ -33,8 +33,8 @@ STUDY_FRAME = ("study", "group", "row", "column", "paper", *FRAME)
 
 
 def unit_of(metric: str) -> str:
-    """The unit of a metric's values: "bits/byte" of "bpb" and "bpb_80_steps"; "" of one not known here."""
-    return _UNITS.get(metric.partition("_")[0], "")
+    """The unit of a metric's values: "bits/byte" of "bpb" and "xz_bpb"; "" of one not known here."""
+    return next((_UNITS[word] for word in metric.split("_") if word in _UNITS), "")
 
 
 def frame(results: Iterable[Result] | Samples) -> pandas.DataFrame:

@@ -79,11 +79,10 @@ class SuffixAutomatonState(NamedTuple):
         with one_at_a_time():
             return SuffixAutomatonState(*(x.index_select(0, index.to(x.device)) for x in self))
 
-    def __reduce__(
-        self,
-    ) -> tuple[Any, ...]:  # copied, pickled: by the copy module, multiprocessing, torch.save
+    def __reduce__(self) -> tuple[Any, ...]:
+        # by the copy module, multiprocessing, torch.save; a layout has descriptions in the tensors' places
         with one_at_a_time():
-            return SuffixAutomatonState, tuple(x.clone() for x in self)
+            return SuffixAutomatonState, tuple(x.clone() if isinstance(x, Tensor) else x for x in self)
 
 
 def words(tokens: int, nodes: int, slots: int) -> int:
