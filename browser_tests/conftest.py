@@ -18,7 +18,7 @@ from unimatrix.lab.look import read_trace
 from unimatrix.lab.page import render_report
 from unimatrix.lab.results import Result, read_results
 from unimatrix.lab.words import Summary, summarise
-from unimatrix.studies.catalogue import STUDIES
+from unimatrix.studies.catalogue import ALL
 from unimatrix.studies.paper.claims import PAPER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def committed_rows() -> tuple[Path, list[Result]]:
 def summaries(rows: list[Result], folder: Path) -> list[Summary]:
     """Every study on its newest rows, whatever settings they ran with."""
     found = []
-    for study in STUDIES.values():
+    for study in ALL.values():
         samples: dict[str, dict[int, Result]] = {}
         for row in rows:
             if row.experiment in study.names:
@@ -72,7 +72,7 @@ class HostileClaim:
 
 def hostile() -> list[Summary]:
     """Table 1 on rows made by hand, of one seed, every word of it hostile."""
-    study = STUDIES["table1"]
+    study = ALL["table1"]
     rows = tuple(dataclasses.replace(row, label=EVIL, group=EVIL) for row in study.trained)
     figures = tuple(dataclasses.replace(one, title=EVIL, caption=EVIL) for one in study.figures)
     study = dataclasses.replace(

@@ -3,7 +3,7 @@
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from unimatrix.studies.catalogue import STUDIES
+from unimatrix.studies.catalogue import ALL
 
 PHONE = 390
 WIDTHS = pytest.mark.parametrize("width", [1400, 800, PHONE])
@@ -12,11 +12,11 @@ NAMES = pytest.mark.parametrize("name", ["committed", "one-seed", "empty", "host
 
 def test_every_study_is_there_and_every_figure_drawn(opened) -> None:
     page = opened("committed").page
-    for study in STUDIES.values():
+    for study in ALL.values():
         assert page.locator(f".study[id='{study.name}']").count() == 1
         assert page.locator(f"nav a[href='#{study.name}']").count() == 1
     figures = page.locator("figure[data-figure]")
-    assert figures.count() > len(STUDIES)
+    assert figures.count() > len(ALL)
     for number in range(figures.count()):
         drawing = figures.nth(number).locator(".drawing svg")
         assert drawing.count() == 1
@@ -114,7 +114,7 @@ def test_the_score_leads_to_the_claims_behind_it(opened) -> None:
 def test_search_finds_rows_claims_and_figures(opened) -> None:
     one = opened("committed")
     one.page.locator("#search").fill("tau = 8")
-    assert 0 < one.visible(".study") < len(STUDIES)
+    assert 0 < one.visible(".study") < len(ALL)
     rows = one.page.locator("tr.item:visible th.name").all_inner_texts()
     assert rows
     assert all("tau = 8" in row for row in rows)
