@@ -109,7 +109,7 @@ def test_a_stopped_run_says_how_to_go_on(call, llama, monkeypatch) -> None:
         (("niah_multivalue", "--haystack", "none.txt"), "--haystack: none.txt: expected a file, missing"),
         (("niah_multivalue", "--haystack", "empty.txt"), "haystack: expected words, got none"),
         (("vt", "--haystack", "empty.txt"), "--haystack: expected a task that hides needles in essays"),
-        (("vt", "--figure", "no/x.png"), "figure: expected a folder that is there, got no"),
+        (("vt", "--figure", "no/x.png"), "figure: expected a file in a folder that is there, got no/x.png"),
         (("vt", "--figure", "x.gif"), "figure: expected a file ending in .png, .svg, .pdf"),
         (("vt", "--rows", "."), "expected a file, got a folder"),
         (("fwe", "--lengths", "900", "--rows", "wrong.jsonl"), "wrong.jsonl, line 1: expected JSON"),

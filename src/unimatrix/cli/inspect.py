@@ -53,17 +53,23 @@ class Options:
     """One JSON object instead of tables."""
 
 
+def check_figure(path: Path) -> None:
+    """Raise a UserError where no figure can be written: a wrong ending, no such folder, no file there."""
+    if path.suffix not in FIGURE_FORMATS:
+        raise UserError(f"figure: expected a file ending in {', '.join(FIGURE_FORMATS)}, got {path}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"figure: expected a file in a folder that is there, got {path}")
+    if path.exists():
+        check_file(path)
+
+
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="inspect", about=ABOUT)
     if options.rows < 0:
         raise UserError(f"rows: expected at least 0, got {options.rows}")
-    if options.figure is not None and options.figure.suffix not in FIGURE_FORMATS:
-        raise UserError(
-            f"figure: expected a file ending in {', '.join(FIGURE_FORMATS)}, got {options.figure}"
-        )
-    if options.figure is not None and options.figure.exists():
-        check_file(options.figure)
+    if options.figure is not None:
+        check_figure(options.figure)
     traced = trace_checkpoint(options.checkpoint, prompt=options.prompt, sample=options.sample)
     if options.figure is not None:
         # imported here: looking into a model needs nothing to draw with

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from unimatrix.cli import CTRL_C
 from unimatrix.cli.arguments import parse
-from unimatrix.cli.inspect import FIGURE_FORMATS
+from unimatrix.cli.inspect import check_figure
 from unimatrix.cli.printing import print_table
 from unimatrix.cli.progress import progress_on_stderr
 from unimatrix.codec import check_file, is_utf8, read_bytes, shown
@@ -144,10 +144,7 @@ def _is_no_task(word: str, arguments: Sequence[str]) -> bool:
 def _settings(options: Options) -> Settings:
     """What is asked, and whether all that will be written can be."""
     if options.figure is not None:
-        if options.figure.suffix not in FIGURE_FORMATS:
-            raise UserError(
-                f"figure: expected a file ending in {', '.join(FIGURE_FORMATS)}, got {options.figure}"
-            )
+        check_figure(options.figure)
         for package in ("altair", "vl_convert"):
             needs(package)
     for path in (options.rows, options.figure):
@@ -155,8 +152,6 @@ def _settings(options: Options) -> Settings:
             raise UserError(f"path: expected UTF-8, got {shown(str(path))}")
         if path is not None and path.exists():
             check_file(path)
-    if options.figure is not None and not options.figure.absolute().parent.is_dir():
-        raise UserError(f"figure: expected a folder that is there, got {options.figure.parent}")
     haystack = None
     known = [RULER[name] for name in options.ruler or RULER if name in RULER]
     if options.haystack is not None and known and all(task.hidden_in != "essays" for task in known):

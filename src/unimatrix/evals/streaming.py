@@ -24,8 +24,6 @@ FIRST_POSITIONS = 128
 # how many logits of a stream are made in one call
 _LOGITS = 2**23
 
-_ByName = dict[str, Any]  # parts' states
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PositionBits:

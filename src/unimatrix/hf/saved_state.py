@@ -32,6 +32,7 @@ from unimatrix.atomic import replacing
 from unimatrix.codec import check_file, encode, parse_json, shown
 from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.errors import UserError, UserTypeError
+from unimatrix.hf.generation import first_line
 from unimatrix.hf.numbers import check_plain
 from unimatrix.mixers.layout import Kept, check_state
 from unimatrix.models import ModelConfig, TextModel, resolved, settings_of, text_config_from_dict
@@ -71,7 +72,7 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
         with replacing(path) as partial:
             save_file(tensors, partial, _about(model))
     except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
         raise UserError(f"{shown(str(path))}: the state cannot be written ({reason})") from error
 
 
@@ -109,7 +110,7 @@ def load_state(
         return _checked(tensors, model, batch_size)
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: expected a saved state, cut short or no safetensors file ({_first_line(error)})"
+            f"{path}: expected a saved state, cut short or no safetensors file ({first_line(error)})"
         ) from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -302,7 +303,3 @@ def _batch_of(state: Any) -> int:
 
 def _ids(batch: int, device: Any) -> Tensor:
     return torch.empty(batch, 0, dtype=torch.int64, device=device)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
