@@ -1,5 +1,6 @@
 """What a picture of a study draws, read from its specification, for tests of figures."""
 
+import json
 import xml.etree.ElementTree as ElementTree
 
 from unimatrix.lab.charts import DARK, LIGHT, pictures, render, specification
@@ -41,3 +42,35 @@ def check_pictures(study, runs):
         assert palette.page.encode() in svg
         assert b"var(--" not in svg
     assert {picture.draw() for picture in pictures(study, {})} == {None}
+
+
+def whole(part, shared):
+    """What page.js makes of a part that is kept once."""
+    if isinstance(part, list):
+        return [whole(inner, shared) for inner in part]
+    if not isinstance(part, dict):
+        return part
+    return (
+        whole(shared[part["$"]], shared)
+        if "$" in part
+        else {name: whole(inner, shared) for name, inner in part.items()}
+    )
+
+
+def rows_of(found):
+    """What page.js makes of columns."""
+    places = range(found["rows"])
+    columns = {}
+    for name, column in found["columns"].items():
+        if isinstance(column, dict):
+            column = [column["of"][at] for at in column.get("at", [0] * len(places))]
+        columns[name] = column
+    return [{name: column[at] for name, column in columns.items() if column[at] is not None} for at in places]
+
+
+def figures_of(page):
+    """What is kept for the figures: specs, datasets."""
+    start = page.index('id="figures">') + len('id="figures">')
+    kept = json.loads(page[start : page.index("</script>", start)])
+    found = whole(kept["whole"], kept["shared"])
+    return found | {"datasets": {name: rows_of(data) for name, data in found["datasets"].items()}}

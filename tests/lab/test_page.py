@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import altair as alt
 import pytest
+from drawn import figures_of
 from rich.console import Console
 
 from unimatrix.lab.answers import NOT_MEASURED
@@ -152,12 +153,6 @@ class Read(HTMLParser):
             self.text += data
 
 
-def figures_of(page):
-    """What is kept for the figures: specs, datasets, config."""
-    start = page.index('id="figures">') + len('id="figures">')
-    return json.loads(page[start : page.index("</script>", start)])
-
-
 def test_the_page_is_one_file_without_outside_references(tmp_path, full) -> None:
     page = write_report([summarise(TABLE1, full)], PAPER, tmp_path)
     text = page.read_text(encoding="utf-8")
@@ -245,14 +240,15 @@ def test_every_column_shows_the_papers_value_before_ours(full) -> None:
     assert re.findall(r">(Paper|Ours)<", head) == ["Paper", "Ours"] * 2
     row = text.partition(f'id="table1--{CORE}"')[2].partition("</tr>")[0]
     assert re.findall(r'class="(paper|ours) ?\w*"', row) == ["paper", "ours"] * 2
-    assert row.count('class="spark"') == 2
+    assert row.count("<i data-at=") == 2
 
 
 def test_one_seed_has_no_interval(full) -> None:
     one = {name: {7: runs[7]} for name, runs in full.items()}
     text = render_report([summarise(TABLE1, one)], PAPER)
-    assert 'class="mean"' in text
-    assert 'class="interval"' not in text
+    drawn = [at.split(";") for at in re.findall(r'data-at="([^"]*)"', text)]
+    assert drawn
+    assert all(mean and not interval and not seeds for interval, mean, seeds, _, _ in drawn)
     assert "with one start no claim about trained models can be decided" in text
 
 
@@ -276,7 +272,7 @@ def test_the_page_escapes_what_it_is_given(full) -> None:
     tags = Read(text).tags
     assert tags.count("script") == 3
     assert "img" not in tags
-    labels = {record.get("label") for records in figures_of(text)["datasets"].values() for record in records}
+    labels = {record.get("label") for rows in figures_of(text)["datasets"].values() for record in rows}
     assert evil in labels
 
 
@@ -308,10 +304,16 @@ def test_rows_of_one_name_are_linked_apart(full) -> None:
     assert {f"table1--{TRANSFORMER}", f"table1--{TRANSFORMER}-2"} <= set(ids)
 
 
-@pytest.mark.parametrize(("low", "high", "place"), [(5.0, 6.0, "50.0"), (5.5, 6.5, "4.0")])
+@pytest.mark.parametrize(("low", "high", "place"), [(5.0, 6.0, "500"), (5.5, 6.5, "0")])
 def test_the_drawing_in_a_cell_has_its_columns_scale(low, high, place) -> None:
     cell = Cell(paper=NOTHING, ours="5.5", interval=mean_interval([5.5]), values=(5.5,))
-    assert f'class="mean" cx="{place}"' in drawn_interval(cell, (low, high))
+    assert drawn_interval(cell, (low, high)) == f";{place};;;"
+    several = Cell(
+        paper="5.5", ours="5.5", interval=mean_interval([5.4, 5.6]), values=(5.4, 5.6), printed=5.9
+    )
+    interval, mean, seeds, exact, printed = drawn_interval(several, (0.0, 10.0)).split(";")
+    assert (mean, seeds, exact, printed) == ("550", "540 560", "", "590")
+    assert len(interval.split()) == 2
     assert drawn_interval(cell, (5.5, 5.5)) == ""
     assert drawn_interval(Cell(paper=NOTHING, ours=NOTHING), (5.0, 6.0)) == ""
 

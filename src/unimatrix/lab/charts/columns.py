@@ -46,7 +46,7 @@ def draw_over_columns(
         scale=alt.Scale(type="log", base=2, nice=False, padding=16),
         axis=alt.Axis(values=sorted(set(positions.values())), grid=False),
     )
-    y = alt.Y("value:Q", title=labels[1], scale=alt.Scale(type="log", padding=8))
+    y = alt.Y("value:Q", title=labels[1], scale=alt.Scale(type="log", nice=False, padding=8))
     base = alt.Chart().encode(
         color=alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
         strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),

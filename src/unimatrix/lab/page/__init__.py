@@ -1,9 +1,10 @@
 """report.html: one self-contained page for each results file, and the figures beside it.
 
 Everything is inside (styles, scripts, specifications, data), so that it can be mailed, archived and read
-offline. The drawing library stands in it once, and so does each set of data that figures share.
+offline. The drawing library stands in it once, and so does whatever figures share.
 
 page.html.jinja    what it says     page.css    how it looks, light and dark     page.js    what it does
+packed             what its figures are made of, short
 """
 
 import functools
@@ -23,6 +24,7 @@ from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.charts import DARK, LIGHT, Picture, pictures, save_figures, specification, theme
 from unimatrix.lab.charts.pictures import VEGA_LITE
 from unimatrix.lab.claims import OUTCOMES, Outcome
+from unimatrix.lab.page import packed
 from unimatrix.lab.paper import JudgedClaim, Paper
 from unimatrix.lab.results import naming
 from unimatrix.lab.words import (
@@ -122,34 +124,27 @@ def _said_by(summaries: Sequence[Summary], sentences: Any) -> dict[str, list[str
     return said
 
 
-def drawn_interval(cell: Cell, scale: tuple[float, float]) -> Markup:
-    """The small drawing of a cell: interval, mean, seeds and the paper's value on its column's scale."""
+def drawn_interval(cell: Cell, scale: tuple[float, float]) -> str:
+    """What the small drawing of a cell shows, on its column's scale in thousandths: page.js draws it.
+
+    "low high;mean;each seed;exact;the paper's value"; nothing between semicolons is nothing there, and a cell
+    that has nothing to draw is "".
+    """
     low, high = scale
     if not cell.numbers or high <= low:
-        return Markup("")
-
-    def x(value: float) -> str:
-        return f"{4 + 92 * (value - low) / (high - low):.1f}"
-
-    parts = [Markup('<line class="scale" x1="2" x2="98" y1="7" y2="7"/>')]
+        return ""
     interval = cell.interval
-    if interval is not None and interval.n > 1:
-        ends = x(interval.low), x(interval.high)
-        parts.append(Markup('<line class="interval" x1="{}" x2="{}" y1="7" y2="7"/>').format(*ends))
-        seeds = Markup("").join(
-            Markup('<circle class="seed" cx="{}" cy="11.5" r="1.1"/>').format(x(value))
-            for value in cell.values
-        )
-        parts.append(seeds)
-    if cell.exact is not None:
-        parts.append(Markup('<line class="exact" x1="{0}" x2="{0}" y1="3" y2="11"/>').format(x(cell.exact)))
-    if interval is not None:
-        parts.append(Markup('<circle class="mean" cx="{}" cy="7" r="2.6"/>').format(x(interval.mean)))
-    if cell.printed is not None:
-        path = Markup('<path class="printed" d="M{} .2l2.6 2.6-2.6 2.6-2.6-2.6z"/>')
-        parts.append(path.format(x(cell.printed)))
-    return Markup('<svg class="spark" viewBox="0 0 100 14" aria-hidden="true">{}</svg>').format(
-        Markup("").join(parts)
+    several = interval is not None and interval.n > 1
+    drawn: tuple[tuple[float | None, ...], ...] = (
+        (interval.low, interval.high) if interval and several else (),
+        (interval.mean,) if interval else (),
+        cell.values if several else (),
+        (cell.exact,),
+        (cell.printed,),
+    )
+    return ";".join(
+        " ".join(f"{1000 * (value - low) / (high - low):.0f}" for value in values if value is not None)
+        for values in drawn
     )
 
 
@@ -175,7 +170,8 @@ def _sections(
             if drawing is None:
                 continue
             spec = specification(drawing)
-            datasets |= _with_shown_told(spec.pop("datasets", {}), summary)
+            found = _with_shown_told(spec.pop("datasets", {}), summary)
+            datasets |= {name: packed.columns(records) for name, records in found.items()}
             specs[picture.name] = spec
             wide = (
                 bool({"least", "panel"} & spec.get("usermeta", {}).keys())
@@ -273,6 +269,7 @@ def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["slug"] = slug
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     specs: dict[str, Any] = {}
     datasets: dict[str, Any] = {}
     sections = _sections(summaries, specs, datasets)
@@ -299,7 +296,8 @@ def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
         scope=SCOPE,
         colours=colours,
         library=_drawing_library() if specs else Markup(""),
-        figures={"specs": specs, "datasets": datasets, "config": theme.config(theme.PAGE_FONT)},
+        figures=packed.shared({"specs": specs, "datasets": datasets})
+        | {"config": theme.config(theme.PAGE_FONT)},
         css=Markup((folder / "page.css").read_text(encoding="utf-8")),
         script=Markup((folder / "page.js").read_text(encoding="utf-8")),
     )

@@ -2,7 +2,37 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const { specs, datasets, config } = JSON.parse(byId("figures").textContent);
+  const { shared, whole: { specs, datasets }, config } = JSON.parse(byId("figures").textContent);
+
+  // what stands in several places is kept once; here it is whole again, and nobody else's: Vega writes into it
+  const whole = (part) => {
+    if (Array.isArray(part)) return part.map(whole);
+    if (!part || typeof part !== "object") return part;
+    if ("$" in part) return whole(shared[part.$]);
+    return Object.fromEntries(Object.entries(part).map(([name, inner]) => [name, whole(inner)]));
+  };
+  // records of columns, in which null is nothing there
+  const records = ({ rows, columns }) => {
+    const found = Array.from({ length: rows }, () => ({}));
+    for (const [name, column] of Object.entries(columns)) {
+      const value = Array.isArray(column) ? (row) => column[row] : (row) => column.of[column.at?.[row] ?? 0];
+      found.forEach((record, row) => { if (value(row) !== null) record[name] = value(row); });
+    }
+    return found;
+  };
+
+  // the small drawings in cells: thousandths of the column's scale
+  const x = (place) => (4 + 0.092 * place).toFixed(1);
+  for (const cell of all("[data-at]")) {
+    const [interval, mean, seeds, exact, printed] = cell.dataset.at.split(";").map((at) => at.split(" ").filter(Boolean).map(x));
+    cell.innerHTML = `<svg class="spark" viewBox="0 0 100 14" aria-hidden="true"><path class="scale" d="M2 7H98"/>${[
+      interval.length ? `<path class="interval" d="M${interval[0]} 7H${interval[1]}"/>` : "",
+      ...seeds.map((at) => `<circle class="seed" cx="${at}" cy="11.5" r="1.1"/>`),
+      ...exact.map((at) => `<path class="exact" d="M${at} 3V11"/>`),
+      ...mean.map((at) => `<circle class="mean" cx="${at}" cy="7" r="2.6"/>`),
+      ...printed.map((at) => `<path class="printed" d="M${at} .2l2.6 2.6-2.6 2.6-2.6-2.6z"/>`),
+    ].join("")}</svg>`;
+  }
 
   // the data sets that a specification names: they stand in the page once, whoever draws them
   const named = (part, found = new Set()) => {
@@ -15,10 +45,10 @@
 
   // a specification for a place of that width; several views share it, or stand below each other
   const fitted = (spec, width) => {
-    const fit = structuredClone(spec);
+    const fit = whole(spec);
     const { margin = 0, least = 0, panel = Infinity } = fit.usermeta ?? {};
     const room = Math.max(width, least) - margin;
-    fit.datasets = Object.fromEntries([...named(spec)].map((name) => [name, structuredClone(datasets[name])]));
+    fit.datasets = Object.fromEntries([...named(fit)].map((name) => [name, records(whole(datasets[name]))]));
     if (fit.facet) {
       fit.columns = Math.max(1, Math.floor(room / panel));
       fit.spec.width = Math.floor(room / fit.columns) - 32;
