@@ -221,6 +221,22 @@ def test_nothing_to_start_from_is_refused(make_model):
             model.generate(**given, max_new_tokens=2)
 
 
+def test_minus_one_is_no_token(make_model, recwarn):
+    """It is transformers' word for a text that ends nowhere."""
+    model, ids = make_model("unimatrix-core"), torch.tensor([[1, 2], [3, 4]])
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    expected = model.generate(ids, eos_token_id=None, **settings)
+    assert expected.shape == (2, 8)
+    for eos in (-1, [-1]):
+        assert torch.equal(model.generate(ids, eos_token_id=eos, pad_token_id=-1, **settings), expected)
+    drafted = {"eos_token_id": -1, "assistant_model": model, **settings}
+    assert torch.equal(model.generate(ids[:1], **drafted), expected[:1])
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = -1
+    assert torch.equal(model.generate(ids, **settings), expected)
+    with pytest.raises(UserError, match=r"^eos_token_id: expected .*, or -1 for none, got -2"):
+        model.generate(ids, eos_token_id=-2)
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"), [("temperature", "x"), ("top_p", 5), ("eos_token_id", {}), ("num_beams", 0)]
 )

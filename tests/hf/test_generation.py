@@ -162,8 +162,9 @@ WRONG_SETTINGS = [
     *(
         (name, wrong)
         for name in ("eos_token_id", "bos_token_id", "pad_token_id")
-        for wrong in ({}, "x", -1, 259, 1.5, ["x"], [[3]])
+        for wrong in ({}, "x", -2, 259, 1.5, ["x"], [[3]])
     ),
+    ("bos_token_id", -1),
     *((name, wrong) for name in ("max_new_tokens", "max_length", "num_beams") for wrong in (-1, 0, 1.5, "x")),
     *((name, wrong) for name in ("top_k", "min_new_tokens") for wrong in (-1, 1.5, "x")),
     *((name, wrong) for name in ("do_sample", "use_cache", "output_scores") for wrong in ("yes", 1, [])),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -236,23 +237,77 @@ def test_the_head_computes_the_kept_positions_alone(preset, make_model, keep):
         assert torch.equal(model(ids, logits_to_keep=keep, labels=ids).loss, model(ids, labels=ids).loss)
 
 
-def test_blocks_are_computed_again_when_asked(preset, make_model):
-    model = make_model(preset).train()
+def recompute(model, **options) -> None:
+    """By transformers' own method, whose name is another one from 5.24 on."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        kwargs = options.pop("kwargs", None)
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs, **options)
+    else:
+        model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs=options.pop("kwargs", None), **options
+        )
+
+
+def counted(model) -> list[list[int]]:
+    """Of each block, how often it was called and how often computed, from now on."""
+    counts = []
+    for block in model.language_model.blocks:
+        counts.append([0, 0])
+        for place, module in enumerate((block, next(block.children()))):
+            module.register_forward_pre_hook(
+                lambda *_, count=counts[-1], place=place: count.__setitem__(place, count[place] + 1)
+            )
+    return counts
+
+
+def gradients(model, ids) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model(ids, labels=ids).loss.backward()
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("kwargs", [None, {"use_reentrant": False}, {"use_reentrant": True}], ids=str)
+def test_blocks_are_computed_again_when_asked(preset, make_model, kwargs):
     ids = torch.randint(0, 256, (2, 9))
-    expected = torch.autograd.grad(model(ids, labels=ids).loss, list(model.parameters()), allow_unused=True)
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    model = make_model(preset).train()
-    calls = []
-    model.language_model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable()
-    loss = model(ids, labels=ids).loss
-    before = len(calls)
-    got = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    assert len(calls) == 2 * before
-    for gradient, other in zip(expected, got, strict=True):
-        if gradient is not None:
-            assert_close(other, gradient, "gradient")
+    expected = gradients(make_model(preset, dropout=0.0).train(), ids)
+    model = make_model(preset, dropout=0.0).train()
+    recompute(model, kwargs=kwargs)
+    counts = counted(model)
+    got = gradients(model, ids)
+    for calls, computed in counts:  # what is hooked to a block is not run again
+        assert computed == 2 * calls > 0
+    assert got.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert_close(got[name], gradient, "gradient")
+
+
+def test_what_is_asked_of_the_recomputation_is_done(make_model):
+    ids = torch.randint(0, 256, (2, 9))
+    model = make_model("triple-latent", depth=5).train()
+    blocks = model.language_model.blocks
+    contexts = []
+
+    def contexts_of_a_block():
+        contexts.append(1)
+        return nullcontext(), nullcontext()
+
+    recompute(model, kwargs={"use_reentrant": False, "context_fn": contexts_of_a_block})
+    gradients(model, ids)
+    assert len(contexts) == len(blocks) == 5
+    if not hasattr(model, "activation_checkpointing_enable"):
+        return
+    expected = gradients(model, ids)
+    recompute(model, every_n_layers=2)
+    assert [block.gradient_checkpointing for block in blocks] == [True, False, True, False, True]
+    counts = counted(model)
+    for name, gradient in gradients(model, ids).items():
+        assert torch.equal(gradient, expected[name])
+    assert counts == [[1, 2], [1, 1], [1, 2], [1, 1], [1, 2]]
+    for wrong in (0, -1, 1.5, "x"):
+        with pytest.raises(UserError, match="every_n_layers: expected a whole number of at least 1"):
+            recompute(model, every_n_layers=wrong)
+    model.activation_checkpointing_disable()
+    assert not any(block.gradient_checkpointing for block in blocks)
 
 
 @pytest.mark.parametrize(

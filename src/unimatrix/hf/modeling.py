@@ -17,7 +17,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
-from unimatrix.codec import shown
+from unimatrix.codec import fits, shown
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf import packing
 from unimatrix.hf.cache import CACHE_NAME, Read, UniMatrixCache, UniMatrixModelOutput, UniMatrixOutput
@@ -231,6 +231,16 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
                 torch.cat(depth, dim=1) for depth in zip(*(part.streams or () for part in parts), strict=True)
             )
         return _Given(None if logits is None else _kept(logits, keep), hidden, streams)
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        every = kwargs.get("every_n_layers", 1)
+        if not fits(every, int) or every < 1:
+            raise UserError(f"every_n_layers: expected a whole number of at least 1, got {shown(every)}")
+        super()._set_gradient_checkpointing(*args, **kwargs)
+        # transformers leaves out layers of its own class alone
+        if isinstance(self.language_model, LanguageModel) and self.language_model.gradient_checkpointing:
+            for number, block in enumerate(self.language_model.own_blocks()):
+                block.gradient_checkpointing = number % every == 0
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.embedding

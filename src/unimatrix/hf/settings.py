@@ -28,6 +28,11 @@ _FROM_0 = _Kind(float, "0 or a positive number", lambda number: number >= 0)
 _ABOVE_0 = _Kind(float, "a positive number", lambda number: number > 0)
 _SHARE = _Kind(float, "a number from 0 to 1", lambda share: 0 <= share <= 1)
 _TOKEN = _Kind(int, "a token id", lambda token_id: token_id >= 0)
+# transformers' word for none
+_PAD = _Kind(int, "a token id, or -1 for none", lambda token_id: token_id >= -1)
+_ENDS = _Kind(
+    int, "a token id or a list of them, or -1 for none", lambda token_id: token_id >= -1, several=True
+)
 _TOKENS = _Kind(int, "a token id or a list of them", lambda token_id: token_id >= 0, several=True)
 _TEXTS = _Kind(str, "texts of a character or more", lambda text: text != "", several=True)
 
@@ -41,9 +46,10 @@ _SETTINGS: dict[str, _Kind] = {
     **dict.fromkeys(("length_penalty", "guidance_scale", "penalty_alpha"), _NUMBER),
     **dict.fromkeys(("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"), _SHARE),
     **dict.fromkeys(("max_time", "repetition_penalty"), _ABOVE_0),
-    **dict.fromkeys(("bos_token_id", "pad_token_id", "forced_bos_token_id"), _TOKEN),
-    **dict.fromkeys(("eos_token_id", "forced_eos_token_id"), _TOKENS),
-    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), _TOKENS),
+    **dict.fromkeys(("bos_token_id", "forced_bos_token_id"), _TOKEN),
+    **dict.fromkeys(("forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"), _TOKENS),
+    "pad_token_id": _PAD,
+    "eos_token_id": _ENDS,
     "stop_strings": _TEXTS,
     "temperature": _FROM_0,
 }

@@ -3,6 +3,7 @@
 Letters: W the stored matrix [out, in], sigma its largest singular value, u and v its vectors.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -87,25 +88,25 @@ class SpectralLinear(nn.Module):
 
 
 class SameEachTime:
-    """Calls a module with the singular vectors of its first call, however far they have come meanwhile.
+    """Calls a module's method with the singular vectors of its first call, however far they have come.
 
     What torch.utils.checkpoint computes again for the gradient is then what was computed.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
+        self.call = call
         self.linears = [part for part in module.modules() if isinstance(part, SpectralLinear)]
         self.first: list[tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.first is None:
-            result = self.module(*args, **kwargs)
+            result = self.call(*args, **kwargs)
             self.first = self._vectors()
             return result
         latest = self._vectors()
         self._write(self.first)
         try:
-            return self.module(*args, **kwargs)
+            return self.call(*args, **kwargs)
         finally:
             self._write(latest)
 

@@ -1,11 +1,17 @@
 """One layer of a language model: two halves, each a norm and the parts behind it."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
 
 from unimatrix.mixers import Given, PartConfig, Reading, Size
 from unimatrix.mixers.part import adds_alone, check_given, give, joined
+from unimatrix.mixers.spectral import SameEachTime
 from unimatrix.models.config import Parts
 from unimatrix.ops.shapes import Stream
 
@@ -36,6 +42,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.kinds = {name: type(self.get_submodule(name)) for name in parts}
         self.gives = {name: part.gives for name, part in parts.items()}
+        # whether training keeps only what comes in and computes the rest again for the gradient, and by what:
+        # transformers looks for both under these names, and puts there what it is asked for
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Any] = partial(checkpoint, use_reentrant=False)
 
     def state_layout(self) -> dict[str, Any]:
         """What its state looks like, by part; those without one are left out (`unimatrix.mixers.layout`)."""
@@ -54,6 +64,26 @@ class Block(nn.Module):
             the stream, the next state, what later steps find in `given`, and what parts gave to the head and
             to inspection (votes, seen), by name.
         """
+        # what is hooked to the block stays outside, and runs once
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return self._recomputed(x, state, at, given)
+        return self._compute(x, state, at, given)
+
+    def _recomputed(self, *given: Any) -> Any:
+        # tensor by tensor: torch's reentrant form sees, and keeps apart from the graph, none inside a tuple
+        inputs, form = pytree.tree_flatten(given)
+        compute, forms = SameEachTime(self, self._compute), []
+
+        def flat(*tensors: Any) -> tuple[Any, ...]:
+            outputs, form_of_outputs = pytree.tree_flatten(compute(*pytree.tree_unflatten(tensors, form)))
+            forms.append(form_of_outputs)
+            return tuple(outputs)
+
+        return pytree.tree_unflatten(self._gradient_checkpointing_func(flat, *inputs), forms[0])
+
+    def _compute(
+        self, x: Stream, state: dict[str, Any], at: Reading, given: Given
+    ) -> tuple[Stream, dict[str, Any], Given, dict[str, Given]]:
         modules, after, heard = self._modules, {}, {}
         for norm_name, names in self.halves:
             u = modules[norm_name](x)  # type: ignore[misc]

@@ -6,13 +6,12 @@ what it gives goes where its port leads.
 Letters: B batch, T time, D model width, V vocabulary, L depth.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils.checkpoint import checkpoint
 
 from unimatrix.errors import UserError
 from unimatrix.mixers import Given, Part, Reading
@@ -20,7 +19,6 @@ from unimatrix.mixers.documents import positions_in_document
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import check_state, kept, name_for_export
 from unimatrix.mixers.part import NOTHING, check_given, give, joined
-from unimatrix.mixers.spectral import SameEachTime
 from unimatrix.models.block import Block
 from unimatrix.models.config import ModelConfig
 from unimatrix.models.documents import check_keeps_documents
@@ -100,8 +98,6 @@ class LanguageModel(nn.Module):
         self.add_module(self._head_name, config.head.build(size))
         self.tie_weights()
         self.dropout = nn.Dropout(config.dropout)
-        # whether training keeps only what lies between the blocks, and computes each again for its gradient
-        self.gradient_checkpointing = False
         # asked once: a config looks through all of its parts each time
         self._in_pieces = config.read_in_pieces
         self._parts = [
@@ -155,6 +151,20 @@ class LanguageModel(nn.Module):
     def tied(self) -> bool:
         """Whether the head's weights are the embedding's, as a tied head's are at first."""
         return self._head_is_tied and getattr(self.output_head, "weight", None) is self.embedding.weight
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether training keeps only what lies between blocks, and computes them again for the gradient."""
+        return any(block.gradient_checkpointing for block in self.own_blocks())
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
+        for block in self.own_blocks():
+            block.gradient_checkpointing = on
+
+    def own_blocks(self) -> Iterator[Block]:
+        """The blocks in their order, of such as have been wrapped what is inside."""
+        return (module for module in self.blocks.modules() if isinstance(module, Block))
 
     def __setattr__(self, name: str, value: Any) -> None:
         # merging an adapter of one into the matrix that is both would silently change the other
@@ -372,11 +382,7 @@ class LanguageModel(nn.Module):
                 x = x + given.shift[step]
             block = self.blocks[which]
             before = {} if state is None else state.steps[step]
-            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-                again = SameEachTime(block)
-                x, after, given, told = checkpoint(again, x, before, at, given, use_reentrant=False)
-            else:
-                x, after, given, told = block(x, before, at, given)
+            x, after, given, told = block(x, before, at, given)
             if given.scale is not None:
                 x = x * given.scale
             for name, what in told.items():
