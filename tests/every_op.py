@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +12,7 @@ from unimatrix.ops import (
     SlotMemoryState,
     TripleLatentState,
     gated_scan,
+    m2rnn,
     matrix_state,
     signed_scan,
     slot_memory,
@@ -18,6 +20,7 @@ from unimatrix.ops import (
 )
 
 FORMS = ("reference", "chunked", "compiled")
+SHARED = frozenset({"addresses", "transition"})  # by all rows of the batch and all positions
 Inputs = dict[str, Tensor]
 
 
@@ -37,13 +40,13 @@ class Case(NamedTuple):
 
 def along_time(name: str) -> bool:
     """Whether an input has a number for every position."""
-    return name != "addresses" and not name.startswith("state")
+    return name not in SHARED and not name.startswith("state")
 
 
 def cut(inputs: Inputs, rows: Any = slice(None), times: Any = slice(None)) -> Inputs:
     """Some rows of the batch, and some positions; the state stays."""
     return {
-        name: x if name == "addresses" else x[rows][:, times] if along_time(name) else x[rows]
+        name: x if name in SHARED else x[rows][:, times] if along_time(name) else x[rows]
         for name, x in inputs.items()
     }
 
@@ -227,6 +230,21 @@ def _slots(top_k: int | None) -> Case:
     return Case(make, apply)
 
 
+def _m2rnn(batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64, hard: bool = False) -> Inputs:
+    shape = (batch, length, 2)
+    inputs = {"q": _normal("q", *shape, 4), "k": _normal("k", *shape, 4), "v": _normal("v", *shape, 5)}
+    inputs["log_retention"] = _retention(hard, "r", *shape)
+    # so small that a rounding does not grow from token to token
+    inputs |= {"transition": 0.2 * _normal("w", 2, 5, 5), "state": _normal("s", batch, 2, 4, 5)}
+    return {name: x.to(dtype) for name, x in inputs.items()}
+
+
+def _apply_m2rnn(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
+    state = _state(inputs, options)
+    y, last = m2rnn(**fresh(inputs), state=state, **options)
+    return (y,), last
+
+
 CASES = {
     "matrix_state": _matrix(mixed=False, width=4),
     "matrix_state-mixed": _matrix(mixed=True, width=4),
@@ -239,4 +257,19 @@ CASES = {
     "triple_latent-slots": _triple(3),
     "slot_memory": _slots(None),
     "slot_memory-top": _slots(2),
+    "m2rnn": Case(_m2rnn, _apply_m2rnn),
 }
+
+
+def forms_of(case: str) -> tuple[str, ...]:
+    """Those that the op has: what is not linear in its state has no chunks."""
+    return tuple(form for form in FORMS if case != "m2rnn" or form != "chunked")
+
+
+every_case = pytest.mark.parametrize("case", CASES)
+every_form = pytest.mark.parametrize(
+    ("case", "backend"), [(case, form) for case in CASES for form in forms_of(case)]
+)
+every_fast_form = pytest.mark.parametrize(
+    ("case", "backend"), [(case, form) for case in CASES for form in forms_of(case) if form != "reference"]
+)

@@ -36,6 +36,7 @@ PARAMETERS = {
         "recurrent-ffn-readout": 198_464,
         "recurrent-ffn-hybrid": 174_080,
         "mamba2": 174_008,
+        "m2rnn": 173_810,
         # with positions, which their runs have none of
         "transformer-modern": 163_712,
         "unimatrix-hybrid": 191_368,
@@ -60,6 +61,7 @@ PARAMETERS = {
         "recurrent-ffn-readout": 181_888,
         "recurrent-ffn-hybrid": 157_504,
         "mamba2": 161_528,
+        "m2rnn": 161_330,
     },
 }
 # where one preset has several sizes

@@ -129,6 +129,12 @@ def _op_calls() -> Iterator[Call]:
             "addresses": None,
             "state": None,
         },
+        "m2rnn": {
+            **{name: _draw(*_HEADS) for name in ("q", "k", "v")},
+            "log_retention": decays,
+            "transition": _draw(2, 4, 4),
+            "state": _draw(2, 2, 4, 4),
+        },
         # of a state with a tree the numbers in the tree are taken as they are: this one has none
         "suffix_automaton": {
             "tokens": _IDS,

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 import unimatrix
 from unimatrix.errors import UserError
 from unimatrix.hf import load_state, save_state
-from unimatrix.models import Parts, build, select_batch, state_bytes
+from unimatrix.models import Parts, build, peer_presets, select_batch, state_bytes
 from unimatrix.ops.suffix_automaton import SuffixAutomatonState, compact
 from unimatrix.ops.suffix_automaton.state import REGISTERS
 
@@ -50,7 +50,7 @@ def same(one, other):
     return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", [*unimatrix.presets(), "mamba2"])
+@pytest.mark.parametrize("name", [*unimatrix.presets(), *peer_presets()])
 @pytest.mark.parametrize("how", ["plain", "padded", "nothing", "float64"])
 @torch.no_grad()
 def test_a_state_comes_back_as_it_was(name, how, tmp_path):

@@ -13,6 +13,7 @@ from unimatrix.mixers import (
     ClassHeadConfig,
     ConvolutionConfig,
     DeepEmbedConfig,
+    M2RNNConfig,
     MatrixStateConfig,
     MLPConfig,
     PreviousTokenRoutingConfig,
@@ -36,6 +37,7 @@ MIXERS = {
     "matrix, rules, norm, convolved": MatrixStateConfig(
         **SMALL, rule_mixing=True, spectral_norm=True, kernel_size=1
     ),
+    "m2rnn": M2RNNConfig(num_heads=2, key_dim=4, value_dim=3, kernel_size=2),
     "triple": TripleLatentConfig(**SMALL),
     "triple, slots": TripleLatentConfig(**SMALL, num_slots=2),
 }

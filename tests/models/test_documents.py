@@ -37,6 +37,7 @@ CASES = {name: {} for name in presets()} | {
         "layers.1.mixer": AttentionConfig(num_heads=4, rotary_base=100.0),
         "layers.0.mixer.kernel_size": 3,
     },
+    "m2rnn": {"layers.*.mixer": "m2rnn"},
     "associative and triple": {"layers.*.mixer": "triple_latent", "layers.*.more": "associative"},
 }
 

@@ -286,7 +286,7 @@ def test_settings_that_do_not_fit_are_named(setting, message):
 
 
 def test_it_is_a_peer_and_none_of_our_own():
-    assert list(peer_presets()) == ["mamba2"]
+    assert "mamba2" in peer_presets()
     assert isinstance(build("mamba2", d_model=16, depth=1), Mamba2)
     with pytest.raises(UserError, match="preset mamba2: is a peer's"):
         build_language_model("mamba2")

@@ -8,7 +8,7 @@ from torch import Tensor
 from trained_size import ALL_PRESETS, random_ids, trained_size
 
 import unimatrix
-from unimatrix.models import language_model, state_bytes, task_presets
+from unimatrix.models import language_model, peer_presets, state_bytes, task_presets
 from unimatrix.ops import SuffixAutomatonState
 
 LENGTHS = (0, 1, 2, 5, 2048 + 7)
@@ -37,7 +37,7 @@ def owned_bytes(state: object) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-@pytest.mark.parametrize("name", [*ALL_PRESETS, "typed-latent", "mamba2"])
+@pytest.mark.parametrize("name", [*ALL_PRESETS, "typed-latent", *peer_presets()])
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("how", ["evaluation", "training", "no gradients", "padded", "holes", "continued"])
 def test_a_state_owns_its_memory_and_no_more(name, length, how):
@@ -78,7 +78,7 @@ def test_a_state_shares_nothing_with_what_was_given(name):
     assert torch.equal(model(more, state)[0], expected)
 
 
-@pytest.mark.parametrize("name", [*ALL_PRESETS, *task_presets(), "mamba2"])
+@pytest.mark.parametrize("name", [*ALL_PRESETS, *task_presets(), *peer_presets()])
 @pytest.mark.parametrize("pieces", [False, True])
 @torch.no_grad()
 def test_one_can_go_back_to_an_older_state(name, pieces, monkeypatch):

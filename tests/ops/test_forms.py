@@ -5,7 +5,20 @@ from itertools import pairwise
 
 import pytest
 import torch
-from every_op import CASES, FORMS, Inputs, along_time, beginnings, cut, fresh, holes
+from every_op import (
+    CASES,
+    SHARED,
+    Inputs,
+    along_time,
+    beginnings,
+    cut,
+    every_case,
+    every_fast_form,
+    every_form,
+    forms_of,
+    fresh,
+    holes,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close
@@ -13,7 +26,6 @@ from torch import Tensor
 
 from unimatrix.ops import BackendChoice
 
-FAST = ("chunked", "compiled")
 LENGTHS = (1, 2, 15, 16, 17, 63, 257)  # around a chunk of 16 and a block of the loops, and 16 of them
 KINDS = {  # hard gates, a mask, texts that begin on the way
     "ordinary": (False, False, False),
@@ -23,9 +35,6 @@ KINDS = {  # hard gates, a mask, texts that begin on the way
     "starts": (False, False, True),
     "hard, masked, starts": (True, True, True),
 }
-every_case = pytest.mark.parametrize("case", CASES)
-every_form = pytest.mark.parametrize("backend", FORMS)
-every_fast_form = pytest.mark.parametrize("backend", FAST)
 
 
 def run(case: str, inputs: Inputs, backend: str, call=None, **options) -> dict[str, Tensor]:
@@ -79,7 +88,6 @@ def text(case: str, length: int, dtype: torch.dtype, kind: str, state: bool) -> 
 @every_form
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@every_case
 def test_equals_the_equation(case, backend, dtype, kind):
     for length in LENGTHS:
         for state in (True, False) if length < 64 else (False,):
@@ -88,7 +96,6 @@ def test_equals_the_equation(case, backend, dtype, kind):
 
 
 @every_fast_form
-@every_case
 def test_a_long_text(case, backend):
     length = 4096 if case.startswith(("slot", "triple")) else 16384
     inputs = CASES[case].make(batch=1, length=length, dtype=torch.float32, hard=True)
@@ -106,14 +113,12 @@ MASKS = {
 
 @every_fast_form
 @pytest.mark.parametrize("mask", MASKS)
-@every_case
 def test_whatever_a_mask_leaves_out(case, backend, mask):
     inputs = CASES[case].make(length=70, dtype=torch.float32)
     assert_same(run(case, inputs, backend, mask=MASKS[mask]), exact(case, inputs, mask=MASKS[mask]))
 
 
 @every_form
-@every_case
 def test_masked_positions_are_no_tokens(case, backend):
     """All is as in the text without its holes; a hole's output is zero, and nothing is learned from it."""
     inputs, mask = CASES[case].make(length=40), holes(2, 40)
@@ -130,7 +135,7 @@ def test_masked_positions_are_no_tokens(case, backend):
     grads = dict(zip(leaves, torch.autograd.grad(outputs, list(leaves.values()), weights), strict=True))
     for name in filter(along_time, leaves):
         assert (grads[name][~mask] == 0).all(), name
-    shared = torch.zeros_like(inputs["addresses"]) if "addresses" in inputs else None
+    shared = {name: torch.zeros_like(x) for name, x in inputs.items() if name in SHARED}
     for row in range(2):
         one, real = slice(row, row + 1), mask[row]
         alone = {name: x.clone().requires_grad_() for name, x in cut(inputs, one, real).items()}
@@ -139,20 +144,19 @@ def test_masked_positions_are_no_tokens(case, backend):
         for n, (y, theirs) in enumerate(zip(outputs, dense, strict=True)):
             assert_close(y[one, real] if n < count else y[one], theirs, "output" if n < count else "state")
         for name, theirs in zip(alone, torch.autograd.grad(dense, list(alone.values()), into), strict=True):
-            if name == "addresses":
-                shared = shared + theirs
+            if name in shared:
+                shared[name] += theirs
             else:
                 assert_close(
                     grads[name][one][:, real] if along_time(name) else grads[name][one], theirs, "gradient"
                 )
-    if shared is not None:
-        assert_close(grads["addresses"], shared, "gradient")
+    for name, theirs in shared.items():
+        assert_close(grads[name], theirs, "gradient")
 
 
 @every_form
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
 @pytest.mark.parametrize("given", [True, False], ids=["a state", "no state"])
-@every_case
 def test_texts_in_a_row_are_texts_apart(case, backend, given, masked):
     """Outputs, gradients, and the last state, which is the last text's; the one given is the first text's."""
     length, starts = 75, beginnings(2, 75)
@@ -185,7 +189,6 @@ def test_texts_in_a_row_are_texts_apart(case, backend, given, masked):
 
 
 @every_form
-@every_case
 def test_no_starts_are_none_and_only_starts_are_single_tokens(case, backend):
     inputs = CASES[case].make(length=20)
     never, always = torch.zeros(2, 20, dtype=torch.bool), torch.ones(2, 20, dtype=torch.bool)
@@ -222,7 +225,6 @@ def test_a_text_that_went_wrong_is_over_where_the_next_one_starts(case, backend,
 
 @every_form
 @pytest.mark.parametrize("cuts", [(1,), (2, 2, 3, 19, 36), tuple(range(1, 40))], ids=len)
-@every_case
 def test_pieces_equal_the_whole(case, backend, cuts):
     """Gradients included, which go back through the states between."""
     inputs = CASES[case].make(length=40)
@@ -249,7 +251,6 @@ def test_pieces_equal_the_whole(case, backend, cuts):
 
 
 @every_form
-@every_case
 def test_nothing_of_the_future_is_read(case, backend):
     inputs = CASES[case].make(length=30)
     count = len(CASES[case].apply(inputs, backend=backend)[0])
@@ -263,7 +264,6 @@ def test_nothing_of_the_future_is_read(case, backend):
 
 
 @every_form
-@every_case
 def test_no_state_is_an_empty_one(case, backend):
     inputs = CASES[case].make(length=9)
     zeros = {name: torch.zeros_like(x) if name.startswith("state") else x for name, x in inputs.items()}
@@ -278,7 +278,6 @@ def test_no_state_is_an_empty_one(case, backend):
 
 
 @every_form
-@every_case
 def test_a_given_state_stays_as_it_is(case, backend):
     inputs = CASES[case].make(length=20)
     before = {name: x.clone() for name, x in inputs.items()}
@@ -288,7 +287,6 @@ def test_a_given_state_stays_as_it_is(case, backend):
 
 
 @every_form
-@every_case
 def test_gradcheck(case, backend):
     inputs = CASES[case].make(batch=1, length=4)
     names = list(inputs)
@@ -300,7 +298,6 @@ def test_gradcheck(case, backend):
 
 
 @every_fast_form
-@every_case
 def test_gradients_of_one_output_or_for_one_input_alone(case, backend):
     inputs = CASES[case].make(length=21)
     outputs = CASES[case].call(inputs, backend=backend)
@@ -322,14 +319,13 @@ def test_gradients_of_one_output_or_for_one_input_alone(case, backend):
 
 
 @every_fast_form
-@every_case
 def test_views_are_read_where_they_lie(case, backend):
     """Every input a part of something wider, time before the batch, the last stride not 1, or expanded."""
     inputs = CASES[case].make(length=21)
     wider = {name: torch.cat([x, x], dim=-1)[..., : x.shape[-1]] for name, x in inputs.items()}
     turned = {name: x.transpose(0, 1).contiguous().transpose(0, 1) for name, x in inputs.items()}
     inner = {name: x.transpose(-1, -2).contiguous().transpose(-1, -2) for name, x in inputs.items()}
-    spread = {name: x if name == "addresses" else x[:1].expand_as(x) for name, x in inputs.items()}
+    spread = {name: x if name in SHARED else x[:1].expand_as(x) for name, x in inputs.items()}
     for views in (wider, turned, inner, spread):
         contiguous = {name: x.contiguous() for name, x in views.items()}
         got, expected = run(case, views, backend), run(case, contiguous, backend)
@@ -339,7 +335,6 @@ def test_views_are_read_where_they_lie(case, backend):
 
 
 @every_fast_form
-@every_case
 def test_memory_for_the_backward_is_linear_in_time(case, backend):
     def kept(length: int) -> int:
         sizes: dict[int, int] = {}  # by storage: views of one tensor count once
@@ -362,7 +357,6 @@ def test_memory_for_the_backward_is_linear_in_time(case, backend):
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @every_fast_form
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked, starts"])
-@every_case
 def test_torch_compile_gives_the_same(case, backend, masked):
     options = {"mask": holes(2, 20), "starts": beginnings(2, 20)} if masked else {}
     inputs = CASES[case].make(length=20, dtype=torch.float32)
@@ -392,21 +386,22 @@ def test_any_length_batch_mask_and_starts(data):
     mask[:1, -1:] = True  # an ordinary gate, so that the gradients have a scale
     options = {"mask": mask} | data.draw(st.sampled_from([{}, {"starts": starts}]))
     expected = run(case, inputs, "reference", **options)
-    for backend in FAST:
+    for backend in forms_of(case)[1:]:
         assert_same(run(case, inputs, backend, **options), expected)
 
 
 @every_case
 def test_what_ran_is_recorded_where_it_was_asked(case):
-    inputs, choices = CASES[case].make(), [BackendChoice(), BackendChoice("chunked")]
+    elsewhere = forms_of(case)[-2]  # where there are no loops: in chunks, if it can be
+    inputs, choices = CASES[case].make(), [BackendChoice(), BackendChoice(elsewhere)]
     for choice in choices:
         assert choice.ran is None
         CASES[case].call(inputs, backend=choice)
-    assert [choice.ran for choice in choices] == ["compiled", "chunked"]
+    assert [choice.ran for choice in choices] == ["compiled", elsewhere]
     inputs = {name: x.to("meta") for name, x in inputs.items()}
     if not case.startswith("slot"):  # whose decisions are made on the CPU
         CASES[case].call(inputs, backend=choices[0])
-        assert choices[0].ran == "chunked"
+        assert choices[0].ran == elsewhere
 
 
 @pytest.mark.gpu
@@ -418,5 +413,5 @@ def test_the_same_on_a_gpu(case, kind):
         options = {name: x.cuda() for name, x in options.items()}
         choice = BackendChoice()
         got = run(case, {name: x.cuda() for name, x in inputs.items()}, choice, **options)
-        assert choice.ran == "chunked"
+        assert choice.ran == forms_of(case)[-2]
         assert_same({name: x.cpu() for name, x in got.items()}, expected)

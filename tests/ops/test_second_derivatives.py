@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from every_op import CASES, FORMS, Inputs
+from every_op import CASES, Inputs, every_case, every_fast_form, every_form, forms_of
 from tolerances import assert_close
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -18,7 +18,6 @@ import unimatrix
 from unimatrix import UserError
 from unimatrix.ops import BackendChoice, backends_of
 
-FAST = ("chunked", "compiled")
 MASK = torch.tensor([[False, True, True, False, True], [True] * 5])
 STARTS = torch.tensor([[False, False, True, True, False], [True, False, False, True, False]])
 OPTIONS = {"all": {}, "masked": {"mask": MASK}, "starts": {"mask": MASK, "starts": STARTS}}
@@ -63,8 +62,7 @@ def second(
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("case", CASES)
+@every_fast_form
 def test_second_and_third_derivatives_equal_the_equations(case, backend, options):
     options = OPTIONS[options]
     for wanted in subsets(list(CASES[case].make())):
@@ -75,8 +73,7 @@ def test_second_and_third_derivatives_equal_the_equations(case, backend, options
                 assert_close(mine, theirs, "gradient")
 
 
-@pytest.mark.parametrize("backend", FORMS)
-@pytest.mark.parametrize("case", CASES)
+@every_form
 def test_gradgradcheck(case, backend):
     inputs = CASES[case].make(batch=1, length=3)
     names = [name for name in inputs if not name.startswith("state")]
@@ -88,8 +85,7 @@ def test_gradgradcheck(case, backend):
     assert torch.autograd.gradgradcheck(call, leaves)
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("case", CASES)
+@every_fast_form
 def test_hessian_where_one_input_makes_the_others(case, backend):
     """Every input is a function of one vector, so that the way from one to another is no part of an op's."""
     inputs = CASES[case].make(length=3)
@@ -111,7 +107,7 @@ def test_hessian_where_one_input_makes_the_others(case, backend):
         assert_close(got, expected, "gradient")
 
 
-@pytest.mark.parametrize("case", CASES)
+@every_case
 def test_under_torch_compile_second_derivatives_are_right_or_refused(case):
     """aot_autograd refuses them; the plain backend runs the operators with their own derivatives."""
     inputs = CASES[case].make()
@@ -160,12 +156,12 @@ TRANSFORMS = {
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("case", CASES)
+@every_case
 def test_transforms_are_right_by_auto_and_right_or_refused_by_name(case, transform):
     inputs, apply = CASES[case].make(), TRANSFORMS[transform]
     expected = apply(inputs, lambda xs: CASES[case].call(xs, backend="reference"))
     assert expected
-    for backend in ("auto", *FAST):
+    for backend in ("auto", *forms_of(case)[1:]):
         choice = BackendChoice(backend)
         try:
             got = apply(inputs, lambda xs, choice=choice: CASES[case].call(xs, backend=choice))
@@ -181,8 +177,7 @@ def test_transforms_are_right_by_auto_and_right_or_refused_by_name(case, transfo
             assert_close(mine, theirs, "gradient")
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("case", CASES)
+@every_fast_form
 def test_many_gradients_at_once(case, backend):
     inputs = CASES[case].make()
     got = batched(inputs, lambda xs: CASES[case].call(xs, backend=backend))

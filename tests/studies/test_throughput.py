@@ -16,7 +16,7 @@ from unimatrix.studies.paper import throughput
 from unimatrix.studies.paper.throughput import FAST, FIGURE3, LOOP, SECTION55, SECTION63, timed
 
 ON_TEXT = {*presets(), *peer_presets()}
-WITH_LOOP = ON_TEXT - {"transformer", "transformer-modern", "mamba2"}
+WITH_LOOP = ON_TEXT - {"transformer", "transformer-modern", *peer_presets()}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from unimatrix.mixers.attention import AttentionConfig, AttentionState, CausalAt
 from unimatrix.mixers.convolution import ConvolutionConfig, ConvolutionState, LocalConvolution
 from unimatrix.mixers.feed_forward import MLP, GatedMLP, GatedMLPConfig, MLPConfig
 from unimatrix.mixers.head import ClassHeadConfig, HeadConfig, ScaledHeadConfig, TiedHeadConfig
+from unimatrix.mixers.m2rnn import M2RNNConfig, M2RNNMixer, M2RNNState
 from unimatrix.mixers.matrix_state import MatrixStateConfig, MatrixStateMixer, MatrixStateMixerState
 from unimatrix.mixers.modulation import DeepEmbed, DeepEmbedConfig, StepEmbeddings, StepEmbeddingsConfig
 from unimatrix.mixers.norm import LayerNormConfig, RMSNormConfig
@@ -44,6 +45,9 @@ __all__ = [
     "HeadConfig",
     "LayerNormConfig",
     "LocalConvolution",
+    "M2RNNConfig",
+    "M2RNNMixer",
+    "M2RNNState",
     "MLPConfig",
     "MatrixStateConfig",
     "MatrixStateMixer",
@@ -83,6 +87,7 @@ __all__ = [
 register(CausalAttention, AttentionConfig)
 register(MatrixStateMixer, MatrixStateConfig)
 register(TripleLatentMixer, TripleLatentConfig)
+register(M2RNNMixer, M2RNNConfig)
 register(AssociativeMemory, AssociativeMemoryConfig)
 register(MLP, MLPConfig)
 register(GatedMLP, GatedMLPConfig)

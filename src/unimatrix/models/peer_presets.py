@@ -3,15 +3,28 @@
 The counts are for V = 259 bytes (V = 64 for recall); tests count the built models.
 """
 
+from unimatrix.mixers import M2RNNConfig, MLPConfig, RMSNormConfig
+from unimatrix.models.config import ModelConfig, Parts
 from unimatrix.models.kinds import AnyModelConfig, Preset
 from unimatrix.models.mamba2 import Mamba2Config
+
+M2RNN = ModelConfig(
+    layers=(Parts(mixer=M2RNNConfig(), feed_forward=MLPConfig()),) * 3,
+    max_positions=None,
+    norm=RMSNormConfig(),
+)
 
 PEER_PRESETS: dict[str, Preset] = {
     "mamba2": Preset(
         Mamba2Config(),
         "Mamba-2, transformers' own: a selective recurrence, separate blocks. 174,008 (V = 64: 161,528).",
         use="somebody else's model, to compare with",
-    )
+    ),
+    "m2rnn": Preset(
+        M2RNN,
+        "M2RNN from its equation: a matrix goes through a tanh, separate blocks. 173,810 (V = 64: 161,330).",
+        use="somebody else's recurrence, to compare with",
+    ),
 }
 
 

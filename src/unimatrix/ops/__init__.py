@@ -3,6 +3,7 @@
 from unimatrix.ops import threads as threads  # from here on it sees a fork
 from unimatrix.ops.backend import BACKENDS, Backend, BackendChoice, backends_of
 from unimatrix.ops.gated_scan import gated_scan
+from unimatrix.ops.m2rnn import m2rnn
 from unimatrix.ops.matrix_state import matrix_state
 from unimatrix.ops.signed_scan import signed_scan
 from unimatrix.ops.slot_memory import SlotMemoryState, SlotReads, slot_memory
@@ -20,6 +21,7 @@ __all__ = [
     "TripleLatentState",
     "backends_of",
     "gated_scan",
+    "m2rnn",
     "matrix_state",
     "signed_scan",
     "slot_memory",

@@ -6,6 +6,7 @@ them the results of a run (unimatrix.lab.identity).
 
 VERSIONS = {
     "gated_scan": 1,
+    "m2rnn": 1,
     "matrix_state": 1,
     "signed_scan": 1,
     "slot_memory": 1,

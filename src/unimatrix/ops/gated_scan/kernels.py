@@ -8,16 +8,12 @@ Letters: f, w, o, q the gates, a = tanh(f), s state, g dLoss/ds. Tensors come as
 several there are too many pairs to check for overlap, and no vector instructions.
 """
 
-import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
@@ -32,12 +28,10 @@ from unimatrix.ops.rows import (
     row,
     unit_stride,
 )
+from unimatrix.ops.tanh import tanh
 from unimatrix.ops.threads import threads_for
 
 WORK_PER_CHANNEL = 16  # multiply-adds that a tanh costs about
-LARGEST = 10.0  # beyond it float32's tanh is 1
-# 2^r = sum (r ln 2)^n / n!; beyond the seventh term nothing is left of float32 where |r| <= 1/2
-EXP2 = [math.log(2.0) ** n / math.factorial(n) for n in range(8)]
 
 
 def run_forward(
@@ -104,51 +98,6 @@ def run_backward(
     return grad_gates, None if state is None else grad_state
 
 
-@intrinsic
-def _exp2(typing: Any, y: Any) -> Any:
-    """2^y for a float32 -126 < y <= 0, within 2 units of the last digit: arithmetic that vectorises."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        single, integer = ir.FloatType(), ir.IntType(32)
-        y = args[0]
-        # towards zero, so that the nearest whole number comes out; whatever k a NaN makes, r is NaN again
-        k = builder.fptosi(builder.fsub(y, ir.Constant(single, 0.5)), integer)
-        r = builder.fsub(y, builder.sitofp(k, single))
-        power = ir.Constant(single, EXP2[-1])
-        for coefficient in reversed(EXP2[:-1]):
-            power = builder.fadd(
-                builder.fmul(power, r, flags=("contract",)),
-                ir.Constant(single, coefficient),
-                flags=("contract",),
-            )
-        exponent = builder.shl(builder.add(k, ir.Constant(integer, 127)), ir.Constant(integer, 23))
-        return builder.fmul(power, builder.bitcast(exponent, single))
-
-    return types.float32(types.float32), emit
-
-
-def _tanh(x):
-    """tanh of one number; float32 has its own below."""
-    return math.tanh(x)
-
-
-@overload(_tanh)
-def _tanh_of(x):
-    if x != types.float32:
-        return _tanh
-    one, largest, scale = np.float32(1.0), np.float32(LARGEST), np.float32(-2.0 / math.log(2.0))
-
-    def tanh(x):
-        size = abs(x)
-        # so that a NaN stays one
-        size = largest if size > largest else size
-        e = _exp2(size * scale)  # pyright: ignore[reportCallIssue]  # an intrinsic
-        t = (one - e) / (one + e)
-        return -t if x < 0 else t
-
-    return tanh
-
-
 @cache
 def _forward_kernel(starting: bool) -> Callable[..., Any]:
     """The forward loop, with texts that begin on the way or (without a look at them) not."""
@@ -178,7 +127,7 @@ def _forward_kernel(starting: bool) -> Callable[..., Any]:
                 o = row(gates, at + 2 * kind_at, n, zero)
                 out = row(y, (b * length + t) * width + first, n, zero)
                 for c in range(n):
-                    a[c] = _tanh(f[c])
+                    a[c] = tanh(f[c])
                 for c in range(n):
                     s[c] = a[c] * s[c] + w[c]
                 if query:
@@ -257,7 +206,7 @@ def _backward_kernel(starting: bool) -> Callable[..., Any]:
                     for c in range(n):
                         g[c] += dy[c] * o[c]
                 for c in range(n):
-                    a[c] = _tanh(f[c])
+                    a[c] = tanh(f[c])
                 for c in range(n):
                     dw[c] = g[c]
                 for c in range(n):

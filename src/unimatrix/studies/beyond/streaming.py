@@ -55,6 +55,7 @@ LABELS = {
     "recurrent-ffn-readout": "Recurrent-FFN-Readout",
     "recurrent-ffn-hybrid": "Recurrent-FFN-Hybrid",
     "mamba2": "Mamba-2",
+    "m2rnn": "M2RNN",
 }
 # whose parts are another library's: there is no place for votes
 _WITHOUT_PARTS = ("mamba2",)

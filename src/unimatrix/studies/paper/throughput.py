@@ -24,7 +24,7 @@ SHORTEST, LONGEST = LENGTHS[0], LENGTHS[-1]
 FAST, LOOP = "fast", "loop"
 GROUPS = {LOOP: "As the paper ran them: a loop over tokens in Python", FAST: "As this library runs them"}
 TEXT_MODELS = (*presets(), *peer_presets())
-WITHOUT_LOOP = ("transformer", "transformer-modern", "mamba2")
+WITHOUT_LOOP = ("transformer", "transformer-modern", *peer_presets())
 RECALL_MODELS = ("transformer", "unimatrix-sparse-pointer")
 RECALL_STEPS = 200
 REPEATS = 5
@@ -110,6 +110,7 @@ LABELS = {
     "transformer-modern": "Transformer, modern",
     "unimatrix-hybrid": "UniMatrix-Hybrid",
     "mamba2": "Mamba-2",
+    "m2rnn": "M2RNN",
     "transformer-triple": "Transformer, triple",
     "typed-latent": "Typed-Latent",
 }
