@@ -37,7 +37,7 @@ from unimatrix.models import (
     task_presets,
 )
 from unimatrix.ops import SlotMemoryState, TripleLatentState
-from unimatrix.ops.suffix_automaton import compact
+from unimatrix.ops.token_store.reading import compact
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, loop, train
 
 # what an argument is called in a complaint that is about it and another one together
@@ -139,6 +139,14 @@ def _op_calls() -> Iterator[Call]:
         "suffix_automaton": {
             "tokens": _IDS,
             "state": compact(ops.suffix_automaton(_IDS)[1]),
+            "starts": ~_mask(3),
+            "capacity": 4,
+        },
+        "context_continuations": {
+            "tokens": _IDS,
+            "state": compact(ops.context_continuations(_IDS)[1]),
+            "orders": (1, 2),
+            "continuations": 2,
             "starts": ~_mask(3),
             "capacity": 4,
         },

@@ -13,8 +13,9 @@ import unimatrix
 from unimatrix.errors import UserError
 from unimatrix.hf import load_state, save_state
 from unimatrix.models import Parts, build, peer_presets, select_batch, state_bytes
-from unimatrix.ops.suffix_automaton import SuffixAutomatonState, compact
-from unimatrix.ops.suffix_automaton.state import REGISTERS
+from unimatrix.ops.token_store import TokenStoreState
+from unimatrix.ops.token_store.reading import compact
+from unimatrix.ops.token_store.state import REGISTERS
 
 IDS = torch.randint(0, 53, (2, 40), generator=torch.Generator().manual_seed(1))
 MORE = IDS.flip(1)[:, :9]
@@ -34,9 +35,9 @@ def model_of(name, *, seed=0, **changes):
 
 def compacted(state):
     return pytree.tree_map(
-        lambda x: compact(x) if isinstance(x, SuffixAutomatonState) else x,
+        lambda x: compact(x) if isinstance(x, TokenStoreState) else x,
         state,
-        is_leaf=lambda x: isinstance(x, SuffixAutomatonState),
+        is_leaf=lambda x: isinstance(x, TokenStoreState),
     )
 
 
@@ -145,8 +146,8 @@ OTHER_NUMBERS = [
     *(put(STORE, torch.zeros(shape, dtype=torch.int32)) for shape in ((3, 40), (80,))),
     put(STORE, torch.zeros(2, 40, dtype=torch.int64)),
     put(LENGTH, torch.zeros(3, dtype=torch.int64)),
-    put(REGISTER, torch.zeros(2, 15, dtype=torch.int64)),
-    put(REGISTER, torch.zeros(2, 16, dtype=torch.int32)),
+    put(REGISTER, torch.zeros(2, REGISTERS - 1, dtype=torch.int64)),
+    put(REGISTER, torch.zeros(2, REGISTERS, dtype=torch.int32)),
 ]
 
 
@@ -157,7 +158,7 @@ def test_an_automaton_with_other_numbers_is_refused(following, tmp_path):
     for change in OTHER_NUMBERS:
         path.write_bytes(whole)
         altered(path, change)
-        with pytest.raises(UserError, match=r": expected what a suffix automaton has read, got"):
+        with pytest.raises(UserError, match=r": expected tokens that were read, got"):
             load_state(path, following)
 
 

@@ -10,7 +10,8 @@ from tolerances import assert_close
 import unimatrix
 from unimatrix import UserError
 from unimatrix.mixers import PreviousTokenRouting, SuffixRouting, SuffixRoutingConfig, SuffixVotesConfig
-from unimatrix.mixers.suffix_automaton import BUCKETS, EXPECTED, STRENGTH, SuffixMixture, SuffixVotes
+from unimatrix.mixers.kept_text import STRENGTH
+from unimatrix.mixers.suffix_automaton import BUCKETS, EXPECTED, SuffixMixture, SuffixVotes
 from unimatrix.models.state import select_batch, state_bytes
 from unimatrix.ops import suffix_automaton
 

@@ -9,7 +9,7 @@ from trained_size import ALL_PRESETS, random_ids, trained_size
 
 import unimatrix
 from unimatrix.models import language_model, peer_presets, state_bytes, task_presets
-from unimatrix.ops import SuffixAutomatonState
+from unimatrix.ops import TokenStoreState
 
 LENGTHS = (0, 1, 2, 5, 2048 + 7)
 
@@ -23,7 +23,7 @@ def tensors(state: object) -> list[Tensor]:
 
 def unmoved(state: object) -> list[Tensor]:
     """The tensors that stay as they are: an automaton's store may go on, its handle says how far it goes."""
-    if isinstance(state, SuffixAutomatonState):
+    if isinstance(state, TokenStoreState):
         return [state.length]
     if isinstance(state, Tensor):
         return [state]

@@ -11,40 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from words import INPUTS, drawn, fibonacci
 
 from unimatrix import UserError
 from unimatrix.models import select_batch
-from unimatrix.ops import SuffixAutomatonState, SuffixMatch, suffix_automaton
-from unimatrix.ops.suffix_automaton import compact, compiled
-from unimatrix.ops.suffix_automaton.state import one_at_a_time
+from unimatrix.ops import SuffixMatch, TokenStoreState, suffix_automaton
+from unimatrix.ops.token_store import reading
+from unimatrix.ops.token_store.reading import compact
+from unimatrix.ops.token_store.state import SLOTS, TOKENS_ROOM, one_at_a_time
 
 FORMS = ("reference", "compiled")
-N = 300
 STRANGE = r"^state: expected one that suffix_automaton returned"
-
-
-def fibonacci(n: int) -> list[int]:
-    word, after = [0], [0, 1]
-    while len(word) < n:
-        word, after = after, after + word
-    return word[:n]
-
-
-def drawn(symbols: int, n: int = N, rows: int = 2, seed: int = 0) -> Tensor:
-    return torch.randint(0, symbols, (rows, n), generator=torch.Generator().manual_seed(seed))
-
-
-TEXT = ("the cat sat on the mat; the dog sat on the cat. " * 3 + "A dog, a cat and a mat: the end. " * 5)[:N]
-INPUTS = {
-    "one symbol": torch.zeros(1, N, dtype=torch.int64),
-    "one symbol, then another": torch.tensor([[0] * (N - 5) + [1, 0, 0, 1, 0]]),
-    "fibonacci": torch.tensor([fibonacci(N)]),
-    "thue-morse": torch.tensor([[i.bit_count() % 2 for i in range(N)]]),
-    "text": torch.tensor([list(TEXT.encode())]),
-    "all different": torch.arange(N)[None],
-    "large ids": drawn(3) + (2**31 - 4),
-    **{f"random over {symbols:,}": drawn(symbols) for symbols in (2, 4, 259, 8_192, 50_257)},
-}
 
 
 def definition(row: list[int]) -> list[tuple[int, int, int]]:
@@ -106,7 +83,7 @@ def test_pieces_masks_documents_capacities_and_older_handles(seed):
             if state is not None and number == 2:
                 state = compact(state)  # as from a file
             if state is not None and number == 3:
-                state = SuffixAutomatonState(*(x.index_select(0, torch.arange(rows)) for x in state))
+                state = TokenStoreState(*(x.index_select(0, torch.arange(rows)) for x in state))
             piece, state = read(start, stop, state, backend=FORMS[number == 4 or trial % 9 > 0])
             found.append(piece)
         assert_same(SuffixMatch(*(torch.cat(parts, 1) for parts in zip(*found, strict=True))), whole)
@@ -169,11 +146,11 @@ def test_a_state_may_lie_anyhow_in_memory():
     _, state = suffix_automaton(tokens)
     expected, _ = suffix_automaton(torch.cat([tokens, tokens], 1), backend="reference")
     for kept in (state, compact(state)):
-        spread = SuffixAutomatonState(*(torch.stack([x, x], -1)[..., 0] for x in kept))
-        turned = SuffixAutomatonState(kept.length, *(x.T.contiguous().T for x in kept[1:]))
+        spread = TokenStoreState(*(torch.stack([x, x], -1)[..., 0] for x in kept))
+        turned = TokenStoreState(kept.length, *(x.T.contiguous().T for x in kept[1:]))
         for rows in (slice(None), slice(None, None, 2), slice(1, 3)):
             for handle in (kept, spread, turned, kept):
-                found, _ = suffix_automaton(tokens[rows], SuffixAutomatonState(*(x[rows] for x in handle)))
+                found, _ = suffix_automaton(tokens[rows], TokenStoreState(*(x[rows] for x in handle)))
                 assert_same(found, SuffixMatch(*(x[rows, 60:] for x in expected)))
 
 
@@ -284,9 +261,11 @@ def test_a_state_that_is_none_is_refused_before_it_is_read(kept):
     with pytest.raises(UserError, match=STRANGE):
         suffix_automaton(tokens, state._replace(store=state.store[:, :-1].contiguous()))
     strange = state.registers.clone()
-    strange[1, 5] = 2**40
+    strange[1, SLOTS] = 2**40
     with pytest.raises(UserError, match=STRANGE):
-        compiled._operator(tokens, None, None, state.length, strange, state.store, 0)
+        torch.ops.unimatrix.suffix_automaton_forward(
+            tokens, None, None, state.length, strange, state.store, 0
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -295,7 +274,7 @@ def test_a_tree_of_any_numbers_leads_nowhere_outside_its_store(seed):
     torch.manual_seed(seed)
     tokens, answered = torch.randint(0, 3, (2, 200)), 0
     _, state = suffix_automaton(tokens)
-    rooms, words = int(state.registers[0, 12]), state.store.shape[1]
+    rooms, words = int(state.registers[0, TOKENS_ROOM]), state.store.shape[1]
     for trial in range(150):
         around = torch.full((4, words), 77, dtype=torch.int32)
         strange = state._replace(registers=state.registers.clone(), store=around[1:3])
@@ -355,7 +334,7 @@ def test_a_state_is_copied_while_nobody_appends_to_it(copied):
         thread.join(0.2)
         assert not made
     thread.join()
-    assert type(made[0]) is SuffixAutomatonState
+    assert type(made[0]) is TokenStoreState
     assert made[0].length.tolist() == [50, 50]
 
 
@@ -373,7 +352,7 @@ def test_a_handle_that_two_threads_go_on_from_is_read_by_one_at_a_time(monkeypat
     mask = torch.ones(2, 100, dtype=torch.bool)
     mask[1, 50:] = False
     _, handle = suffix_automaton(tokens, mask=mask)
-    grown, threads = compiled._grown, []
+    grown, threads = reading._grown, []
 
     def while_another_waits(*arguments):
         if not threads:
@@ -383,7 +362,7 @@ def test_a_handle_that_two_threads_go_on_from_is_read_by_one_at_a_time(monkeypat
             threads[0].join(0.2)
         return grown(*arguments)
 
-    monkeypatch.setattr(compiled, "_grown", while_another_waits)
+    monkeypatch.setattr(reading, "_grown", while_another_waits)
     one, mine = torch.tensor([[1], [1]]), torch.tensor([[True], [False]])
     _, state = suffix_automaton(one, handle, mask=mine)
     threads[0].join()

@@ -9,7 +9,7 @@ them may come the `logits` of the token that comes next. Its metadata, all texts
 
 A state means something to the weights that made it and to no others, so a file of other weights is refused.
 Nothing in a file is trusted: names, shapes, dtypes and values are looked at before a model sees them, and of
-a suffix automaton's tree the tokens alone are kept.
+what indexes a text (a suffix automaton, a table of contexts) the tokens alone are kept.
 
 Letters: B batch, V vocabulary.
 """
@@ -37,7 +37,8 @@ from unimatrix.hf.numbers import check_plain
 from unimatrix.mixers.layout import Kept, check_state
 from unimatrix.models import ModelConfig, TextModel, resolved, settings_of, text_config_from_dict
 from unimatrix.models.versions import versions_of
-from unimatrix.ops.suffix_automaton import SuffixAutomatonState, compact, is_compact
+from unimatrix.ops.token_store import TokenStoreState
+from unimatrix.ops.token_store.reading import compact, is_compact
 
 VERSION = "1"
 LOGITS = "logits"
@@ -49,7 +50,7 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
     """Write what a model has read into a safetensors file, whole or not at all.
 
     Args:
-        state: what the model returned. Of a suffix automaton its tokens are kept; its tree is built anew.
+        state: what the model returned. Of what indexes a text its tokens are kept; the index is built anew.
         path: of the file; one that is there is replaced.
         model: the one that returned it (of an adapter of Hugging Face's, its `language_model`).
         logits: [B, V] of the token that comes next, if one is to be chosen without reading another first.
@@ -62,7 +63,7 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
     check_can_hold(path)
     batch = _batch_of(state)
     _check_layout(state, model, _ids(batch, model.embedding.weight.device))
-    state = _each_automaton(state, compact)
+    state = _each_store(state, compact)
     named = {name: tensor for name, tensor in _by_name(state) if tensor is not None}
     if logits is not None:
         _check_logits(logits, batch, model)
@@ -134,7 +135,7 @@ def _checked(
     if batch_size is not None and batch != batch_size:
         raise UserError(f"expected batch_size {batch_size}, got a state of {batch}")
     _check_layout(state, model, _ids(batch, "cpu"))
-    _each_automaton(state, lambda found: _check_automaton(found, batch, config.vocab_size))
+    _each_store(state, lambda found: _check_store(found, batch, config.vocab_size))
     for name, tensor in tensors.items():
         _check_values(name, tensor, known[name], config.vocab_size)
     _check_lengths(tensors, known)
@@ -145,7 +146,7 @@ def _checked(
     if logits is not None:
         _check_logits(logits, batch, model)
         logits = logits.to(device)
-    return _each(lambda x: x if isinstance(x, SuffixAutomatonState) else x.to(device), state), logits
+    return _each(lambda x: x if isinstance(x, TokenStoreState) else x.to(device), state), logits
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -237,20 +238,20 @@ def _key(key: Any) -> str:
 
 
 def _each(function: Callable[[Any], Any], value: Any) -> Any:
-    """A state or layout with what a function makes of its leaves and, whole, of its automata."""
-    leaf = (Kept, SuffixAutomatonState)
+    """A state or layout with what a function makes of its leaves and, whole, of its stores of tokens."""
+    leaf = (Kept, TokenStoreState)
     return pytree.tree_map(
         lambda x: None if x is None else function(x), value, is_leaf=lambda x: isinstance(x, leaf)
     )
 
 
-def _each_automaton(value: Any, function: Callable[[SuffixAutomatonState], Any]) -> Any:
-    return _each(lambda x: function(x) if isinstance(x, SuffixAutomatonState) else x, value)
+def _each_store(value: Any, function: Callable[[TokenStoreState], Any]) -> Any:
+    return _each(lambda x: function(x) if isinstance(x, TokenStoreState) else x, value)
 
 
 def _check_layout(state: Any, model: TextModel, ids: Tensor) -> None:
-    """Raise a UserError unless it is a state of this model, apart from its automata."""
-    bare, layout = (_each_automaton(x, lambda _: None) for x in (state, model.state_layout))
+    """Raise a UserError unless it is a state of this model, apart from its stores of tokens."""
+    bare, layout = (_each_store(x, lambda _: None) for x in (state, model.state_layout))
     check_state(bare, layout, ids, model.embedding.weight.dtype)
 
 
@@ -278,11 +279,11 @@ def _check_values(name: str, tensor: Tensor, expected: Kept, vocab_size: int) ->
             )
 
 
-def _check_automaton(state: SuffixAutomatonState, batch: int, vocab_size: int) -> None:
+def _check_store(state: TokenStoreState, batch: int, vocab_size: int) -> None:
     dtypes = [tensor.dtype for tensor in state]
     right = dtypes == [torch.int64, torch.int64, torch.int32] and len(state.length) == batch
     if not right or not is_compact(state, vocab_size=vocab_size):
-        raise UserError("expected what a suffix automaton has read, got other numbers")
+        raise UserError("expected tokens that were read, got other numbers")
 
 
 def _check_logits(logits: Any, batch: int, model: TextModel) -> None:

@@ -4,6 +4,7 @@ from torch import nn
 
 from unimatrix.mixers.associative import AssociativeMemory, AssociativeMemoryConfig, AssociativeState
 from unimatrix.mixers.attention import AttentionConfig, AttentionState, CausalAttention
+from unimatrix.mixers.context_votes import ContextVotes, ContextVotesConfig, ContextVotesState
 from unimatrix.mixers.convolution import ConvolutionConfig, ConvolutionState, LocalConvolution
 from unimatrix.mixers.feed_forward import MLP, GatedMLP, GatedMLPConfig, MLPConfig
 from unimatrix.mixers.head import ClassHeadConfig, HeadConfig, ScaledHeadConfig, TiedHeadConfig
@@ -35,6 +36,9 @@ __all__ = [
     "AttentionState",
     "CausalAttention",
     "ClassHeadConfig",
+    "ContextVotes",
+    "ContextVotesConfig",
+    "ContextVotesState",
     "ConvolutionConfig",
     "ConvolutionState",
     "DeepEmbed",
@@ -95,6 +99,7 @@ register(RecurrentFFN, RecurrentFFNConfig)
 register(PreviousTokenRouting, PreviousTokenRoutingConfig)
 register(SuffixRouting, SuffixRoutingConfig)
 register(SuffixRouting, SuffixVotesConfig)
+register(ContextVotes, ContextVotesConfig)
 register(SlotMemory, SlotMemoryConfig)
 register(DeepEmbed, DeepEmbedConfig)
 register(StepEmbeddings, StepEmbeddingsConfig)

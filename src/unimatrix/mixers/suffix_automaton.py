@@ -16,40 +16,33 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimatrix.data.settings import check_types
-from unimatrix.errors import UserError
-from unimatrix.mixers.documents import document_ids, last_start
-from unimatrix.mixers.layout import kept
-from unimatrix.mixers.part import Given, Part, Reading, Role, Size
-from unimatrix.mixers.previous import Previous, shift
-from unimatrix.mixers.registry import PartConfig
-from unimatrix.ops import BackendChoice, SuffixAutomatonState, SuffixMatch, suffix_automaton
+from unimatrix.mixers.kept_text import (
+    HitState,
+    KeptTextConfig,
+    count_hits,
+    hits_layout,
+    log_odds,
+    store_layout,
+)
+from unimatrix.mixers.part import Given, Part, Reading, Size
+from unimatrix.ops import BackendChoice, TokenStoreState, suffix_automaton
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, accumulation_dtype
-from unimatrix.ops.suffix_automaton import MOST_TOKENS, NONE, REGISTERS
+from unimatrix.ops.token_store import NONE
 
 # the shortest match of each bucket, and how often one is right in a text of some length: of Python's sources
 # and of WikiText-2, between the two (docs/log.md)
 BUCKETS = (1, 2, 3, 4, 5, 6, 7, 9, 13, 17, 25, 33, 49, 65)
 EXPECTED = (0.15, 0.3, 0.45, 0.55, 0.6, 0.65, 0.7, 0.75, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97)
-STRENGTH = 2.0  # K: the expectation counts as so many matches
 WEIGHTS = (1.0, 0.9, 0.5)  # w at first
-
-
-class SuffixVoteState(NamedTuple):
-    """How the matches of this text have done."""
-
-    counts: Tensor  # [B, N, 2] int64, times and hits
-    pointed: Previous  # [B, 2] int64, of the newest token: what it was pointed at, and the bucket
 
 
 class SuffixRoutingState(NamedTuple):
     """All that was read, and how its matches have done where they vote."""
 
-    read: SuffixAutomatonState
-    vote: SuffixVoteState | None
+    read: TokenStoreState
+    vote: HitState | None
 
 
 class SuffixVotes(NamedTuple):
@@ -75,12 +68,7 @@ class SuffixMixture(nn.Module):
 
     def evidence(self, counts: Tensor, bucket: Tensor) -> Tensor:
         """logit r_b [B, T] of counts [B, T, 2], the times and hits of each position's own bucket [B, T]."""
-        expected = self.expected.to(accumulation_dtype(self.expected.dtype))[bucket]
-        times, hits = counts.clamp_min(0).to(expected.dtype).unbind(-1)
-        hits = hits.minimum(times)  # whatever a file says
-        right = hits + STRENGTH * torch.sigmoid(expected)
-        wrong = times - hits + STRENGTH * torch.sigmoid(-expected)
-        return right.log() - wrong.log()
+        return log_odds(counts, self.expected.to(accumulation_dtype(self.expected.dtype))[bucket])
 
     def forward(self, logits: Tensor, votes: SuffixVotes) -> Tensor:
         """The logits [..., V] in which the token that is voted for has its new share."""
@@ -127,16 +115,9 @@ class SuffixRouting(Part):
         return Given(context=context, votes=votes), state
 
     def state_layout(self) -> Any:
-        whole = torch.int64
-        read = SuffixAutomatonState(
-            kept((), whole, host=True),
-            kept((REGISTERS,), whole, host=True),
-            kept((None,), torch.int32, host=True),
+        return SuffixRoutingState(
+            store_layout(), None if self.mixture is None else hits_layout(len(BUCKETS), guesses=1)
         )
-        if self.mixture is None:
-            return SuffixRoutingState(read, None)
-        pointed: Any = Previous(kept((2,), whole), kept((), torch.bool))
-        return SuffixRoutingState(read, SuffixVoteState(kept((len(BUCKETS), 2), whole), pointed))
 
     def forward(
         self,
@@ -161,9 +142,12 @@ class SuffixRouting(Part):
             context = context * (match.token != NONE)[..., None].to(context.dtype)
         if self.mixture is not None:
             before = None if state is None else state.vote
-            bucket = torch.bucketize(match.length, _of(BUCKETS, input_ids), right=True) - 1
-            counts, counted = count_hits(input_ids, match, bucket, before, mask, starts)
-            votes = SuffixVotes(match.token, self.mixture.evidence(counts, bucket.clamp_min(0)))
+            bucket = (
+                torch.bucketize(match.length, torch.tensor(BUCKETS, device=input_ids.device), right=True) - 1
+            )
+            one = (match.token[..., None], bucket[..., None])
+            counts, counted = count_hits(input_ids, *one, len(BUCKETS), before, mask, starts)
+            votes = SuffixVotes(match.token, self.mixture.evidence(counts[:, :, 0], bucket.clamp_min(0)))
         return context, votes, SuffixRoutingState(read, counted)
 
     def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
@@ -171,82 +155,8 @@ class SuffixRouting(Part):
         return self.mixture(logits, SuffixVotes(*votes))
 
 
-def count_hits(
-    ids: TokenIds,
-    match: SuffixMatch,
-    bucket: Tensor,
-    state: SuffixVoteState | None,
-    mask: TokenMask | None,
-    starts: Tensor | None,
-) -> tuple[Tensor, SuffixVoteState]:
-    """How matches of each position's bucket have done in its document, with what the position itself tells.
-
-    Args:
-        bucket: [B, T] int64, -1 where there is no match.
-    Returns:
-        [B, T, 2] int64, times and hits; the next state.
-    """
-    batch, length = ids.shape
-    pointed = torch.stack([match.token, bucket], dim=-1)  # [B, T, 2]
-    if state is None:
-        counts = ids.new_zeros(batch, len(BUCKETS), 2)
-        state = SuffixVoteState(
-            counts, Previous(ids.new_zeros(batch, 2), ids.new_zeros(batch, dtype=torch.bool))
-        )
-    before, present, carry = shift(pointed, state.pointed, mask, starts)
-    foretold, of = before.unbind(-1)
-    counted = present & (foretold != NONE)
-    if mask is not None:
-        counted = counted & mask
-    hit = counted & (foretold == ids)
-    # within the buckets whatever a state says
-    each = (
-        F.one_hot(of.clamp(0, len(BUCKETS) - 1), len(BUCKETS))[..., None]
-        * torch.stack([counted, hit], -1)[:, :, None]
-    )
-    total = F.pad(each.cumsum(1), (0, 0, 0, 0, 1, 0))  # [B, T + 1, N, 2], before each position and at the end
-    carried = state.counts[:, None]
-    if starts is not None:
-        first = last_start(starts).clamp_min(0)
-        total = total - F.pad(_at(total, first), (0, 0, 0, 0, 1, 0))
-        carried = carried * F.pad(document_ids(starts) == 0, (1, 0), value=True)[..., None, None]
-    total = total + carried
-    own = bucket.clamp_min(0)[..., None, None].expand(batch, length, 1, 2)
-    return total[:, 1:].gather(2, own)[:, :, 0], SuffixVoteState(total[:, -1].clone(), carry)
-
-
-def _at(total: Tensor, index: Tensor) -> Tensor:
-    """total [B, T + 1, N, 2] at places [B, T]."""
-    return total.gather(1, index[..., None, None].expand(*index.shape, *total.shape[2:]))
-
-
-def _of(numbers: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.int64, device=like.device)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SuffixConfig(PartConfig):
-    """What the parts that follow the longest suffix have in common.
-
-    capacity: of how many of the newest tokens it knows at most, which bounds its state; None: of all.
-    """
-
-    ops: ClassVar[tuple[str, ...]] = ("suffix_automaton",)
-    role: ClassVar[Role] = "model"
-    documents: ClassVar[bool] = True
-    grows: ClassVar[bool] = True
-    appends: ClassVar[bool] = True
-    reads: ClassVar[frozenset[str]] = frozenset({"ids"})
-    capacity: int | None = None
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        if self.capacity is not None and not 2 <= self.capacity <= MOST_TOKENS:
-            raise UserError(f"capacity: expected 2 to {MOST_TOKENS} tokens, got {self.capacity}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SuffixVotesConfig(SuffixConfig):
+class SuffixVotesConfig(KeptTextConfig):
     """Votes for what followed where the longest suffix occurred before, for any model."""
 
     kind: ClassVar[str] = "suffix_votes"
@@ -257,7 +167,7 @@ class SuffixVotesConfig(SuffixConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SuffixRoutingConfig(SuffixConfig):
+class SuffixRoutingConfig(KeptTextConfig):
     """What followed where the longest suffix occurred before: exact, over the whole text.
 
     It joins the readouts; vote: and votes on the logits.

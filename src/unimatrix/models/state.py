@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from unimatrix.ops import SuffixAutomatonState
+from unimatrix.ops import TokenStoreState
 
 State = TypeVar("State")
 
@@ -31,11 +31,11 @@ def select_batch(state: State, index: Tensor) -> State:
     """The state whose row n is row index[n] of the given one; index: [B'] int64 (beams, expansion)."""
 
     def select(part: Any) -> Any:
-        if isinstance(part, SuffixAutomatonState):  # whose tensors go together
+        if isinstance(part, TokenStoreState):  # whose tensors go together
             return part.rows(index)
         return torch.index_select(part, 0, index.to(part.device))
 
-    return _map(select, state, (Tensor, SuffixAutomatonState))
+    return _map(select, state, (Tensor, TokenStoreState))
 
 
 def _map(function: Callable[[Any], Any], value: Any, leaf: Any = Tensor) -> Any:

@@ -2,12 +2,14 @@
 
 from unimatrix.ops import threads as threads  # from here on it sees a fork
 from unimatrix.ops.backend import BACKENDS, Backend, BackendChoice, backends_of
+from unimatrix.ops.context_continuations import context_continuations
 from unimatrix.ops.gated_scan import gated_scan
 from unimatrix.ops.m2rnn import m2rnn
 from unimatrix.ops.matrix_state import matrix_state
 from unimatrix.ops.signed_scan import signed_scan
 from unimatrix.ops.slot_memory import SlotMemoryState, SlotReads, slot_memory
-from unimatrix.ops.suffix_automaton import SuffixAutomatonState, SuffixMatch, suffix_automaton
+from unimatrix.ops.suffix_automaton import SuffixMatch, suffix_automaton
+from unimatrix.ops.token_store import TokenStoreState
 from unimatrix.ops.triple_latent import TripleLatentState, triple_latent
 
 __all__ = [
@@ -16,10 +18,11 @@ __all__ = [
     "BackendChoice",
     "SlotMemoryState",
     "SlotReads",
-    "SuffixAutomatonState",
     "SuffixMatch",
+    "TokenStoreState",
     "TripleLatentState",
     "backends_of",
+    "context_continuations",
     "gated_scan",
     "m2rnn",
     "matrix_state",

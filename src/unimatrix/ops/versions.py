@@ -5,6 +5,7 @@ them the results of a run (unimatrix.lab.identity).
 """
 
 VERSIONS = {
+    "context_continuations": 1,
     "gated_scan": 1,
     "m2rnn": 1,
     "matrix_state": 1,

@@ -4,42 +4,26 @@
 agree exactly (tests/ops/test_suffix_automaton.py).
 """
 
-import torch
-
-from unimatrix.errors import UserError
 from unimatrix.ops.backend import NUMBA_INSTALLED, Backend, BackendChoice, choose_backend
-from unimatrix.ops.shapes import TokenIds, TokenMask, check_count, check_other, check_positions, check_tuple
-from unimatrix.ops.suffix_automaton.compiled import compact, is_compact, suffix_automaton_compiled
+from unimatrix.ops.shapes import TokenIds, TokenMask
+from unimatrix.ops.suffix_automaton.compiled import suffix_automaton_compiled
 from unimatrix.ops.suffix_automaton.reference import suffix_automaton_reference
-from unimatrix.ops.suffix_automaton.state import (
-    MOST_TOKENS,
-    NONE,
-    REGISTERS,
-    SuffixAutomatonState,
-    SuffixMatch,
-)
+from unimatrix.ops.suffix_automaton.state import SuffixMatch
+from unimatrix.ops.token_store import TokenStoreState
+from unimatrix.ops.token_store.arguments import check_reading
 
-__all__ = [
-    "MOST_TOKENS",
-    "NONE",
-    "REGISTERS",
-    "SuffixAutomatonState",
-    "SuffixMatch",
-    "compact",
-    "is_compact",
-    "suffix_automaton",
-]
+__all__ = ["SuffixMatch", "suffix_automaton"]
 
 
 def suffix_automaton(
     tokens: TokenIds,
-    state: SuffixAutomatonState | None = None,
+    state: TokenStoreState | None = None,
     *,
     mask: TokenMask | None = None,
     starts: TokenMask | None = None,
     capacity: int | None = None,
     backend: Backend | BackendChoice = "auto",
-) -> tuple[SuffixMatch, SuffixAutomatonState]:
+) -> tuple[SuffixMatch, TokenStoreState]:
     """What followed the longest suffix that occurred before, of every position, exactly and online.
 
     Source: RWKV-8's ROSA; the paper's first open problem. Of position i of a row x, over all suffixes of
@@ -74,7 +58,7 @@ def suffix_automaton(
     copies the state into one with room for any T tokens more, at most 64 bytes for each and 768 for the call,
     whatever the capacity. So decode token by token outside of it.
     """
-    _check(tokens, state, mask, starts, capacity)
+    check_reading(tokens, state, mask, starts, capacity)
     numba = None if NUMBA_INSTALLED else "numba is not installed (pip install numba)"
     form = choose_backend(
         "suffix_automaton",
@@ -87,32 +71,3 @@ def suffix_automaton(
     if tokens.device.type != "cpu":
         found = SuffixMatch(*(x.to(tokens.device) for x in found))
     return found, state
-
-
-def _check(
-    tokens: object,
-    state: SuffixAutomatonState | None,
-    mask: TokenMask | None,
-    starts: TokenMask | None,
-    capacity: object,
-) -> None:
-    if not isinstance(tokens, torch.Tensor) or tokens.dim() != 2:
-        got = list(tokens.shape) if isinstance(tokens, torch.Tensor) else type(tokens).__name__
-        raise UserError(f"tokens: expected [batch, time], got {got}")
-    check_other("tokens", tokens, torch.int64, tuple(tokens.shape), tokens)
-    check_positions(mask, starts, (tokens.shape[0], tokens.shape[1]), tokens)
-    if capacity is not None:
-        check_count("capacity", capacity)
-        if capacity == 1:
-            raise UserError("capacity: expected at least 2 tokens, got 1")
-    if state is not None:
-        _check_state(state, tokens)
-
-
-def _check_state(state: SuffixAutomatonState, tokens: TokenIds) -> None:
-    check_tuple("state", state, SuffixAutomatonState)
-    batch, host = len(tokens), tokens if tokens.device.type == "cpu" else torch.empty(0, device="cpu")
-    check_other("state.length", state.length, torch.int64, (batch,), host)
-    check_other("state.registers", state.registers, torch.int64, (batch, REGISTERS), host)
-    words = state.store.shape[1] if isinstance(state.store, torch.Tensor) and state.store.dim() == 2 else 0
-    check_other("state.store", state.store, torch.int32, (batch, words), host)

@@ -24,27 +24,14 @@ Letters: r a row's registers; v, p, g, m nodes, s a leaf, i a token, h a hash.
 import numba
 import numpy as np
 
-from unimatrix.ops.suffix_automaton.state import (
-    AT_LENGTH,
-    AT_NODE,
-    AT_TOKEN,
-    BUILT,
-    EDGES,
-    LEAVES,
-    MIN_SLOTS,
-    NODE_WORDS,
-    NODES,
-    NODES_ROOM,
-    SLOTS,
-    SLOTS_ROOM,
-    STRAY,
-)
+from unimatrix.ops.suffix_automaton.state import AT_LENGTH, AT_NODE, AT_TOKEN, LEAVES
+from unimatrix.ops.token_store.state import BUILT, ENTRIES, NODE_WORDS, NODES, NODES_ROOM, SLOTS, STRAY
+from unimatrix.ops.token_store.table import clear, lacks_slots, place_of, put_hashed, within
 
 # numbers of a node. START: a leaf below it; DEPTH: how many tokens lead to it; LINK: the node of all of them
 # but the first; of the link-cut tree: LEFT (nearer the root), RIGHT, UP, NEWEST
 START, DEPTH, PARENT, LINK, LEFT, RIGHT, UP, NEWEST = range(NODE_WORDS)
 ROOT = 1
-FULL, OF = 3, 4  # at most so much of the table is taken
 
 
 @numba.njit
@@ -53,12 +40,6 @@ def _hash(node, token):
     h ^= h >> np.uint64(29)
     h *= np.uint64(0xBF58476D1CE4E5B9)
     return h >> np.uint64(32)
-
-
-@numba.njit
-def within(index, end):
-    """An index that the store gives, where it lies below `end`; else 0."""
-    return np.int64(index) if np.uint64(index) < np.uint64(end) else np.int64(0)
 
 
 @numba.njit
@@ -75,7 +56,7 @@ def _find(tokens, leaves, nodes, table, slots, node, token):
     """
     h = _hash(node, token)
     tag = np.int32(h)
-    at = (h * np.uint64(slots)) >> np.uint64(32)
+    at = place_of(h, slots)
     wrapped = False
     while True:
         if table[at, 0] == 0:
@@ -97,42 +78,10 @@ def _find(tokens, leaves, nodes, table, slots, node, token):
 
 
 @numba.njit
-def _put(table, slots, node, token, child):
-    """Insert an edge that the table does not have."""
-    _put_hashed(table, slots, _hash(node, token), child)
-
-
-@numba.njit
-def _put_hashed(table, slots, h, child):
-    at = (h * np.uint64(slots)) >> np.uint64(32)
-    wrapped = False
-    while table[at, 0] != 0:
-        at += np.uint64(1)
-        if at == np.uint64(slots):
-            at = np.uint64(0)
-            if wrapped:
-                return
-            wrapped = True
-    table[at, 0] = child
-    table[at, 1] = np.int32(h)
-
-
-@numba.njit
-def spread(r, edges, table, slots):
-    """The edges of another table in this one, with so many slots."""
-    table[:slots, 0] = 0
-    for k in range(len(edges)):
-        if edges[k, 0] != 0:
-            _put_hashed(table, slots, np.uint64(np.uint32(edges[k, 1])), edges[k, 0])
-    r[SLOTS] = slots
-
-
-@numba.njit
 def plant(r, nodes, table):
     """A tree without a token."""
     r[BUILT] = 0
     r[NODES] = ROOT + 1
-    r[EDGES] = 0
     r[LEAVES] = 0
     r[AT_NODE] = ROOT
     r[AT_TOKEN] = 0
@@ -140,9 +89,7 @@ def plant(r, nodes, table):
     for k in range(NODE_WORDS):
         nodes[ROOT, k] = 0
     nodes[ROOT, LINK] = ROOT
-    r[SLOTS] = min(MIN_SLOTS, r[SLOTS_ROOM])
-    for at in range(r[SLOTS]):
-        table[at, 0] = 0
+    clear(r, table)
 
 
 @numba.njit
@@ -250,9 +197,9 @@ def _split(r, tokens, leaves, nodes, table, slot, child, length):
     nodes[m, UP] = path
     nodes[m, NEWEST] = start
     table[slot, 0] = m
-    _put(table, r[SLOTS], m, tokens[within(start + depth, len(tokens))], child)
+    put_hashed(table, r[SLOTS], _hash(m, tokens[within(start + depth, len(tokens))]), child)
     r[NODES] += 1
-    r[EDGES] += 1
+    r[ENTRIES] += 1
     return m
 
 
@@ -298,9 +245,9 @@ def read_token(r, tokens, leaves, nodes, table):
             parent = _split(r, tokens, leaves, nodes, table, slot, child, length)
         s = r[LEAVES]
         leaves[s] = parent
-        _put(table, r[SLOTS], parent, token, ~s)
+        put_hashed(table, r[SLOTS], _hash(parent, token), ~s)
         r[LEAVES] += 1
-        r[EDGES] += 1
+        r[ENTRIES] += 1
         if parent != ROOT and not _newest_from(nodes, parent, s):
             r[STRAY] = 1
             break
@@ -324,12 +271,4 @@ def lacks_room(r, table):
     most = min(r[BUILT] + 2 - r[LEAVES], r[BUILT] + 1)
     if r[NODES] + most > r[NODES_ROOM]:
         return True
-    edges = r[EDGES] + 2 * most
-    if OF * edges > FULL * r[SLOTS]:
-        slots = min(2 * r[SLOTS], r[SLOTS_ROOM])
-        while OF * edges > FULL * slots and slots < r[SLOTS_ROOM]:
-            slots = min(2 * slots, r[SLOTS_ROOM])
-        if OF * edges > FULL * slots:
-            return True
-        spread(r, table[: r[SLOTS]].copy(), table, slots)
-    return False
+    return lacks_slots(r, table, 2 * most)
