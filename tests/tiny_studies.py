@@ -22,7 +22,7 @@ def tiny(study: Study, **loop: object) -> Study:
             sizes = {"d_model": 8, "num_heads": 2, "depth": 1}
             if model.preset == "unimatrix-hybrid":  # whose layers are not alike
                 del sizes["depth"]
-            if not model.preset.startswith(("transformer", "recurrent-ffn")):
+            if not model.preset.startswith(("transformer", "recurrent-ffn", "m2rnn")):
                 sizes["state_dim"] = 4
             model = dataclasses.replace(model, changes={**model.changes, **sizes})
         settings = {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_every": 1, "eval_bytes": 64}

@@ -17,7 +17,7 @@ from unimatrix.data.tasks import (
     triple_interaction,
 )
 from unimatrix.errors import UserError
-from unimatrix.evals import TaskScore, task_score, task_sums
+from unimatrix.evals import TaskScore, task_score, task_sums, tasks
 from unimatrix.models import LanguageModel, build
 
 CONFIG = RecallConfig(length=32)
@@ -172,6 +172,23 @@ def test_logits_are_computed_only_where_something_is_asked(preset, monkeypatch):
     answers = drawn.labels[:100, -1]
     assert float(sums[0]) == pytest.approx(float(F.cross_entropy(logits, answers, reduction="sum")), rel=1e-5)
     assert int(sums[1]) == int((logits.argmax(-1) == answers).sum())
+
+
+@pytest.mark.parametrize("preset", ["unimatrix-core", "mamba2"])
+def test_long_sequences_go_few_at_a_time_and_in_pieces(preset, monkeypatch):
+    """Answers in every piece, and their order is the labels'."""
+    torch.manual_seed(0)
+    model, config = (
+        build(preset, vocab_size=64, max_positions=None, depth=1),
+        MQARConfig(vocab_size=64, num_pairs=8, length=64, power=1.0),
+    )
+    whole = task_sums(model, config, num_sequences=10, seed=3, batch_size=10)
+    monkeypatch.setattr(tasks, "_MOST_TOKENS", 3 * 64 + 1)
+    monkeypatch.setattr(tasks, "_PIECE", 20)
+    seen = []
+    found = task_sums(model, config, num_sequences=10, seed=3, batch_size=10, progress=seen.append)
+    assert seen == [3, 3, 3, 1]
+    assert torch.allclose(found, whole, rtol=1e-5)
 
 
 def test_a_model_of_nan_has_no_score():

@@ -14,10 +14,14 @@ from unimatrix.codec import shown
 from unimatrix.data.tasks import IGNORE, Batch, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals.model import check_finite, device_of, evaluating, max_positions, sum_dtype, vocab_size
-from unimatrix.models import LanguageModel
+from unimatrix.models import LanguageModel, Mamba2
 
 # sequences of one draw, whatever number of them goes through the model at a time
 _DRAWN_TOGETHER = 256
+# and not more of them than hold so many tokens: what lies between layers grows with them
+_MOST_TOKENS = 2**17
+# of a model that is read in pieces here, as it does not do so itself
+_PIECE = 2048
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,10 +115,26 @@ def task_sums(
 
 
 def _logits(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
-    """[answers, V]: what the model says at the asked positions; ours computes no others."""
+    """[answers, V]: what the model says at the asked positions; ours and Mamba-2 compute no others."""
     if isinstance(model, LanguageModel):
         return model(input_ids, logits_at=asked)[0]
-    return model(input_ids)[0][asked]
+    if not isinstance(model, Mamba2):
+        return model(input_ids)[0][asked]
+    found, state = [], None
+    for ids, here in zip(input_ids.split(_PIECE, dim=1), asked.split(_PIECE, dim=1), strict=True):
+        logits, state = model(ids, state, logits_at=here)
+        found.append(logits)
+    if len(found) == 1:
+        return found[0]
+    # piece after piece to row after row
+    return torch.cat(found)[_by_row(asked)]
+
+
+def _by_row(asked: Tensor) -> Tensor:
+    """Where each answer of `asked` [B, T], row after row, stands among those of its pieces one by one."""
+    rows, places = asked.nonzero(as_tuple=True)
+    order = torch.argsort((places // _PIECE) * len(asked) + rows, stable=True)
+    return torch.argsort(order)
 
 
 def _batches(config: TaskConfig, *, num_sequences: int, seed: int, batch_size: int) -> Iterator[Batch]:
@@ -122,7 +142,8 @@ def _batches(config: TaskConfig, *, num_sequences: int, seed: int, batch_size: i
     for step, first in enumerate(range(0, num_sequences, _DRAWN_TOGETHER)):
         rows = min(_DRAWN_TOGETHER, num_sequences - first)
         drawn = make(config, seed=seed, step=step, batch_size=rows, stream="eval")
-        pieces = zip(drawn.input_ids.split(batch_size), drawn.labels.split(batch_size), strict=True)
+        together = max(1, min(batch_size, _MOST_TOKENS // max(1, config.length)))
+        pieces = zip(drawn.input_ids.split(together), drawn.labels.split(together), strict=True)
         for input_ids, labels in pieces:
             yield Batch(input_ids, labels)
 

@@ -162,8 +162,18 @@ def evaluation_sentence(experiments: Sequence[Experiment]) -> str:
     cells = [cell for one in experiments if isinstance(one.task, MQARConfig) for cell in one.task.eval_cells]
     if cells:
         words = listed(f"{number:,} pairs in {length:,} tokens" for length, number in cells)
-        sentence += f" Trained models are then evaluated on {words} too, each on sequences of its own."
+        sentence += f" Trained models are then evaluated on {words} too, each on sequences of its own"
+        most = listed(f"{one.task.eval_tokens:,}" for one in experiments if _limited(one.task))
+        sentence += f", as many as hold {most} tokens at most." if most else "."
+    again = [one.task.eval_rebound for one in experiments if isinstance(one.task, MQARConfig)]
+    if any(again):
+        words = listed(f"{number:,}" for number in again if number)
+        sentence += f" Once more with {words} of the keys bound again, to another value: the newest counts."
     return sentence
+
+
+def _limited(task: object) -> bool:
+    return isinstance(task, MQARConfig) and task.eval_tokens is not None
 
 
 def task_sentence(tasks: Sequence[TaskConfig]) -> str:

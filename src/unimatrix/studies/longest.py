@@ -16,8 +16,8 @@ _LONGEST = frozenset(
         "recall-no-dropout.unimatrix-assoc",
     }
 )
-# all that are called so: models that read a whole stream besides
-_FAMILIES = ("stream.",)
+# all that are called so: models that read a whole stream besides, or sequences of any length
+_FAMILIES = ("stream.", "binding.")
 
 
 def only_in_full(experiment: str) -> bool:

@@ -336,6 +336,7 @@ FREE_AT_RESUME = frozenset(
     {"name", "data", "steps", "eval_every", "eval_bytes", "save_every", "keep_checkpoints", "log_every"}
     | {"stream_bytes", "stream_window"}
     | {"device", "tracker", "eval_num_pairs", "eval_num_distractors", "eval_cells", "eval_sequences"}
+    | {"eval_rebound", "eval_tokens"}
 )
 
 

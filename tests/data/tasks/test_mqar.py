@@ -335,6 +335,22 @@ def test_further_cells_are_tasks_of_their_own():
     assert mqar.variants(MQARConfig()) == {}
 
 
+def test_further_evaluations_bind_keys_again_and_take_as_many_sequences_as_hold_so_many_tokens():
+    config = MQARConfig(eval_cells=((64, 8), (256, 16), (1024, 4)), eval_rebound=3, eval_sequences=9)
+    few = dataclasses.replace(config, eval_tokens=700)
+    numbers = {name: one.eval_sequences for name, one in mqar.variants(few).items()}
+    assert numbers == {
+        "64_tokens_8_pairs": 9,
+        "256_tokens_16_pairs": 2,
+        "1024_tokens_4_pairs": 1,
+        "3_rebound": 9,
+    }
+    assert {one.eval_sequences for one in mqar.variants(config).values()} == {9}
+    again = mqar.variants(config)["3_rebound"]
+    assert (again.length, again.num_pairs, again.num_rebound) == (64, 4, 3)
+    assert {one.num_rebound for name, one in mqar.variants(config).items() if name != "3_rebound"} == {0}
+
+
 def test_every_symbol_has_a_name_of_its_own_that_is_read_back():
     config = MQARConfig(vocab_size=11)
     names = [mqar.symbol(config, token) for token in range(11)]
@@ -380,6 +396,10 @@ def test_it_is_in_the_catalogue():
         ({"power": math.nan}, "^power: expected"),
         ({"filler": "noise"}, "^filler: expected one of zero, random, clean, got 'noise'"),
         ({"eval_cells": ((64, 17),)}, "^eval_cells 64 17: length: expected at least 68, .*got 64"),
+        ({"eval_rebound": 5}, "^eval_rebound 5: num_rebound: expected at most num_pairs 4, got 5"),
+        ({"eval_rebound": 4, "length": 16}, "^eval_rebound 4: length: expected at least 24, .*got 16"),
+        ({"eval_rebound": -1}, "^eval_rebound: expected at least 0"),
+        ({"eval_tokens": 0}, "^eval_tokens: expected a positive number, got 0"),
         ({"eval_cells": ((64, 0),)}, "^eval_cells: expected positive numbers, got 64 0"),
         ({"eval_cells": ((64, 1),), "num_queries": 2}, "^eval_cells 64 1: num_queries: expected at most"),
         ({"eval_cells": (64, 4)}, r"^eval_cells: expected groups of 2 numbers, got \(64, 4\)"),

@@ -15,7 +15,7 @@ B sequences, T = length, P pairs, C bindings (pairs and re-bound ones), Q querie
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -60,7 +60,10 @@ class MQARConfig:
         length: tokens per sequence, an even number.
         vocab_size: the blank, keys, and values from vocab_size // 2 on.
         eval_cells: further (length, num_pairs) that a trained model is evaluated with.
+        eval_rebound: of a further evaluation, in which so many keys are bound again; 0 for none.
         eval_sequences: how many sequences each evaluation takes.
+        eval_tokens: a further evaluation takes no more sequences than hold so many tokens, and at least one;
+            None takes eval_sequences however long they are.
     """
 
     kind: ClassVar[str] = "mqar"
@@ -73,34 +76,39 @@ class MQARConfig:
     length: int = 64
     vocab_size: int = 8192
     eval_cells: tuple[tuple[int, int], ...] = ()
+    eval_rebound: int = 0
     eval_sequences: int = 2048
+    eval_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "num_pairs", "num_queries", "num_passes", "power", "length", "vocab_size")
-        check_positive(self, "eval_sequences")
+        check_positive(self, "eval_sequences", "eval_tokens")
         check_range(self, "num_rebound", low=0)
+        check_range(self, "eval_rebound", low=0)
         if len(set(self.eval_cells)) < len(self.eval_cells):
             raise UserError(f"eval_cells: expected each once, got {self.eval_cells}")
         if self.power > 1:
             raise UserError(f"power: expected above 0 and at most 1, got {self.power:g}")
-        self._check_cell("", self.length, self.num_pairs)
+        self._check_cell("", self.length, self.num_pairs, self.num_rebound)
+        if self.eval_rebound:
+            where = f"eval_rebound {self.eval_rebound}: "
+            self._check_cell(where, self.length, self.num_pairs, self.eval_rebound)
         for length, number in self.eval_cells:
             if min(length, number) < 1:
                 raise UserError(f"eval_cells: expected positive numbers, got {length} {number}")
-            self._check_cell(f"eval_cells {length} {number}: ", length, number)
+            self._check_cell(f"eval_cells {length} {number}: ", length, number, self.num_rebound)
 
-    def _check_cell(self, where: str, length: int, num_pairs: int) -> None:
-        for name in ("num_rebound", "num_queries"):
-            value = getattr(self, name)
+    def _check_cell(self, where: str, length: int, num_pairs: int, num_rebound: int) -> None:
+        for name, value in (("num_rebound", num_rebound), ("num_queries", self.num_queries)):
             if value is not None and value > num_pairs:
                 raise UserError(f"{where}{name}: expected at most num_pairs {num_pairs}, got {value}")
-        bindings = num_pairs + self.num_rebound
+        bindings = num_pairs + num_rebound
         smallest = max(2 * num_pairs + 2, 2 * bindings - 1)
         if self.vocab_size < smallest:
             raise UserError(
                 f"{where}vocab_size: expected at least {smallest}, half of it for {num_pairs} keys and half "
-                f"for {bindings} values (num_pairs {num_pairs}, num_rebound {self.num_rebound}), "
+                f"for {bindings} values (num_pairs {num_pairs}, num_rebound {num_rebound}), "
                 f"got {self.vocab_size}"
             )
         queries = num_pairs if self.num_queries is None else self.num_queries
@@ -109,7 +117,7 @@ class MQARConfig:
             raise UserError(
                 f"{where}length: expected at least {shortest}, two tokens for each of {bindings} bindings in "
                 f"each pass and for each of {queries} queries (num_pairs {num_pairs}, num_rebound "
-                f"{self.num_rebound}, num_passes {self.num_passes}, num_queries {queries}), got {length}"
+                f"{num_rebound}, num_passes {self.num_passes}, num_queries {queries}), got {length}"
             )
         if length % 2:
             raise UserError(f"{where}length: expected an even number, got {length}")
@@ -256,10 +264,20 @@ def guess_accuracy(config: MQARConfig) -> float:
 
 def variants(config: MQARConfig) -> dict[str, MQARConfig]:
     """What a trained model is evaluated on besides its own task, by name: {"128_tokens_8_pairs": ...}."""
-    return {
-        f"{length}_tokens_{number}_pairs": replace(config, length=length, num_pairs=number)
+
+    def few(**changes: Any) -> MQARConfig:
+        one = replace(config, eval_rebound=0, **changes)
+        if one.eval_tokens is None:
+            return one
+        return replace(one, eval_sequences=max(1, min(one.eval_sequences, one.eval_tokens // one.length)))
+
+    found = {
+        f"{length}_tokens_{number}_pairs": few(length=length, num_pairs=number)
         for length, number in config.eval_cells
     }
+    if config.eval_rebound:
+        found[f"{config.eval_rebound}_rebound"] = few(num_rebound=config.eval_rebound, eval_cells=())
+    return found
 
 
 def fingerprint(config: MQARConfig, *, stream: Stream = "train") -> str:

@@ -15,7 +15,12 @@ _MARGIN = 90  # beside the axes, for the vertical one's numbers and title
 
 
 def draw_over_columns(
-    study: Study, samples: Samples, *, positions: Mapping[str, float], labels: tuple[str, str]
+    study: Study,
+    samples: Samples,
+    *,
+    positions: Mapping[str, float],
+    labels: tuple[str, str],
+    linear: bool = False,
 ) -> Drawing | None:
     """Several columns, each a place on the x axis; both axes of logarithms; a panel for each group of rows.
 
@@ -23,13 +28,13 @@ def draw_over_columns(
 
     Args:
         positions: column key -> the number that the column stands for.
-        labels: of the two axes.
+        labels: of the two axes. linear: the y axis is none of logarithms, and begins at 0.
     """
     groups = [row.group for row in study.rows]
     shown: list[Record] = [
         record
         | {"series": record["label"], "at": positions[record["column"]], "panel": groups[record["row"]]}
-        | {end: _above_zero(record, end) for end in ("low", "high")}
+        | {end: record.get(end) if linear else _above_zero(record, end) for end in ("low", "high")}
         for record in records(study, samples)
         if record["column"] in positions and record["kind"] in (OURS, PAPER)
     ]
@@ -46,7 +51,8 @@ def draw_over_columns(
         scale=alt.Scale(type="log", base=2, nice=False, padding=16),
         axis=alt.Axis(values=sorted(set(positions.values())), grid=False),
     )
-    y = alt.Y("value:Q", title=labels[1], scale=alt.Scale(type="log", nice=False, padding=8))
+    scale = alt.Scale(zero=True) if linear else alt.Scale(type="log", nice=False, padding=8)
+    y = alt.Y("value:Q", title=labels[1], scale=scale)
     base = alt.Chart().encode(
         color=alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
         strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
