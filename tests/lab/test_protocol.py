@@ -44,6 +44,8 @@ def on(task, **loop) -> Experiment:
             on(MQARConfig(eval_cells=((64, 2), (32, 4)))),
             "evaluated on 2 pairs in 64 tokens and 4 pairs in 32",
         ),
+        (on(MQARConfig(eval_cells=((64, 2),), eval_tokens=4096)), "as many as hold 4,096 tokens at most."),
+        (on(MQARConfig(eval_rebound=3)), "Once more with 3 of the keys bound again"),
         (on(TripleInteractionConfig(phase_steps=30)), "4 phases of 30 steps"),
     ],
 )

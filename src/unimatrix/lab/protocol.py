@@ -159,21 +159,17 @@ def evaluation_sentence(experiments: Sequence[Experiment]) -> str:
             f" Every model trains on {task.num_pairs} pairs and is then evaluated on "
             f"{listed(task.eval_num_pairs)}, each number on sequences of its own."
         )
-    cells = [cell for one in experiments if isinstance(one.task, MQARConfig) for cell in one.task.eval_cells]
-    if cells:
+    mqar = [one.task for one in experiments if isinstance(one.task, MQARConfig)]
+    if any(one.eval_cells for one in mqar):
+        cells = dict.fromkeys(cell for one in mqar for cell in one.eval_cells)
         words = listed(f"{number:,} pairs in {length:,} tokens" for length, number in cells)
         sentence += f" Trained models are then evaluated on {words} too, each on sequences of its own"
-        most = listed(f"{one.task.eval_tokens:,}" for one in experiments if _limited(one.task))
-        sentence += f", as many as hold {most} tokens at most." if most else "."
-    again = [one.task.eval_rebound for one in experiments if isinstance(one.task, MQARConfig)]
-    if any(again):
-        words = listed(f"{number:,}" for number in again if number)
-        sentence += f" Once more with {words} of the keys bound again, to another value: the newest counts."
+        limits = listed(f"{one.eval_tokens:,}" for one in mqar if one.eval_tokens is not None)
+        sentence += f", as many as hold {limits} tokens at most." if limits else "."
+    again = listed(f"{one.eval_rebound:,}" for one in mqar if one.eval_rebound)
+    if again:
+        sentence += f" Once more with {again} of the keys bound again, to another value: the newest counts."
     return sentence
-
-
-def _limited(task: object) -> bool:
-    return isinstance(task, MQARConfig) and task.eval_tokens is not None
 
 
 def task_sentence(tasks: Sequence[TaskConfig]) -> str:
