@@ -151,21 +151,24 @@ def headlines() -> str:
 
 def studies() -> str:
     """Each study: what it asks, its answer, its table, its verdicts."""
-    return "\n\n".join(map(_study, summaries())) + "\n"
+    found = [_study(summary) for summary in summaries() if not summary.waits]
+    if waiting := [summary.study.title for summary in summaries() if summary.waits]:
+        said = "Studies of which nothing has run yet: " + "; ".join(waiting) + "."
+        found += ["## Not measured yet", textwrap.fill(said, 120, break_on_hyphens=False)]
+    return "\n\n".join(found) + "\n"
 
 
 def _study(summary: Any) -> str:
-    study, samples = summary.study, summary.samples
+    study = summary.study
     parts = [f"## {study.title}"]
-    # a drawing needs no run
-    waits = bool(study.names) and not any(samples.get(name) for name in study.names)
-    answer = _waiting(len(study.claims)) if waits else study.answer(samples)
     if study.question:
-        parts.append(textwrap.fill(f"**{study.question}** {answer}", 120, break_on_hyphens=False))
-    if waits:
-        return "\n\n".join(parts)
+        said = f"**{study.question}** {study.answer(summary.samples)}"
+        parts.append(textwrap.fill(said, 120, break_on_hyphens=False))
     if summary.lines:
         parts.append(_measured(summary))
+    if summary.unmeasured:
+        said = f"Not measured yet: {'; '.join(summary.unmeasured)}."
+        parts.append(textwrap.fill(said, 120, break_on_hyphens=False))
     if summary.verdicts:
         rows = (
             (claim.statement, verdict.text, "<br>".join(verdict.details))
@@ -173,14 +176,6 @@ def _study(summary: Any) -> str:
         )
         parts.append(table(("claim", "verdict", "evidence"), rows))
     return "\n\n".join(parts)
-
-
-def _waiting(claims: int) -> str:
-    """Instead of a table of dashes."""
-    from unimatrix.lab.answers import NOT_MEASURED
-
-    judged = {0: "", 1: " Its claim is undecided."}.get(claims, f" Its {claims} claims are undecided.")
-    return NOT_MEASURED + judged
 
 
 def _measured(summary: Any) -> str:

@@ -151,8 +151,11 @@ def test_light_and_dark_follow_the_system_and_the_switch(opened) -> None:
 
 
 def test_figures_are_enlarged(opened) -> None:
-    page = opened("committed", width=PHONE).page
+    one = opened("committed", width=PHONE)
+    page = one.page
+    page.evaluate("location.hash = '#table5'")
     figure = page.locator("#table5 figure[data-figure='table5-inspection']")
+    figure.locator("svg").first.wait_for()
     figure.locator(".enlarge").click()
     dialog = page.locator("dialog[open]")
     dialog.locator("svg").first.wait_for()
@@ -175,6 +178,34 @@ def test_rows_and_claims_can_be_linked(opened) -> None:
     one.page.evaluate("location.hash = '#table5'")
     one.page.wait_for_function("!document.body.dataset.outcome")
     assert one.visible("#table5 table") == 1
+
+
+def test_on_a_phone_a_study_begins_as_its_question_and_its_answer(opened) -> None:
+    one = opened("committed", width=PHONE)
+    assert one.visible(".study .answer") == len(ALL)
+    assert one.visible(".study table") == one.visible(".study .claim") == one.visible(".study figure") == 0
+    assert one.page.evaluate("document.documentElement.scrollHeight") < 30_000
+    one.page.locator("#table3 .whole > summary").click()
+    one.page.locator("#table3 figure svg").first.wait_for()
+    assert one.visible(".study table") == 1
+    # a link to a row and a search unfold what they find
+    one.page.evaluate("location.hash = document.querySelector('#table6 tr.item').id")
+    one.page.locator("tr:target").wait_for()
+    one.page.locator("#menu").click()
+    one.page.locator("#search").fill("tau = 8")
+    assert one.visible("tr.item") > 0
+    one.page.locator("#search").fill("")
+    assert one.visible("tr.item") == 0
+
+
+def test_small_intervals_are_drawn_in_cells(opened) -> None:
+    page = opened("committed").page
+    cells = page.locator("#table1 [data-at]")
+    assert cells.count() == page.locator("#table1 [data-at] svg").count() >= 8
+    assert page.locator("#table1 .spark .seed").count() >= 40
+    drawn = page.locator("#table1 .spark .interval").first.bounding_box()
+    cell = cells.first.locator("svg").bounding_box()
+    assert cell["x"] < drawn["x"] < drawn["x"] + drawn["width"] < cell["x"] + cell["width"]
 
 
 def test_on_a_phone_the_way_back_is_always_there(opened) -> None:

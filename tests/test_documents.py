@@ -1,5 +1,6 @@
 """The pages of docs/ keep their word: their code runs, their tables are the rows', their links lead."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from unimatrix.cli import COMMANDS, main
 from unimatrix.lab.page import render_report
+from unimatrix.lab.words import summarise
 from unimatrix.studies.catalogue import ALL
 from unimatrix.studies.paper.claims import PAPER
 
@@ -69,6 +71,16 @@ def test_the_score_is_that_of_the_report(monkeypatch):
     assert said is not None
     assert list(said.groups()) == re.findall(r"\d+", pages.score())
     assert {found.study.name for found in pages.summaries()} == ALL.keys()
+
+
+def test_studies_of_which_nothing_has_run_stand_in_one_line(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / ".ci"))
+    import pages
+
+    study = dataclasses.replace(next(study for study in ALL.values() if study.trained), title="New: one")
+    monkeypatch.setattr(pages, "_summaries", [summarise(study, {})])
+    line = "Studies of which nothing has run yet: New: one."
+    assert pages.studies().split("\n\n") == ["## Not measured yet", f"{line}\n"]
 
 
 def test_a_table_that_was_changed_by_hand_is_found(tmp_path, monkeypatch, capsys):

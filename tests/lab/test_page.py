@@ -101,7 +101,13 @@ def test_missing_runs_are_counted_and_nothing_is_invented(full) -> None:
     summary = summarise(TABLE1, full)
     assert summary.lines[3].cells[0].ours == NOTHING
     assert summary.lines[3].parameters_text == NOTHING
-    assert any("UniMatrix-Discovery 0" in caution for caution in summary.cautions)
+    assert summary.unmeasured == ("UniMatrix-Discovery",)
+    assert summary.cautions == ()
+    assert '<p class="soft">Not measured yet: UniMatrix-Discovery.</p>' in render_report([summary], PAPER)
+    assert "Not measured yet: UniMatrix-Discovery" in printed(summary)
+    del full[CORE][7]
+    (caution,) = summarise(TABLE1, full).cautions[:1]
+    assert caution == "Of most models there are 5 seeds, of these fewer: UniMatrix-Core 4."
     assert summarise(TABLE1, {}).cautions == ("No run has finished yet.",)
     assert "No run has finished yet." in render_report([summarise(TABLE1, {})], PAPER)
 
@@ -393,8 +399,8 @@ def test_what_is_shown_from_the_projects_runs_is_marked_wherever_it_stands(full)
 def test_what_was_measured_is_over_repeats_and_not_over_seeds(full) -> None:
     summary = summarise(timed(TABLE1), measured(full))
     text = render_report([summary], PAPER)
-    assert ">Repeats</th>" in text
-    assert ">Seeds</th>" not in text
+    assert "5 repeats each" in text
+    assert "seeds each" not in text
     assert "the mean over the repeats of a measurement" in text
     assert "over n repeats" in printed(summary)
     both = render_report([summarise(TABLE1, full), summary], PAPER)
@@ -412,3 +418,60 @@ def test_only_a_studys_own_runs_make_it_measured(full) -> None:
 def test_a_drawing_alone_keeps_no_caution_from_being_everyones(full) -> None:
     drawing = dataclasses.replace(TABLE1, name="drawing", rows=(), claims=())
     assert shared_cautions([summarise(drawing, {}), summarise(TABLE1, {})]) == ("No run has finished yet.",)
+
+
+def test_a_study_that_has_not_run_takes_one_line(full) -> None:
+    rows = [dataclasses.replace(row, paper={}) for row in TABLE1.rows]
+    own = tuple(dataclasses.replace(claim, judges=()) for claim in TABLE1.claims)
+    new = dataclasses.replace(
+        TABLE1, name="new", title="New: a study", rows=tuple(rows), paper="", claims=own
+    )
+    new = new.with_experiments(lambda one: dataclasses.replace(one, name=f"new.{one.name}"))
+    alone, both = (
+        render_report([summarise(TABLE1, full), *more], PAPER) for more in ([], [summarise(new, full)])
+    )
+    section = both.partition('<section class="study waits" id="new"')[2].partition("</section>")[0]
+    assert Read(section).text.split("\n")[1] == f"New: a study {NOT_MEASURED}"
+    assert 'href="#new" class="soft"' in both
+    # nothing else is said of it anywhere
+    without = both.replace(section, "").replace("New: a study", "")
+    assert len(without) - len(alone) < 400  # a link to it
+    assert figures_of(both) == figures_of(alone)
+    assert shared_cautions([summarise(new, {}), summarise(TABLE1, full)]) == ()
+    assert "New: a study. Not measured yet." in printed(summarise(new, full))
+
+
+def test_of_a_study_that_has_run_in_part_the_rows_that_wait_are_named(full) -> None:
+    rows = tuple(dataclasses.replace(row, paper={}) for row in TABLE1.rows)
+    study = dataclasses.replace(TABLE1, rows=rows)
+    del full[ROSA], full[DISCOVERY]
+    summary = summarise(study, full)
+    assert [line.name for line in summary.lines] == [TRANSFORMER, CORE]
+    assert summary.unmeasured == ("UniMatrix-ROSA", "UniMatrix-Discovery")
+    assert not summary.waits
+    # of rows that stand in several groups the one that waits is told by its group
+    again = dataclasses.replace(rows[0], group="Again").changed(
+        lambda one: dataclasses.replace(one, name="again")
+    )
+    twice = summarise(dataclasses.replace(study, rows=(*rows, again)), full)
+    assert twice.unmeasured == ("UniMatrix-ROSA", "UniMatrix-Discovery", "Transformer (Again)")
+    text = Read(render_report([summary], PAPER)).text
+    assert text.count("Not measured yet: UniMatrix-ROSA; UniMatrix-Discovery.") == 1
+
+
+def test_rows_of_unlike_numbers_of_seeds_say_theirs_each(full) -> None:
+    assert "5 seeds each" in render_report([summarise(TABLE1, full)], PAPER)
+    del full[CORE][7]
+    text = render_report([summarise(TABLE1, full)], PAPER)
+    assert "seeds each" not in text
+    assert ">Seeds</th>" in text
+
+
+def test_of_many_numbers_below_a_claim_the_first_are_shown(full) -> None:
+    summary = summarise(TABLE1, full)
+    (claim, verdict), *others = summary.verdicts
+    long = dataclasses.replace(verdict, details=tuple(f"number {n}" for n in range(9)))
+    text = render_report([dataclasses.replace(summary, verdicts=((claim, long), *others))], PAPER)
+    first, _, folded = text.partition("<summary>6 more</summary>")
+    assert "<p>number 2</p>" in first
+    assert folded.count("<p>number ") == 6

@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.claims import Outcome
 from unimatrix.lab.words import SHOWN, Cell, Summary
 
@@ -89,10 +90,15 @@ def _verdicts(summary: Summary) -> Grid:
 def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
     """Print the tables of the paper, each with its verdicts, and at the end the rule behind them."""
     for summary in summaries:
+        if summary.waits:
+            console.print(f"{summary.study.title}. {NOT_MEASURED}\n", highlight=False)
+            continue
         if not summary.lines:  # a drawing alone
             continue
         console.print(_numbers(summary))
         notes = [_OURS.format(noun=summary.study.noun), *([_STAR] if summary.shown else [])]
+        if summary.unmeasured:
+            notes.append(f"Not measured yet: {'; '.join(summary.unmeasured)}")
         console.print("\n".join([*notes, ""]), style="dim", highlight=False)
         if summary.verdicts:
             console.print(_verdicts(summary))

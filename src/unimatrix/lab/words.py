@@ -104,6 +104,11 @@ class Line:
     shown: bool = False
 
     @property
+    def says_something(self) -> bool:
+        """Whether there is a number in it, ours or the paper's."""
+        return any(cell.numbers for cell in self.cells)
+
+    @property
     def seeds_text(self) -> str:
         """How many seeds stand behind the numbers; a dash for a baseline."""
         return NOTHING if self.num_seeds is None else str(self.num_seeds)
@@ -127,6 +132,8 @@ class Summary:
     facts: how it was measured, (name, value) pairs.
     shown: the experiments that were not trained here; the project's own runs stand in for them.
     agreements: one's own numbers, each beside the project's.
+    waits: nothing of it has run yet. unmeasured: of one that does not wait, the rows that wait; lines holds
+    those of them alone that the paper prints something for.
     """
 
     study: Study
@@ -139,6 +146,8 @@ class Summary:
     traced: Any = None
     shown: tuple[str, ...] = ()
     agreements: tuple[Agreement, ...] = ()
+    waits: bool = False
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def counted(self) -> bool:
@@ -150,6 +159,12 @@ class Summary:
         """Whether the paper's values stand below ours: beside them so many columns would be too wide."""
         columns = len(self.printed) + sum(self.printed)
         return any(self.printed) and columns > _MOST_COLUMNS_SIDE_BY_SIDE
+
+    @property
+    def num_seeds(self) -> int | None:
+        """How many seeds every row has; None where they differ, or where there is no such row."""
+        numbers = {line.num_seeds for line in self.lines if line.num_seeds is not None}
+        return numbers.pop() if len(numbers) == 1 else None
 
     @property
     def counts(self) -> tuple[tuple[Outcome, int], ...]:
@@ -186,13 +201,14 @@ def summarise(study: Study, samples: Samples, *, traced: Any = None, shown: Coll
     """
     shown = tuple(name for name in study.names if name in shown)
     runs = [run for name in study.names for run in _runs(samples, name)]
+    lines = (
+        _line(study, row, samples, shown) if isinstance(row, Row) else _baseline_line(study, row, samples)
+        for row in study.rows
+    )
     return Summary(
         study=study,
         samples=samples,
-        lines=tuple(
-            _line(study, row, samples, shown) if isinstance(row, Row) else _baseline_line(study, row, samples)
-            for row in study.rows
-        ),
+        lines=tuple(line for line in lines if line.parameters is not None or line.says_something),
         printed=tuple(any(column.key in row.paper for row in study.trained) for column in study.columns),
         verdicts=tuple((claim, _judged(claim, samples, shown)) for claim in study.claims),
         cautions=(
@@ -202,7 +218,18 @@ def summarise(study: Study, samples: Samples, *, traced: Any = None, shown: Coll
         facts=tuple(_facts(study, samples, runs)),
         traced=traced,
         shown=shown,
+        # a drawing needs no run
+        waits=bool(study.trained) and not runs,
+        unmeasured=_unmeasured(study, samples) if runs else (),
     )
+
+
+def _unmeasured(study: Study, samples: Samples) -> tuple[str, ...]:
+    """What no run stands behind: a row's label where it waits in every group, else its name."""
+    known = {row.label for row in study.trained if _runs(samples, row.experiment.name)}
+    labels = {row.experiment.name: row.label for row in study.trained if row.label not in known}
+    names = _named_experiments(study).items()
+    return tuple(dict.fromkeys(labels.get(name, words) for name, words in names if not _runs(samples, name)))
 
 
 def _judged(claim: Claim, samples: Samples, shown: Sequence[str]) -> Verdict:
@@ -315,10 +342,12 @@ def _cautions(study: Study, samples: Samples, runs: list[Result]) -> Iterable[st
         if differences:
             yield f"{name} did not run with the paper's recipe: {', '.join(differences)}."
     counts = {name: len(_runs(samples, experiment)) for experiment, name in names.items()}
-    if len(set(counts.values())) > 1:
-        pairs = ", ".join(f"{label} {count}" for label, count in counts.items())
-        yield f"Not every model has run with every {study.noun} (finished: {pairs})."
-    fewest = min(counts.values())
+    # those that wait are listed by themselves
+    counts = {name: count for name, count in counts.items() if count}
+    fewest, most = min(counts.values()), max(counts.values())
+    if fewest < most:
+        fewer = ", ".join(f"{name} {count}" for name, count in counts.items() if count < most)
+        yield f"Of most models there are {most} {study.noun}s, of these fewer: {fewer}."
     if fewest < SEEDS_FOR_A_CLAIM and study.claims:
         yield (
             f"n = {fewest} {study.noun}{'' if fewest == 1 else 's'}: every verdict on measured numbers is "

@@ -40,6 +40,7 @@ from unimatrix.lab.words import (
 )
 
 MOST_FINDINGS = 3
+MOST_DETAILS = 5  # of a verdict, before the rest is folded away
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,9 +75,10 @@ class Section:
     @property
     def answer(self) -> str:
         """The study's answer; nothing where it gives none to what has run."""
+        if self.summary.waits:
+            return NOT_MEASURED
         said = self.summary.study.answer(self.summary.samples)
-        has_run = any(self.summary.samples.get(name) for name in self.summary.study.names)
-        return "" if has_run and said == NOT_MEASURED else said
+        return "" if said == NOT_MEASURED else said
 
     @property
     def scales(self) -> tuple[tuple[float, float], ...]:
@@ -100,18 +102,23 @@ def slug(text: str) -> str:
 
 
 def shared_cautions(summaries: Sequence[Summary]) -> tuple[str, ...]:
-    """The cautions of all studies, each once; those that are not everyone's name their studies."""
+    """The cautions of all studies, each once; behind those that are not everyone's stand their studies.
+
+    Beside studies that have run, one that waits has nothing to be cautious of, as a drawing alone has not.
+    """
+    summaries = [summary for summary in summaries if summary.study.trained]
+    summaries = [summary for summary in summaries if not summary.waits] or summaries
     said = _said_by(summaries, lambda summary: summary.cautions)
-    # a drawing alone has nothing to be cautious of
-    everyone = sum(bool(summary.lines) for summary in summaries)
+    everyone = len(summaries)
     return tuple(
-        caution if len(names) == everyone else f"{', '.join(names)}: {caution}"
+        caution if len(names) == everyone else f"{caution} ({'; '.join(dict.fromkeys(names))})"
         for caution, names in said.items()
     )
 
 
 def shared_protocol(summaries: Sequence[Summary]) -> dict[str, list[str]]:
     """What several studies say alike of how they were measured: the sentence, and whose it is."""
+    summaries = [summary for summary in summaries if not summary.waits]
     said = _said_by(summaries, lambda summary: summary.study.protocol)
     return {sentence: names for sentence, names in said.items() if len(names) > 1}
 
@@ -160,7 +167,7 @@ def _sections(
     summaries: Sequence[Summary], specs: dict[str, Any], datasets: dict[str, Any]
 ) -> tuple[Section, ...]:
     shared = shared_protocol(summaries)
-    first = next((summary.study.name for summary in summaries if summary.lines), "")
+    first = next((one.study.name for one in summaries if one.lines and not one.waits), "")
     explained: set[str] = set()
     sections = []
     for summary in summaries:
@@ -174,12 +181,13 @@ def _sections(
             datasets |= {name: packed.columns(records) for name, records in found.items()}
             specs[picture.name] = spec
             wide = (
-                bool({"least", "panel"} & spec.get("usermeta", {}).keys())
+                bool({"least", "panel", "wide"} & spec.get("usermeta", {}).keys())
                 or not {"width", "usermeta"} & spec.keys()
             )
             figures.append(Drawn(id=picture.name, title=picture.title, caption=picture.caption, wide=wide))
         words = " ".join([summary.study.title, *(column.title for column in summary.study.columns)])
-        terms = {term: meaning for term, meaning in TERMS.items() if term in words and term not in explained}
+        new = () if summary.waits else [term for term in TERMS if term in words and term not in explained]
+        terms = {term: TERMS[term] for term in new}
         explained |= terms.keys()
         sections.append(
             Section(
@@ -223,6 +231,7 @@ def _pictures(summary: Summary) -> tuple[Picture, ...]:
 
 def _findings(sections: Sequence[Section], chosen: Mapping[str, str]) -> tuple[Finding, ...]:
     """What stands on the first screen: what the paper chooses, else the first studies that have a figure."""
+    sections = [section for section in sections if not section.summary.waits]
     wanted = [section for name in chosen for section in sections if section.summary.study.name == name]
     others = [section for section in sections if section.figures and section not in wanted]
     found = []
@@ -236,12 +245,14 @@ def _findings(sections: Sequence[Section], chosen: Mapping[str, str]) -> tuple[F
 def _short_names(summaries: Sequence[Summary]) -> dict[str, str]:
     """Study -> what it is called in the navigation: its short name, where no other has the same."""
     shorts = [summary.study.short for summary in summaries]
-    return {
+    names = {
         summary.study.name: summary.study.short
         if shorts.count(summary.study.short) == 1
         else summary.study.title
         for summary in summaries
     }
+    # the study itself says so; here it would take three lines
+    return {study: name.replace(" (not in the paper)", "") for study, name in names.items()}
 
 
 def _score(claims: Sequence[JudgedClaim], outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -273,7 +284,13 @@ def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
     specs: dict[str, Any] = {}
     datasets: dict[str, Any] = {}
     sections = _sections(summaries, specs, datasets)
-    verdicts = [(summary.study.name, *judged) for summary in summaries for judged in summary.verdicts]
+    verdicts = [
+        (summary.study.name, claim, verdict)
+        for summary in summaries
+        for claim, verdict in summary.verdicts
+        # what waits is no evidence, unless the verdict waits for it
+        if claim.judges or not summary.waits
+    ]
     claims = paper.judged(verdicts)
     colours = {name: f"light-dark({LIGHT.named[name]}, {DARK.named[name]})" for name in LIGHT.named}
     return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(
@@ -290,6 +307,7 @@ def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
         shown=SHOWN,
         outcomes=OUTCOMES,
         drawn_interval=drawn_interval,
+        most_details=MOST_DETAILS,
         how_to_read=how_to_read(summaries),
         how_to_read_claims=HOW_TO_READ_CLAIMS,
         rule=RULE,

@@ -43,9 +43,20 @@
     return found;
   };
 
+  // as many names side by side in a legend as there is room for
+  const legends = (part, width) => {
+    if (!part || typeof part !== "object") return;
+    if (part.legend?.columns && part.scale?.domain) {
+      const longest = Math.max(...part.scale.domain.map((name) => name.length));
+      part.legend.columns = Math.max(1, Math.min(Math.floor(width / (7 * longest + 50)), part.scale.domain.length));
+    }
+    Object.values(part).forEach((inner) => legends(inner, width));
+  };
+
   // a specification for a place of that width; several views share it, or stand below each other
   const fitted = (spec, width) => {
     const fit = whole(spec);
+    legends(fit, width);
     const { margin = 0, least = 0, panel = Infinity } = fit.usermeta ?? {};
     const room = Math.max(width, least) - margin;
     fit.datasets = Object.fromEntries([...named(fit)].map((name) => [name, records(whole(datasets[name]))]));
@@ -82,6 +93,7 @@
   let running = 0;
   const drawAll = async () => {
     const run = ++running;
+    delete document.body.dataset.drawn;
     for (const figure of all("figure")) {
       if (run !== running) return;
       await draw(figure.querySelector(".drawing"), figure.dataset.figure);
@@ -128,6 +140,13 @@
   dark.addEventListener("change", () => show(document.documentElement.dataset.theme ?? null));
   show(kept());
 
+  // on a phone each study begins as its question and its answer; what is looked for or linked to unfolds
+  const narrow = matchMedia("(max-width: 40rem)");
+  const fold = (folded) => all("details.whole").forEach((one) => { one.open = !folded; });
+  narrow.addEventListener("change", () => { if (!narrow.matches) fold(false); });
+  document.addEventListener("toggle", (event) => { if (event.target.matches("details.whole")) drawAll(); }, true);
+  if (narrow.matches) fold(true);
+
   // filter and search: a study is shown where something of it is
   const search = byId("search");
   const words = (element) => element.textContent.toLowerCase();
@@ -151,7 +170,7 @@
       for (const heading of all("h3", study)) {
         if (heading.nextElementSibling?.closest(".claims, p")) heading.hidden = !all(".claim:not([hidden])", study).length;
       }
-      study.hidden = Boolean(outcome || query) && !here;
+      study.hidden = Boolean(outcome || (query && !whole)) && !here; // one that was not measured has no items
       if (study.id === "claims") { // what the studies' claims are evidence for, and no study
         ofPaper = here;
         continue;
@@ -163,6 +182,7 @@
     const inStudies = `${items} ${what} in ${studies} ${studies === 1 ? "study" : "studies"}`;
     const found = byId("claims") ? `${ofPaper} of the paper's claims; ${inStudies}` : inStudies;
     byId("found").textContent = outcome || query ? found : "";
+    if (narrow.matches) fold(!outcome && !query);
     drawAll();
   };
   search.addEventListener("input", select);
@@ -173,21 +193,30 @@
     byId("studies").scrollIntoView();
   }));
 
-  // a link into what is filtered away shows it again
-  const unfold = () => {
-    const target = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
-    if (!target || !target.closest("[hidden], body[data-outcome] .more")) return;
-    search.value = "";
-    document.querySelector("input[name=outcome][value='']").checked = true;
-    select();
-    target.scrollIntoView();
+  // a link into what is filtered away or folded shows it again
+  const unfold = (hash) => {
+    const target = hash && byId(decodeURIComponent(hash.slice(1)));
+    if (!target) return;
+    const away = target.closest("[hidden], body[data-outcome] .more");
+    if (away) {
+      search.value = "";
+      document.querySelector("input[name=outcome][value='']").checked = true;
+      select();
+    }
+    const folded = target.closest(".study")?.querySelector("details.whole:not([open])");
+    if (folded) folded.open = true;
+    if (away || folded) target.scrollIntoView();
   };
-  addEventListener("hashchange", unfold);
+  addEventListener("hashchange", () => unfold(location.hash));
+  unfold(location.hash);
 
   // the navigation: open and closed on a phone, and where one is
   const menu = byId("menu");
   menu.addEventListener("click", () => menu.setAttribute("aria-expanded", menu.getAttribute("aria-expanded") !== "true"));
-  all(".studies a").forEach((link) => link.addEventListener("click", () => menu.setAttribute("aria-expanded", "false")));
+  all(".studies a").forEach((link) => link.addEventListener("click", () => {
+    menu.setAttribute("aria-expanded", "false");
+    unfold(link.hash); // also where one is there already
+  }));
   const watched = new IntersectionObserver((entries) => {
     for (const entry of entries.filter((one) => one.isIntersecting)) {
       all(".studies a").forEach((link) => link.toggleAttribute("aria-current", link.hash === `#${entry.target.id}`));
