@@ -164,11 +164,12 @@ def evaluation_sentence(experiments: Sequence[Experiment]) -> str:
         cells = dict.fromkeys(cell for one in mqar for cell in one.eval_cells)
         words = listed(f"{number:,} pairs in {length:,} tokens" for length, number in cells)
         sentence += f" Trained models are then evaluated on {words} too, each on sequences of its own"
-        limits = listed(f"{one.eval_tokens:,}" for one in mqar if one.eval_tokens is not None)
-        sentence += f", as many as hold {limits} tokens at most." if limits else "."
-    again = listed(f"{one.eval_rebound:,}" for one in mqar if one.eval_rebound)
+        limits = [one.eval_tokens for one in mqar if one.eval_tokens is not None]
+        sentence += f", as many as hold {listed(limits)} tokens at most." if limits else "."
+    again = [one.eval_rebound for one in mqar if one.eval_rebound]
     if again:
-        sentence += f" Once more with {again} of the keys bound again, to another value: the newest counts."
+        words = listed(again)
+        sentence += f" Once more with {words} of the keys bound again, to another value: the newest counts."
     return sentence
 
 

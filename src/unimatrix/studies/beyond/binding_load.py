@@ -218,8 +218,8 @@ PROTOCOL = (
     *protocol_of(*POINTERS.values(), *OTHER.values()),
     "One recipe for all, fixed beforehand. Filler is clean: any token but the keys and values of its "
     "sequence, more than 8,000 different ones. No model votes by an automaton; that the automaton alone is "
-    "always right with such filler is counted, not measured. Attention and Assoc look back over everything and stop at "
-    f"{LONGEST_ATTENDED:,} tokens; the Transformer has rotary positions, the others none.",
+    "always right with such filler is counted, not measured. Attention and Assoc look back over everything "
+    f"and stop at {LONGEST_ATTENDED:,} tokens; the Transformer has rotary positions, the others none.",
 )
 
 
