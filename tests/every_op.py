@@ -10,12 +10,14 @@ from torch import Tensor
 
 from unimatrix.ops import (
     SlotMemoryState,
+    SurpriseStoreState,
     TripleLatentState,
     gated_scan,
     m2rnn,
     matrix_state,
     signed_scan,
     slot_memory,
+    surprise_store,
     triple_latent,
 )
 
@@ -188,6 +190,16 @@ def _triple(slots: int) -> Case:
     return Case(make, apply)
 
 
+def _ids(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """A tensor of the right shape among inputs of which one may be wrong, and ids [B, T] made of it."""
+    like = next(
+        x for x in (*fresh(inputs).values(), torch.zeros(2, 5, 4)) if isinstance(x, Tensor) and x.dim() == 3
+    )
+    # a position's own, wherever a text is cut
+    ids = torch.zeros(like.shape[:2], dtype=torch.int64, device=like.device)
+    return like, (like[..., 0].detach().abs() * 1000).long() if like.is_floating_point() else ids
+
+
 def _slots(top_k: int | None) -> Case:
     """The third of the slots is empty at first; one write is too weak."""
 
@@ -207,15 +219,7 @@ def _slots(top_k: int | None) -> Case:
         return {name: x.to(dtype) for name, x in inputs.items()}
 
     def apply(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
-        like = next(
-            x
-            for x in (*fresh(inputs).values(), torch.zeros(2, 5, 4))
-            if isinstance(x, Tensor) and x.dim() == 3
-        )
-        # a position's own, wherever a text is cut
-        ids = torch.zeros(like.shape[:2], dtype=torch.int64, device=like.device)
-        if like.is_floating_point():
-            ids = (like[..., 0].detach().abs() * 1000).long()
+        like, ids = _ids(inputs)
 
         def held(keys: Any, values: Any, strengths: Any) -> SlotMemoryState:
             slots = torch.tensor([[7, 8, -1], [4, 2, -1]], device=like.device)
@@ -245,6 +249,39 @@ def _apply_m2rnn(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
     return (y,), last
 
 
+def _store(policy: Any, top_k: int | None) -> Case:
+    """The third entry is empty at first. Hard: many are equally surprising."""
+
+    def make(
+        batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64, hard: bool = False
+    ) -> Inputs:
+        inputs = {name: _normal(name, batch, length, 4) for name in ("query", "key", "value")}
+        if hard:
+            inputs["query"] = inputs["query"].round()
+        inputs |= {f"state.{name}": _normal(name, batch, 3, 4) for name in ("keys", "values")}
+        return {name: x.to(dtype) for name, x in inputs.items()}
+
+    def apply(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
+        like, ids = _ids(inputs)
+        # it decides, and has no gradient of its own
+        surprise = like[..., 0].detach().abs() if like.is_floating_point() else torch.ones(like.shape[:2])
+
+        def held(keys: Any, values: Any) -> SurpriseStoreState:
+            kept = ([7, 8, -1], [2**41, 3, -1], [5, 2048, -1, -1, -1, -1])
+            rows = (torch.tensor(numbers, device=like.device).expand(like.shape[0], -1) for numbers in kept)
+            count = torch.full(like.shape[:1], 2, device=like.device)
+            return SurpriseStoreState(keys, values, *rows, count, 12345 * count)
+
+        state = _state(inputs, options, held)
+        options = {"budget": 3, "top_k": top_k, "policy": policy, "rate": 0.4, "window": 6} | options
+        reads, last = surprise_store(
+            **fresh(inputs), token_ids=ids, surprise=surprise, state=state, **options
+        )
+        return (reads.context, reads.weights), last
+
+    return Case(make, apply)
+
+
 CASES = {
     "matrix_state": _matrix(mixed=False, width=4),
     "matrix_state-mixed": _matrix(mixed=True, width=4),
@@ -258,6 +295,8 @@ CASES = {
     "slot_memory": _slots(None),
     "slot_memory-top": _slots(2),
     "m2rnn": Case(_m2rnn, _apply_m2rnn),
+    "surprise_store": _store("surprise", None),
+    "surprise_store-top": _store("surprise-oldest", 2),
 }
 
 

@@ -58,14 +58,14 @@ def test_wrong_options_are_named(case, backend):
         ("backend", name)
         for name in (None, "", "compild", 3, ["compiled"], "triton", BackendChoice("triton"))
     ]
-    if case.startswith(("matrix", "slot")):
+    if case.startswith(("matrix", "slot", "surprise")):
         wrong += [("chunk_len", value) for value in (1.5, 0, -1, "16", True, torch.tensor(4))]
     if case.startswith("slot"):
         wrong += [("num_slots", value) for value in (0, None, 3.0, True)]
         wrong += [("top_k", value) for value in (0, 4, 1.5, "2")]
         wrong += [("match_threshold", value) for value in (1.0, -2.0, float("nan"), None, "x")]
         wrong += [("write_threshold", value) for value in (1.0, -0.1, float("nan"), None, True)]
-    if case.startswith(("slot", "triple")):
+    if case.startswith(("slot", "surprise", "triple")):
         wrong += [("state", value) for value in (torch.zeros(2), (1, 2), "x", 0)]
     for name, value in wrong:
         with pytest.raises(UserError, match=rf"^{name}\b"):
@@ -148,7 +148,9 @@ def test_a_returned_state_owns_its_memory_and_no_more(case, backend, length, giv
     else:
         inputs = {name: x for name, x in inputs.items() if not name.startswith("state")}
     with torch.no_grad():
-        states = CASES[case].call(inputs, backend=backend)[2 if case.startswith("slot") else 1 :]
+        states = CASES[case].call(inputs, backend=backend)[
+            2 if case.startswith(("slot", "surprise")) else 1 :
+        ]
     addresses = {x.untyped_storage().data_ptr() for x in inputs.values()}
     for state in states:
         assert state.untyped_storage().nbytes() == state.nbytes

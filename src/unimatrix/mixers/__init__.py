@@ -25,6 +25,7 @@ from unimatrix.mixers.suffix_automaton import (
     SuffixRoutingState,
     SuffixVotesConfig,
 )
+from unimatrix.mixers.surprise_store import SurpriseStore, SurpriseStoreConfig, SurpriseStorePartState
 from unimatrix.mixers.triple_latent import TripleLatentConfig, TripleLatentMixer
 
 __all__ = [
@@ -80,6 +81,9 @@ __all__ = [
     "SuffixRoutingConfig",
     "SuffixRoutingState",
     "SuffixVotesConfig",
+    "SurpriseStore",
+    "SurpriseStoreConfig",
+    "SurpriseStorePartState",
     "TiedHeadConfig",
     "TripleLatentConfig",
     "TripleLatentMixer",
@@ -101,6 +105,7 @@ register(SuffixRouting, SuffixRoutingConfig)
 register(SuffixRouting, SuffixVotesConfig)
 register(ContextVotes, ContextVotesConfig)
 register(SlotMemory, SlotMemoryConfig)
+register(SurpriseStore, SurpriseStoreConfig)
 register(DeepEmbed, DeepEmbedConfig)
 register(StepEmbeddings, StepEmbeddingsConfig)
 register(LocalConvolution, ConvolutionConfig)

@@ -9,6 +9,7 @@ from unimatrix.ops.matrix_state import matrix_state
 from unimatrix.ops.signed_scan import signed_scan
 from unimatrix.ops.slot_memory import SlotMemoryState, SlotReads, slot_memory
 from unimatrix.ops.suffix_automaton import SuffixMatch, suffix_automaton
+from unimatrix.ops.surprise_store import StoreReads, SurpriseStoreState, surprise_store
 from unimatrix.ops.token_store import TokenStoreState
 from unimatrix.ops.triple_latent import TripleLatentState, triple_latent
 
@@ -18,7 +19,9 @@ __all__ = [
     "BackendChoice",
     "SlotMemoryState",
     "SlotReads",
+    "StoreReads",
     "SuffixMatch",
+    "SurpriseStoreState",
     "TokenStoreState",
     "TripleLatentState",
     "backends_of",
@@ -29,5 +32,6 @@ __all__ = [
     "signed_scan",
     "slot_memory",
     "suffix_automaton",
+    "surprise_store",
     "triple_latent",
 ]

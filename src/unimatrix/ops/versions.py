@@ -12,5 +12,6 @@ VERSIONS = {
     "signed_scan": 1,
     "slot_memory": 1,
     "suffix_automaton": 1,
+    "surprise_store": 1,
     "triple_latent": 1,
 }

@@ -1,0 +1,119 @@
+"""The surprise store, token by token: the definition that every other form is held to.
+
+Letters: B batch, T time, N entries, E width of keys and queries, W width of values, K entries read.
+"""
+
+import torch
+from torch import Tensor
+
+from unimatrix.ops.surprise_store.state import (
+    BY_SURPRISE,
+    DRAW_BITS,
+    EMPTY,
+    SEEN_BITS,
+    Offers,
+    Rules,
+    StoreReads,
+    SurpriseStoreState,
+    emptied,
+    mix,
+)
+
+
+def surprise_store_reference(
+    offers: Offers, state: SurpriseStoreState, rules: Rules
+) -> tuple[StoreReads, SurpriseStoreState]:
+    """Store, then read, for one position after the other; autograd goes through all but the decisions."""
+    empty = state.priorities == EMPTY  # whatever stands there, it holds nothing
+    state = state._replace(
+        keys=state.keys.masked_fill(empty[..., None], 0.0),
+        values=state.values.masked_fill(empty[..., None], 0.0),
+        token_ids=state.token_ids.masked_fill(empty, EMPTY),
+    )
+    reads = []
+    for t in range(offers.query.shape[1]):
+        real = None if offers.real is None else offers.real[:, t]
+        if offers.starts is not None:
+            state = emptied(state, offers.starts[:, t, None], rules.start)
+        state = _store(offers, t, real, state, rules)
+        reads.append(_read(offers.query[:, t], real, state, rules))
+    if not reads:
+        batch, _, width = offers.value.shape
+        nothing = offers.value.new_zeros(batch, 0, rules.top_k)
+        return StoreReads(offers.value.new_zeros(batch, 0, width), nothing, nothing.long()), state
+    context, weights, token_ids = (torch.stack(parts, dim=1) for parts in zip(*reads, strict=True))
+    return StoreReads(context, weights, token_ids), state
+
+
+def _store(
+    offers: Offers, t: int, real: Tensor | None, state: SurpriseStoreState, rules: Rules
+) -> SurpriseStoreState:
+    level, token_ids = offers.levels[:, t], offers.token_ids[:, t]
+    real = torch.ones_like(token_ids, dtype=torch.bool) if real is None else real
+    allowed = real if offers.allowed is None else real & offers.allowed[:, t]
+    mixed = mix(state.mixed, token_ids)
+    entry, written, priority = decide(level, mixed, allowed, state, rules)
+    here = (entry[:, None] == torch.arange(rules.budget, device=entry.device)) & written[:, None]  # [B, N]
+    window = state.recent.shape[1]
+    newest = (state.seen % window)[:, None] == torch.arange(window, device=entry.device)
+    return SurpriseStoreState(
+        keys=torch.where(here[..., None], offers.key[:, t, None], state.keys),
+        values=torch.where(here[..., None], offers.value[:, t, None], state.values),
+        token_ids=torch.where(here, token_ids[:, None], state.token_ids),
+        priorities=torch.where(here, priority[:, None], state.priorities),
+        recent=torch.where(newest & real[:, None], level[:, None], state.recent),
+        seen=state.seen + real,
+        mixed=torch.where(real, mixed, state.mixed),
+    )
+
+
+def decide(
+    level: Tensor, mixed: Tensor, allowed: Tensor, state: SurpriseStoreState, rules: Rules
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The entry that a token would take, whether it does, and with what priority; all [B]."""
+    held = state.priorities != EMPTY
+    full = held.all(-1)
+    draw = (mixed >> (64 - DRAW_BITS)) & (2**DRAW_BITS - 1)
+    admitted, priority = torch.ones_like(full), state.seen
+    if rules.policy in BY_SURPRISE:
+        window = state.recent.shape[1]
+        above = ((state.recent >= level[:, None]) & (state.recent != EMPTY)).sum(-1)
+        admitted = above < rules.rate * (state.seen.clamp_max(window) + 1).double()
+    if rules.policy == "random":
+        admitted = draw < rules.rate * 2.0**DRAW_BITS
+    if rules.policy == "surprise":
+        priority = (level << SEEN_BITS) + state.seen
+    if rules.policy == "reservoir":
+        priority = (draw << DRAW_BITS) + (state.seen & (2**DRAW_BITS - 1))
+    least, leaving = state.priorities.min(-1)
+    entry = torch.where(full, leaving, (~held).int().argmax(-1))
+    return entry, allowed & (~full | (admitted & (priority > least))), priority
+
+
+def _read(
+    query: Tensor, real: Tensor | None, state: SurpriseStoreState, rules: Rules
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Context [B, W], weights [B, K] and token ids [B, K] for query [B, E]."""
+    held = state.priorities != EMPTY
+    if real is not None:
+        held = held & real[:, None]
+    score = (state.keys * query[:, None]).sum(-1) / query.shape[-1] ** 0.5
+    values, token_ids = state.values, state.token_ids.masked_fill(~held, EMPTY)
+    if rules.top_k < rules.budget:
+        best = top_entries(score, held, rules.top_k)
+        score, held, token_ids = (x.gather(-1, best) for x in (score, held, token_ids))
+        values = values.gather(1, best[..., None].expand(-1, -1, values.shape[-1]))
+    weights = softmax_over(score, held)
+    return (weights[..., None] * values).sum(-2), weights, token_ids
+
+
+def top_entries(score: Tensor, held: Tensor, top_k: int) -> Tensor:
+    """Which entries (last dimension) have the top_k scores, from the largest on; of equal ones the lowest."""
+    ranked = score.detach().masked_fill(~held, -torch.inf)
+    return ranked.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
+
+
+def softmax_over(score: Tensor, held: Tensor) -> Tensor:
+    """Softmax over what is held of the last dimension, exactly 0 elsewhere and where nothing is."""
+    floor = torch.finfo(score.dtype).min
+    return score.masked_fill(~held, floor).softmax(-1).masked_fill(~held, 0.0)
