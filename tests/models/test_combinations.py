@@ -20,6 +20,7 @@ from unimatrix.mixers import (
     RecurrentFFNConfig,
     SlotMemoryConfig,
     StepEmbeddingsConfig,
+    SurpriseStoreConfig,
     TiedHeadConfig,
     TripleLatentConfig,
 )
@@ -47,6 +48,7 @@ PARTS = {
         RecurrentFFNConfig(width=4, query=True, local=True, local_width=3),
     ),
     "associations": (None, AssociativeMemoryConfig()),
+    "store": (None, SurpriseStoreConfig(budget=3, width=4)),
     "routing": (None, PreviousTokenRoutingConfig()),
     "memory": (
         None,
@@ -58,7 +60,7 @@ PARTS = {
     "steps": (None, StepEmbeddingsConfig()),
     "order": ((0, 1), (0, 0)),
 }
-IN_A_LAYER = ("feed_forward", "associations")
+IN_A_LAYER = ("feed_forward", "associations", "store")
 IDS = random_ids(2, 5, below=7)
 MASK = torch.tensor([[False, True, True, True, True], [True] * 5])
 
@@ -75,6 +77,10 @@ def test_each_combination_works_or_cannot_be_made(mixer, head):
         settings |= {"layers": (layer,) * (max(order) + 1), "parts": parts}
         if "routing" in parts and not mixer.startswith("matrix"):
             with pytest.raises(UserError, match=r"^parts.routing: expected a layer's part that reads"):
+                ModelConfig(**settings)
+            continue
+        if "store" in layer and not mixer.startswith("matrix"):
+            with pytest.raises(UserError, match=r"store: expected a part before it in its layer that gives"):
                 ModelConfig(**settings)
             continue
         config = ModelConfig(**settings)

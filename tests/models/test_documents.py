@@ -11,7 +11,7 @@ from trained_size import random_ids, trained_size
 
 import unimatrix
 from unimatrix import UserError
-from unimatrix.mixers import AttentionConfig, SlotMemoryConfig
+from unimatrix.mixers import AttentionConfig, SlotMemoryConfig, SurpriseStoreConfig
 from unimatrix.models import presets
 from unimatrix.models.documents import documents_apart, starts_from_cu_seqlens, starts_from_position_ids
 
@@ -39,6 +39,7 @@ CASES = {name: {} for name in presets()} | {
     },
     "m2rnn": {"layers.*.mixer": "m2rnn"},
     "votes": {"parts.match": "suffix_votes", "parts.contexts": "context_votes"},
+    "surprise store": {"layers.0.store": SurpriseStoreConfig(budget=5, window=12)},
     "associative and triple": {"layers.*.mixer": "triple_latent", "layers.*.more": "associative"},
 }
 
@@ -205,7 +206,9 @@ def test_every_part_with_a_state_of_our_own_keeps_documents_apart():
             assert part.config.documents == keeps_a_state, kind
 
 
-@pytest.mark.parametrize("case", ["unimatrix-core", "transformer-modern", "unimatrix-assoc", "custom"])
+@pytest.mark.parametrize(
+    "case", ["unimatrix-core", "transformer-modern", "unimatrix-assoc", "custom", "surprise store"]
+)
 def test_documents_under_torch_compile(case):
     torch.compiler.reset()
     model = model_of(case, max_positions=None)

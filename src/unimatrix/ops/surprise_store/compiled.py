@@ -66,5 +66,6 @@ _scan = Operator(
     shapes=_shapes,
     plain=_plain,
     constant="token_ids levels real allowed starts held_ids priorities recent seen mixed",
-    backward_takes="query key value keys values weights sources last",
+    backward_takes="query key value token_ids levels real allowed starts keys values held_ids priorities "
+    "recent seen mixed weights sources last",
 )

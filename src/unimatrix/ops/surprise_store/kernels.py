@@ -65,9 +65,11 @@ def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
 
 def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
     """The gradients of query, key, value, and of the first state's keys and values."""
-    *given, weights, sources, last = arguments[:8]
-    grad_context, grad_weights, _, grad_keys, grad_values, *_ = arguments[8:]
-    query, _, value, keys, values = given
+    query, key, value, *_ = arguments
+    keys, values, *_ = arguments[8:15]
+    weights, sources, last = arguments[15:18]
+    grad_context, grad_weights, _, grad_keys, grad_values, *_ = arguments[18:]
+    given = (query, key, value, keys, values)
     into = [
         x.new_zeros(x.shape) if grad is None else grad
         for x, grad in (
