@@ -21,7 +21,8 @@ every_policy = pytest.mark.parametrize("policy", POLICIES)
 
 def part(**settings) -> Any:
     torch.manual_seed(0)
-    store = SurpriseStore(12, **({"budget": 4, "width": 5} | settings)).double()
+    given: dict[str, Any] = {"budget": 4, "width": 5} | settings
+    store = SurpriseStore(12, **given).double()
     for parameter in store.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     return store
@@ -78,6 +79,7 @@ def test_token_by_token_and_in_pieces_as_the_whole(policy):
     model, ids = model_of(policy), random_ids(3, 40, below=20)
     mask = torch.rand(3, 40, generator=torch.Generator().manual_seed(2)) > 0.2
     mask[:, -1] = True
+    state: Any
     for given in (None, mask):
         whole, last = model(ids, mask=given)
         for edges in (range(41), [0, 1, 17, 18, 40]):

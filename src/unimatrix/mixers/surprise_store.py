@@ -65,7 +65,8 @@ class SurpriseStore(Part):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.budget, self.policy, self.rate, self.window = budget, policy, rate, window
+        self.policy: Policy = policy
+        self.budget, self.rate, self.window = budget, rate, window
         self.top_k, self.seed, self.asked = top_k, seed, asked
         self.backend = BackendChoice(backend)
         self.norm = nn.LayerNorm(d_model)
