@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -48,3 +50,29 @@ def test_what_is_stopped_leaves_the_file_that_was_there(tmp_path):
             stopped(stop)
         assert path.read_text() == "before"
         assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+APPEND = """
+import sys, time
+from pathlib import Path
+from unimatrix.atomic import append_lines
+path, who = Path(sys.argv[1]), sys.argv[2]
+while not path.with_name("go").exists():
+    time.sleep(0.001)
+for number in range(60):
+    append_lines(path, f"{who} {number} {'x' * 3000}\\n".encode())
+"""
+
+
+def test_processes_that_append_to_one_file_lose_no_line(tmp_path):
+    """As two terminals do that answer for two models into one file of rows."""
+    path = tmp_path / "rows"
+    at_work = [subprocess.Popen([sys.executable, "-c", APPEND, path, str(who)]) for who in range(3)]
+    (tmp_path / "go").touch()
+    assert [process.wait(timeout=300) for process in at_work] == [0, 0, 0]
+    lines = path.read_text().splitlines()
+    assert {tuple(line.split()[:2]) for line in lines} == {
+        (str(who), str(number)) for who in range(3) for number in range(60)
+    }
+    assert len(lines) == 180
+    assert {len(line.split()[2]) for line in lines} == {3000}

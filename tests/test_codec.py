@@ -1,5 +1,6 @@
 """The codec: what is written comes back equal; what does not fit is one line that names file and field."""
 
+import itertools
 import json
 import os
 import re
@@ -14,12 +15,15 @@ from hypothesis import strategies as st
 
 from unimatrix.codec import (
     MAX_DEPTH,
+    check_can_be_written,
+    check_file,
     decode,
     did_you_mean,
     encode,
     near_names,
     parse_json,
     read_json,
+    read_json_lines,
     read_record,
 )
 from unimatrix.errors import UserError
@@ -186,6 +190,46 @@ def test_what_is_no_file_is_called_what_it_is(tmp_path: Path) -> None:
         read_json(Path("\0"))
 
 
+def test_a_file_that_may_not_be_read_is_none_that_is_missing(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "secret"
+    path.touch()
+    check_file(path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read all
+    with pytest.raises(UserError, match=r"secret: cannot be read \(Permission denied\)$"):
+        check_file(path)
+
+
+def test_where_no_file_can_come_to_be_is_told_before(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    check_can_be_written(tmp_path / "file")
+    check_can_be_written(tmp_path / "new")
+    check_can_be_written(tmp_path / "a" / "b" / "new", makes_folders=True)
+    for path, words in (
+        (tmp_path / "a" / "new", "expected a folder that is there, got"),
+        (tmp_path / "file" / "new", "expected a folder that is there, got"),
+        (tmp_path, "expected a file, got a folder"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_can_be_written(path)
+    with pytest.raises(UserError, match=r"expected a folder that is there, got .*file$"):
+        check_can_be_written(tmp_path / "file" / "b" / "new", makes_folders=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write all
+    for path in ("file", "new"):
+        with pytest.raises(UserError, match=rf"{path}: cannot be written \(Permission denied\)$"):
+            check_can_be_written(tmp_path / path)
+
+
+def test_a_line_that_was_cut_short_is_one_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    for whole, torn in itertools.product((b"", b'{"a": 1}\n'), (b"", b"{", b'{"a')):
+        path.write_bytes(whole + torn)
+        assert len(list(read_json_lines(path))) == whole.count(b"\n")
+    for text in (b"a note", b'{"a": 1}\nbehind it', b"[1"):  # it would be cut off
+        path.write_bytes(text)
+        with pytest.raises(UserError, match=r"rows, line \d: expected an object with fields, got"):
+            list(read_json_lines(path))
+
+
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "big.json"
     with path.open("wb") as file:
@@ -198,6 +242,7 @@ def test_only_near_names_are_near() -> None:
     assert near_names("nosuch", ["bench", "eval"]) == []
     assert near_names("bnch", ["bench", "eval"]) == ["bench"]
     assert near_names("core", ["unimatrix-core", "transformer"]) == ["unimatrix-core"]
+    assert near_names("bench" * 10**6, ["bench", "eval"]) == near_names("x", []) == []
 
 
 def test_a_complaint_names_as_many_as_a_line_holds() -> None:

@@ -3,9 +3,14 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes may append to one file and lose a line
+    fcntl = None
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -39,13 +44,17 @@ def replacing(path: Path) -> Iterator[Path]:
 def append_lines(path: Path, lines: bytes) -> None:
     """Append to a file of lines and wait until they are on the disk, in a folder that is made if need be.
 
-    A last line without its line break, of an earlier kill, is cut off first.
+    A last line without its line break, of an earlier kill, is cut off first. Processes that append to one
+    file wait for each other.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; the lines before stay whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system that has no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
         file.truncate(whole)

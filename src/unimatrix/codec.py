@@ -11,6 +11,7 @@ it in JSON, which tells one of several apart. Importing this module imports noth
 """
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -57,6 +58,25 @@ def check_file(path: Path) -> None:
     for is_kind, words in _FILE_KINDS:
         if is_kind(mode):
             raise UserError(f"{path}: expected a file, got {words}")
+    if not os.access(path, os.R_OK):  # some readers call it missing, or corrupt
+        raise UserError(f"{path}: cannot be read ({os.strerror(errno.EACCES)})")
+
+
+def check_can_be_written(path: Path, *, makes_folders: bool = False) -> None:
+    """Raise a UserError where no file can come to be, before the work that it is to hold is done.
+
+    Args:
+        makes_folders: whoever writes it makes the folders that are not there.
+    """
+    if os.path.lexists(path):
+        check_file(path)
+    folder = path.absolute().parent
+    while makes_folders and not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{path}: expected a folder that is there, got {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: cannot be written ({os.strerror(errno.EACCES)})")
 
 
 def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -89,15 +109,18 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """A place to complain of and the JSON value of each line, oldest first; none if there is no file.
 
     A last line without its line break was cut short by a kill or a full disk: it is left out, because whoever
-    wrote it did not finish writing.
+    wrote it did not finish writing. Whoever appends will cut it off, so that it must have begun as an object.
 
     Raises:
-        UserError: a whole line is no JSON value; it names the file and the line.
+        UserError: a whole line is no JSON value, or the last one no beginning of an object; it names the file
+            and the line.
     """
     # a link to nowhere is not "none yet"
     if not os.path.lexists(path):
         return
-    *lines, _torn = read_bytes(path).split(b"\n")
+    *lines, torn = read_bytes(path).split(b"\n")
+    if torn and not torn.startswith(b"{"):
+        raise UserError(f"{path}, line {len(lines) + 1}: expected an object with fields, got another text")
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         yield where, parse_json(line, where=where)
@@ -175,6 +198,8 @@ def encode(value: Any) -> Any:
 def near_names(name: object, known: Collection[str], *, most: int = 3) -> list[str]:
     """Those of the known names that somebody who wrote `name` may have meant; none if none is near."""
     names, asked = [str(one) for one in known], str(name)
+    if len(asked) > 2 * max(map(len, names), default=0):
+        return []  # of a text of megabytes this would take seconds to find out
     # a name's own word counts too: "core" is near "unimatrix-core"
     holding = [one for one in names if len(asked) > 2 and asked in re.split(r"[-_.]", one)]
     return list(dict.fromkeys([*get_close_matches(asked, names, n=most, cutoff=0.7), *holding]))[:most]

@@ -119,8 +119,12 @@ def test_states_and_files_that_cannot_be_used(call, refused, small_run, corpus, 
         (tmp_path / "no" / "state", "expected a folder that is there"),
         (tmp_path / "fifo", "expected a file, got a FIFO"),
         (tmp_path / "link", "expected a file, got a device"),
+        (corpus, "expected a saved state to replace, or no file, got another one"),
     ):
         assert f"{path}: {said}" in refused(*generate, "--save-state", path)
+    before = corpus.read_bytes()
+    refused(*generate, "--prompt-file", corpus, "--save-state", corpus, "--max-new-tokens", "0")
+    assert corpus.read_bytes() == before
     nothing = ("generate", small_run, "--max-new-tokens", "0")
     assert "max_new_tokens: expected at least 1, got 0" in refused(*nothing)
     assert "expected a text that was read, got none" in refused(*nothing, "--save-state", tmp_path / "b")

@@ -112,6 +112,7 @@ def test_a_stopped_run_says_how_to_go_on(call, llama, monkeypatch) -> None:
         (("vt", "--figure", "no/x.png"), "figure: expected a file in a folder that is there, got no/x.png"),
         (("vt", "--figure", "x.gif"), "figure: expected a file ending in .png, .svg, .pdf"),
         (("vt", "--rows", "."), "expected a file, got a folder"),
+        (("vt", "--rows", "empty.txt/x/rows.jsonl"), "expected a folder that is there, got"),
         (("fwe", "--lengths", "900", "--rows", "wrong.jsonl"), "wrong.jsonl, line 1: expected JSON"),
     ],
 )

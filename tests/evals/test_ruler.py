@@ -1,5 +1,6 @@
 """What a model is asked, what it answers alone and beside others, its score, and where it is kept."""
 
+import copy
 import json
 from dataclasses import replace
 from functools import wraps
@@ -145,6 +146,21 @@ def test_a_sample_is_answered_beside_others_as_alone_and_by_the_likeliest_token(
         assert said == causal.tokenizer.decode(answer, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("pad", [-1, 10**6])
+def test_padding_that_a_model_does_not_know_is_not_fed_to_it(llama, monkeypatch, pad) -> None:
+    """Settings of public models have such ids: -1, or a token that was added to the tokenizer alone."""
+    samples = [sample for cell in plan(llama, FEW) for sample in drawn(cell)][:3]
+    alone = [predict(llama, [sample])[0] for sample in samples]
+    settings = copy.deepcopy(llama.model.generation_config)
+    # one of the likelier tokens ends an answer before others are done
+    ids = llama.tokenizer(alone[0])["input_ids"]
+    settings.eos_token_id, settings.pad_token_id = [-1, ids[2]], pad
+    monkeypatch.setattr(llama.model, "generation_config", settings)
+    expected = [predict(llama, [sample])[0] for sample in samples]
+    assert len(set(map(len, expected))) > 1
+    assert predict(llama, samples) == expected
+
+
 def test_a_model_that_heeds_no_mask_answers_one_at_a_time(ours, llama, tmp_path, monkeypatch) -> None:
     assert heeds_masks(ours)
     assert heeds_masks(llama)
@@ -246,9 +262,12 @@ def test_a_row_says_where_it_comes_from(llama, rows) -> None:
     assert row.provenance["versions"].keys() >= {"torch", "transformers"}
 
 
-def test_lengths_that_a_task_or_the_model_has_not_are_told(ours, llama) -> None:
+def test_lengths_that_a_task_or_the_model_has_not_are_told(ours, llama, monkeypatch) -> None:
+    monkeypatch.setattr(ruler, "host_bytes", lambda: 2**34)
     with pytest.raises(UserError, match="lengths: expected at most the model's 2,000 positions, got 2,001"):
         plan(llama, Settings(lengths=(100, 2001)))
+    with pytest.raises(UserError, match=r"lengths: 2,147,483,648 tokens: needs at least 64\.0 GiB"):
+        plan(ours, Settings(tasks=("vt",), lengths=(2**31,)))
     small, large = plan(ours, Settings(tasks=("vt",), lengths=(100, 3000), samples=1))
     assert (small.samples, str(small.refused)[:32]) == (0, "vt: expected a length of at leas")
     assert (large.samples, large.refused) == (1, None)

@@ -1,5 +1,6 @@
 """A state in a file is the state, for the model that made it, and nothing else in a file is one."""
 
+import copy
 import dataclasses
 import json
 
@@ -297,7 +298,15 @@ def test_what_cannot_be_saved(tmp_path):
         ({"state": None}, "state: expected one that a language model returned"),
         ({"state": model_of("unimatrix-rosa", **SMALL)(IDS)[1]}, "state.parts: expected the parts"),
         ({"logits": logits}, "logits: expected floating point"),
-        ({"model": torch.nn.Linear(1, 1)}, "model: expected a language model of this library"),
+        ({"logits": logits[:, -1].to("meta")}, "logits: expected numbers, got none"),
+        ({"model": torch.nn.Linear(1, 1)}, "model: expected a LanguageModel or a Mamba2, got a Linear"),
+        ({"model": None}, "model: expected a LanguageModel or a Mamba2, got a NoneType"),
+        (
+            {"model": copy.deepcopy(model).to("meta")},
+            "model: expected weights with values, got some on the meta",
+        ),
+        ({"path": f"{tmp_path}/\0"}, "path: expected one in UTF-8 and without NUL"),
+        ({"path": f"{tmp_path}/\udcff"}, "path: expected one in UTF-8 and without NUL"),
         ({"path": tmp_path / "none" / "state"}, "expected a folder that is there"),
         ({"path": tmp_path}, "expected a file, got a folder"),
         ({"path": tmp_path / ("x" * 255)}, "the state cannot be written"),
@@ -306,3 +315,33 @@ def test_what_cannot_be_saved(tmp_path):
             save_state(**({"state": state, "path": path, "model": model} | given))
         assert "\n" not in str(caught.value)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["compiled", "twice"])
+def test_a_compiled_model_is_the_model_inside(how, tmp_path):
+    model, path = model_of("unimatrix-core", **SMALL), tmp_path / "state"
+    compiled = torch.compile(model, backend="eager")
+    if how == "twice":
+        compiled = torch.nn.Module()
+        compiled.module = torch.compile(model, backend="eager")  # as DistributedDataParallel holds it
+    state = model(IDS)[1]
+    save_state(state, path, compiled)
+    assert same(load_state(path, model)[0], state)
+    assert same(load_state(path, compiled)[0], state)
+    with pytest.raises(UserError, match="model: expected weights with values, got some on the meta device"):
+        load_state(path, copy.deepcopy(model).to("meta"))
+
+
+def test_a_state_takes_the_place_of_nothing_but_a_state(tmp_path):
+    model, path = model_of("unimatrix-core", **SMALL), tmp_path / "file"
+    state = model(IDS)[1]
+    save_file({"position": torch.zeros(2)}, tmp_path / "weights")
+    for data in (b"a text", (tmp_path / "weights").read_bytes(), b"\xff" * 99):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"file: expected a saved state to replace, .* got another one$"):
+            save_state(state, path, model)
+        assert path.read_bytes() == data
+    path.write_bytes(b"")
+    for ids in (IDS, MORE):  # in the place of an empty file, and of another state
+        save_state(model(ids)[1], path, model)
+        assert load_state(path, model)[0].position.tolist() == [ids.shape[1]] * 2

@@ -245,6 +245,20 @@ def test_what_cannot_work_is_refused_when_the_config_is_made(config, message):
         ModelConfig(**config)
 
 
+def test_lists_that_no_model_has_are_not_looked_through():
+    values = ModelConfig(d_model=8, layers=({"mlp": MLPConfig()},)).to_dict()
+    layer = values["layers"][0]
+    many = [layer[0] | {"name": f"part{number}"} for number in range(5000)]
+    for change, name in (
+        ({"layers": [layer] * 5000}, "layers"),
+        ({"order": [0] * 5000}, "order"),
+        ({"parts": many}, "parts"),
+        ({"layers": [layer, many]}, "layers: 1"),
+    ):
+        with pytest.raises(UserError, match=f"^model config: {name}: expected at most 4,096, got 5,000$"):
+            ModelConfig.from_dict(values | change)
+
+
 def test_a_part_takes_no_name_that_a_model_or_block_has():
     model = LanguageModel(ModelConfig(d_model=8, layers=({"mlp": MLPConfig()},)))
     own = {name for kind in (LanguageModel, Block) for name in vars(kind)} | vars(model).keys()

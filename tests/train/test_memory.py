@@ -89,6 +89,14 @@ def test_logits_that_are_not_computed_are_not_counted(monkeypatch):
         check_memory(huge(task=RecallConfig(length=1024, vocab_size=8192), seq_len=1024, batch_size=64))
 
 
+def test_what_is_evaluated_at_the_end_is_looked_at_before_the_start(tmp_path):
+    task = MQARConfig(eval_cells=((128, 4), (10**11, 4)))
+    words = r"^evaluation: 256 sequences of length 100,000,000,000: needs at least .* memory"
+    with pytest.raises(UserError, match=words):
+        train(huge(task=task, seq_len=task.length), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_table_that_cannot_fit_is_refused():
     with pytest.raises(UserError, match=r"num_values 1,000,000: .* triples of values: needs at least .* EiB"):
         TripleInteractionConfig(num_values=10**6, vocab_size=10**7)

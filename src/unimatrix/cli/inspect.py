@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unimatrix.cli.arguments import parse
-from unimatrix.codec import check_file, encode
+from unimatrix.codec import check_can_be_written, encode
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import Choice, Step, Traced
 from unimatrix.lab.look import trace_checkpoint
@@ -59,8 +59,7 @@ def check_figure(path: Path) -> None:
         raise UserError(f"figure: expected a file ending in {', '.join(FIGURE_FORMATS)}, got {path}")
     if not path.absolute().parent.is_dir():
         raise UserError(f"figure: expected a file in a folder that is there, got {path}")
-    if path.exists():
-        check_file(path)
+    check_can_be_written(path)
 
 
 def run(arguments: Sequence[str]) -> int:

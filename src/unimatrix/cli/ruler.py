@@ -16,7 +16,7 @@ from unimatrix.cli.arguments import parse
 from unimatrix.cli.inspect import check_figure
 from unimatrix.cli.printing import print_table
 from unimatrix.cli.progress import progress_on_stderr
-from unimatrix.codec import check_file, is_utf8, read_bytes, shown
+from unimatrix.codec import check_can_be_written, is_utf8, read_bytes, shown
 from unimatrix.data.tasks.ruler import RULER, Haystack
 from unimatrix.errors import UserError
 from unimatrix.evals.ruler import Cell, Row, Settings, plan, read_rows, run_ruler
@@ -150,8 +150,7 @@ def _settings(options: Options) -> Settings:
     for path in (options.rows, options.figure):
         if path is not None and not is_utf8(str(path)):
             raise UserError(f"path: expected UTF-8, got {shown(str(path))}")
-        if path is not None and path.exists():
-            check_file(path)
+    check_can_be_written(options.rows, makes_folders=True)
     haystack = None
     known = [RULER[name] for name in options.ruler or RULER if name in RULER]
     if options.haystack is not None and known and all(task.hidden_in != "essays" for task in known):

@@ -21,6 +21,7 @@ from transformers import GenerationConfig
 
 from unimatrix.atomic import append_lines
 from unimatrix.codec import decode, did_you_mean, read_json_lines, shown
+from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.tasks.ruler import (
     RULER,
     VERSION,
@@ -41,6 +42,8 @@ from unimatrix.ops import backends_of
 NOISE = "noise"
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _MOST_SAMPLES = 10_000
+# at the least: ids and mask, as a tokenizer's lists and as tensors
+_BYTES_OF_A_TOKEN = 4 * 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,13 +153,14 @@ def plan(causal: CausalModel, settings: Settings) -> list[Cell]:
     """Every task at every length, in the model's own tokens.
 
     Raises:
-        UserError: a length beyond the model's positions.
+        UserError: a length beyond the model's positions, or beyond the memory.
         MissingPackage: a task takes words, and wonderwords is not installed.
     """
     limit = causal.max_positions
     for length in settings.lengths:
         if limit is not None and length > limit:
             raise UserError(f"lengths: expected at most the model's {limit:,} positions, got {length:,}")
+        check_fits(_BYTES_OF_A_TOKEN * length, what=f"lengths: {length:,} tokens", there=host_bytes())
     words = wonderwords() if any(RULER[name].takes_words for name in settings.tasks) else None
     count, tokenizer = partial(_count, causal.tokenizer), causal.tokenizer
     added = len(_ids(tokenizer, "a")) - count("a")
@@ -263,9 +267,13 @@ def heeds_masks(causal: CausalModel) -> bool:
             first = model.generate(
                 input_ids=tokens.to(model.device),
                 attention_mask=mask.to(model.device),
-                generation_config=GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=0),
-                return_dict_in_generate=True,
-                output_logits=True,
+                generation_config=GenerationConfig(
+                    max_new_tokens=1,
+                    do_sample=False,
+                    pad_token_id=0,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                ),
             )
             scores.append(first.logits[0].double())
     alone, beside = scores
@@ -289,11 +297,10 @@ def predict(causal: CausalModel, samples: Sequence[Sample]) -> list[str]:
         mask[number, width - len(row) :] = 1
     before = model.generation_config
     ends = before.eos_token_id if isinstance(before.eos_token_id, list) else [before.eos_token_id]
-    ends = [token for token in ends if token is not None]
-    # what stands behind an end, and is not read
-    pad = next((one for one in (before.pad_token_id, tokenizer.pad_token_id, *ends) if one is not None), 0)
+    ends = [token for token in ends if token is not None and token >= 0]  # -1 is none too
     # the model's own wishes (a temperature, a penalty on repetition) are left out, but where an answer ends
-    model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=pad, do_sample=False)
+    # behind an end stands what every model has, and nobody reads: some know their own padding's id no more
+    model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=0, do_sample=False)
     try:
         with evaluating(model):
             written = model.generate(

@@ -17,7 +17,7 @@ from unimatrix.evals.model import check_finite, device_of, evaluating, max_posit
 from unimatrix.models import LanguageModel, Mamba2
 
 # sequences of one draw, whatever number of them goes through the model at a time
-_DRAWN_TOGETHER = 256
+DRAWN_TOGETHER = 256
 # and not more of them than hold so many tokens: what lies between layers grows with them
 _MOST_TOKENS = 2**17
 # of a model that is read in pieces here, as it does not do so itself
@@ -139,8 +139,8 @@ def _by_row(asked: Tensor) -> Tensor:
 
 def _batches(config: TaskConfig, *, num_sequences: int, seed: int, batch_size: int) -> Iterator[Batch]:
     make = task_of(config).make
-    for step, first in enumerate(range(0, num_sequences, _DRAWN_TOGETHER)):
-        rows = min(_DRAWN_TOGETHER, num_sequences - first)
+    for step, first in enumerate(range(0, num_sequences, DRAWN_TOGETHER)):
+        rows = min(DRAWN_TOGETHER, num_sequences - first)
         drawn = make(config, seed=seed, step=step, batch_size=rows, stream="eval")
         together = max(1, min(batch_size, _MOST_TOKENS // max(1, config.length)))
         pieces = zip(drawn.input_ids.split(together), drawn.labels.split(together), strict=True)

@@ -100,7 +100,7 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         Of a model that torch.compile or DistributedDataParallel has wrapped it is the model inside; what is
         wrapped after this is saved under the same names as ever.
         """
-        language_model = _unwrapped(language_model)
+        language_model = unwrapped(language_model)
         model = cls(UniMatrixConfig.from_model_config(language_model.config), language_model)
         return model.train(language_model.training)
 
@@ -483,13 +483,18 @@ def _kept(logits: Tensor, keep: int | Tensor | None) -> Tensor:
     return logits[:, keep] if isinstance(keep, Tensor) else logits[:, -keep:]
 
 
-def _unwrapped(language_model: Any) -> TextModel:
+def unwrapped(language_model: Any, *, name: str = "language_model") -> TextModel:
+    """The model inside what torch.compile, DistributedDataParallel and their like made of it.
+
+    Raises:
+        UserError: it is none of this library's; name says whose argument it was.
+    """
     model = language_model
     while not isinstance(model, LanguageModel | Mamba2):
         inside = [getattr(model, name) for name in WRAPPERS if hasattr(model, name)]
         if not inside:
             raise UserTypeError(
-                f"language_model: expected a LanguageModel or a Mamba2, got a {type(language_model).__name__}"
+                f"{name}: expected a LanguageModel or a Mamba2, got a {type(language_model).__name__}"
             )
         model = inside[0]
     return model

@@ -17,7 +17,6 @@ Letters: B batch, V vocabulary.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from unimatrix.atomic import replacing
-from unimatrix.codec import check_file, encode, parse_json, shown
+from unimatrix.codec import check_can_be_written, check_file, encode, is_utf8, parse_json, shown
 from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.hf.generation import first_line
+from unimatrix.hf.modeling import unwrapped
 from unimatrix.hf.numbers import check_plain
 from unimatrix.mixers.layout import Kept, check_state
 from unimatrix.models import ModelConfig, TextModel, resolved, settings_of, text_config_from_dict
@@ -51,14 +51,15 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
 
     Args:
         state: what the model returned. Of what indexes a text its tokens are kept; the index is built anew.
-        path: of the file; one that is there is replaced.
-        model: the one that returned it (of an adapter of Hugging Face's, its `language_model`).
+        path: of the file; a saved state that is there is replaced.
+        model: the one that returned it, compiled or not (of an adapter of Hugging Face's, its
+            `language_model`).
         logits: [B, V] of the token that comes next, if one is to be chosen without reading another first.
 
     Raises:
-        UserError: a state or logits of another model, or the file cannot be written.
+        UserError: a state or logits of another model, another file in its place, or it cannot be written.
     """
-    _check_model(model)
+    model = _model(model)
     path = _path(path)
     check_can_hold(path)
     batch = _batch_of(state)
@@ -78,11 +79,10 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
 
 
 def check_can_hold(path: Path) -> None:
-    """Raise a UserError where no file can be written: in the place of a folder or device, or in no folder."""
-    if os.path.lexists(path):
-        check_file(path)
-    elif not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: expected a folder that is there, got {path.parent}")
+    """Raise a UserError where no state can be written: in the place of another file, or in no folder."""
+    check_can_be_written(path)
+    if path.exists() and path.stat().st_size and not _is_state(path):
+        raise UserError(f"{path}: expected a saved state to replace, or no file, got another one")
 
 
 def load_state(
@@ -98,7 +98,7 @@ def load_state(
         UserError: no such file, none of a state, cut short or damaged, or of another model, dtype or batch;
             one line says which.
     """
-    _check_model(model)
+    model = _model(model)
     check_plain("batch_size", batch_size, int)
     path = _path(path)
     check_file(path)
@@ -157,12 +157,24 @@ def _own(tensor: Tensor) -> Tensor:
 def _path(path: Any) -> Path:
     if not isinstance(path, str | Path) or path == "":
         raise UserTypeError(f"path: expected a text or a path, got {shown(path)}")
+    if "\0" in str(path) or not is_utf8(str(path)):  # of which safetensors would lose or misread the name
+        raise UserError(f"path: expected one in UTF-8 and without NUL, got {shown(str(path))}")
     return Path(path)
 
 
-def _check_model(model: Any) -> None:
-    if not isinstance(model, TextModel):
-        raise UserTypeError(f"model: expected a language model of this library, got {shown(model)[:80]}")
+def _is_state(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "unimatrix_state" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _model(model: Any) -> TextModel:
+    model = unwrapped(model, name="model")
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise UserError("model: expected weights with values, got some on the meta device")
+    return model
 
 
 def _about(model: TextModel) -> dict[str, str]:
@@ -291,8 +303,8 @@ def _check_logits(logits: Any, batch: int, model: TextModel) -> None:
     if not isinstance(logits, Tensor) or tuple(logits.shape) != shape or logits.dtype not in _FLOATS:
         got = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else shown(logits)
         raise UserError(f"{LOGITS}: expected floating point {list(shape)}, got {got}")
-    if bool(logits.isnan().any()):
-        raise UserError(f"{LOGITS}: expected numbers, got NaN")
+    if logits.is_meta or bool(logits.isnan().any()):
+        raise UserError(f"{LOGITS}: expected numbers, got {'none' if logits.is_meta else 'NaN'}")
 
 
 def _batch_of(state: Any) -> int:

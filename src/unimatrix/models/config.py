@@ -31,6 +31,7 @@ TAKEN = frozenset(
     {"embedding", "positions", "blocks", "norm", "head", "class_head", "dropout", "config", "tied", "logits"}
     | {"features", "words", "output_head", "init_weights", "init_module", "init_state", "tie_weights"}
     | {"gradient_checkpointing", "halves", "gives", "state_layout", "kinds", "reads_on"}
+    | {"own_blocks"}
 )
 
 
@@ -248,6 +249,13 @@ class ModelConfig:
         except UserError as error:
             raise UserError(f"model config: {error}") from None
         check_known_settings("model config", values, [field.name for field in fields(cls)])
+        layers = values.get("layers")
+        named = {name: values.get(name) for name in ("layers", "order", "parts")}
+        if isinstance(layers, list):
+            named |= {f"layers: {at}": layer for at, layer in enumerate(layers[:MAX_DEPTH])}
+        for name, several in named.items():  # to look at each of a million takes a minute
+            if isinstance(several, list | dict) and len(several) > MAX_DEPTH:
+                raise UserError(f"model config: {name}: expected at most {MAX_DEPTH:,}, got {len(several):,}")
         return decode(cls, values, where="model config")
 
     upgraded = staticmethod(upgrade_config)

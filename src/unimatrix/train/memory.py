@@ -8,9 +8,10 @@ import os
 import torch
 
 from unimatrix.data import VOCAB_SIZE
-from unimatrix.data.memory import check_fits, in_words
+from unimatrix.data.memory import check_fits, host_bytes, in_words
 from unimatrix.data.tasks import task_of
 from unimatrix.evals.model import memory_of
+from unimatrix.evals.tasks import DRAWN_TOGETHER
 from unimatrix.models import ModelConfig, estimate
 from unimatrix.models.estimate import least_state_bytes
 from unimatrix.train.config import Experiment
@@ -45,6 +46,14 @@ def check_memory(experiment: Experiment) -> None:
         f"(weights and optimiser {in_words(weights)}, a batch {in_words(batch)})"
     )
     check_fits(weights + batch, what=what, there=memory_of(_device(experiment)))
+    if task is not None:  # what comes at the end is not to fail there
+        rows = min(DRAWN_TOGETHER, task.eval_sequences)
+        for variant in (task, *task_of(task).variants(task).values()):
+            check_fits(
+                rows * variant.length * 2 * _ID,
+                what=f"evaluation: {rows:,} sequences of length {variant.length:,}",
+                there=host_bytes(),
+            )
 
 
 def _device(experiment: Experiment) -> torch.device:
