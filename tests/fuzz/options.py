@@ -231,6 +231,7 @@ UNNAMED = ("expected options, got", "unknown option", "without NUL", "error: tex
 # options that are told by what they are part of, or go against
 ALSO = {
     "eval_at": ("eval_at",),
+    "eval_depths": ("eval_depths",),
     "text": ("data", "train"),
     "data": ("text",),
     "data_dir": ("text", "train"),

@@ -75,6 +75,20 @@ def test_a_task_goes_to_json_with_its_kind_and_back():
     assert Experiment.from_dict({"task": {"kind": "recall"}}).task == RecallConfig()
 
 
+@pytest.mark.parametrize(
+    ("preset", "depths", "message"),
+    [
+        ("unimatrix-core", (3, 1), "eval_depths: expected ascending depths from 1"),
+        ("unimatrix-core", (0, 1), "eval_depths: expected ascending depths from 1"),
+        ("transformer", (1, 2), "eval_depths: expected a model of one layer .*got transformer with 3"),
+        ("mamba2", (1, 2), "eval_depths: expected a model of one layer .*got mamba2 with none"),
+    ],
+)
+def test_only_a_shared_layer_is_evaluated_at_other_depths(preset, depths, message):
+    with pytest.raises(UserError, match=message):
+        Experiment(model=ModelChoice(preset=preset), loop=LoopConfig(eval_depths=depths))
+
+
 def test_tasks_of_every_kind_go_to_json_and_back():
     task = TripleInteractionConfig(rules=("copy", "lookup"), task_token=False, phase_steps=None)
     experiment = Experiment(task=task, loop=LoopConfig(seq_len=49))

@@ -7,6 +7,7 @@ from unimatrix.errors import UserError
 from unimatrix.lab.study import Study
 from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
 from unimatrix.studies.beyond.binding_load import BINDING_LENGTH, BINDING_LOAD
+from unimatrix.studies.beyond.depth import DEPTH_RECALL, DEPTH_TEXT
 from unimatrix.studies.beyond.exact_routing import TABLE1_EXACT, TABLE3_EXACT
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
 from unimatrix.studies.beyond.streaming import STREAMING
@@ -40,6 +41,8 @@ STUDIES: dict[str, Study] = {
         STREAMING,
         BINDING_LOAD,
         BINDING_LENGTH,
+        DEPTH_TEXT,
+        DEPTH_RECALL,
         SECTION56_FIRST,
         SECTION56_TUNED,
         SECTION56_PERPLEXITY,

@@ -19,6 +19,7 @@ from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig, task_of
 from unimatrix.data.tasks.triple_interaction import Symbols
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.models import TASK_PRESETS, AnyModelConfig, ModelConfig, preset_config, settings_of
+from unimatrix.models.upgrade import MAX_DEPTH
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -173,6 +174,9 @@ class LoopConfig:
             all).
         eval_at: steps, ascending, after which the whole validation text is evaluated besides; what it gives
             stays in the run's metrics ("bpb_80_steps", "seconds_80_steps").
+        eval_depths: how often the model's one shared layer is applied in further evaluations at the end, with
+            the same weights (`unimatrix.evals.at_depth`): on eval_bytes of a text ("bpb_12_deep"), or on the
+            task alone ("accuracy_12_deep").
         stream_bytes: how much of the validation text is read as one stream too, at the end, the state carried
             through (metrics "stream_bpb"; "stream_bpb_513" of the bytes that follow 513 to 1,024, and so on,
             of a model that has a part which reads on; "windows_bpb" of the same bytes in windows of seq_len);
@@ -197,6 +201,7 @@ class LoopConfig:
     eval_every: int | None = None
     eval_bytes: int | None = None
     eval_at: tuple[int, ...] | None = None
+    eval_depths: tuple[int, ...] | None = None
     stream_bytes: int | None = None
     stream_window: int | None = None
     save_every: int | None = None
@@ -226,6 +231,9 @@ class LoopConfig:
             raise UserError(f"eval_at: expected ascending steps above 0, got {asked}")
         if asked and asked[-1] > self.steps:
             raise UserError(f"eval_at: expected no step after the last one, {self.steps}, got {asked[-1]}")
+        depths = self.eval_depths or ()
+        if list(depths) != sorted({depth for depth in depths if 0 < depth <= MAX_DEPTH}):
+            raise UserError(f"eval_depths: expected ascending depths from 1 to {MAX_DEPTH:,}, got {depths}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -270,10 +278,22 @@ class Experiment:
             raise UserError(
                 f"stream_bytes: a stream has no end; expected max_positions None beside it, got {limit}"
             )
+        if self.loop.eval_depths:
+            self._check_shared()
         if self.task is not None:
             self._check_task(self.task)
         if self.model.preset in TASK_PRESETS:
             self._check_task_preset()
+
+    def _check_shared(self) -> None:
+        """Only a layer that is shared over depth can be applied more often."""
+        config = self.model.resolved(VOCAB_SIZE if self.task is None else self.task.vocab_size)
+        layers = len(config.layers) if isinstance(config, ModelConfig) else 0
+        if layers != 1:
+            raise UserError(
+                f"eval_depths: expected a model of one layer shared over depth, got {self.model.preset} with "
+                f"{layers or 'none of this library'}"
+            )
 
     def _check_task(self, task: TaskConfig) -> None:
         if self.loop.seq_len != task.length:
@@ -336,7 +356,7 @@ FREE_AT_RESUME = frozenset(
     {"name", "data", "steps", "eval_every", "eval_bytes", "save_every", "keep_checkpoints", "log_every"}
     | {"stream_bytes", "stream_window"}
     | {"device", "tracker", "eval_num_pairs", "eval_num_distractors", "eval_cells", "eval_sequences"}
-    | {"eval_rebound", "eval_tokens"}
+    | {"eval_rebound", "eval_tokens", "eval_depths"}
 )
 
 

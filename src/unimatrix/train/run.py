@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
-from unimatrix.evals import parts_that_look_back
+from unimatrix.evals import at_depth, parts_that_look_back
 from unimatrix.models import AnyModel, LanguageModel, build, config_from_dict, resolved
 from unimatrix.models.documents import check_keeps_documents
 from unimatrix.train.checkpoint import OPTIMIZER, RNG, TRAINER, WEIGHTS, Checkpoint, save_checkpoint
@@ -238,14 +238,20 @@ class Run:
             total: Any = accelerator.reduce(sums, reduction="sum")
             return total
 
-        with self._stopping_at(self.step):
-            metrics = self.source.evaluate(
-                self.model,
+        def measured(model: AnyModel, extent: Extent) -> dict[str, float]:
+            return self.source.evaluate(
+                model,
                 seed=self.experiment.loop.seed,
                 extent=extent,
                 share=(accelerator.process_index, accelerator.num_processes),
                 add_up=add_up,
             )
+
+        with self._stopping_at(self.step):
+            metrics = measured(self.model, extent)
+            for depth in (self.experiment.loop.eval_depths or ()) if extent == "final" else ():
+                deep = measured(at_depth(self.model, depth), "part")
+                metrics |= {f"{name}_{depth}_deep": value for name, value in deep.items()}
         headline = metrics[self.source.headline]
         self.curve.append((self.step, headline))
         if self.is_asked_at:
