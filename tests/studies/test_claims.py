@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.results import latest_identities, read_results, select
 from unimatrix.lab.study import Row
 from unimatrix.models import build, parameter_count, preset_config
@@ -54,19 +55,27 @@ def committed():
 
 
 BEYOND = ("table1-exact", "table3-exact", "streaming", "training-length", "table5-all-fillers", "memory")
+BEYOND += ("binding-load", "binding-length", "depth-text", "depth-recall")
 ONE_SEED = ("streaming",)  # of whose 165 runs a text the first seed's are committed
+# what no committed run is of: a name goes from here when its rows come
+NOT_RUN_YET = ("binding.", "depth-text.", "depth-recall.", "stream.m2rnn")
 
 
 def test_every_study_answers_with_the_committed_runs(committed) -> None:
     for name, study in ALL.items():
-        assert "not measured" not in study.answer(committed[name]).lower()
+        answer = study.answer(committed[name])
+        if study.names and all(experiment.startswith(NOT_RUN_YET) for experiment in study.names):
+            assert answer == NOT_MEASURED
+        else:
+            assert "not measured" not in answer.lower()
 
 
 def test_the_committed_runs_are_of_five_seeds_and_of_today_s_settings(committed) -> None:
     for name, study in STUDIES.items():
         for experiment in study.names:
             seeds = {7} if name in ONE_SEED else {7, 11, 1, 2, 3}
-            assert committed[name][experiment].keys() == seeds, experiment
+            seeds = set() if experiment.startswith(NOT_RUN_YET) else seeds
+            assert committed[name].get(experiment, {}).keys() == seeds, experiment
     assert all(row.is_current for row in read_results(ROOT / "docs" / "results" / "results.jsonl"))
 
 
