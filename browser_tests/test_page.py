@@ -21,6 +21,19 @@ def test_every_study_is_there_and_every_figure_drawn(opened) -> None:
         drawing = figures.nth(number).locator(".drawing svg")
         assert drawing.count() == 1
         assert drawing.bounding_box()["height"] > 100
+    # no legend leaves names out
+    assert not any("entries" in text for text in page.locator("svg .role-legend-label").all_text_contents())
+
+
+def test_a_name_in_a_legend_is_tapped_to_see_it_alone(opened) -> None:
+    page = opened("committed").page
+    for name in ("table1-curves", "figure3"):
+        figure = page.locator(f".study figure[data-figure='{name}']")
+        assert "Tap a name" in figure.locator("figcaption").inner_text()
+        faint = figure.locator("svg .mark-line path[opacity='0.1111111111111111']")
+        figure.locator("svg .role-legend-label text").first.click()
+        faint.first.wait_for()
+        assert faint.count() < figure.locator("svg .mark-line path").count()
 
 
 @NAMES

@@ -68,3 +68,6 @@ def test_committed_rows_are_those_of_the_folder_or_none(tmp_path, result) -> Non
     timed = {"kind": "measurement"}
     measured = dataclasses.replace(rows[0], experiment="speed", data=rows[0].data | timed)
     assert seconds_by_experiment([*rows, measured]) == {CORE: 15.0}
+    # one run of a machine that was asleep says nothing of how long the next one takes
+    asleep = result(CORE, 13, 5.1, seconds=2_400.0)
+    assert seconds_by_experiment([*rows, asleep]) == {CORE: 20.0}

@@ -8,6 +8,7 @@ and kind of device, or they are not compared.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from unimatrix.lab.frames import unit_of
 from unimatrix.lab.intervals import Interval, mean_interval, prediction_interval
@@ -33,11 +34,14 @@ def is_committed(folder: Path) -> bool:
 
 
 def seconds_by_experiment(rows: Iterable[Result]) -> dict[str, float]:
-    """Mean seconds of training, of whatever settings: how long to expect a run to take."""
+    """Median seconds of training, of whatever settings: how long to expect a run to take.
+
+    A machine that was busy or asleep stretches single runs a hundredfold; a mean would count them.
+    """
     seconds: dict[str, list[float]] = {}
     for row in (row for row in rows if not row.was_measured):
         seconds.setdefault(row.experiment, []).append(row.seconds)
-    return {name: sum(found) / len(found) for name, found in seconds.items()}
+    return {name: median(found) for name, found in seconds.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

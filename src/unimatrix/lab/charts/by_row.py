@@ -40,7 +40,7 @@ def draw_metric(study: Study, samples: Samples, *, key: str) -> Drawing | None:
         alt.FieldOneOfPredicate(field="column", oneOf=[key])
     )
     return chart.properties(
-        width=WIDTH - 32, height=alt.Step(_STEP + 14 * _has_groups(shown)), usermeta={"margin": 32}
+        width=WIDTH - 40, height=alt.Step(_STEP + 14 * _has_groups(shown)), usermeta={"margin": 40}
     )
 
 

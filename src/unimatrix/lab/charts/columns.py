@@ -30,7 +30,8 @@ def draw_over_columns(
         positions: column key -> the number that the column stands for.
         labels: of the two axes. linear: the y axis is none of logarithms, and begins at 0.
     """
-    groups = [row.group for row in study.rows]
+    # in lines that a phone is wide enough for
+    groups = ["\n".join(theme.wrapped(row.group, 34)) for row in study.rows]
     shown: list[Record] = [
         record
         | {"series": record["label"], "at": positions[record["column"]], "panel": groups[record["row"]]}
@@ -44,7 +45,7 @@ def draw_over_columns(
     colours = [SERIES[number % len(SERIES)] for number in range(len(names))]
     # when the colours are used up, the next dashes
     dashes = [DASHES[number // len(SERIES) % len(DASHES)] for number in range(len(names))]
-    legend = theme.legend(names, lines=True)
+    legend, picked = theme.legend(names, lines=True), theme.picking(names)
     x = alt.X(
         "at:Q",
         title=labels[0],
@@ -56,6 +57,7 @@ def draw_over_columns(
     base = alt.Chart().encode(
         color=alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
         strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
+        opacity=theme.opacity(picked),
     )
     told = ["series:N", alt.Tooltip("at:Q", title=labels[0])]
     bounds = [
@@ -68,7 +70,7 @@ def draw_over_columns(
         ours.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=2.5, strokeCap="round", strokeDash=[1, 0])
         .encode(x=x, y=alt.Y("low:Q", title=labels[1]), y2="high:Q", strokeDash=alt.value([1, 0])),
-        ours.mark_point(filled=True, opacity=1, size=50).encode(
+        ours.mark_point(filled=True, size=50).encode(
             x=x,
             y=y,
             strokeDash=alt.value([1, 0]),
@@ -83,10 +85,13 @@ def draw_over_columns(
             tooltip=[*told, alt.Tooltip("value:Q", title="paper", format=",.4~r")],
         ),
     ]
+    if picked is not None:
+        layers[0] = layers[0].add_params(picked)
     chart = alt.layer(*layers, data=theme.data(shown)).properties(width=WIDTH - _MARGIN, height=_HEIGHT)
     panels = list(dict.fromkeys(str(record["panel"]) for record in shown))
     if len(panels) > 1:
-        chart = chart.facet(alt.Facet("panel:N", title=None, sort=panels), columns=1)
+        header = alt.Header(labelExpr="split(datum.label, '\\n')", labelLineHeight=15)
+        chart = chart.facet(alt.Facet("panel:N", title=None, sort=panels, header=header), columns=1)
     return chart.properties(usermeta={"margin": _MARGIN})
 
 

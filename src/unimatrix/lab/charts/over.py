@@ -21,7 +21,8 @@ from unimatrix.lab.results import Samples, metric_by_seed
 from unimatrix.lab.study import Study
 
 _HEIGHT = 300
-_MARGIN = 70  # beside the axes, for the vertical one's numbers and title
+_MANY = 8  # lines, from which on a figure needs the whole width
+_MARGIN = 76  # beside the axes, for the vertical one's numbers and title
 
 
 def draw_over(
@@ -203,19 +204,26 @@ def draw_curves(study: Study, samples: Samples) -> Drawing | None:
     names = list(dict.fromkeys(point["series"] for point in points))
     on_text = next(row for row in study.trained if row.name == names[0]).experiment.task is None
     label = "validation bits per byte" if on_text else "accuracy, percent"
-    single = theme.data(points)
-    upper = _banded(summarised(points, "value"), single, names, field="value", label=label, height=230)
+    single, picked = theme.data(points), theme.picking(names)
+    about = {"margin": _MARGIN} | ({"wide": True} if len(names) > _MANY else {})
+    upper = _banded(
+        summarised(points, "value"), single, names, picked, field="value", label=label, height=230
+    )
+    if picked is not None:
+        upper.layer[0] = upper.layer[0].add_params(picked)
     gaps = summarised(points, "difference")
     if not gaps:
-        return alt.vconcat(upper).properties(usermeta={"margin": _MARGIN})
-    lower = _banded(gaps, single, names, field="difference", label=f"difference to {names[0]}", height=200)
-    return alt.vconcat(upper, lower, spacing=16).properties(usermeta={"margin": _MARGIN})
+        return alt.vconcat(upper).properties(usermeta=about)
+    label = f"difference to {names[0]}"
+    lower = _banded(gaps, single, names, picked, field="difference", label=label, height=200)
+    return alt.vconcat(upper, lower, spacing=16).properties(usermeta=about)
 
 
 def _banded(
     means: Sequence[Record],
     points: alt.InlineData,
     names: Sequence[str],
+    picked: alt.Parameter | None,
     *,
     field: str,
     label: str,
@@ -239,14 +247,20 @@ def _banded(
     return alt.layer(
         *([zero] if field == "difference" else []),
         base.transform_filter("isValid(datum.low)")
-        .mark_area(opacity=0.16)
-        .encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
-        base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=dash),
+        .mark_area()
+        .encode(y=alt.Y("low:Q", title=title), y2="high:Q", opacity=theme.opacity(picked, 0.16)),
+        base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=dash, opacity=theme.opacity(picked)),
         alt.Chart(points)
         .transform_filter(f"isValid(datum.{field})")
-        .mark_point(filled=True, size=16, opacity=0.55)
-        .encode(x=x, color=color, y=alt.Y(f"{field}:Q", title=title), tooltip=seeds),
-        base.mark_point(filled=True, opacity=1, size=44).encode(y=y, tooltip=told),
+        .mark_point(filled=True, size=16)
+        .encode(
+            x=x,
+            color=color,
+            y=alt.Y(f"{field}:Q", title=title),
+            tooltip=seeds,
+            opacity=theme.opacity(picked, 0.55),
+        ),
+        base.mark_point(filled=True, size=44).encode(y=y, tooltip=told, opacity=theme.opacity(picked)),
         width=WIDTH - _MARGIN,
         height=height,
     )

@@ -25,6 +25,7 @@ INK, SOFT, FAINT, PAGE = (f"var(--{name})" for name in ("ink", "soft", "line", "
 OURS, PAPER = "var(--ours)", "var(--paper)"
 SERIES = tuple(f"var(--series-{number})" for number in range(7))
 DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3])
+PICKED = "picked"  # what figures call the choice of a series
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 
 
@@ -87,7 +88,7 @@ def config(font: str) -> dict[str, Any]:
             "tickCount": 6,
             "labelFlush": False,
         },
-        "legend": words | {"symbolStrokeWidth": 2, "labelLimit": 0, "columnPadding": 16},
+        "legend": words | {"symbolStrokeWidth": 2, "labelLimit": 0, "symbolLimit": 0, "columnPadding": 16},
         "header": words | {"titleFontWeight": "normal", "labelFontWeight": "bold"},
         "title": {"color": INK, "fontSize": 12, "anchor": "start"},
         "text": {"color": INK, "fontSize": 12},
@@ -115,3 +116,15 @@ def legend(names: Sequence[str], *, lines: bool = False) -> alt.Legend | None:
         looks = {"symbolType": "stroke", "symbolSize": 400, "symbolOpacity": 1, "symbolStrokeWidth": 2.5}
         return alt.Legend(title=None, orient="top", columns=columns, **looks)
     return alt.Legend(title=None, orient="top", columns=columns)
+
+
+def picking(names: Sequence[str]) -> alt.Parameter | None:
+    """Names in the legend that can be tapped: then the other lines fade. None where there is no legend."""
+    if len(names) < 2:
+        return None
+    return alt.selection_point(name=PICKED, fields=["series"], bind="legend")
+
+
+def opacity(picked: alt.Parameter | None, full: float = 1.0) -> Any:
+    """That of a mark: full where its series is picked, or where none is."""
+    return alt.value(full) if picked is None else alt.condition(picked, alt.value(full), alt.value(full / 9))

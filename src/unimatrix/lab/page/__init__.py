@@ -39,6 +39,7 @@ from unimatrix.lab.words import (
     how_to_read,
 )
 
+PICK = "Tap a name in the legend to see it alone."
 MOST_FINDINGS = 3
 MOST_DETAILS = 5  # of a verdict, before the rest is folded away
 
@@ -184,7 +185,8 @@ def _sections(
                 bool({"least", "panel", "wide"} & spec.get("usermeta", {}).keys())
                 or not {"width", "usermeta"} & spec.keys()
             )
-            figures.append(Drawn(id=picture.name, title=picture.title, caption=picture.caption, wide=wide))
+            caption = f"{picture.caption} {PICK}" if theme.PICKED in str(spec) else picture.caption
+            figures.append(Drawn(id=picture.name, title=picture.title, caption=caption, wide=wide))
         words = " ".join([summary.study.title, *(column.title for column in summary.study.columns)])
         new = () if summary.waits else [term for term in TERMS if term in words and term not in explained]
         terms = {term: TERMS[term] for term in new}
