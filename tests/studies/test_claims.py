@@ -101,7 +101,7 @@ def test_every_claim_has_a_verdict_with_its_evidence(committed) -> None:
     # what the paper names as open, and nothing else, is open
     opened = {name for name, found in judged.items() if found.standing == "open in the paper"}
     assert opened == {"c42", "c47", "c48", "c49", "c50"}
-    assert judged["c10"].standing == judged["c16"].standing == "undecided"
+    assert judged["c10"].standing == judged["c16"].standing == "reproduced"
     assert judged["c12"].standing == judged["c13"].standing == "reproduced"
 
 
