@@ -49,6 +49,11 @@ def test_every_case_is_measured_beside_the_peer_and_equals_it(tmp_path, text):
     assert len(long["ns_per_token"]) == 10
     assert long["last_over_second"] == pytest.approx(long["ns_per_token"][-1] / long["ns_per_token"][1])
     assert long["equal"]["rosa-torch"] == 100
+    contexts = result["contexts"]
+    assert contexts["position"] == 80
+    for numbers in ("ns_per_token", "us", "slowest_us", "bytes_per_token"):
+        assert contexts[numbers].keys() == {"automaton", "contexts"}
+        assert all(number > 0 for number in contexts[numbers].values())
     assert {row["length"] for row in result["growth"]} == {16, 50}
     assert all(row["equal"]["rosa-torch"] == row["length"] for row in result["growth"])
     named = [row["case"] for row in result["growth"]]
@@ -90,6 +95,21 @@ def test_nothing_is_timed_when_an_answer_is_wrong(tmp_path, text, monkeypatch, w
     monkeypatch.setattr(bench, "BATCH", 1)
     monkeypatch.setattr(bench, "time_in_turns", None)
     with pytest.raises(UserError, match=rf"^random bytes: the answers differ from those of {whose}"):
+        measured(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [(60, "contexts: the answers differ"), (1, "contexts: steps behind 80 tokens differ")]
+)
+def test_contexts_that_answer_otherwise_are_refused(tmp_path, text, monkeypatch, wrong, said):
+    right = bench.context_continuations
+
+    def other(tokens, *state, **form):
+        found, after = right(tokens, *state, **form)
+        return (found + 1 if tokens.shape[1] == wrong else found), after
+
+    monkeypatch.setattr(bench, "context_continuations", other)
+    with pytest.raises(UserError, match=f"^{said}"):
         measured(tmp_path, text)
 
 

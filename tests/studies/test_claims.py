@@ -56,9 +56,12 @@ def committed():
 
 BEYOND = ("table1-exact", "table3-exact", "streaming", "training-length", "table5-all-fillers", "memory")
 BEYOND += ("binding-load", "binding-length", "depth-text", "depth-recall")
-ONE_SEED = ("streaming",)  # of whose 165 runs a text the first seed's are committed
+BEYOND += ("context-votes",)
+ONE_SEED = ("streaming", "context-votes")  # of whose runs the first seed's are committed
 # what no committed run is of: a name goes from here when its rows come
 NOT_RUN_YET = ("binding.", "depth-text.", "depth-recall.", "stream.m2rnn")
+NOT_RUN_YET += ("stream.unimatrix-core-contexts", "stream.unimatrix-core-votes-contexts")
+PARTLY_RUN = ("context-votes",)  # whose answer needs such a run, and others that are there
 
 
 def test_every_study_answers_with_the_committed_runs(committed) -> None:
@@ -66,6 +69,8 @@ def test_every_study_answers_with_the_committed_runs(committed) -> None:
         answer = study.answer(committed[name])
         if study.names and all(experiment.startswith(NOT_RUN_YET) for experiment in study.names):
             assert answer == NOT_MEASURED
+        elif name in PARTLY_RUN:
+            assert "not measured" in answer
         else:
             assert "not measured" not in answer.lower()
 

@@ -1,8 +1,9 @@
 """The suffix automaton's speed and bytes, beside rosa-torch's where that is installed, in turns in one run.
 
-Whole rows, a decoding step behind many tokens, one long text in ten parts, and growing words on which other
-automata are slow. Before a row is timed its answers must be the definition's on the beginning of the input,
-and rosa-torch's on all of it.
+Beside it a table of contexts over the same text (`unimatrix.ops.context_continuations`). Whole rows, a
+decoding step behind many tokens, one long text in ten parts, and growing words on which other automata are
+slow. Before a row is timed its answers must be the definition's on the beginning of the input, and
+rosa-torch's on all of it.
 
 Letters: a, b tokens; n tokens of a word.
 """
@@ -25,7 +26,7 @@ from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
 from unimatrix.extras import MissingPackage, needs
 from unimatrix.models import state_bytes
-from unimatrix.ops import suffix_automaton
+from unimatrix.ops import context_continuations, suffix_automaton
 
 DEFAULT_LENGTHS = tuple(2**k for k in range(12, 19))
 BATCH, SHORT = 32, 128
@@ -74,6 +75,7 @@ def run(
         "rows": _rows(text, peer, seconds=seconds, say=say),
         "steps": [_steps(text, at, peer, say=say) for at in sorted({ROW, length * STEPS // (STEPS + 1)})],
         "long": _long(text[:length], peer, say=say),
+        "contexts": _contexts(text, length, seconds=seconds, say=say),
         "growth": [row for n in lengths for row in _growth(text, n, peer, seconds=seconds, say=say)],
     }
     path = out / "suffix_automaton.json"
@@ -262,6 +264,56 @@ def _long(text: Tensor, peer: _Peer, *, say: Callable[[str], None]) -> dict[str,
         "last_over_second": spent[-1] / spent[1],
         "bytes_per_token": size,
     }
+
+
+# ---- contexts
+
+
+def _contexts(text: Tensor, length: int, *, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """A row of text and decoding steps behind many tokens, of the automaton and of contexts, in turns.
+
+    Each answer is compared with the definition's on the beginning of the text, and the steps' with those of
+    one call.
+    """
+    row, position = text[None, :ROW].contiguous(), length * STEPS // (STEPS + 1)
+    start = row[:, :DEFINED]
+    if not torch.equal(
+        context_continuations(row)[0][:, :DEFINED], context_continuations(start, backend="reference")[0]
+    ):
+        raise UserError("contexts: the answers differ from those of the definition; nothing is timed")
+    ops: dict[str, Callable[..., Any]] = {"automaton": suffix_automaton, "contexts": context_continuations}
+    timings = time_in_turns(
+        {name: lambda op=op: op(row) for name, op in ops.items()}, seconds=seconds, turn_s=0.01
+    )
+    tokens = text[None, : position + position // STEPS]
+    states = {name: op(tokens[:, :position])[1] for name, op in ops.items()}
+    spent: dict[str, list[float]] = {name: [] for name in ops}
+    answers = []
+    for at in range(position, tokens.shape[1]):
+        step = tokens[:, at : at + 1]
+        for name, op in ops.items():
+            began = time.perf_counter()
+            answer, states[name] = op(step, states[name])
+            spent[name].append(time.perf_counter() - began)
+            if name == "contexts":
+                answers.append(answer)
+    if not torch.equal(torch.cat(answers, 1), context_continuations(tokens)[0][:, position:]):
+        raise UserError(f"contexts: steps behind {position:,} tokens differ from one call")
+    found = {
+        "length": ROW,
+        "position": position,
+        "ns_per_token": {name: 1e9 * timing.median_s / ROW for name, timing in timings.items()},
+        "us": {name: 1e6 * statistics.median(times) for name, times in spent.items()},
+        "slowest_us": {name: 1e6 * max(times) for name, times in spent.items()},
+        "bytes_per_token": {name: state_bytes(state) / tokens.numel() for name, state in states.items()},
+    }
+    for what, numbers, unit in (
+        (f"text, 1 x {ROW:,}", found["ns_per_token"], "ns a token"),
+        (f"a step behind {position:,} tokens", found["us"], "us"),
+        ("bytes a token", found["bytes_per_token"], "bytes"),
+    ):
+        say(f"{what}: " + ", ".join(f"{name} {number:,.1f} {unit}" for name, number in numbers.items()))
+    return found
 
 
 def _growth(

@@ -49,6 +49,7 @@ measurements:
   suffix-automaton
                 time and bytes of the suffix automaton: rows, a decoding step, a
                 long text, words on which automata are slow; beside rosa-torch
+                and a table of contexts
   against       this version's speed over another's, a git revision or a folder
                 with its sources: both take turns, after what they give is
                 compared
@@ -233,7 +234,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     ),
     "suffix-automaton": Measurement(
         options=SuffixAutomaton,
-        about="Time and bytes of the suffix automaton, beside rosa-torch's where that is installed.",
+        about="Time and bytes of the suffix automaton and of contexts, beside rosa-torch's where installed.",
         measure=suffix_automaton.run,
     ),
     "against": Measurement(

@@ -7,6 +7,7 @@ from unimatrix.errors import UserError
 from unimatrix.lab.study import Study
 from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
 from unimatrix.studies.beyond.binding_load import BINDING_LENGTH, BINDING_LOAD
+from unimatrix.studies.beyond.context_votes import CONTEXT_VOTES
 from unimatrix.studies.beyond.depth import DEPTH_RECALL, DEPTH_TEXT
 from unimatrix.studies.beyond.exact_routing import TABLE1_EXACT, TABLE3_EXACT
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
@@ -39,6 +40,7 @@ STUDIES: dict[str, Study] = {
         TABLE6,
         TRAINING_LENGTH,
         STREAMING,
+        CONTEXT_VOTES,
         BINDING_LOAD,
         BINDING_LENGTH,
         DEPTH_TEXT,

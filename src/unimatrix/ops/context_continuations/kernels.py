@@ -15,8 +15,10 @@ import numpy as np
 
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.token_store import loops
-from unimatrix.ops.token_store.loops import ANEW, BUILD, SHARED, SKIP, STOP, STRANGE, WRONG_ID
+from unimatrix.ops.token_store.loops import BUILD, FORGET, SHARED, SKIP, STOP, STRANGE, WRONG_ID
 from unimatrix.ops.token_store.state import (
+    BASE,
+    BEGAN,
     BUILT,
     COUNT,
     ENTRIES,
@@ -28,7 +30,7 @@ from unimatrix.ops.token_store.state import (
     STRAY,
     TOKENS_ROOM,
 )
-from unimatrix.ops.token_store.table import clear, lacks_slots, place_of, within
+from unimatrix.ops.token_store.table import clear, is_full, lacks_slots, place_of, within
 
 ORDERS_MASK = 7  # of a hash: which order its context is of
 
@@ -38,6 +40,13 @@ def _plant(r, table):
     """A table without a context."""
     r[BUILT] = 0
     clear(r, table)
+
+
+@numba.njit
+def _lacks_room(r, table, more):
+    """Whether the next token may need more room than there is; a table is made larger within its own."""
+    entries = r[ENTRIES] + more
+    return is_full(entries, r[SLOTS]) and lacks_slots(r, table, entries)
 
 
 @numba.njit
@@ -131,21 +140,28 @@ def _read_row(r, held, links, table, given, real, starts, done, capacity, own, g
 
     gone [1]: where the store is not the caller's own and tokens are forgotten next, how many; else as it was.
     """
-    t = done
+    t, half = done, capacity // 2
     while True:
-        what = loops.ahead(r, held, given, real, starts, t, capacity, own, gone)
+        ends = t == len(given)
+        begins = not ends and len(starts) > 0 and starts[t]
+        is_real = ends or len(real) == 0 or real[t]
+        what = loops.ahead(r[BASE], r[BEGAN], r[COUNT], r[HELD], r[BUILT], ends, begins, is_real, half)
         if what == STOP:
             return t
-        if what == ANEW:
+        if what == FORGET:
+            if not loops.forget(r, held, begins, half, own, gone):
+                return t
             _plant(r, table)
         elif what == SKIP:
             _no_answer(out[t])
             t += 1
         else:
-            if (what != BUILD and r[HELD] == r[TOKENS_ROOM]) or lacks_slots(r, table, len(orders)):
+            if (what != BUILD and r[HELD] == r[TOKENS_ROOM]) or _lacks_room(r, table, len(orders)):
                 return t
             if what != BUILD:
-                loops.take(r, held, given[t])
+                held[r[HELD]] = given[t]
+                r[HELD] += 1
+                r[COUNT] += 1
             _read_token(r, held, links, table, orders)
             if r[STRAY]:
                 return t

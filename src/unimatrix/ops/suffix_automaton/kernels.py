@@ -11,9 +11,10 @@ from unimatrix.ops.jit import kernel
 from unimatrix.ops.suffix_automaton.state import AT_LENGTH, AT_NODE, AT_TOKEN, LEAVES
 from unimatrix.ops.suffix_automaton.tree import ROOT, lacks_room, plant, read_token
 from unimatrix.ops.token_store import loops
-from unimatrix.ops.token_store.loops import ANEW, BUILD, SHARED, SKIP, STOP, STRANGE, WRONG_ID
+from unimatrix.ops.token_store.loops import BUILD, FORGET, SHARED, SKIP, STOP, STRANGE, WRONG_ID
 from unimatrix.ops.token_store.state import (
     BASE,
+    BEGAN,
     BUILT,
     COUNT,
     HELD,
@@ -37,12 +38,17 @@ def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity
 
     gone [1]: where the store is not the caller's own and tokens are forgotten next, how many; else as it was.
     """
-    t = done
+    t, half = done, capacity // 2
     while True:
-        what = loops.ahead(r, held, given, real, starts, t, capacity, own, gone)
+        ends = t == len(given)
+        begins = not ends and len(starts) > 0 and starts[t]
+        is_real = ends or len(real) == 0 or real[t]
+        what = loops.ahead(r[BASE], r[BEGAN], r[COUNT], r[HELD], r[BUILT], ends, begins, is_real, half)
         if what == STOP:
             return t
-        if what == ANEW:
+        if what == FORGET:
+            if not loops.forget(r, held, begins, half, own, gone):
+                return t
             plant(r, nodes, table)
             continue
         newest = length = 0
@@ -50,7 +56,9 @@ def _read_row(r, held, leaves, nodes, table, given, real, starts, done, capacity
             if (what != BUILD and r[HELD] == r[TOKENS_ROOM]) or lacks_room(r, table):
                 return t
             if what != BUILD:
-                loops.take(r, held, given[t])
+                held[r[HELD]] = given[t]
+                r[HELD] += 1
+                r[COUNT] += 1
             newest = read_token(r, held, leaves, nodes, table)
             if r[STRAY]:
                 return t

@@ -26,7 +26,7 @@ import numpy as np
 
 from unimatrix.ops.suffix_automaton.state import AT_LENGTH, AT_NODE, AT_TOKEN, LEAVES
 from unimatrix.ops.token_store.state import BUILT, ENTRIES, NODE_WORDS, NODES, NODES_ROOM, SLOTS, STRAY
-from unimatrix.ops.token_store.table import clear, lacks_slots, place_of, put_hashed, within
+from unimatrix.ops.token_store.table import clear, is_full, lacks_slots, place_of, put_hashed, within
 
 # numbers of a node. START: a leaf below it; DEPTH: how many tokens lead to it; LINK: the node of all of them
 # but the first; of the link-cut tree: LEFT (nearer the root), RIGHT, UP, NEWEST
@@ -271,4 +271,5 @@ def lacks_room(r, table):
     most = min(r[BUILT] + 2 - r[LEAVES], r[BUILT] + 1)
     if r[NODES] + most > r[NODES_ROOM]:
         return True
-    return lacks_slots(r, table, 2 * most)
+    edges = r[ENTRIES] + 2 * most
+    return is_full(edges, r[SLOTS]) and lacks_slots(r, table, edges)

@@ -1,7 +1,9 @@
 """What the compiled loops over a store have in common: what may be read, what is forgotten, what is copied.
 
-Imported only when a kernel runs. Letters: B batch, T time; r a row's registers, n, m, h its room for tokens,
-nodes and slots.
+Imported only when a kernel runs. What is asked for every token takes no arrays, whose references numba
+counts around a call (docs/log.md).
+
+Letters: B batch, T time; r a row's registers, n, m, h its room for tokens, nodes and slots.
 """
 
 import numba
@@ -35,7 +37,7 @@ from unimatrix.ops.token_store.state import (
 from unimatrix.ops.token_store.table import spread
 
 READ, MORE, SHARED, STRANGE, WRONG_ID = range(5)  # what an op's `read` returns
-TAKE, BUILD, SKIP, ANEW, STOP = range(5)  # what `ahead` says
+TAKE, BUILD, SKIP, FORGET, STOP = range(5)  # what `ahead` says
 
 
 @numba.njit
@@ -90,9 +92,9 @@ def has_wrong_id(given, real):
 
 
 @numba.njit
-def _first(r, count, half):
+def _first(began, count, half):
     """The first token of a row that one behind so many stands on, where there is a capacity."""
-    return r[BEGAN] + max(0, (count - r[BEGAN]) // half - 1) * half
+    return began + max(0, (count - began) // half - 1) * half
 
 
 @numba.njit
@@ -103,7 +105,7 @@ def _forgotten(r, length, time, real, starts, capacity):
         if len(starts) and starts[t]:
             return length - r[BASE]
         if len(real) == 0 or real[t]:
-            return max(0, _first(r, length, half) - r[BASE]) if half else 0
+            return max(0, _first(r[BEGAN], length, half) - r[BASE]) if half else 0
     return 0
 
 
@@ -119,48 +121,40 @@ def set_apart(index, registers, length, time, real, starts, capacity, count, gon
 
 
 @numba.njit
-def ahead(r, held, given, real, starts, t, capacity, own, gone):
-    """What the loop over a row does at token t; a capacity's tokens and a document's are forgotten here.
+def ahead(base, began, count, held, built, ends, begins, real, half):
+    """What the loop over a row does next, by its registers and what comes: numbers alone.
 
-    TAKE: read token t. BUILD: take into the index what the store holds and the index does not, after a copy
-    or when half of a capacity was forgotten. SKIP: no token. ANEW: empty the index, as tokens were forgotten.
-    STOP: at the end, or where the store is not the caller's own and tokens are forgotten next, gone[0].
+    TAKE: read the token. BUILD: take into the index what the store holds and the index does not, after a copy
+    or when half of a capacity was forgotten. SKIP: no token. FORGET: what came before a document's beginning,
+    or half of a capacity, see `forget`. STOP: it ends.
     """
-    if r[BUILT] < r[HELD]:
+    if built < held:
         return BUILD
-    if t == len(given):
+    if ends:
         return STOP
-    if len(starts) and starts[t] and r[BEGAN] < r[COUNT]:
-        if not own:
-            gone[0] = r[HELD]
-            return STOP
-        r[BASE] = r[COUNT]
-        r[BEGAN] = r[COUNT]
-        r[HELD] = 0
-        return ANEW
-    if len(real) and not real[t]:
+    if begins and began < count:
+        return FORGET
+    if not real:
         return SKIP
-    half = capacity // 2
-    if half:
-        less = _first(r, r[COUNT], half) - r[BASE]
-        if less > 0:
-            if not own:
-                gone[0] = less
-                return STOP
-            for k in range(r[HELD] - less):
-                held[k] = held[k + less]
-            r[HELD] -= less
-            r[BASE] += less
-            return ANEW
+    if half and _first(began, count, half) > base:
+        return FORGET
     return TAKE
 
 
 @numba.njit
-def take(r, held, token):
-    """Append a token; the index is not told."""
-    held[r[HELD]] = token
-    r[HELD] += 1
-    r[COUNT] += 1
+def forget(r, held, begins, half, own, gone):
+    """Forget; whether that may be done here: if the store is not the caller's own, gone[0] is how many."""
+    less = r[HELD] if begins and r[BEGAN] < r[COUNT] else _first(r[BEGAN], r[COUNT], half) - r[BASE]
+    if not own:
+        gone[0] = less
+        return False
+    for k in range(r[HELD] - less):
+        held[k] = held[k + less]
+    r[HELD] -= less
+    r[BASE] += less
+    if begins:
+        r[BEGAN] = r[BASE]
+    return True
 
 
 @numba.njit

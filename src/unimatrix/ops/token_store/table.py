@@ -60,14 +60,18 @@ def clear(r, table):
 
 
 @numba.njit
-def lacks_slots(r, table, more):
-    """Whether so many entries more need a larger room; a table is made larger within its own."""
-    entries = r[ENTRIES] + more
-    if OF * entries > FULL * r[SLOTS]:
-        slots = min(2 * r[SLOTS], r[SLOTS_ROOM])
-        while OF * entries > FULL * slots and slots < r[SLOTS_ROOM]:
-            slots = min(2 * slots, r[SLOTS_ROOM])
-        if OF * entries > FULL * slots:
-            return True
-        spread(r, table[: r[SLOTS]].copy(), table, slots)
+def is_full(entries, slots):
+    """Whether so many entries are too many for a table."""
+    return OF * entries > FULL * slots
+
+
+@numba.njit
+def lacks_slots(r, table, entries):
+    """Whether so many entries in all need a larger room; else the table is made larger within its own."""
+    slots = min(2 * r[SLOTS], r[SLOTS_ROOM])
+    while is_full(entries, slots) and slots < r[SLOTS_ROOM]:
+        slots = min(2 * slots, r[SLOTS_ROOM])
+    if is_full(entries, slots):
+        return True
+    spread(r, table[: r[SLOTS]].copy(), table, slots)
     return False
