@@ -203,7 +203,7 @@ def test_where_no_file_can_come_to_be_is_told_before(tmp_path: Path, monkeypatch
     (tmp_path / "file").touch()
     check_can_be_written(tmp_path / "file")
     check_can_be_written(tmp_path / "new")
-    check_can_be_written(tmp_path / "a" / "b" / "new", makes_folders=True)
+    check_can_be_written(tmp_path / "a" / "b" / "new", appends=True)
     for path, words in (
         (tmp_path / "a" / "new", "expected a folder that is there, got"),
         (tmp_path / "file" / "new", "expected a folder that is there, got"),
@@ -212,11 +212,16 @@ def test_where_no_file_can_come_to_be_is_told_before(tmp_path: Path, monkeypatch
         with pytest.raises(UserError, match=words):
             check_can_be_written(path)
     with pytest.raises(UserError, match=r"expected a folder that is there, got .*file$"):
-        check_can_be_written(tmp_path / "file" / "b" / "new", makes_folders=True)
+        check_can_be_written(tmp_path / "file" / "b" / "new", appends=True)
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write all
     for path in ("file", "new"):
         with pytest.raises(UserError, match=rf"{path}: cannot be written \(Permission denied\)$"):
             check_can_be_written(tmp_path / path)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # a folder that is read-only
+    check_can_be_written(tmp_path / "file", appends=True)
+    for path, appends in (("file", False), ("new", True)):
+        with pytest.raises(UserError, match=rf"{path}: cannot be written"):
+            check_can_be_written(tmp_path / path, appends=appends)
 
 
 def test_a_line_that_was_cut_short_is_one_of_ours(tmp_path: Path) -> None:

@@ -62,20 +62,21 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path}: cannot be read ({os.strerror(errno.EACCES)})")
 
 
-def check_can_be_written(path: Path, *, makes_folders: bool = False) -> None:
+def check_can_be_written(path: Path, *, appends: bool = False) -> None:
     """Raise a UserError where no file can come to be, before the work that it is to hold is done.
 
     Args:
-        makes_folders: whoever writes it makes the folders that are not there.
+        appends: lines are added to it (`unimatrix.atomic.append_lines`), else it is replaced.
     """
-    if os.path.lexists(path):
+    exists = os.path.lexists(path)
+    if exists:
         check_file(path)
     folder = path.absolute().parent
-    while makes_folders and not os.path.lexists(folder):
+    while appends and not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():
         raise UserError(f"{path}: expected a folder that is there, got {folder}")
-    if not os.access(folder, os.W_OK):
+    if not os.access(path if exists and appends else folder, os.W_OK):
         raise UserError(f"{path}: cannot be written ({os.strerror(errno.EACCES)})")
 
 

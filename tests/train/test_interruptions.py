@@ -182,6 +182,30 @@ def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(
     ).read_bytes()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_evaluation_ends_it(fit, tiny, console, tmp_path, monkeypatch, number):
+    """It may take as long as training, and there is nothing left to save."""
+    real, before = run_module.Run.evaluate, signal.getsignal(number)
+    measured = []
+
+    def evaluate(self, extent):
+        os.kill(os.getpid(), number)
+        measured.append(extent)  # not reached
+        return real(self, extent)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module.Run, "evaluate", evaluate)
+        result = fit(tiny(), resume_command="unimatrix train --resume --out run")
+    assert (measured, result.metrics) == ([], None)
+    assert (result.interrupted, result.steps, result.stop_signal) == (True, 6, number)
+    assert signal.getsignal(number) is before
+    last = console.file.getvalue().splitlines()[-1]
+    assert last.startswith(f"Stopped after step 6 of 6, saved {result.checkpoint}; to go on: unimatrix train")
+    rest = fit(tiny(), resume=True)
+    assert (rest.interrupted, rest.steps) == (False, 6)
+    assert rest.bpb == fit(tiny(), out=tmp_path / "whole").bpb
+
+
 @pytest.mark.usefixtures("pythons_own_handler")
 def test_a_second_ctrl_c_stops_at_once(fit, tiny, tmp_path, monkeypatch):
     real = run_module.Run.train_step

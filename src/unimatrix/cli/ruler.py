@@ -150,7 +150,7 @@ def _settings(options: Options) -> Settings:
     for path in (options.rows, options.figure):
         if path is not None and not is_utf8(str(path)):
             raise UserError(f"path: expected UTF-8, got {shown(str(path))}")
-    check_can_be_written(options.rows, makes_folders=True)
+    check_can_be_written(options.rows, appends=True)
     haystack = None
     known = [RULER[name] for name in options.ruler or RULER if name in RULER]
     if options.haystack is not None and known and all(task.hidden_in != "essays" for task in known):

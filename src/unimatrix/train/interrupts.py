@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -17,6 +19,16 @@ class Interrupts:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
+        self._raises = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this block, where nothing is left to save, the first signal raises KeyboardInterrupt."""
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
 
     @property
     def wanted(self) -> bool:
@@ -35,6 +47,8 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
+        if self._raises:
+            raise KeyboardInterrupt
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

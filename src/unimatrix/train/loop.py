@@ -148,7 +148,8 @@ def train(
             run_id = open_run_folder(out, experiment, data, overwrite=overwrite)
             curves = held.enter_context(tracking(experiment, logs=out / LOGS, run_id=run_id, start=run.step))
         interrupted = _advance(run, out, interrupts, curves, console)
-        metrics = None if interrupted else _finish(run, curves)
+        metrics = None if interrupted else _finish(run, curves, interrupts)
+        interrupted = metrics is None
         if metrics is not None and accelerator.is_main_process:
             record_metrics(out, metrics)
     if interrupted:
@@ -219,9 +220,20 @@ def _evaluate(run: Run, reporter: Reporter, curves: Curves) -> None:
     _log_metrics(curves, metrics, step=run.step)
 
 
-def _finish(run: Run, curves: Curves) -> dict[str, float]:
-    """The metrics of the whole validation text, or of the task and its variants; and those of eval_at."""
-    metrics = run.evaluate("final")
+def _finish(run: Run, curves: Curves, interrupts: Interrupts) -> dict[str, float] | None:
+    """The metrics of the whole validation text, or of the task and its variants; and those of eval_at.
+
+    None after a wish to stop: it may take as long as training, and all is saved. Several processes measure
+    to the end, as they must stop together.
+    """
+    if run.accelerator.num_processes == 1:
+        try:
+            with interrupts.at_once():
+                metrics = run.evaluate("final")
+        except KeyboardInterrupt:
+            return None
+    else:
+        metrics = run.evaluate("final")
     _log_metrics(curves, metrics, step=run.step)
     return metrics | run.at_steps
 
