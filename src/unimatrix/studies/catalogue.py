@@ -12,6 +12,7 @@ from unimatrix.studies.beyond.depth import DEPTH_RECALL, DEPTH_TEXT
 from unimatrix.studies.beyond.exact_routing import TABLE1_EXACT, TABLE3_EXACT
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
 from unimatrix.studies.beyond.streaming import STREAMING
+from unimatrix.studies.beyond.surprise_store import SURPRISE_STORE
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
 from unimatrix.studies.longest import only_in_full
 from unimatrix.studies.paper.architecture import FIGURE1
@@ -41,6 +42,7 @@ STUDIES: dict[str, Study] = {
         TRAINING_LENGTH,
         STREAMING,
         CONTEXT_VOTES,
+        SURPRISE_STORE,
         BINDING_LOAD,
         BINDING_LENGTH,
         DEPTH_TEXT,
