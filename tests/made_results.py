@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from unimatrix.data.tasks import RecallConfig, SignalNoiseConfig
+from unimatrix.data.tasks import MQARConfig, RecallConfig, SignalNoiseConfig, mqar
 from unimatrix.evals.compressors import COMPRESSORS
 from unimatrix.lab.identity import resolve
 from unimatrix.lab.results import Result
@@ -108,6 +108,9 @@ def make_result(name: str, seed: int, value: float | Sequence[float], **changes:
             f"_{number}_pairs": accuracy for number, accuracy in variants
         }
         metrics, data = task_metrics(suffixes), describe(task)
+    elif isinstance(task, MQARConfig):
+        cells = {f"_{name}": several[-1] for name in mqar.variants(task)}
+        metrics, data = task_metrics({"": several[0]} | cells), describe(task)
     elif isinstance(task, SignalNoiseConfig):
         metrics, data = task_metrics({"": several[-1]}), describe(task)
     else:
@@ -121,7 +124,8 @@ def make_result(name: str, seed: int, value: float | Sequence[float], **changes:
         model=recipe.model.preset,
         seed=seed,
         steps=recipe.loop.steps,
-        parameters=OTHER_SIZES.get(name) or PARAMETERS[data["kind"]][recipe.model.preset],
+        parameters=OTHER_SIZES.get(name)
+        or PARAMETERS.get(data["kind"], {}).get(recipe.model.preset, 100_000),
         metrics=metrics,
         seconds=40.0,
         tokens_per_second=4096.0,
