@@ -43,6 +43,12 @@ SOURCE = NOT_IN_THE_PAPER
 WITH_SLOTS = "SparsePointer, by its slots"
 OTHERS = "Other models"
 
+
+def _store(policy: str) -> Mapping[str, Any]:
+    """A store of as many entries as there are slots, behind the state whose error it reads."""
+    return {"layers.0.store": {"kind": "surprise_store", "budget": USUAL_SLOTS, "policy": policy}}
+
+
 # preset, label, what is changed; attention of today, as learned positions end where training ends
 MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "transformer": ("transformer-modern", "Transformer, modern", {}),
@@ -51,8 +57,11 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "rosa-exact": ("unimatrix-rosa-exact", "UniMatrix-ROSA, exact, not voting", {}),
     "mamba2": ("mamba2", "Mamba-2", {}),
     "m2rnn": ("m2rnn", "M2RNN", {}),
+    "store": ("unimatrix-core", f"Core, surprise store of {USUAL_SLOTS}", _store("surprise")),
+    "store-random": ("unimatrix-core", f"Core, random store of {USUAL_SLOTS}", _store("random")),
 }
 LOOKS_BACK = ("transformer", "assoc")
+STORES = ("store", "store-random")  # which vote for what they keep, as slots do
 
 
 def _each_once(cells: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -160,11 +169,26 @@ NEWEST = ComparedClaim(
 )
 AHEAD = ComparedClaim(
     "After the same steps SparsePointer answers more of the cell that all trained on than every model "
-    "without slots",
+    "without slots or a store",
     SOURCE,
     tuple(
         Comparison(f"SparsePointer - {MODELS[name][1]}", accuracy(USUAL), "above", accuracy(found), POINTS)
         for name, found in OTHER.items()
+        if name not in STORES
+    ),
+)
+SURPRISE = ComparedClaim(
+    f"At {LONGEST_ATTENDED:,} tokens a store that keeps what surprises answers more than one that keeps at "
+    "random, at the same budget",
+    SOURCE,
+    (
+        Comparison(
+            "surprise - random",
+            accuracy(OTHER["store"], LONGEST_ATTENDED),
+            "above",
+            accuracy(OTHER["store-random"], LONGEST_ATTENDED),
+            POINTS,
+        ),
     ),
 )
 
@@ -301,7 +325,7 @@ BINDING_LENGTH = Study(
     ),
     rows=(POINTER_ROWS[USUAL_SLOTS], *OTHER_ROWS, AUTOMATON, BY_GUESSING),
     columns=ON_LENGTHS,
-    claims=(FAR, NEWEST),
+    claims=(FAR, NEWEST, SURPRISE),
     figures=(
         _figure(
             "binding-length",
