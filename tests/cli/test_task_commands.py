@@ -142,7 +142,9 @@ def test_eval_names_the_options_that_do_not_apply(refused, recall_run, small_run
     assert "num_pairs: expected at most num_keys 8, got 9" in refused("eval", out, "--num-pairs", "9")
     assert "num_sequences: expected at least 1, got 0" in refused("eval", out, "--sequences", "0")
     assert "seed: expected at least 0, got -1" in refused("eval", out, "--seed", "-1")
-    assert "a vocabulary of 64 tokens is no text" in refused("generate", out)
+    told = f"{out}: expected a model of text, got one trained on the task "
+    assert told in refused("generate", out)
+    assert told in refused("eval", out, "--ruler")
 
 
 def test_eval_refuses_an_altered_checkpoint_of_a_task(refused, recall_run, tmp_path) -> None:

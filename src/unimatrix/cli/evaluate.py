@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -13,6 +12,7 @@ import tyro
 from unimatrix.cli import ruler
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse
 from unimatrix.cli.progress import progress_on_stderr
+from unimatrix.cli.trained import training_settings
 from unimatrix.data import Split
 from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import UserError
@@ -25,12 +25,9 @@ from unimatrix.evals import (
     task_score,
 )
 from unimatrix.hf import load
-from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
-from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
 from unimatrix.train.config import Device
 from unimatrix.train.launch import device_kind
-from unimatrix.train.records import read_trainer
 
 ABOUT = """Bits per byte and perplexity of a trained model on a whole text; or loss and
 accuracy of a model that was trained on a task, on fresh sequences of it and of
@@ -100,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
     if is_given(arguments, "--ruler"):
         return ruler.run(arguments)
     options = parse(Options, arguments, command="eval", about=ABOUT)
-    trained_with = _training_settings(Path(options.checkpoint).expanduser())
+    trained_with = training_settings(options.checkpoint)
     task = None if trained_with is None else trained_with.task
     for option in _TEXT_OPTIONS if task is not None else _TASK_OPTIONS:
         if is_given(arguments, option):
@@ -248,13 +245,3 @@ def _table(stream: StreamBits) -> str:
     rows.insert(0, (f"position {where}", "bytes", "bits per byte"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(f"{x:>{w}}" for x, w in zip(row, widths, strict=True)) for row in rows)
-
-
-def _training_settings(folder: Path) -> Experiment | None:
-    """The experiment that a checkpoint of ours was trained with; None for any other model."""
-    checkpoint = folder if (folder / TRAINER).is_file() else latest_checkpoint(folder)
-    if checkpoint is None:
-        return None
-    if (checkpoint / CHECKSUMS).is_file():
-        verify_checksums(checkpoint, names=(TRAINER,))
-    return read_trainer(checkpoint / TRAINER).experiment

@@ -12,6 +12,7 @@ import tyro
 from unimatrix.cli import CTRL_C
 from unimatrix.cli.arguments import parse
 from unimatrix.cli.progress import progress_on_stderr
+from unimatrix.cli.trained import check_reads_text
 from unimatrix.codec import check_file
 from unimatrix.errors import UserError
 from unimatrix.hf import Reader, load, stream
@@ -70,6 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.save_state is not None:
         with _named("--save-state"):
             check_can_hold(options.save_state)  # before a long text is read
+    check_reads_text(options.model)
     model, tokenizer = load(options.model, device=device_kind(options.device))
     settings = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
     # a wrong setting is told before a long text is read

@@ -16,6 +16,7 @@ from unimatrix.cli.arguments import parse
 from unimatrix.cli.inspect import check_figure
 from unimatrix.cli.printing import print_table
 from unimatrix.cli.progress import progress_on_stderr
+from unimatrix.cli.trained import check_reads_text
 from unimatrix.codec import check_can_be_written, is_utf8, read_bytes, shown
 from unimatrix.data.tasks.ruler import RULER, Haystack
 from unimatrix.errors import UserError
@@ -74,6 +75,7 @@ def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, _without_bare_flag(arguments), command="eval", about=ABOUT)
     settings = _settings(options)
+    check_reads_text(options.checkpoint)
     causal = load_causal(options.checkpoint, device=device_kind(options.device))
     cells = plan(causal, settings)
     refused = [cell.refused for cell in cells if cell.refused is not None]

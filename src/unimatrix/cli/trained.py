@@ -1,0 +1,34 @@
+"""What the model in a folder was trained on, for the commands that ask something of it."""
+
+from pathlib import Path
+
+from unimatrix.errors import UserError
+from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
+from unimatrix.train import Experiment
+from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
+from unimatrix.train.records import read_trainer
+
+
+def training_settings(name: str) -> Experiment | None:
+    """The experiment that a checkpoint of ours was trained with; None for any other model."""
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # a user that is not there
+        return None
+    checkpoint = folder if (folder / TRAINER).is_file() else latest_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    if (checkpoint / CHECKSUMS).is_file():
+        verify_checksums(checkpoint, names=(TRAINER,))
+    return read_trainer(checkpoint / TRAINER).experiment
+
+
+def check_reads_text(name: str) -> None:
+    """Raise a UserError for a model whose tokens are a task's: what it writes is no text."""
+    try:
+        trained_with = training_settings(name)
+    except UserError:
+        return  # of damage to what it is made of loading tells
+    task = None if trained_with is None else trained_with.task
+    if task is not None:
+        raise UserError(f"{name}: expected a model of text, got one trained on the task {task.kind}")
