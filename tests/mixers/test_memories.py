@@ -59,10 +59,12 @@ def test_slot_memory_binds_a_token_to_the_one_before_it():
     assert recalled.strength[0, 0] == 0, "before the first token there is no key"
 
 
-def test_votes_add_the_weights_up_by_token():
-    memory = slot_memory(write_gate=False)
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_votes_add_the_weights_up_by_token(top_k):
+    memory = slot_memory(write_gate=False, top_k=top_k)
     x, ids = torch.randn(2, 6, 12, dtype=torch.float64), torch.randint(0, 9, (2, 6))
     recalled, _ = memory(x, ids)
+    assert recalled.reads.weights.shape == (2, 6, top_k or 4)
     h = torch.randn(2, 6, 12, dtype=torch.float64)
     votes = memory.votes(h, recalled.reads.weights, recalled.reads.token_ids, 9)
     gate = torch.sigmoid(h @ memory.pointer_gate.weight[0] + memory.pointer_gate.bias)

@@ -89,7 +89,46 @@ def test_ties_go_to_the_lowest_slot(backend):
     reads, last = slot_memory(zero, key, value, ids, ones, num_slots=4, top_k=2, state=given, backend=backend)
     # the first write matches all four and takes slot 0, the second one none and takes the oldest, slot 1
     assert last.token_ids.tolist() == [[8, 9, 3, 4]]
-    assert reads.weights[0].tolist() == [[0.5, 0.5, 0, 0]] * 2
+    assert reads.weights[0].tolist() == [[0.5, 0.5]] * 2
+    assert reads.slots is not None
+    assert reads.slots[0].tolist() == [[0, 1]] * 2
+    assert reads.token_ids[0].tolist() == [[8, 2], [8, 9]]
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_where_fewer_are_held_than_read_the_lowest_empty_slots_make_up_the_number(backend):
+    given = empty_state(1, 6, 2, 1, dtype=torch.float64)
+    held = torch.tensor([False, True, False, False, True, False])
+    given = given._replace(
+        keys=torch.where(held[:, None], torch.tensor([1.0, 0.0], dtype=torch.float64), given.keys),
+        token_ids=torch.where(held, 7, EMPTY)[None],
+        strengths=held.double()[None],
+        ages=torch.where(held, 3, EMPTY)[None],
+    )
+    query = torch.tensor([[[1.0, 0.0]] * 3], dtype=torch.float64)
+    mask = torch.tensor([[True, False, True]])
+    reads, last = slot_memory(
+        query, -query, query[..., :1], torch.tensor([[3, 4, 5]]), torch.tensor([[0.2, 0.2, 0.9]]).double(),
+        num_slots=6, top_k=4, state=given, mask=mask, backend=backend,
+    )  # fmt: skip
+    assert reads.slots is not None
+    assert reads.slots[0].tolist() == [[0, 1, 2, 4], [0, 1, 2, 3], [0, 1, 2, 4]]
+    assert reads.token_ids[0].tolist() == [[EMPTY, 7, EMPTY, 7], [EMPTY] * 4, [5, 7, EMPTY, 7]]
+    assert (reads.weights[0] > 0).tolist() == [
+        [False, True, False, True],
+        [False] * 4,
+        [True, True, False, True],
+    ]
+    assert last.ages.tolist() == [[0, 5, EMPTY, EMPTY, 5, EMPTY]]
+
+
+@pytest.mark.parametrize("backend", FORMS)
+def test_where_every_slot_is_read_they_stand_in_their_order(backend):
+    reads, _ = bind([(0, 5), (1, 6), (0, 7)], backend, num_slots=4)
+    assert reads.slots is None
+    assert torch.equal(
+        reads.weights, bind([(0, 5), (1, 6), (0, 7)], backend, num_slots=4, top_k=4)[0].weights
+    )
 
 
 @pytest.mark.parametrize("backend", FORMS)

@@ -1,9 +1,11 @@
-"""Streams of keys through the slot memory, ids and ages included; writes are in test_slot_bindings.py."""
+"""Streams of keys through the slot memory, ids and ages included; writes: test_slot_bindings.py, many slots:
+test_many_slots.py."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slot_memory_runs import CHUNK, assert_same, run
 from tolerances import assert_close
 from torch import Tensor
 
@@ -13,7 +15,6 @@ from unimatrix.ops.slot_memory import EMPTY, SlotMemoryState, empty_state
 
 FORMS = ("reference", "chunked", "compiled")
 FAST = ("chunked", "compiled")
-CHUNK = 16
 DTYPES = (torch.float64, torch.float32)
 WIDTH, VALUE_WIDTH = 6, 4
 
@@ -62,47 +63,6 @@ def make_inputs(
         before = make_inputs(3 * num_slots, batch=batch, dtype=dtype, num_slots=num_slots, seed=seed + 1)
         inputs["state"] = slot_memory(**before, num_slots=num_slots, backend="reference")[1]
     return inputs
-
-
-def run(inputs: dict, backend: str, **options) -> dict[str, Tensor]:
-    """Reads, last state and the gradient of every floating input, for fixed random output gradients."""
-    leaves = {
-        name: x.detach().clone().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x
-        for name, x in inputs.items()
-    }
-    if leaves.get("state") is not None:
-        leaves["state"] = SlotMemoryState(
-            *(x.detach().clone().requires_grad_(x.is_floating_point()) for x in leaves["state"])
-        )
-    reads, last = slot_memory(**leaves, backend=backend, chunk_len=CHUNK, **options)
-    outputs = {"context": reads.context, "weights": reads.weights}
-    outputs |= {name: getattr(last, name) for name in ("keys", "values", "strengths")}
-    rng = torch.Generator().manual_seed(99)
-    loss = torch.zeros((), dtype=torch.float64)
-    for x in outputs.values():
-        loss = loss + (x.double() * torch.randn(x.shape, generator=rng, dtype=torch.float64)).sum()
-    loss.backward()
-    found = {name: x.detach() for name, x in outputs.items()}
-    found |= {"read ids": reads.token_ids, "last ids": last.token_ids, "last ages": last.ages}
-    floating = {name: x for name, x in leaves.items() if isinstance(x, Tensor) and x.is_floating_point()}
-    if leaves.get("state") is not None:
-        floating |= {
-            f"state.{name}": getattr(leaves["state"], name) for name in ("keys", "values", "strengths")
-        }
-    # without any position a query reaches no output: no gradient is a gradient of zero
-    return found | {
-        f"grad {name}": torch.zeros_like(x) if x.grad is None else x.grad for name, x in floating.items()
-    }
-
-
-def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert got.keys() == expected.keys()
-    for name, value in expected.items():
-        if not value.is_floating_point():
-            assert torch.equal(got[name], value), name
-            continue
-        quantity = "gradient" if name.startswith("grad") else "output"
-        assert_close(got[name], value, quantity)
 
 
 @pytest.mark.parametrize("backend", FAST)

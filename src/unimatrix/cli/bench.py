@@ -20,6 +20,7 @@ from unimatrix.bench import (
     throughput,
     worker,
 )
+from unimatrix.bench import slots as slot_bench
 from unimatrix.bench.terminal import throughput_tables
 from unimatrix.cli.arguments import parse
 from unimatrix.codec import did_you_mean, read_json, shown
@@ -46,6 +47,8 @@ measurements:
   memory        peak memory of a forward pass and of a training step, every
                 model in a fresh process
   chunk-length  time of the matrix-state op over its chunk length
+  slots         time and memory of the slot memory over its number of slots, a few
+                of which are read, after the slots are compared
   suffix-automaton
                 time and bytes of the suffix automaton: rows, a decoding step, a
                 long text, words on which automata are slow; beside rosa-torch
@@ -154,6 +157,17 @@ class ChunkLength:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Slots:
+    out: Folder = Path("bench")
+    slots: Numbers = slot_bench.DEFAULT_SLOTS
+    """Numbers of slots; times are given over that of the first."""
+    top_k: Annotated[int, tyro.conf.arg(metavar="N", help="Slots that a token reads.")] = slot_bench.TOP_K
+    length: Annotated[int, tyro.conf.arg(metavar="N", help="Tokens of the sequence.")] = slot_bench.LENGTH
+    seconds: Seconds = 10.0
+    threads: Threads = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SuffixAutomaton:
     out: Folder = Path("bench")
     data: Annotated[
@@ -197,6 +211,7 @@ class Measurement:
         | type[Decode]
         | type[Memory]
         | type[ChunkLength]
+        | type[Slots]
         | type[SuffixAutomaton]
         | type[Against]
     )
@@ -232,6 +247,11 @@ MEASUREMENTS: dict[str, Measurement] = {
         about="Time of the chunked matrix-state op, forward and backward, over its chunk length.",
         measure=chunk_length.run,
     ),
+    "slots": Measurement(
+        options=Slots,
+        about="Time and memory of the slot memory over its number of slots, a few of which are read.",
+        measure=slot_bench.run,
+    ),
     "suffix-automaton": Measurement(
         options=SuffixAutomaton,
         about="Time and bytes of the suffix automaton and of contexts, beside rosa-torch's where installed.",
@@ -259,6 +279,8 @@ def _check(settings: Mapping[str, Any]) -> None:
         "batches",
         "batch",
         "length",
+        "slots",
+        "top_k",
         "chunk_lengths",
     )
     for name in numbers:

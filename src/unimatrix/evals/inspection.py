@@ -158,7 +158,10 @@ def _step(
     replaced: tuple[int, int] | None,
     held: list[tuple[int, int]],
 ) -> Step:
-    weights, gate = recalled.reads.weights[0, 0], None
+    reads, gate = recalled.reads, None
+    weights = reads.weights[0, 0]
+    if reads.slots is not None:
+        weights = weights.new_zeros(len(held)).scatter(0, reads.slots[0, 0], weights)
     if votes is not None:
         total = float(weights.sum())
         # the votes are the gate times weights that add up to 1, or to 0 where no slot is held

@@ -1,6 +1,7 @@
 """UniMatrix-SparsePointer's memory: exact bindings in a few slots, read as a context and as a pointer.
 
-Letters: B batch, T time, N slots, E width of keys, values and queries, D model width, V vocabulary.
+Letters: B batch, T time, N slots, k slots that are read, E width of keys, values and queries, D model width,
+V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ class SlotMemory(Part):
     def votes(self, h: Stream, weights: Tensor, token_ids: Tensor, vocab_size: int) -> Tensor:
         """What the pointer adds to the logits, [..., V]: eq. (14) times the pointer gate of h [..., D].
 
-        weights, token_ids: [..., N], of the reads. The gate is a sigmoid: a vote adds at most 1 to a logit.
+        weights, token_ids: [..., k], of the reads. The gate is a sigmoid: a vote adds at most 1 to a logit.
         """
         assert self.pointer_gate is not None
         pointer = weights.new_zeros(*h.shape[:-1], vocab_size)
@@ -193,6 +194,5 @@ class SlotMemoryConfig(PartConfig):
         )
 
     def multiply_adds(self, size: Size, length: int) -> int:
-        return (
-            length * self.num_slots * 3 * self.width
-        )  # a cosine, a score and a weighted value for every slot
+        # a cosine and a score for every slot, a weighted value for those that are read
+        return length * (2 * self.num_slots + (self.top_k or self.num_slots)) * self.width

@@ -75,3 +75,17 @@ def row(start, at, count, zero):
 def flags(start, at, count):
     """`count` bools from place `at` behind the address `start` on, as an array of 0 and 1."""
     return row(start, at, count, FLAG)
+
+
+@numba.njit
+def bare(x):
+    """The contiguous x as an array that counts no references, while x lives on (`until_here`).
+
+    A part of an ordinary array counts itself in and out, by atomic operations: as much as a short row costs.
+    """
+    return carray(_pointer(x.ctypes.data, 0, x.dtype.type(0)), x.shape)  # pyright: ignore[reportCallIssue]
+
+
+@numba.njit
+def until_here(owner):
+    """The owner lives until here: numba frees an array behind its last use, and sees none through `bare`."""

@@ -1,7 +1,8 @@
 """The slot memory of UniMatrix-SparsePointer: a fixed number of exact bindings, written and read in order.
 
-`reference` is the definition, `compiled` a CPU loop that writes and reads in one pass, `chunked` decides the
-slots on the CPU and reads many positions at once on any device. All agree in outputs, state and every
+`reference` is the definition, `compiled` a CPU loop that writes and reads in one pass (a few of thousands of
+slots without a look at each), `chunked` decides the slots on the CPU and reads many positions at once on any
+device. All agree in outputs, state and every
 gradient (tests/ops/test_slot_memory.py).
 """
 
@@ -81,15 +82,19 @@ def slot_memory(
         backend: "auto" takes the compiled form on a CPU, the chunked form elsewhere.
 
     Returns:
-        reads: context [B, T, W] in value's dtype, weights [B, T, N] in the accumulation dtype, token_ids
-            [B, T, N]; a pointer adds the weights up by token id (eq. 14). The state after the last position.
+        reads: context [B, T, W] in value's dtype, weights [B, T, k] in the accumulation dtype, token_ids
+            [B, T, k], and slots [B, T, k]: which slots those are, in ascending order. k is top_k, or N: then
+            slots is None, and slot n stands at place n. Where fewer than k hold something the lowest empty
+            slots make up the number, with weight 0 and id EMPTY; at a masked position slots is 0 to k - 1. A
+            pointer adds the weights up by token id (eq. 14). The state after the last position.
 
     Raises:
         UserError: shapes, dtypes or devices disagree, a strength outside [0, 1] (on a CPU),
             num_slots < 1, top_k outside 1..num_slots, a negative token id, a
             threshold out of range, a backend that is unknown or cannot run here.
 
-    Numerics: float32, or float64 for float64 inputs; cosines are compared in float64 by every form.
+    Numerics: float32, or float64 for float64 inputs; cosines, and the scores that choose the TopK, are
+    compared in float64 by every form (the scores in float32 on a device without float64).
     Differentiable in query, key, value, write_strength and the state's keys, values and strengths; the
     decisions (which slot, whether at all, which TopK) carry no gradient.
     """
@@ -130,7 +135,7 @@ def slot_memory(
     else:
         with without_autocast(query.device):
             reads, last = slot_memory_chunked(writes, state, rules, chunk_len or CHUNK_LEN)
-    return SlotReads(reads.context.to(value.dtype), reads.weights, reads.token_ids), last
+    return reads._replace(context=reads.context.to(value.dtype)), last
 
 
 def _rules(num_slots: int, top_k: int | None, match_threshold: float, write_threshold: float) -> Rules:

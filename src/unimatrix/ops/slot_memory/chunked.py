@@ -2,11 +2,15 @@
 
 A write makes a *version* of its slot, which lives until the slot is written again. Given the decisions, a
 query of a chunk reads at most N versions that were alive at the chunk's start and C that it wrote itself, so
-time and memory are linear in T: (N + C) entries a query. On an accelerator the keys and strengths travel to
+time and memory are linear in T: (N + C) entries a query, of which k stay where k slots are read. On an
+accelerator the keys and strengths travel to
 the CPU for the decisions, and slot numbers back: one synchronisation a call.
 
-Letters: B batch, T time, N slots, E width of keys and queries, W width of values, C chunk length.
+Letters: B batch, T time, N slots, k slots that are read, E width of keys and queries, W width of values,
+C chunk length.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +18,15 @@ from torch import Tensor
 from unimatrix.ops.backend import NUMBA_INSTALLED
 from unimatrix.ops.internals import transforming
 from unimatrix.ops.operator import LIBRARY
-from unimatrix.ops.slot_memory.reference import softmax_over, top_slots
-from unimatrix.ops.slot_memory.state import EMPTY, Rules, SlotMemoryState, SlotReads, Writes, emptied
+from unimatrix.ops.slot_memory.reference import joined, rows, softmax_over, top_slots
+from unimatrix.ops.slot_memory.state import (
+    EMPTY,
+    Rules,
+    SlotMemoryState,
+    SlotReads,
+    Writes,
+    emptied,
+)
 from unimatrix.ops.threads import threads_for
 
 
@@ -42,7 +53,7 @@ def slot_memory_chunked(
     if not pieces:
         empty = Writes(*(None if x is None else x[:, :0] for x in writes))  # type: ignore[arg-type]
         return _read_chunk(empty, slot_of, state, rules)
-    return SlotReads(*(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))), state
+    return joined(pieces, torch.cat), state
 
 
 @torch.no_grad()
@@ -107,7 +118,7 @@ def _read_chunk(
     chunk: Writes, slot_of: Tensor, state: SlotMemoryState, rules: Rules
 ) -> tuple[SlotReads, SlotMemoryState]:
     """One chunk from the slots before it: its reads and the slots after it."""
-    batch, length, width = chunk.query.shape
+    batch, length, _ = chunk.query.shape
     slots = rules.num_slots
     # version[b, t, s]: which candidate slot s holds at t: 0..N-1 the slots before, N + u the write at u
     steps = torch.arange(1, length + 1, device=slot_of.device)
@@ -127,22 +138,73 @@ def _read_chunk(
     strengths = torch.cat([state.strengths, chunk.strength], dim=1)
     written = torch.cat([state.ages != EMPTY, slot_of >= 0], dim=1)
     # a strength that was not written may be 0: its logarithm must not reach any gradient
-    log_strengths = strengths.where(written, torch.ones_like(strengths)).log()
+    safe = strengths.where(written, torch.ones_like(strengths))
     keys = torch.cat([state.keys, chunk.key], dim=1)
     values = torch.cat([state.values, chunk.value], dim=1)
-    all_scores = chunk.query @ keys.mT / width**0.5 + log_strengths[:, None]  # [B, C, N + C]
-    score = all_scores.gather(2, version)  # [B, C, N]
-    kept = top_slots(score.detach(), taken, rules.top_k)
-    if chunk.real is not None:
-        kept = kept & chunk.real[..., None]
-        held = held.masked_fill(~chunk.real[..., None], EMPTY)
-    weights = softmax_over(score, kept)
-    by_version = torch.zeros_like(all_scores).scatter(2, version, weights)
-    reads = SlotReads(by_version @ values, weights, held)
-    after = _state_after(chunk, slot_of, newest, state, (keys, values, ids, strengths))
+    candidates = Candidates(keys, values, ids, strengths, safe)
+    read = _read_all if rules.top_k == slots else _read_best
+    reads = read(chunk, candidates, version, taken, held, rules.top_k)
+    after = _state_after(chunk, slot_of, newest, state, candidates)
     if chunk.starts is not None and length:
         after = emptied(after, lost[:, -1])
     return reads, after
+
+
+class Candidates(NamedTuple):
+    """What a chunk may read: the slots before it, then what it writes itself."""
+
+    keys: Tensor  # [B, N + C, E]
+    values: Tensor  # [B, N + C, W]
+    ids: Tensor  # [B, N + C]
+    strengths: Tensor  # [B, N + C]
+    safe: Tensor  # [B, N + C] the strengths, 1 where nothing was written
+
+
+def _read_all(
+    chunk: Writes, candidates: Candidates, version: Tensor, taken: Tensor, held: Tensor, _: int
+) -> SlotReads:
+    """Every slot at once: products of all queries and candidates."""
+    all_scores = chunk.query @ candidates.keys.mT / chunk.query.shape[-1] ** 0.5
+    all_scores = all_scores + candidates.safe.log()[:, None]  # [B, C, N + C]
+    kept = taken
+    if chunk.real is not None:
+        kept = kept & chunk.real[..., None]
+        held = held.masked_fill(~chunk.real[..., None], EMPTY)
+    weights = softmax_over(all_scores.gather(2, version), kept)  # [B, C, N]
+    by_version = torch.zeros_like(all_scores).scatter(2, version, weights)
+    return SlotReads(by_version @ candidates.values, weights, held, None)
+
+
+def _read_best(
+    chunk: Writes, candidates: Candidates, version: Tensor, taken: Tensor, held: Tensor, top_k: int
+) -> SlotReads:
+    """Only what is read is kept for the backward: k candidates a query."""
+    slots = _best(chunk.query, candidates, version, taken, top_k)  # [B, C, k]
+    if chunk.real is not None:
+        slots = torch.where(chunk.real[..., None], slots, torch.arange(top_k, device=slots.device))
+        taken = taken & chunk.real[..., None]
+        held = held.masked_fill(~chunk.real[..., None], EMPTY)
+    chosen = version.gather(2, slots)
+    flat = chosen.flatten(1)
+    keys = rows(candidates.keys, flat).unflatten(1, chosen.shape[1:])  # [B, C, k, E]
+    values = rows(candidates.values, flat).unflatten(1, chosen.shape[1:])
+    score = (keys * chunk.query[:, :, None]).sum(-1) / chunk.query.shape[-1] ** 0.5
+    score = score + candidates.safe.gather(1, flat).view_as(score).log()
+    weights = softmax_over(score, taken.gather(2, slots))
+    return SlotReads((weights[..., None] * values).sum(2), weights, held.gather(2, slots), slots)
+
+
+@torch.no_grad()
+def _best(query: Tensor, candidates: Candidates, version: Tensor, taken: Tensor, top_k: int) -> Tensor:
+    """The slots [B, C, k] that each query reads; sums are made alike for all, so that equal ones stay so."""
+    # Apple's GPUs have no float64: there scores that are next to each other may change places
+    dtype = query.dtype if query.device.type == "mps" else torch.float64
+    q, keys = query.to(dtype), candidates.keys.to(dtype)
+    score = q.new_zeros(*q.shape[:2], keys.shape[1])  # [B, C, N + C]
+    for e in range(q.shape[-1]):
+        score = score + q[..., e, None] * keys[:, None, :, e]
+    score = score / q.shape[-1] ** 0.5 + candidates.safe.to(dtype).log()[:, None]
+    return top_slots(score.gather(2, version), taken, top_k)
 
 
 def _state_after(
@@ -150,12 +212,11 @@ def _state_after(
     slot_of: Tensor,
     newest: Tensor,
     state: SlotMemoryState,
-    candidates: tuple[Tensor, Tensor, Tensor, Tensor],
+    candidates: Candidates,
 ) -> SlotMemoryState:
     length, slots = newest.shape[1], newest.shape[2]
     if length == 0:
         return state
-    keys, values, ids, strengths = candidates
     last = newest[:, -1]  # [B, N]
     version = torch.where(last > 0, last + (slots - 1), torch.arange(slots, device=last.device))
     taken = (last > 0) | (state.ages != EMPTY)
@@ -164,14 +225,9 @@ def _state_after(
     written_at = torch.cat([torch.zeros_like(clock[:, :1]), clock], dim=1).gather(1, last)
     ages = clock[:, -1:] - written_at + torch.where(last > 0, 0, state.ages)
     return SlotMemoryState(
-        keys=_rows(keys, version),
-        values=_rows(values, version),
-        token_ids=ids.gather(1, version),
-        strengths=strengths.gather(1, version),
+        keys=rows(candidates.keys, version),
+        values=rows(candidates.values, version),
+        token_ids=rows(candidates.ids, version),
+        strengths=rows(candidates.strengths, version),
         ages=ages.masked_fill(~taken, EMPTY),
     )
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """x[b, index[b, n]]: [B, M, E] and [B, N] to [B, N, E]."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

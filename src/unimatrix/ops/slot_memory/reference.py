@@ -3,6 +3,9 @@
 Letters: B batch, T time, N slots, E width of keys and queries, W width of values.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,13 +26,19 @@ def slot_memory_reference(
         reads.append(_read(writes.query[:, t], real, state, rules))
     if not reads:
         batch, _, value_width = state.values.shape
-        shape = (batch, 0, rules.num_slots)
-        ids = state.token_ids.new_zeros(shape)
-        return SlotReads(
-            writes.value.new_zeros(batch, 0, value_width), state.values.new_zeros(shape), ids
-        ), state
-    context, weights, token_ids = (torch.stack(parts, dim=1) for parts in zip(*reads, strict=True))
-    return SlotReads(context, weights, token_ids), state
+        weights = state.values.new_zeros(batch, 0, rules.top_k)
+        ids = state.token_ids.new_zeros(weights.shape)
+        slots = ids if rules.top_k < rules.num_slots else None
+        return SlotReads(writes.value.new_zeros(batch, 0, value_width), weights, ids, slots), state
+    return joined(reads, torch.stack), state
+
+
+def joined(reads: list[SlotReads], join: Callable[..., Tensor]) -> SlotReads:
+    """Reads behind one another, by torch.stack of positions or torch.cat of chunks."""
+    columns: Any = zip(*reads, strict=True)
+    context, weights, token_ids, slots = columns
+    numbers = (join(column, dim=1) for column in (context, weights, token_ids))
+    return SlotReads(*numbers, slots=None if slots[0] is None else join(slots, dim=1))
 
 
 def _write(
@@ -69,30 +78,40 @@ def choose_slot(key: Tensor, state: SlotMemoryState, match_threshold: float) -> 
     return torch.where(match.any(-1), best, torch.where(taken.all(-1), oldest, empty))
 
 
-def _read(
-    query: Tensor, real: Tensor | None, state: SlotMemoryState, rules: Rules
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Context [B, W], weights [B, N] and the slots' token ids [B, N] for query [B, E]: eq. (12) and (13)."""
+def _read(query: Tensor, real: Tensor | None, state: SlotMemoryState, rules: Rules) -> SlotReads:
+    """What query [B, E] reads, as in SlotReads without T: eq. (12) and (13)."""
     taken = state.ages != EMPTY
     strengths = state.strengths.where(taken, torch.ones_like(state.strengths))
+    slots = None
+    if rules.top_k < rules.num_slots:
+        products = (state.keys.detach().double() * query.detach().double()[:, None]).sum(-1)
+        score = products / query.shape[-1] ** 0.5 + strengths.detach().double().log()
+        slots = top_slots(score, taken, rules.top_k)
+        if real is not None:
+            slots = torch.where(real[:, None], slots, torch.arange(rules.top_k, device=slots.device))
+        state = SlotMemoryState(*(rows(x, slots) for x in state))
+        taken, strengths = taken.gather(1, slots), strengths.gather(1, slots)
     score = (state.keys * query[:, None]).sum(-1) / query.shape[-1] ** 0.5 + strengths.log()
-    kept = top_slots(score.detach(), taken, rules.top_k)
+    kept, token_ids = taken, state.token_ids
     if real is not None:
         kept = kept & real[:, None]
-    weights = softmax_over(score, kept)
-    token_ids = state.token_ids
-    if real is not None:
         token_ids = token_ids.masked_fill(~real[:, None], EMPTY)
-    return (weights[..., None] * state.values).sum(-2), weights, token_ids
+    weights = softmax_over(score, kept)
+    return SlotReads((weights[..., None] * state.values).sum(-2), weights, token_ids, slots)
 
 
 def top_slots(score: Tensor, taken: Tensor, top_k: int) -> Tensor:
-    """Which slots (last dimension) are among the top_k taken ones; of equal scores the lowest slots."""
-    if top_k >= score.shape[-1]:
-        return taken
+    """The top_k taken slots (last dimension) of the largest scores, in ascending order.
+
+    Of equal scores the lowest slots; where fewer are taken, the lowest ones that are not make up the number.
+    """
     ranked = score.masked_fill(~taken, -torch.inf)
-    order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
-    return torch.zeros_like(taken).scatter(-1, order, True) & taken
+    return ranked.sort(dim=-1, descending=True, stable=True).indices[..., :top_k].sort(-1).values
+
+
+def rows(x: Tensor, index: Tensor) -> Tensor:
+    """x[b, index[b, m]]: [B, N, ...] and [B, M] to [B, M, ...]."""
+    return x.gather(1, index[(..., *[None] * (x.dim() - 2))].expand(*index.shape, *x.shape[2:]))
 
 
 def softmax_over(score: Tensor, kept: Tensor) -> Tensor:

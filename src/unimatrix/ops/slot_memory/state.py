@@ -25,8 +25,11 @@ class SlotReads(NamedTuple):
     """What each position read."""
 
     context: Tensor  # [B, T, W] sum of weights times the slots' values
-    weights: Tensor  # [B, T, N] softmax over the TopK slots, exactly 0 for the others; all 0 if none is held
-    token_ids: Tensor  # [B, T, N] int64, the ids that the slots held at that position, EMPTY for none
+    weights: (
+        Tensor  # [B, T, k] softmax over the k best slots, exactly 0 for empty ones; all 0 if none is held
+    )
+    token_ids: Tensor  # [B, T, k] int64, the ids that those slots held at that position, EMPTY for none
+    slots: Tensor | None  # [B, T, k] int64, which slots those are, in ascending order; None where k is N: all
 
 
 class Writes(NamedTuple):
@@ -80,14 +83,15 @@ def empty_state(
     )
 
 
-def rooms(query: Tensor, value: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
-    """Room for context, weights, read ids, the slots that were written, the bindings that were replaced."""
+def rooms(query: Tensor, value: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
+    """Room for context, weights, ids and slots that are read ([B, T, 0] where all are), the slots that were
+    written, the bindings that were replaced."""
     batch, length, _ = query.shape
-    slots = keys.shape[1]
     return (
         value.new_empty(batch, length, value.shape[-1]),
-        query.new_empty(batch, length, slots),
-        query.new_empty((batch, length, slots), dtype=torch.int64),
+        query.new_empty(batch, length, top_k),
+        query.new_empty((batch, length, top_k), dtype=torch.int64),
+        query.new_empty((batch, length, top_k if top_k < keys.shape[1] else 0), dtype=torch.int64),
         query.new_empty((batch, length), dtype=torch.int64),
         query.new_empty((batch, length), dtype=torch.int64),
     )
