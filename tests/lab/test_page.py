@@ -432,7 +432,8 @@ def test_a_study_that_has_not_run_takes_one_line(full) -> None:
     )
     section = both.partition('<section class="study waits" id="new"')[2].partition("</section>")[0]
     assert Read(section).text.split("\n")[1] == f"New: a study {NOT_MEASURED}"
-    assert 'href="#new" class="soft"' in both
+    link = both.partition('href="#new" class="soft"')[2].partition("</li>")[0]
+    assert Read(f"<a {link}").text.split() == ["New", "(not", "measured", "yet)"]
     # nothing else is said of it anywhere
     without = both.replace(section, "").replace("New: a study", "")
     assert len(without) - len(alone) < 400  # a link to it
