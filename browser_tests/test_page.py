@@ -163,6 +163,13 @@ def test_light_and_dark_follow_the_system_and_the_switch(opened) -> None:
     assert ground(dark) == "rgb(255, 255, 255)"
 
 
+def test_a_printed_page_holds_its_tables_and_figures(opened) -> None:
+    page = opened("committed").page
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 720, "height": 1000})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 720
+
+
 def test_figures_are_enlarged(opened) -> None:
     one = opened("committed", width=PHONE)
     page = one.page
