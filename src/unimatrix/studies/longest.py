@@ -17,7 +17,7 @@ _LONGEST = frozenset(
     }
 )
 # all that are called so: models that read a whole stream besides, or sequences of any length
-_FAMILIES = ("stream.", "binding.", "depth-text.", "depth-recall.")
+_FAMILIES = ("store.", "stream.", "binding.", "depth-text.", "depth-recall.")
 
 
 def only_in_full(experiment: str) -> bool:
