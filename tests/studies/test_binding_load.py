@@ -77,7 +77,7 @@ def test_the_automaton_alone_is_always_right(cell) -> None:
 def reproduced(tmp_path_factory):
     """Slots and one other model, two steps, a few further cells."""
     names = {POINTERS[64].name, POINTERS[16].name, OTHER["m2rnn"].name}
-    cells = ((128, 8), (128, 4), (1024, 4), (1024, 16))
+    cells = ((64, 4), (128, 8), (128, 4), (1024, 4), (1024, 16))
 
     def small(study):
         rows = tuple(r for r in study.rows if not isinstance(r, Row) or r.experiment.name in names)
