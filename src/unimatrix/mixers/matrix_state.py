@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimatrix.data.settings import check_counts, check_types
+from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.older_weights import upgrade_before_loading
@@ -38,7 +39,8 @@ class MatrixStateMixer(Part):
     for d, which the paper counts nevertheless: there it is a module of its own, `d`, beside `qkv`. The
     retention of each head and the readout gate share another matrix. `spectral_norm` divides W_(d,q,k,v) and
     W_o by their largest singular value (see `SpectralLinear`); d then stays with the others.
-    `kernel_size`: of a short convolution over q, k and v; None for none.
+    `kernel_size`: of a short convolution over q, k and v; None for none. `idle_diag`: whether `d` is there at
+    all where nothing reads it.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class MatrixStateMixer(Part):
         rule_mixing: bool = False,
         spectral_norm: bool = False,
         kernel_size: int | None = None,
+        idle_diag: bool = True,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ class MatrixStateMixer(Part):
         elif rule_mixing:
             self.dqkv = nn.Linear(d_model, 4 * inner, bias=False)
         else:
-            self.d = nn.Linear(d_model, inner, bias=False)
+            self.d = nn.Linear(d_model, inner, bias=False) if idle_diag else None
             self.qkv = nn.Linear(d_model, 3 * inner, bias=False)
         self.gates = nn.Linear(d_model, num_heads + d_model)  # retention logits, then the readout gate's
         self.readout = (
@@ -82,7 +85,8 @@ class MatrixStateMixer(Part):
             nn.init.normal_(joint, std=std)
             self.d.weight.copy_(joint[:rows])
             self.qkv.weight.copy_(joint[rows:])
-        for part in (self.dqkv, self.gates, self.readout, self.rules, self.convolution):
+        drawn = None if self.d is not None else self.qkv
+        for part in (self.dqkv, drawn, self.gates, self.readout, self.rules, self.convolution):
             if part is not None:
                 draw_weights(part, std)
 
@@ -251,6 +255,8 @@ class MatrixStateConfig(PartConfig):
     """The matrix-valued recurrent state.
 
     kernel_size: of a short causal convolution over q, k and v, each channel by itself, with SiLU; None: none.
+    idle_diag: whether the projection d of the diagonal rule is there, as the paper counts it, where no rules
+    are mixed and nothing reads it.
     """
 
     kind: ClassVar[str] = "matrix_state"
@@ -264,11 +270,14 @@ class MatrixStateConfig(PartConfig):
     rule_mixing: bool = False
     spectral_norm: bool = False
     kernel_size: int | None = None
+    idle_diag: bool = True
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         check_types(self)
         check_counts(self, "num_heads", "state_dim", "kernel_size")
+        if not self.idle_diag and (self.rule_mixing or self.spectral_norm):
+            raise UserError("idle_diag: expected true where rules are mixed or weights divided, got false")
 
     def build(self, size: Size) -> MatrixStateMixer:
         return MatrixStateMixer(
@@ -278,6 +287,7 @@ class MatrixStateConfig(PartConfig):
             rule_mixing=self.rule_mixing,
             spectral_norm=self.spectral_norm,
             kernel_size=self.kernel_size,
+            idle_diag=self.idle_diag,
             backend=self.backend,
         )
 
