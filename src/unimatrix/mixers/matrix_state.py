@@ -23,6 +23,9 @@ from unimatrix.ops import Backend, BackendChoice, matrix_state
 from unimatrix.ops.shapes import MatrixState, Stream, TokenMask
 
 _TINY = 1e-30  # of a norm: nothing is divided by zero
+# of the output norm: what is read at first, some 1e-4, is lifted a little, and not to the size of its noise
+# (docs/log.md: 1e-5 and 1e-7 do as well, 1e-8 not)
+_EPS = 1e-6
 
 
 class MatrixStateMixerState(NamedTuple):
@@ -40,7 +43,8 @@ class MatrixStateMixer(Part):
     retention of each head and the readout gate share another matrix. `spectral_norm` divides W_(d,q,k,v) and
     W_o by their largest singular value (see `SpectralLinear`); d then stays with the others.
     `kernel_size`: of a short convolution over q, k and v; None for none. `idle_diag`: whether `d` is there at
-    all where nothing reads it.
+    all where nothing reads it. `output_norm`: whether what a head reads, S_t q_t, is divided by its root mean
+    square before W_o, which lets the product of three small projections count from the first steps on.
     """
 
     def __init__(
@@ -53,11 +57,13 @@ class MatrixStateMixer(Part):
         spectral_norm: bool = False,
         kernel_size: int | None = None,
         idle_diag: bool = True,
+        output_norm: bool = False,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.state_dim = state_dim
+        self.output_norm = output_norm
         self.backend = BackendChoice(backend)
         inner = num_heads * state_dim
         self.dqkv = self.d = self.qkv = None
@@ -196,6 +202,8 @@ class MatrixStateMixer(Part):
             starts=starts,
             backend=self.backend,
         )
+        if self.output_norm:
+            y = F.rms_norm(y, y.shape[-1:], eps=_EPS)
         out = self.readout(y.flatten(2))
         if context is not None:
             out = out + context
@@ -257,6 +265,7 @@ class MatrixStateConfig(PartConfig):
     kernel_size: of a short causal convolution over q, k and v, each channel by itself, with SiLU; None: none.
     idle_diag: whether the projection d of the diagonal rule is there, as the paper counts it, where no rules
     are mixed and nothing reads it.
+    output_norm: whether each head's read is divided by its root mean square before the output projection.
     """
 
     kind: ClassVar[str] = "matrix_state"
@@ -271,6 +280,7 @@ class MatrixStateConfig(PartConfig):
     spectral_norm: bool = False
     kernel_size: int | None = None
     idle_diag: bool = True
+    output_norm: bool = False
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
@@ -288,6 +298,7 @@ class MatrixStateConfig(PartConfig):
             spectral_norm=self.spectral_norm,
             kernel_size=self.kernel_size,
             idle_diag=self.idle_diag,
+            output_norm=self.output_norm,
             backend=self.backend,
         )
 
