@@ -266,15 +266,19 @@ def committed(tmp_path, go, monkeypatch):
     return place
 
 
-def test_the_longest_are_shown_from_committed_runs_and_trained_where_there_are_none(
+def test_the_longest_are_shown_from_committed_runs_and_trained_when_asked_for(
     tmp_path, go, committed
 ) -> None:
     other, shown = SHORT.names
     committed({shown: {7: 0.0, 11: 0.01, 1: -0.01}})
     result, printed = go(skip=SHORT.names)
+    why = "none of them on this text and device to show"
     assert f"Not trained, shown from the project's own runs (--full trains all): {shown}\n" in printed
-    assert f"no committed run of it on this text and device: {other}\n" in printed
-    assert "Runs: 1, of which 0 finished before" in printed
+    assert f"Not trained, {why} (--full trains all): {other}\n" in printed
+    assert "Runs: 0, of which 0 finished before" in printed
+    assert [line.num_seeds for line in result.summaries[0].lines] == [0, 3]
+    result, printed = go(skip=[shown])
+    assert "Runs: 1, of which 0 finished before" in printed and why not in printed
     assert [row["experiment"] for row in rows(tmp_path)] == [other]
     (summary,) = result.summaries
     assert [line.num_seeds for line in summary.lines] == [1, 3]
@@ -331,7 +335,7 @@ def test_what_is_timed_trains_alone_after_the_others(go, monkeypatch) -> None:
 def test_a_changed_setting_is_never_shown_from_committed_runs(tmp_path, go, committed) -> None:
     committed({name: {7: 0.0, 11: 0.01} for name in SHORT.names})
     _, printed = go(skip=SHORT.names, studies=(tiny(SHORT, steps=3),))
-    assert "Runs: 2, of which 0 finished before" in printed
+    assert "Runs: 0, of which 0 finished before" in printed
     assert "project's own" not in printed
 
 

@@ -9,7 +9,7 @@ OUT/figures/, report.html  rebuilt from these each time
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -102,8 +102,8 @@ def reproduce(
         studies: what is trained and judged. paper: what it is held against, for the page.
         out: the folder for results, runs, figures and the page; made if need be.
         seeds: one run of every experiment for each. Claims pair the models by seed.
-        skip: experiments that are not trained if none of their runs is finished here and committed runs of
-            the same settings, text and kind of device are there to be shown instead.
+        skip: experiments that are not trained if none of their runs is finished here; committed runs of the
+            same settings, text and kind of device are shown instead, where there are any.
         jobs: how many runs at a time, one thread each; from two on in processes of their own, so a script
             calls this below `if __name__ == "__main__":`. Of all numbers seconds alone depend
             on it: experiments of which a study shows them run alone, after the others.
@@ -130,8 +130,9 @@ def reproduce(
     recipes = {run.name: run for run in planned}
     identities = {name: identity_of(run, source_for(run, corpus).describe()) for name, run in recipes.items()}
     own, theirs = select(rows, identities), select(committed, identities)
-    shown = {name: theirs[name] for name in identities if name in skip and theirs[name] and not own[name]}
-    live = [run for run in planned if run.name not in shown]
+    skipped = {name: theirs[name] for name in identities if name in skip and not own[name]}
+    shown = {name: runs for name, runs in skipped.items() if runs}
+    live = [run for run in planned if run.name not in skipped]
     missing = [run for run in live if run.loop.seed not in own[run.name]]
     out.mkdir(parents=True, exist_ok=True)
     # what stands in for studies that were not chosen this time stays
@@ -140,7 +141,7 @@ def reproduce(
     )
     write_results(out / SHOWN, [*kept, *(run for runs in shown.values() for run in runs.values())])
     _announce(console, live, missing, corpus=corpus)
-    _announce_skipped(console, shown, trained=[name for name in identities if name in {*skip} - {*shown}])
+    _announce_skipped(console, skipped)
     stop_signal = _train_all(
         missing,
         jobs=jobs,
@@ -332,14 +333,14 @@ def _announce(
     say(console, f"Runs: {len(live)}, of which {len(live) - len(missing)} finished before")
 
 
-def _announce_skipped(console: Console, shown: Collection[str], *, trained: Sequence[str]) -> None:
-    """What is not trained though it could be, and what is though it need not be."""
-    if shown:
-        names = ", ".join(shown)
-        say(console, f"Not trained, shown from the project's own runs (--full trains all): {names}")
-    if trained:
-        names = ", ".join(trained)
-        say(console, f"Trained too, as there is no committed run of it on this text and device: {names}")
+def _announce_skipped(console: Console, skipped: Mapping[str, Sized]) -> None:
+    """What is not trained though it could be, and what stands in its place."""
+    for names, words in (
+        ([name for name, runs in skipped.items() if runs], "shown from the project's own runs"),
+        ([name for name, runs in skipped.items() if not runs], "none of them on this text and device to show"),
+    ):
+        if names:
+            say(console, f"Not trained, {words} (--full trains all): {', '.join(names)}")
 
 
 def _train_all(

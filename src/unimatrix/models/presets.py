@@ -12,6 +12,7 @@ from unimatrix.errors import UserError, UserTypeError
 from unimatrix.mixers import (
     AssociativeMemoryConfig,
     AttentionConfig,
+    ContextVotesConfig,
     ConvolutionConfig,
     DeepEmbedConfig,
     GatedMLPConfig,
@@ -20,9 +21,11 @@ from unimatrix.mixers import (
     PreviousTokenRoutingConfig,
     RecurrentFFNConfig,
     RMSNormConfig,
+    ScaledHeadConfig,
     SlotMemoryConfig,
     StepEmbeddingsConfig,
     SuffixRoutingConfig,
+    SuffixVotesConfig,
     TripleLatentConfig,
 )
 from unimatrix.models.config import ModelConfig, Parts
@@ -69,9 +72,32 @@ TRANSFORMER_MODERN = edit(
         "norm": RMSNormConfig(),
     },
 )
+# what the ablation kept (docs/flagship.md)
+UNIMATRIX = ModelConfig(
+    layers=(
+        Parts(
+            mixer=MatrixStateConfig(kernel_size=4, idle_diag=False, output_norm=True),
+            feed_forward=MLPConfig(expansion=3),
+        ),
+    )
+    * 3,
+    parts=Parts(
+        memory=SlotMemoryConfig(num_slots=64),
+        suffix=SuffixVotesConfig(),
+        contexts=ContextVotesConfig(),
+    ),
+    head=ScaledHeadConfig(scale=12.0),
+    max_positions=None,
+    init_std=0.01,
+)
 HYBRID = edit(CORE, {"order": (0, 1, 2), "layers.1.mixer": AttentionConfig()})
 
 PRESETS: dict[str, Preset] = {
+    "unimatrix": Preset(
+        UNIMATRIX,
+        "Three matrix-state layers, slots, votes of all it read. 169,273 (V = 64: 156,793).",
+        use="the one to take: text, exact recall, streams",
+    ),
     "transformer": Preset(
         TRANSFORMER,
         "The baseline: causal attention, depth separate blocks. 174,848 parameters (V = 64: 162,368).",

@@ -5,6 +5,7 @@ from collections import ChainMap
 from unimatrix.codec import did_you_mean, near_names, shown
 from unimatrix.errors import UserError
 from unimatrix.lab.study import Study
+from unimatrix.studies.beyond.ablation import ABLATION
 from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
 from unimatrix.studies.beyond.binding_load import BINDING_LENGTH, BINDING_LOAD
 from unimatrix.studies.beyond.context_votes import CONTEXT_VOTES
@@ -47,6 +48,7 @@ STUDIES: dict[str, Study] = {
         BINDING_LENGTH,
         DEPTH_TEXT,
         DEPTH_RECALL,
+        ABLATION,
         SECTION56_FIRST,
         SECTION56_TUNED,
         SECTION56_PERPLEXITY,

@@ -1,0 +1,245 @@
+"""What each part of the preset `unimatrix` is worth (not in the paper): one left out, or one more, at a time.
+
+Three looks at each model: bits per byte after the paper's 80 steps (Table 1's recipe), after 500 steps of a
+recipe for own texts, and what it recalls after Table 4's. Models are compared with the whole one seed by seed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from unimatrix.lab.answers import Mean, Said, sentence
+from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured, Side
+from unimatrix.lab.protocol import protocol_of
+from unimatrix.lab.study import Column, Row, Study
+from unimatrix.studies.makers import of_column
+from unimatrix.studies.paper import recall, text
+from unimatrix.train.config import Experiment, OptimConfig
+
+PRESET = "unimatrix"
+SOURCE = "Not in the paper"
+# fixed before any run of five seeds
+BAR, STRETCH, AHEAD = 3.50, 3.30, 0.20
+LONG_STEPS = 500
+SCALED = {"head": {"kind": "scaled", "scale": 12.0}}
+WITHOUT_VOTES: Mapping[str, Any] = {"parts.suffix": None, "parts.contexts": None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Variant:
+    """One model: what differs from the preset, and what that is called."""
+
+    name: str
+    label: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = PRESET
+    max_positions: int | None = None
+    long_lr: float = 6e-3
+    group: str = ""
+
+    def experiments(self) -> tuple[Experiment, Experiment, Experiment]:
+        """After 80 steps, after LONG_STEPS, and on recall."""
+        short = text.text_experiment(f"ablation.{self.name}", self.preset, changes=self.changes)
+        short = replace(short, model=replace(short.model, max_positions=self.max_positions))
+        long = replace(
+            short,
+            name=f"ablation-long.{self.name}",
+            model=replace(short.model, dropout=0.0),
+            optim=OptimConfig(
+                lr=self.long_lr, warmup_steps=50, schedule="cosine", final_lr_share=0.1, clip=1.0
+            ),
+            loop=replace(short.loop, steps=LONG_STEPS, eval_every=100),
+        )
+        recalls = recall.recall_experiment(
+            f"ablation-recall.{self.name}", self.preset, task=recall.ON_MORE_PAIRS, **self.changes
+        )
+        recalls = replace(recalls, model=replace(recalls.model, max_positions=self.max_positions))
+        return short, long, recalls
+
+    def row(self) -> Row:
+        short, long, recalls = self.experiments()
+        elsewhere = {"bpb_long": long} | dict.fromkeys(_RECALLED, recalls)
+        return Row(experiment=short, label=self.label, elsewhere=elsewhere, group=self.group)
+
+
+_RECALLED = tuple(f"accuracy_{pairs}_pairs" for pairs in (4, 6, 8))
+_LEFT_OUT, _ADDED, _OTHERS = "One thing left out", "One thing more or other", "Attention with the same head"
+WHOLE = _Variant(name="whole", label="unimatrix")
+LEFT_OUT = tuple(
+    _Variant(name=name, label=label, changes=changes, group=_LEFT_OUT)
+    for name, label, changes in (
+        ("no-convolution", "no short convolution", {"layers.*.mixer.kernel_size": None}),
+        ("no-output-norm", "reads not normalised", {"layers.*.mixer.output_norm": False}),
+        ("head-1", "logits not scaled", {"head": "tied"}),
+        ("std-0.02", "weights from N(0, 0.02)", {"init_std": 0.02}),
+        ("no-slots", "no slots", {"parts.memory": None}),
+        ("no-contexts", "no votes of contexts", {"parts.contexts": None}),
+        ("no-votes", "no votes of what it read at all", WITHOUT_VOTES),
+    )
+)
+ADDED = (
+    _Variant(
+        name="positions", label="learned positions", max_positions=128, group=_ADDED
+    ),
+    *(
+        _Variant(name=name, label=label, changes=changes, group=_ADDED)
+        for name, label, changes in (
+            (
+                "rules",
+                "the paper's rule mixing",
+                {"layers.*.mixer.idle_diag": True, "layers.*.mixer.rule_mixing": True},
+            ),
+            ("rms-norm", "RMSNorm in LayerNorm's place", {"norm": "rms_norm"}),
+            (
+                "gated-mlp",
+                "gated MLP of as many weights",
+                {"layers.*.feed_forward": {"kind": "gated_mlp", "width": 128}},
+            ),
+            ("late", "a convolution past the layers", {"parts.late": {"kind": "convolution", "kernel_size": 3}}),
+        )
+    ),
+    _Variant(
+        name="shared",
+        label="one wider layer, applied three times",
+        preset="unimatrix-core",
+        changes={
+            "d_model": 96,
+            "num_heads": 6,
+            "init_std": 0.01,
+            "layers.0.mixer.kernel_size": 4,
+            "layers.0.mixer.idle_diag": False,
+            "layers.0.mixer.output_norm": True,
+            "layers.0.feed_forward.expansion": 3,
+            "parts.memory": {"kind": "slots", "num_slots": 64},
+            "parts.suffix": "suffix_votes",
+            "parts.contexts": "context_votes",
+        }
+        | SCALED,
+        group=_ADDED,
+    ),
+)
+OTHERS = (
+    _Variant(
+        name="transformer",
+        label="Transformer",
+        preset="transformer",
+        changes=SCALED,
+        max_positions=128,
+        long_lr=4e-3,
+        group=_OTHERS,
+    ),
+    _Variant(
+        name="transformer-modern",
+        label="transformer-modern",
+        preset="transformer-modern",
+        changes=SCALED,
+        long_lr=4e-3,
+        group=_OTHERS,
+    ),
+)
+EVERY = (WHOLE, *LEFT_OUT, *ADDED, *OTHERS)
+ROWS = {variant.name: variant.row() for variant in EVERY}
+
+
+def _bits(name: str, key: str = "bpb") -> Measured:
+    return text.bits(ROWS[name].measured_in(key))
+
+
+def _below(statement: str, label: str, left: str, right: str | float, bound: float = 0.0) -> ComparedClaim:
+    other = _bits(right) if isinstance(right, str) else right
+    return ComparedClaim(statement, SOURCE, (Comparison(label, _bits(left), "below", other, BPB, bound),))
+
+
+AT_THE_BAR = _below(f"It needs less than {BAR} bits per byte after 80 steps", f"unimatrix - {BAR}", "whole", BAR)
+AT_THE_STRETCH = _below(f"It needs less than {STRETCH}", f"unimatrix - {STRETCH}", "whole", STRETCH)
+AHEAD_OF_ATTENTION = _below(
+    f"That is {AHEAD} below a Transformer with the same head",
+    "unimatrix - Transformer",
+    "whole",
+    "transformer",
+    -AHEAD,
+)
+RECALLS = ComparedClaim(
+    "It recalls every answer of Table 4's task, with 4, 6 and 8 pairs",
+    SOURCE,
+    tuple(
+        recall.points(
+            f"unimatrix, {pairs} pairs - 100",
+            recall.accuracy(ROWS["whole"].measured_in(_RECALLED[0]), pairs),
+            "at or above",
+            100.0,
+        )
+        for pairs in (4, 6, 8)
+    ),
+)
+
+
+def _helps(variant: _Variant, side: Side, words: str) -> ComparedClaim:
+    comparisons = (
+        Comparison(f"{variant.label} - whole, 80 steps", _bits(variant.name), side, _bits("whole"), BPB),
+        Comparison(
+            f"{variant.label} - whole, {LONG_STEPS} steps",
+            _bits(variant.name, "bpb_long"),
+            side,
+            _bits("whole", "bpb_long"),
+            BPB,
+        ),
+    )
+    return ComparedClaim(f"{words}: {variant.label}", SOURCE, comparisons)
+
+
+ABLATION = Study(
+    name="ablation",
+    title="What the parts of unimatrix are worth (not in the paper): validation BPB and recall",
+    question="Which of the parts help the model that a user should take, and which were left out of it?",
+    answer=sentence(
+        "Whole, it needs {whole} bits per byte after 80 steps and {long} after {steps}, where a Transformer "
+        "with the same head needs {transformer} and {transformer_long}; it answers {recalled} % of the "
+        "questions with 8 pairs. {bar}.",
+        whole=Mean(_bits("whole"), 3),
+        long=Mean(_bits("whole", "bpb_long"), 3),
+        steps=f"{LONG_STEPS}",
+        transformer=Mean(_bits("transformer"), 3),
+        transformer_long=Mean(_bits("transformer", "bpb_long"), 3),
+        recalled=Mean(recall.accuracy(ROWS["whole"].measured_in(_RECALLED[0]), 8), 1),
+        bar=Said(
+            (AT_THE_BAR, AHEAD_OF_ATTENTION),
+            f"It is below {BAR} and {AHEAD} ahead of that Transformer",
+            f"It is not both below {BAR} and {AHEAD} ahead of that Transformer",
+            f"These seeds do not decide whether it is below {BAR} and {AHEAD} ahead of that Transformer",
+        ),
+    ),
+    rows=tuple(ROWS.values()),
+    columns=(
+        Column(key="bpb", title="80 steps", digits=3, axis="validation bits per byte after 80 steps"),
+        Column(
+            key="bpb_long",
+            metric="bpb",
+            title=f"{LONG_STEPS} steps",
+            digits=3,
+            axis=f"validation bits per byte after {LONG_STEPS} steps",
+        ),
+        *(
+            Column(
+                key=key,
+                title=f"Recall, {key.split('_')[1]} pairs",
+                digits=1,
+                axis=f"accuracy of the answer with {key.split('_')[1]} pairs, percent",
+            )
+            for key in _RECALLED
+        ),
+    ),
+    claims=(
+        AT_THE_BAR,
+        AT_THE_STRETCH,
+        AHEAD_OF_ATTENTION,
+        RECALLS,
+        *(_helps(variant, "above", "The model is worse, soon and later, with") for variant in LEFT_OUT),
+        *(_helps(variant, "at or above", "The model is no better, soon or later, with") for variant in ADDED),
+    ),
+    figures=(
+        of_column("ablation-80", "Bits per byte after 80 steps", "bpb", diamonds=""),
+        of_column("ablation-long", f"Bits per byte after {LONG_STEPS} steps", "bpb_long", diamonds=""),
+    ),
+    protocol=protocol_of(*ROWS["whole"].experiments),
+)
