@@ -308,7 +308,12 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             return
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if not (model.tied and module is model.output_head) and not all(_is_there(tensor) for tensor in own):
+            # a module draws all of its weights together: what a file gave comes back afterwards
+            given = [(tensor, tensor.detach().clone()) for tensor in module.parameters() if _is_there(tensor)]
             model.init_module(module)
+            with torch.no_grad():
+                for tensor, value in given:
+                    tensor.copy_(value)
 
 
 class UniMatrixModel(UniMatrixPreTrainedModel):

@@ -95,7 +95,7 @@ HYBRID = edit(CORE, {"order": (0, 1, 2), "layers.1.mixer": AttentionConfig()})
 PRESETS: dict[str, Preset] = {
     "unimatrix": Preset(
         UNIMATRIX,
-        "Three matrix-state layers, slots, votes of all it read. 169,273 (V = 64: 156,793).",
+        "Three matrix-state layers, slots, votes of all it read. 161,167 (V = 64: 148,687).",
         use="the one to take: text, exact recall, streams",
     ),
     "transformer": Preset(

@@ -12,6 +12,7 @@ from unimatrix.lab.answers import Mean, Said, sentence
 from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured, Side
 from unimatrix.lab.protocol import protocol_of
 from unimatrix.lab.study import Column, Row, Study
+from unimatrix.studies.beyond.streaming import WITHOUT_VOTES
 from unimatrix.studies.makers import of_column
 from unimatrix.studies.paper import recall, text
 from unimatrix.train.config import Experiment, OptimConfig
@@ -22,7 +23,6 @@ SOURCE = "Not in the paper"
 BAR, STRETCH, AHEAD = 3.50, 3.30, 0.20
 LONG_STEPS = 500
 SCALED = {"head": {"kind": "scaled", "scale": 12.0}}
-WITHOUT_VOTES: Mapping[str, Any] = {"parts.suffix": None, "parts.contexts": None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,6 +38,7 @@ PLAIN, VOTING = "Without votes", "With an exact suffix automaton's votes"
 PROGRAMS = "Programs that compress the same bytes"
 
 LABELS = {
+    "unimatrix": "unimatrix",
     "transformer": "Transformer",
     "transformer-modern": "Transformer, modern",
     "unimatrix-core": "UniMatrix-Core",
@@ -57,10 +58,18 @@ LABELS = {
     "mamba2": "Mamba-2",
     "m2rnn": "M2RNN",
 }
+WITHOUT_VOTES: Mapping[str, Any] = {"parts.suffix": None, "parts.contexts": None}  # of the preset unimatrix
 # whose parts are another library's: there is no place for votes
 _WITHOUT_PARTS = ("mamba2",)
 # in the figure over positions, where all would be too many
-_DRAWN = ("transformer", "transformer-modern", "unimatrix-core", "unimatrix-rosa-exact", "triple-hybrid")
+_DRAWN = (
+    "unimatrix",
+    "transformer",
+    "transformer-modern",
+    "unimatrix-core",
+    "unimatrix-rosa-exact",
+    "triple-hybrid",
+)
 
 
 def stream_experiment(name: str, preset: str, changes: Mapping[str, Any]) -> Experiment:
@@ -81,12 +90,19 @@ def stream_experiment(name: str, preset: str, changes: Mapping[str, Any]) -> Exp
     )
 
 
+def _no_votes(preset: str) -> Mapping[str, Any]:
+    """What takes a preset's votes for the text it read from it."""
+    return WITHOUT_VOTES if preset == "unimatrix" else {}
+
+
 def _votes(preset: str) -> Mapping[str, Any]:
     """What lets a preset's automaton vote, or gives it one that does."""
+    if preset == "unimatrix":
+        return {}
     return {"parts.routing.vote": True} if preset.endswith("-exact") else {"parts.votes": SuffixVotesConfig()}
 
 
-PLAINLY = {preset: stream_experiment(f"stream.{preset}", preset, {}) for preset in LABELS}
+PLAINLY = {preset: stream_experiment(f"stream.{preset}", preset, _no_votes(preset)) for preset in LABELS}
 VOTED = {
     preset: stream_experiment(f"stream.{preset}-votes", preset, _votes(preset))
     for preset in LABELS

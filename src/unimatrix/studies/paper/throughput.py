@@ -93,6 +93,7 @@ def _parameters(model: str) -> int:
 
 SPEED = Measurement(name="throughput", take=take_speed, repeats=REPEATS)
 LABELS = {
+    "unimatrix": "unimatrix",
     "transformer": "Transformer",
     "unimatrix-core": "UniMatrix-Core",
     "unimatrix-rosa": "UniMatrix-ROSA",
