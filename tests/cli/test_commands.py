@@ -386,7 +386,13 @@ def test_models_lists_every_preset_with_the_papers_counts(call) -> None:
     assert counted == (0, out, "")
     rows = {row["name"]: row for row in json.loads(out)}
     assert rows.keys() == presets().keys() | peer_presets().keys() | task_presets().keys()
-    beyond = {"unimatrix", "unimatrix-hybrid", "transformer-modern", "unimatrix-rosa-exact", "unimatrix-discovery-exact"}
+    beyond = {
+        "unimatrix",
+        "unimatrix-hybrid",
+        "transformer-modern",
+        "unimatrix-rosa-exact",
+        "unimatrix-discovery-exact",
+    }
     for name in presets():  # those that are not the paper's, too
         row = rows[name]
         grows = row["state_bytes"]["4096"] > row["state_bytes"]["128"]

@@ -5,7 +5,14 @@ import torch
 from tolerances import assert_close
 
 from unimatrix import UserError
-from unimatrix.mixers import MLP, CausalAttention, DeepEmbed, MatrixStateMixer, PreviousTokenRouting
+from unimatrix.mixers import (
+    MLP,
+    CausalAttention,
+    DeepEmbed,
+    MatrixStateConfig,
+    MatrixStateMixer,
+    PreviousTokenRouting,
+)
 from unimatrix.mixers.routing import NO_TOKEN, RoutingState, route_previous_token
 
 
@@ -16,9 +23,10 @@ def randomise(module: torch.nn.Module) -> torch.nn.Module:
     return module.double().requires_grad_(False)
 
 
+@pytest.mark.parametrize("output_norm", [False, True])
 @pytest.mark.parametrize("rule_mixing", [False, True])
-def test_matrix_state_mixer_is_its_formula(rule_mixing):
-    mixer = randomise(MatrixStateMixer(12, 2, 4, rule_mixing=rule_mixing))
+def test_matrix_state_mixer_is_its_formula(rule_mixing, output_norm):
+    mixer = randomise(MatrixStateMixer(12, 2, 4, rule_mixing=rule_mixing, output_norm=output_norm))
     u, context = torch.randn(1, 9, 12, dtype=torch.float64), torch.randn(1, 9, 12, dtype=torch.float64)
     weight = mixer.dqkv.weight if rule_mixing else torch.cat([mixer.d.weight, mixer.qkv.weight])
     d, q, k, v = (weight @ u[0].T).T.view(9, 4, 2, 4).unbind(1)
@@ -34,11 +42,25 @@ def test_matrix_state_mixer_is_its_formula(rule_mixing):
                 pi = (mixer.rules.weight @ u[0, t] + mixer.rules.bias).view(2, 3)[h].softmax(0)
                 update = pi[0] * outer + pi[1] * torch.diag(d[t, h]) + pi[2] * (outer + outer.T) / 2
             state[h] = rho * state[h] + (1 - rho) * update
-        read = torch.cat([state[h] @ q[t, h] for h in range(2)])
+        reads = [state[h] @ q[t, h] for h in range(2)]
+        if output_norm:
+            reads = [read / (read.square().mean() + 1e-4).sqrt() for read in reads]
+        read = torch.cat(reads)
         expected.append(torch.sigmoid(gates[t, 2:]) * (mixer.readout.weight @ read + context[0, t]))
     y, last = mixer(u, context=context)
     assert_close(y[0], torch.stack(expected), "output")
     assert_close(last.matrix[0], state, "state")
+
+
+def test_without_the_projection_that_no_rule_reads_all_else_is_as_it_was():
+    mixer, without = (randomise(MatrixStateMixer(12, 2, 4, idle_diag=idle)) for idle in (True, False))
+    assert mixer.state_dict().keys() - without.state_dict().keys() == {"d.weight"}
+    without.load_state_dict({name: mixer.state_dict()[name] for name in without.state_dict()})
+    u = torch.randn(2, 9, 12, dtype=torch.float64)
+    assert torch.equal(mixer(u)[0], without(u)[0])
+    for settings in ({"rule_mixing": True}, {"spectral_norm": True}):
+        with pytest.raises(UserError, match="idle_diag: expected true where rules are mixed"):
+            MatrixStateConfig(idle_diag=False, **settings)
 
 
 def test_attention_is_its_formula():

@@ -34,7 +34,7 @@ MIXERS = {
     "matrix, rules": MatrixStateConfig(**SMALL, rule_mixing=True),
     "matrix, norm": MatrixStateConfig(**SMALL, spectral_norm=True),
     "matrix, rules, norm": MatrixStateConfig(**SMALL, rule_mixing=True, spectral_norm=True),
-    "matrix, convolved": MatrixStateConfig(**SMALL, kernel_size=3),
+    "matrix, convolved": MatrixStateConfig(**SMALL, kernel_size=3, idle_diag=False, output_norm=True),
     "matrix, rules, norm, convolved": MatrixStateConfig(
         **SMALL, rule_mixing=True, spectral_norm=True, kernel_size=1
     ),

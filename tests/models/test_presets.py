@@ -94,7 +94,9 @@ def test_initial_weights(name):
     for key, parameter in model.named_parameters():
         if key.startswith(("suffix", "contexts")):
             continue  # what votes are worth at first stands in their own tests
-        if "convolution.weight" in key and parameter.shape[0] == 4:  # a short one, as torch starts convolutions
+        if (
+            "convolution.weight" in key and parameter.shape[0] == 4
+        ):  # a short one, as torch starts convolutions
             assert parameter.detach().std().item() == pytest.approx(0.5 / 3**0.5, rel=0.15), key
         elif "norm" in key:
             assert torch.equal(parameter, torch.full_like(parameter, float(key.endswith("weight")))), key

@@ -337,7 +337,10 @@ def _announce_skipped(console: Console, skipped: Mapping[str, Sized]) -> None:
     """What is not trained though it could be, and what stands in its place."""
     for names, words in (
         ([name for name, runs in skipped.items() if runs], "shown from the project's own runs"),
-        ([name for name, runs in skipped.items() if not runs], "none of them on this text and device to show"),
+        (
+            [name for name, runs in skipped.items() if not runs],
+            "none of them on this text and device to show",
+        ),
     ):
         if names:
             say(console, f"Not trained, {words} (--full trains all): {', '.join(names)}")

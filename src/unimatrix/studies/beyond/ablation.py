@@ -78,9 +78,7 @@ LEFT_OUT = tuple(
     )
 )
 ADDED = (
-    _Variant(
-        name="positions", label="learned positions", max_positions=128, group=_ADDED
-    ),
+    _Variant(name="positions", label="learned positions", max_positions=128, group=_ADDED),
     *(
         _Variant(name=name, label=label, changes=changes, group=_ADDED)
         for name, label, changes in (
@@ -95,7 +93,11 @@ ADDED = (
                 "gated MLP of as many weights",
                 {"layers.*.feed_forward": {"kind": "gated_mlp", "width": 128}},
             ),
-            ("late", "a convolution past the layers", {"parts.late": {"kind": "convolution", "kernel_size": 3}}),
+            (
+                "late",
+                "a convolution past the layers",
+                {"parts.late": {"kind": "convolution", "kernel_size": 3}},
+            ),
         )
     ),
     _Variant(
@@ -150,7 +152,9 @@ def _below(statement: str, label: str, left: str, right: str | float, bound: flo
     return ComparedClaim(statement, SOURCE, (Comparison(label, _bits(left), "below", other, BPB, bound),))
 
 
-AT_THE_BAR = _below(f"It needs less than {BAR} bits per byte after 80 steps", f"unimatrix - {BAR}", "whole", BAR)
+AT_THE_BAR = _below(
+    f"It needs less than {BAR} bits per byte after 80 steps", f"unimatrix - {BAR}", "whole", BAR
+)
 AT_THE_STRETCH = _below(f"It needs less than {STRETCH}", f"unimatrix - {STRETCH}", "whole", STRETCH)
 AHEAD_OF_ATTENTION = _below(
     f"That is {AHEAD} below a Transformer with the same head",
