@@ -278,7 +278,8 @@ def test_the_longest_are_shown_from_committed_runs_and_trained_when_asked_for(
     assert "Runs: 0, of which 0 finished before" in printed
     assert [line.num_seeds for line in result.summaries[0].lines] == [0, 3]
     result, printed = go(skip=[shown])
-    assert "Runs: 1, of which 0 finished before" in printed and why not in printed
+    assert "Runs: 1, of which 0 finished before" in printed
+    assert why not in printed
     assert [row["experiment"] for row in rows(tmp_path)] == [other]
     (summary,) = result.summaries
     assert [line.num_seeds for line in summary.lines] == [1, 3]

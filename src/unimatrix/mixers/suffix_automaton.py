@@ -7,7 +7,8 @@ c, to which the model itself gives p, is in the end given
     logit p' = w_0 + w_1 logit r_b + w_2 logit p,     r_b = (hits_b + K pi_b) / (times_b + K)
 
 r_b is how often a match of this length (in bucket b) was right so far in this text, counted as it is read,
-and pi_b what is expected of it before. w and pi are learned. The other tokens share the rest as before.
+and pi_b what is expected of it before. w and pi are learned; with a gate w_0 is w_0 + a . h, h the stream
+behind the last norm and a zeros at first. The other tokens share the rest as before.
 
 Letters: B batch, T time, D model width, V vocabulary, N buckets.
 """
@@ -53,16 +54,22 @@ class SuffixVotes(NamedTuple):
 
 
 class SuffixMixture(nn.Module):
-    """How much a vote counts, beside the model and by what such votes were worth so far."""
+    """How much a vote counts, beside the model and by what such votes were worth so far.
 
-    def __init__(self) -> None:
+    gate: the stream's width, where a vote counts the more or less for what the stream holds; None: no gate.
+    """
+
+    def __init__(self, gate: int | None = None) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.empty(len(WEIGHTS)))  # w
         self.expected = nn.Parameter(torch.empty(len(BUCKETS)))  # logit pi
+        self.gate = None if gate is None else nn.Linear(gate, 1, bias=False)  # a
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self, std: float = 0.0) -> None:
+        if self.gate is not None:
+            self.gate.weight.zero_()
         self.weights.copy_(torch.tensor(WEIGHTS, device="cpu"))
         self.expected.copy_(torch.tensor(EXPECTED, device="cpu").logit())
 
@@ -70,14 +77,16 @@ class SuffixMixture(nn.Module):
         """logit r_b [B, T] of counts [B, T, 2], the times and hits of each position's own bucket [B, T]."""
         return log_odds(counts, self.expected.to(accumulation_dtype(self.expected.dtype))[bucket])
 
-    def forward(self, logits: Tensor, votes: SuffixVotes) -> Tensor:
-        """The logits [..., V] in which the token that is voted for has its new share."""
+    def forward(self, logits: Tensor, votes: SuffixVotes, hidden: Stream) -> Tensor:
+        """The logits [..., V] in which the token that is voted for has its new share; hidden [..., D]."""
         scores = logits.to(accumulation_dtype(logits.dtype))
         chosen = votes.token.clamp_min(0)[..., None]
         own = scores.gather(-1, chosen)
         others = scores.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
         bias, by_evidence, by_model = self.weights.to(scores.dtype)
         wanted = bias + by_evidence * votes.evidence[..., None] + by_model * (own - others)
+        if self.gate is not None:
+            wanted = wanted + self.gate(hidden).to(scores.dtype)
         voted = torch.where(votes.token[..., None] != NONE, others + wanted, own)
         return scores.scatter(-1, chosen, voted).to(logits.dtype)
 
@@ -88,7 +97,7 @@ class SuffixRouting(Part):
     Args:
         route: whether the pointed-at token's embedding (a table of its own, V x D), then Linear(D, D) with
             bias, joins the readouts, exactly zero where nothing is pointed at.
-        vote: whether it votes on the logits.
+        vote: whether it votes on the logits. gate: whether a gate of the stream weighs the votes.
         capacity: of how many of the newest tokens the automaton knows at most; None is all.
     """
 
@@ -99,6 +108,7 @@ class SuffixRouting(Part):
         *,
         route: bool = True,
         vote: bool = False,
+        gate: bool = False,
         capacity: int | None = None,
     ) -> None:
         super().__init__()
@@ -107,7 +117,7 @@ class SuffixRouting(Part):
         self.backend = BackendChoice()
         self.table = nn.Embedding(vocab_size, d_model) if route else None
         self.project = nn.Linear(d_model, d_model) if route else None
-        self.mixture = SuffixMixture() if vote else None
+        self.mixture = SuffixMixture(d_model if gate else None) if vote else None
 
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
         assert at.ids is not None
@@ -152,18 +162,23 @@ class SuffixRouting(Part):
 
     def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
         assert self.mixture is not None
-        return self.mixture(logits, SuffixVotes(*votes))
+        return self.mixture(logits, SuffixVotes(*votes), hidden)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuffixVotesConfig(KeptTextConfig):
-    """Votes for what followed where the longest suffix occurred before, for any model."""
+    """Votes for what followed where the longest suffix occurred before, for any model.
+
+    gate: whether what the stream holds decides, too, how much a vote counts: it may learn where to look up.
+    """
 
     kind: ClassVar[str] = "suffix_votes"
     gives: ClassVar[frozenset[str]] = frozenset({"votes"})
+    gate: bool = False
 
     def build(self, size: Size) -> SuffixRouting:
-        return SuffixRouting(size.vocab_size, size.d_model, route=False, vote=True, capacity=self.capacity)
+        kept = {"gate": self.gate, "capacity": self.capacity}
+        return SuffixRouting(size.vocab_size, size.d_model, route=False, vote=True, **kept)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """What each part of the preset `unimatrix` is worth (not in the paper): one left out, or one more, at a time.
 
-Three looks at each model: bits per byte after the paper's 80 steps (Table 1's recipe), after 500 steps of a
-recipe for own texts, and what it recalls after Table 4's. Models are compared with the whole one seed by seed.
+Three looks at each: bits per byte after the paper's 80 steps (Table 1's recipe) and after 500 steps of a
+recipe for texts of one's own, and what it recalls after Table 4's; compared with the whole one seed by seed.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,10 @@ SCALED = {"head": {"kind": "scaled", "scale": 12.0}}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Variant:
-    """One model: what differs from the preset, and what that is called."""
+    """One model: what differs from the preset, and what that is called.
+
+    long_lr: for 500 steps, of a few rates tried by hand (docs/log.md). on_recall: what differs there besides.
+    """
 
     name: str
     label: str
@@ -35,6 +38,7 @@ class _Variant:
     preset: str = PRESET
     max_positions: int | None = None
     long_lr: float = 6e-3
+    on_recall: Mapping[str, Any] = field(default_factory=dict)
     group: str = ""
 
     def experiments(self) -> tuple[Experiment, Experiment, Experiment]:
@@ -51,7 +55,11 @@ class _Variant:
             loop=replace(short.loop, steps=LONG_STEPS, eval_every=100),
         )
         recalls = recall.recall_experiment(
-            f"ablation-recall.{self.name}", self.preset, task=recall.ON_MORE_PAIRS, **self.changes
+            f"ablation-recall.{self.name}",
+            self.preset,
+            task=recall.ON_MORE_PAIRS,
+            **self.changes,
+            **self.on_recall,
         )
         recalls = replace(recalls, model=replace(recalls.model, max_positions=self.max_positions))
         return short, long, recalls
@@ -62,19 +70,23 @@ class _Variant:
         return Row(experiment=short, label=self.label, elsewhere=elsewhere, group=self.group)
 
 
+_MIXER, _FEED = "layers.*.mixer", "layers.*.feed_forward"
+_SLOTS = {"kind": "slots", "num_slots": 64}
+_AS_IN_TABLE_4 = {"qkv_init": "xavier"}  # from N(0, 0.02) the Transformer stays at chance
+_LATE = {"kind": "convolution", "kernel_size": 3}
+_GATED = {"kind": "gated_mlp", "width": 128}
 _RECALLED = tuple(f"accuracy_{pairs}_pairs" for pairs in (4, 6, 8))
 _LEFT_OUT, _ADDED, _OTHERS = "One thing left out", "One thing more or other", "Attention with the same head"
 WHOLE = _Variant(name="whole", label="unimatrix")
 LEFT_OUT = tuple(
     _Variant(name=name, label=label, changes=changes, group=_LEFT_OUT)
     for name, label, changes in (
-        ("no-convolution", "no short convolution", {"layers.*.mixer.kernel_size": None}),
-        ("no-output-norm", "reads not normalised", {"layers.*.mixer.output_norm": False}),
+        ("no-convolution", "no short convolution", {f"{_MIXER}.kernel_size": None}),
+        ("no-output-norm", "reads not normalised", {f"{_MIXER}.output_norm": False}),
         ("head-1", "logits not scaled", {"head": "tied"}),
         ("std-0.02", "weights from N(0, 0.02)", {"init_std": 0.02}),
-        ("no-slots", "no slots", {"parts.memory": None}),
-        ("no-contexts", "no votes of contexts", {"parts.contexts": None}),
-        ("no-votes", "no votes of what it read at all", WITHOUT_VOTES),
+        ("no-gate", "votes without a gate", {"parts.suffix.gate": False}),
+        ("no-votes", "no votes", WITHOUT_VOTES),
     )
 )
 ADDED = (
@@ -82,22 +94,13 @@ ADDED = (
     *(
         _Variant(name=name, label=label, changes=changes, group=_ADDED)
         for name, label, changes in (
-            (
-                "rules",
-                "the paper's rule mixing",
-                {"layers.*.mixer.idle_diag": True, "layers.*.mixer.rule_mixing": True},
-            ),
+            ("slots", "64 slots that vote", {"parts.memory": _SLOTS}),
+            ("slots-read", "64 slots that are read alone", {"parts.memory": _SLOTS | {"pointer": False}}),
+            ("contexts", "votes of contexts", {"parts.contexts": "context_votes"}),
+            ("late", "a convolution past the layers", {"parts.late": _LATE}),
+            ("rules", "rule mixing", dict.fromkeys((f"{_MIXER}.idle_diag", f"{_MIXER}.rule_mixing"), True)),
             ("rms-norm", "RMSNorm in LayerNorm's place", {"norm": "rms_norm"}),
-            (
-                "gated-mlp",
-                "gated MLP of as many weights",
-                {"layers.*.feed_forward": {"kind": "gated_mlp", "width": 128}},
-            ),
-            (
-                "late",
-                "a convolution past the layers",
-                {"parts.late": {"kind": "convolution", "kernel_size": 3}},
-            ),
+            ("gated-mlp", "a gated MLP of as many weights", {_FEED: _GATED}),
         )
     ),
     _Variant(
@@ -111,10 +114,8 @@ ADDED = (
             "layers.0.mixer.kernel_size": 4,
             "layers.0.mixer.idle_diag": False,
             "layers.0.mixer.output_norm": True,
-            "layers.0.feed_forward.expansion": 3,
-            "parts.memory": {"kind": "slots", "num_slots": 64},
-            "parts.suffix": "suffix_votes",
-            "parts.contexts": "context_votes",
+            "layers.0.feed_forward.expansion": 4,
+            "parts.suffix": {"kind": "suffix_votes", "gate": True},
         }
         | SCALED,
         group=_ADDED,
@@ -128,6 +129,7 @@ OTHERS = (
         changes=SCALED,
         max_positions=128,
         long_lr=4e-3,
+        on_recall=_AS_IN_TABLE_4,
         group=_OTHERS,
     ),
     _Variant(
@@ -136,6 +138,7 @@ OTHERS = (
         preset="transformer-modern",
         changes=SCALED,
         long_lr=4e-3,
+        on_recall=_AS_IN_TABLE_4,
         group=_OTHERS,
     ),
 )

@@ -58,7 +58,7 @@ LABELS = {
     "mamba2": "Mamba-2",
     "m2rnn": "M2RNN",
 }
-WITHOUT_VOTES: Mapping[str, Any] = {"parts.suffix": None, "parts.contexts": None}  # of the preset unimatrix
+WITHOUT_VOTES: Mapping[str, Any] = {"parts.suffix": None}  # of the preset unimatrix
 # whose parts are another library's: there is no place for votes
 _WITHOUT_PARTS = ("mamba2",)
 # in the figure over positions, where all would be too many
