@@ -84,13 +84,18 @@ def test_evidence_is_what_counting_by_hand_gives(padded):
                 assert abs(float(votes.evidence[b, t]) - expected) < 1e-6
 
 
-def test_a_vote_gives_the_token_the_share_that_the_mixture_says():
+@pytest.mark.parametrize("gate", [None, 3])
+def test_a_vote_gives_the_token_the_share_that_the_mixture_says(gate):
     torch.manual_seed(0)
     logits = torch.randn(2, 5, V, dtype=torch.float64, requires_grad=True)
     token = torch.tensor([[3, -1, 0, 6, 2], [-1, 1, 1, 5, -1]])
     evidence = torch.randn(2, 5, dtype=torch.float64)
-    mixture = SuffixMixture().double()
-    voted = mixture(logits, SuffixVotes(token, evidence))
+    mixture = SuffixMixture(gate).double()
+    hidden = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    if mixture.gate is not None:
+        assert not mixture.gate.weight.any()  # at first it is as without
+        torch.nn.init.normal_(mixture.gate.weight)
+    voted = mixture(logits, SuffixVotes(token, evidence), hidden)
     before, after = logits.softmax(-1), voted.softmax(-1)
     bias, by_evidence, by_model = mixture.weights.tolist()
     for b in range(2):
@@ -100,18 +105,20 @@ def test_a_vote_gives_the_token_the_share_that_the_mixture_says():
                 assert torch.equal(voted[b, t], logits[b, t])
                 continue
             p = before[b, t, c]
-            wanted = torch.sigmoid(bias + by_evidence * evidence[b, t] + by_model * torch.logit(p))
+            gated = 0.0 if mixture.gate is None else (mixture.gate.weight[0] @ hidden[b, t]).item()
+            wanted = torch.sigmoid(bias + gated + by_evidence * evidence[b, t] + by_model * torch.logit(p))
             assert_close(after[b, t, c], wanted, "output")
             rest = torch.arange(V) != c  # share what is left as before
             assert_close(after[b, t, rest] / (1 - wanted), before[b, t, rest] / (1 - p), "output")
 
-    def mixed(logits, evidence, weights):
+    def mixed(logits, evidence, weights, hidden):
         votes = SuffixVotes(token, evidence)
-        return torch.func.functional_call(mixture, {"weights": weights}, (logits, votes))
+        return torch.func.functional_call(mixture, {"weights": weights}, (logits, votes, hidden))
 
     weights = mixture.weights.detach().clone().requires_grad_()
-    torch.autograd.gradcheck(mixed, (logits, evidence.requires_grad_(), weights))
-    torch.autograd.gradgradcheck(mixed, (logits, evidence, weights))
+    everything = (logits, evidence.requires_grad_(), weights, hidden)
+    torch.autograd.gradcheck(mixed, everything)
+    torch.autograd.gradgradcheck(mixed, everything)
 
 
 def test_a_certain_model_and_a_certain_match_give_numbers():
@@ -120,7 +127,7 @@ def test_a_certain_model_and_a_certain_match_give_numbers():
     logits[..., 3] = 200.0
     for token in (3, 4):
         votes = SuffixVotes(torch.full((1, 2), token), torch.tensor([[30.0, -30.0]]))
-        voted = mixture(logits, votes)
+        voted = mixture(logits, votes, torch.zeros(1, 2, 0))
         assert torch.isfinite(voted).all()
         voted.logsumexp(-1).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in [mixture.weights])

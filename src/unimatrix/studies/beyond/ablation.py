@@ -98,7 +98,7 @@ ADDED = (
             ("slots-read", "64 slots that are read alone", {"parts.memory": _SLOTS | {"pointer": False}}),
             ("contexts", "votes of contexts", {"parts.contexts": "context_votes"}),
             ("late", "a convolution past the layers", {"parts.late": _LATE}),
-            ("rules", "rule mixing", dict.fromkeys((f"{_MIXER}.idle_diag", f"{_MIXER}.rule_mixing"), True)),
+            ("rules", "rule mixing", {f"{_MIXER}.idle_diag": True, f"{_MIXER}.rule_mixing": True}),
             ("rms-norm", "RMSNorm in LayerNorm's place", {"norm": "rms_norm"}),
             ("gated-mlp", "a gated MLP of as many weights", {_FEED: _GATED}),
         )
