@@ -16,8 +16,12 @@ _LONGEST = frozenset(
         "recall-no-dropout.unimatrix-assoc",
     }
 )
-# all that are called so: models that read a whole stream besides, or sequences of any length
-_FAMILIES = ("store.", "stream.", "binding.", "depth-text.", "depth-recall.")
+# all that are called so: models that read a whole stream besides, or sequences of any length;
+# and variants of one
+_FAMILIES = (
+    *("store.", "stream.", "binding.", "depth-text.", "depth-recall."),
+    *("ablation.", "ablation-long.", "ablation-recall."),
+)
 
 
 def only_in_full(experiment: str) -> bool:
