@@ -20,7 +20,8 @@ def tiny(study: Study, **loop: object) -> Study:
         # typed-latent has no sizes
         if model.preset != "typed-latent":
             sizes = {"d_model": 8, "num_heads": 2, "depth": 1}
-            if model.preset == "unimatrix-hybrid":  # whose layers are not alike
+            # whose layers are not alike, or whose order says how deep it is
+            if model.preset == "unimatrix-hybrid" or "order" in model.changes:
                 del sizes["depth"]
             if not model.preset.startswith(("transformer", "recurrent-ffn", "m2rnn")):
                 sizes["state_dim"] = 4
