@@ -229,19 +229,25 @@ def test_all_studies_in_one_run_share_their_experiments(tmp_path, go, monkeypatc
     names = [row["experiment"] for row in rows(tmp_path)]
     assert sorted(names) == sorted(EXPERIMENTS)
     assert "Text: counting (not the paper's corpus)" in printed
-    assert "Tasks: recall, triple-interaction, signal-noise" in printed
+    assert "Tasks: recall, triple-interaction, mqar, signal-noise" in printed
     assert re.search(r"accuracy [\d.]+ %.* after", printed)
     # every column of every row is measured, every claim finds its runs
+    # recall of the narrower models, and what guessing would give in bits per byte; seed 11 of each model;
+    # positions beyond 200 bytes (37 models), or in no stream (two of them), and all but one of 4 programs
+    holes = {
+        "table2": 5,
+        "section5.6-tuned": len(SECTION56_TUNED.rows),
+        "section5.6-perplexity": 3,
+        "streaming": 2 * 37 + 2 + 4 * 4,
+        "binding-length": 2,  # what looks back stops before the longest
+        **dict.fromkeys(("depth-text", "depth-recall"), 10 * 4),  # separate blocks are as deep as they are
+    }
+    found = {
+        summary.study.name: [cell.ours for line in summary.lines for cell in line.cells].count(NOTHING)
+        for summary in result.summaries
+    }
+    assert {name: count for name, count in found.items() if count} == holes
     for summary in result.summaries:
-        # recall of the narrower models, and what guessing would give in bits per byte; seed 11 of each model;
-        # positions beyond 200 bytes (33 models), or in no stream (two of them), and all but one of 4 programs
-        holes = {
-            "table2": 5,
-            "section5.6-tuned": len(SECTION56_TUNED.rows),
-            "section5.6-perplexity": 3,
-            "streaming": 2 * 33 + 2 + 4 * 4,
-        }.get(summary.study.name, 0)
-        assert [cell.ours for line in summary.lines for cell in line.cells].count(NOTHING) == holes
         assert not [d for _, verdict in summary.verdicts for d in verdict.details if "no seed" in d]
 
 
