@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STACKED, SOME, SHARED = "in each layer", "in some of the layers", "in a layer shared over depth"
 ONCE, ON = "once a model", "setting that is on"
 PLACES = (STACKED, SOME, SHARED, ONCE, ON)
+_IDLE = "idle_diag"  # a weight that is counted, and does nothing
 # parts in the order in which a token meets them
 _ROLES = ("mix", "feed", "model")
 
@@ -40,6 +41,8 @@ def _on(part: PartConfig) -> Iterator[str]:
     """The settings of a part that are on: true, or a number where the default is none."""
     for field in dataclasses.fields(part):  # pyright: ignore[reportArgumentType]
         value = getattr(part, field.name)
+        if field.name == _IDLE:
+            continue
         if value is True or (field.default in (None, 0) and value not in (None, 0, False)):
             yield field.name
 
