@@ -32,8 +32,9 @@ def test_reproduce_takes_seeds_text_and_folder_and_report_follows(
     assert "Note: This is not the paper's corpus" in printed
     assert "Table 3" in printed
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert [row["seed"] for row in rows] == [3] * 8
-    assert [row["config"]["data"] for row in rows] == [str(text)] * 4 + ["auto"] * 4
+    # Discovery's recall is one of the longest
+    assert [row["seed"] for row in rows] == [3] * 7
+    assert [row["config"]["data"] for row in rows] == [str(text)] * 4 + ["auto"] * 3
     page = (out / "report.html").read_text()
     code, again, err = call("report", "--out", out, "--studies", "table1", "table3")
     assert (code, err) == (0, "")
@@ -95,6 +96,6 @@ def test_at_least_fifty_experiments_are_trained_without_full_and_what_is_left_ou
     # one; what goes beyond the paper is mostly younger
     archive = Path(__file__).parents[2] / "docs" / "results" / "archive" / "tables-2026-11"
     seconds = seconds_by_experiment(committed_rows(archive))
-    assert min(seconds[name] for name in ONLY_IN_FULL & seconds.keys()) > 30
+    assert min(seconds[name] for name in ONLY_IN_FULL & seconds.keys()) > 20
     live = sum(took for name, took in seconds.items() if name not in ONLY_IN_FULL)
     assert live < 13.5 * 60
