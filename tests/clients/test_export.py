@@ -37,7 +37,7 @@ def test_one_graph_reads_every_length_and_batch(name, strict):
         assert_close(got, expected, "logits")
         assert type(state) is type(right)
         # an automaton's room is that of any input in a graph, and that of its text outside
-        if not name.endswith("exact"):
+        if not any(part.appends for part in model.config.all_parts.values()):
             assert state_bytes(state) == state_bytes(right)
 
 
