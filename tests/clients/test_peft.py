@@ -14,12 +14,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 # few ids, so that some occur again, which an exact routing path waits for
 IDS = torch.randint(0, 5, (2, 9), generator=torch.Generator().manual_seed(0))
 # presets of which a part reads the ids themselves: no embeddings can stand in for them
-READ_IDS = (
-    "unimatrix-rosa",
-    "unimatrix-discovery",
-    "unimatrix-rosa-exact",
-    "unimatrix-discovery-exact",
-    "unimatrix-sparse-pointer",
+READ_IDS = tuple(
+    name
+    for name, config in unimatrix.presets().items()
+    if any("ids" in part.reads for part in config.all_parts.values())
 )
 
 
