@@ -102,6 +102,16 @@ def check_tuple(name: str, value: object, kind: type) -> None:
         raise UserTypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
 
 
+def check_retention(name: str, log: Tensor) -> None:
+    """Raise a UserError that names the first retention whose log is above 0 or NaN, if there is one.
+
+    The log itself is asked: above 0, its exponential may still be 1.
+    """
+    wrong = log[~(log <= 0)]
+    if len(wrong):
+        raise UserError(f"{name}: expected numbers at most 0, got {wrong[0].item():g}")
+
+
 def check_range(name: str, x: Tensor, low: float, high: float, mask: TokenMask | None) -> None:
     """Raise a UserError for a number outside [low, high], or NaN, where a look at the values is free.
 

@@ -18,8 +18,8 @@ import numpy as np
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.matrix_state.kernels import check_retention
 from unimatrix.ops.rows import FAST, ZEROS, address, flags, place, row, unit_stride
+from unimatrix.ops.shapes import check_retention
 from unimatrix.ops.tanh import close_tanh
 from unimatrix.ops.threads import threads_for
 

@@ -17,11 +17,11 @@ import numba
 import numpy as np
 from torch import Tensor
 
-from unimatrix.errors import UserError
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
 from unimatrix.ops.rows import address, flags, place, unit_stride
 from unimatrix.ops.rows import row as numbers
+from unimatrix.ops.shapes import check_retention
 from unimatrix.ops.threads import threads_for
 
 BLOCK = 16  # tokens between two kept states: the backward recomputes the states of one block at a time
@@ -76,16 +76,6 @@ def run_forward(
     if wrong:
         check_retention("log_retention", weights[..., 0].neg().log1p() if log_rho is None else log_rho)
     return y, last, borders
-
-
-def check_retention(name: str, log: Tensor) -> None:
-    """Raise a UserError that names the first retention whose log is above 0 or NaN, if there is one.
-
-    The log itself is asked: above 0, its exponential may still be 1.
-    """
-    wrong = log[~(log <= 0)]
-    if len(wrong):
-        raise UserError(f"{name}: expected numbers at most 0, got {wrong[0].item():g}")
 
 
 def run_backward(

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.matrix_state.kernels import BLOCK, check_retention
+from unimatrix.ops.matrix_state.kernels import BLOCK
 from unimatrix.ops.matrix_state.steps import reverse, write_and_read
 from unimatrix.ops.rows import address, flags, place, unit_stride
+from unimatrix.ops.shapes import check_retention
 from unimatrix.ops.threads import threads_for
 from unimatrix.ops.triple_latent.steps import (
     gate_and_retain,
