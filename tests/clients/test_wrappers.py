@@ -91,6 +91,8 @@ def test_weight_norm_on_any_linear_acts(name):
     for place, module in small_model(name).named_modules():
         if not isinstance(module, nn.Linear) or place.endswith("mixer.d") or place == "head":
             continue
+        if not module.weight.any():
+            continue  # zeros have no direction: weight_norm makes NaN of them
         model = small_model(name)
         layer = weight_norm(model.get_submodule(place))
         torch.testing.assert_close(model(IDS)[0], expected)

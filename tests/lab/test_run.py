@@ -368,7 +368,7 @@ def test_the_committed_page_is_not_held_against_itself(tmp_path, go, committed, 
     linked = tmp_path / "linked"
     linked.symlink_to(tmp_path / "out")
     (tmp_path / "out").mkdir()
-    result, printed = go(out=linked, skip=SHORT.names)
+    result, printed = go(out=linked)
     assert "Runs: 2, of which 0 finished before" in printed
     page = io.StringIO()
     again = report(out=tmp_path / "out", studies=(SHORT,), paper=PAPER, console=Console(file=page))

@@ -155,7 +155,7 @@ def test_pieces_and_steps_give_the_whole(padded, capacity):
         together = ContextGuesses(*(torch.cat(parts, 1) for parts in zip(*found, strict=True)))
         assert torch.equal(together.token, whole.token)
         there = whole.token != -1
-        assert_close(together.evidence[there], whole.evidence[there], "output")
+        assert_close(together.added[there], whole.added[there], "output")
         assert torch.equal(state.hits.counts, last.hits.counts)
 
 

@@ -73,7 +73,9 @@ def test_evidence_is_what_counting_by_hand_gives(padded):
     part = made(route=False, vote=True)
     with torch.no_grad():
         _, votes, _ = part(tokens, mask=mask, starts=starts)
-    assert votes is not None
+        assert votes is not None
+        assert part.mixture is not None
+        evidence = part.mixture.evidence(votes)
     yes, no = torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.bool)
     real, begins = yes if mask is None else mask, no if starts is None else starts
     for b, row in enumerate(tokens.tolist()):
@@ -81,7 +83,7 @@ def test_evidence_is_what_counting_by_hand_gives(padded):
         for t, expected in enumerate(by_hand):
             assert (int(votes.token[b, t]) == -1) == (expected is None)
             if expected is not None:
-                assert abs(float(votes.evidence[b, t]) - expected) < 1e-6
+                assert abs(float(evidence[b, t]) - expected) < 1e-6
 
 
 @pytest.mark.parametrize("gate", [None, 3])
@@ -89,13 +91,14 @@ def test_a_vote_gives_the_token_the_share_that_the_mixture_says(gate):
     torch.manual_seed(0)
     logits = torch.randn(2, 5, V, dtype=torch.float64, requires_grad=True)
     token = torch.tensor([[3, -1, 0, 6, 2], [-1, 1, 1, 5, -1]])
-    evidence = torch.randn(2, 5, dtype=torch.float64)
+    votes = SuffixVotes(token, torch.randint(0, 14, (2, 5)), torch.randint(0, 9, (2, 5, 2)))
     mixture = SuffixMixture(gate).double()
+    evidence = mixture.evidence(votes).detach()
     hidden = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     if mixture.gate is not None:
         assert not mixture.gate.weight.any()  # at first it is as without
         torch.nn.init.normal_(mixture.gate.weight)
-    voted = mixture(logits, SuffixVotes(token, evidence), hidden)
+    voted = mixture(logits, votes, hidden)
     before, after = logits.softmax(-1), voted.softmax(-1)
     bias, by_evidence, by_model = mixture.weights.tolist()
     for b in range(2):
@@ -111,12 +114,12 @@ def test_a_vote_gives_the_token_the_share_that_the_mixture_says(gate):
             rest = torch.arange(V) != c  # share what is left as before
             assert_close(after[b, t, rest] / (1 - wanted), before[b, t, rest] / (1 - p), "output")
 
-    def mixed(logits, evidence, weights, hidden):
-        votes = SuffixVotes(token, evidence)
-        return torch.func.functional_call(mixture, {"weights": weights}, (logits, votes, hidden))
+    def mixed(logits, weights, expected, hidden):
+        given = {"weights": weights, "expected": expected}
+        return torch.func.functional_call(mixture, given, (logits, votes, hidden))
 
     weights = mixture.weights.detach().clone().requires_grad_()
-    everything = (logits, evidence.requires_grad_(), weights, hidden)
+    everything = (logits, weights, mixture.expected.detach().clone().requires_grad_(), hidden)
     torch.autograd.gradcheck(mixed, everything)
     torch.autograd.gradgradcheck(mixed, everything)
 
@@ -126,7 +129,8 @@ def test_a_certain_model_and_a_certain_match_give_numbers():
     logits = torch.full((1, 2, V), -200.0)
     logits[..., 3] = 200.0
     for token in (3, 4):
-        votes = SuffixVotes(torch.full((1, 2), token), torch.tensor([[30.0, -30.0]]))
+        counts = torch.tensor([[[10**12, 10**12], [10**12, 0]]])  # always right, and never
+        votes = SuffixVotes(torch.full((1, 2), token), torch.zeros(1, 2, dtype=torch.int64), counts)
         voted = mixture(logits, votes, torch.zeros(1, 2, 0))
         assert torch.isfinite(voted).all()
         voted.logsumexp(-1).sum().backward()
@@ -148,10 +152,10 @@ def test_pieces_and_steps_give_the_whole(padded, capacity):
             assert votes is not None
             contexts.append(context)
             tokens_voted.append(votes.token)
-            evidence.append(votes.evidence)
+            evidence.append(votes.counts)
         assert_close(torch.cat(contexts, 1), whole[0], "output")
         assert torch.equal(torch.cat(tokens_voted, 1), whole[1].token)
-        assert_close(torch.cat(evidence, 1), whole[1].evidence, "output")
+        assert torch.equal(torch.cat(evidence, 1), whole[1].counts)
         assert torch.equal(state.vote.counts, whole[2].vote.counts)
 
 

@@ -18,6 +18,7 @@ NEEDS_IDS = {
     "unimatrix-rosa-exact": "routing",
     "unimatrix-discovery-exact": "routing",
     "unimatrix-sparse-pointer": "memory",
+    "unimatrix": "suffix",
 }
 IDS = random_ids(3, 30, below=53)
 MASK = torch.ones(3, 30, dtype=torch.bool)

@@ -85,7 +85,7 @@ def run(
 
 def full_memory(count: int, length: int) -> tuple[dict[str, Tensor], SlotMemoryState]:
     """Tokens of one row, and slots that all hold something and were written at different times."""
-    rng = torch.Generator().manual_seed(count)
+    rng = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(1, *shape, generator=rng)

@@ -51,7 +51,7 @@ class ContextGuesses(NamedTuple):
     """What each position votes for."""
 
     token: Tensor  # [B, T, E] int64, -1 for none
-    evidence: Tensor  # [B, T, E], logit r_b
+    added: Tensor  # [B, T, E], w_0o + w_1o logit r_b
 
 
 class ContextVotes(Part):
@@ -126,15 +126,16 @@ class ContextVotes(Part):
         )
         expected = self.expected.to(accumulation_dtype(self.expected.dtype)).flatten()
         evidence = log_odds(counts, expected[bucket])
-        return ContextGuesses(token, evidence), ContextVotesState(read, hits)
+        # here, within the module's own call, which is what wrappers bring its weights for
+        weights = self.weights.to(evidence.dtype).repeat_interleave(self.continuations, dim=0)  # [E, 2]
+        added = weights[:, 0] + weights[:, 1] * evidence
+        return ContextGuesses(token, added), ContextVotesState(read, hits)
 
     def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
         """The logits [..., V] with what the guesses [..., E] add."""
-        token, evidence = votes
+        token, added = votes
         scores = logits.to(accumulation_dtype(logits.dtype))
-        weights = self.weights.to(scores.dtype).repeat_interleave(self.continuations, dim=0)  # [E, 2]
-        more = weights[:, 0] + weights[:, 1] * evidence.to(scores.dtype)
-        more = torch.where(token != NONE, more, 0.0)
+        more = torch.where(token != NONE, added.to(scores.dtype), 0.0)
         return scores.scatter_add(-1, token.clamp_min(0), more).to(logits.dtype)
 
 

@@ -50,7 +50,8 @@ class SuffixVotes(NamedTuple):
     """What each position votes for."""
 
     token: Tensor  # [B, T] int64, -1 for none
-    evidence: Tensor  # [B, T], logit r_b
+    bucket: Tensor  # [B, T] int64, of its match's length; anything for none
+    counts: Tensor  # [B, T, 2] int64, times and hits of that bucket so far
 
 
 class SuffixMixture(nn.Module):
@@ -73,18 +74,23 @@ class SuffixMixture(nn.Module):
         self.weights.copy_(torch.tensor(WEIGHTS, device="cpu"))
         self.expected.copy_(torch.tensor(EXPECTED, device="cpu").logit())
 
-    def evidence(self, counts: Tensor, bucket: Tensor) -> Tensor:
-        """logit r_b [B, T] of counts [B, T, 2], the times and hits of each position's own bucket [B, T]."""
-        return log_odds(counts, self.expected.to(accumulation_dtype(self.expected.dtype))[bucket])
+    def evidence(self, votes: SuffixVotes) -> Tensor:
+        """logit r_b [...] of each position."""
+        expected = self.expected.to(accumulation_dtype(self.expected.dtype))
+        return log_odds(votes.counts, expected[votes.bucket.clamp_min(0)])
 
     def forward(self, logits: Tensor, votes: SuffixVotes, hidden: Stream) -> Tensor:
-        """The logits [..., V] in which the token that is voted for has its new share; hidden [..., D]."""
+        """The logits [..., V] in which the token that is voted for has its new share; hidden [..., D].
+
+        All weights are read here, within the module's own call: wrappers bring them for it alone.
+        """
         scores = logits.to(accumulation_dtype(logits.dtype))
         chosen = votes.token.clamp_min(0)[..., None]
         own = scores.gather(-1, chosen)
         others = scores.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
         bias, by_evidence, by_model = self.weights.to(scores.dtype)
-        wanted = bias + by_evidence * votes.evidence[..., None] + by_model * (own - others)
+        evidence = self.evidence(votes)[..., None].to(scores.dtype)
+        wanted = bias + by_evidence * evidence + by_model * (own - others)
         if self.gate is not None:
             wanted = wanted + self.gate(hidden).to(scores.dtype)
         voted = torch.where(votes.token[..., None] != NONE, others + wanted, own)
@@ -157,7 +163,7 @@ class SuffixRouting(Part):
             )
             one = (match.token[..., None], bucket[..., None])
             counts, counted = count_hits(input_ids, *one, len(BUCKETS), before, mask, starts)
-            votes = SuffixVotes(match.token, self.mixture.evidence(counts[:, :, 0], bucket.clamp_min(0)))
+            votes = SuffixVotes(match.token, bucket, counts[:, :, 0])
         return context, votes, SuffixRoutingState(read, counted)
 
     def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
