@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimatrix.data.settings import check_counts, check_types
-from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.older_weights import upgrade_before_loading
@@ -263,8 +262,8 @@ class MatrixStateConfig(PartConfig):
     """The matrix-valued recurrent state.
 
     kernel_size: of a short causal convolution over q, k and v, each channel by itself, with SiLU; None: none.
-    idle_diag: whether the projection d of the diagonal rule is there, as the paper counts it, where no rules
-    are mixed and nothing reads it.
+    idle_diag: whether the projection d of the diagonal rule is there, as the paper counts it, where it would be
+    idle: without rule mixing and spectral_norm, which keep it.
     output_norm: whether each head's read is divided by its root mean square before the output projection.
     """
 
@@ -286,8 +285,6 @@ class MatrixStateConfig(PartConfig):
     def __post_init__(self) -> None:
         check_types(self)
         check_counts(self, "num_heads", "state_dim", "kernel_size")
-        if not self.idle_diag and (self.rule_mixing or self.spectral_norm):
-            raise UserError("idle_diag: expected true where rules are mixed or weights divided, got false")
 
     def build(self, size: Size) -> MatrixStateMixer:
         return MatrixStateMixer(
