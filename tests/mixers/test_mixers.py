@@ -9,7 +9,6 @@ from unimatrix.mixers import (
     MLP,
     CausalAttention,
     DeepEmbed,
-    MatrixStateConfig,
     MatrixStateMixer,
     PreviousTokenRouting,
 )
