@@ -262,8 +262,8 @@ class MatrixStateConfig(PartConfig):
     """The matrix-valued recurrent state.
 
     kernel_size: of a short causal convolution over q, k and v, each channel by itself, with SiLU; None: none.
-    idle_diag: whether the projection d of the diagonal rule is there, as the paper counts it, where it would be
-    idle: without rule mixing and spectral_norm, which keep it.
+    idle_diag: whether the projection d of the diagonal rule is there, as the paper counts it, where it is
+    idle, without rule mixing and spectral_norm, which keep it.
     output_norm: whether each head's read is divided by its root mean square before the output projection.
     """
 
