@@ -18,7 +18,8 @@ from unimatrix.mixers import parts
 from unimatrix.models import build, config_from_dict, preset_config, presets
 from unimatrix.models.presets import PRESETS
 from unimatrix.ops.versions import VERSIONS as OP_VERSIONS
-from unimatrix.studies.catalogue import STUDIES, experiment
+from unimatrix.studies.catalogue import EXPERIMENTS, STUDIES, experiment
+from unimatrix.train import Experiment
 from unimatrix.train import config as train_config
 from unimatrix.train.launch import device_kind
 
@@ -131,6 +132,13 @@ def test_a_raised_version_number_makes_the_runs_that_used_it_missing(result, mon
         monkeypatch.setattr(parts()[raised].config, "version", 2)
     assert not row.is_current
     assert other.is_current == (raised != "training")
+
+
+def test_every_experiment_is_what_its_sorted_json_says() -> None:
+    # a row's JSON is sorted; the order of parts, in which they are drawn and vote, is part of a model
+    for one in EXPERIMENTS.values():
+        again = Experiment.from_dict(json.loads(json.dumps(one.to_dict(), sort_keys=True)))
+        assert json.dumps(resolve(again)) == json.dumps(resolve(one)), one.name
 
 
 def test_a_setting_that_is_new_voids_no_row_written_before(result, written) -> None:

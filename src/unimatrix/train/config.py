@@ -72,8 +72,8 @@ class ModelChoice:
         for name in BESIDE_CHANGES:
             if name in self.changes:
                 raise UserError(f"changes: expected {name} beside them, got it among them")
-        try:  # as JSON will give them back
-            changes = json.loads(json.dumps(encode(self.changes), allow_nan=False))
+        try:  # as JSON will give them back, whose writers sort: parts are added in the order of their names
+            changes = json.loads(json.dumps(encode(self.changes), allow_nan=False, sort_keys=True))
         except (TypeError, ValueError, RecursionError):
             raise UserTypeError(
                 f"changes: expected values as JSON has them, got {shown(self.changes)}"
