@@ -344,7 +344,7 @@ def test_a_choice_is_a_preset_and_what_differs_from_it():
     assert choice.resolved(64) == preset_config("unimatrix-sparse-pointer", vocab_size=64, **memory)
     with pytest.raises(UserError, match="changes: expected dropout beside them, got it among them"):
         ModelChoice(changes={"dropout": 0.5})
-    with pytest.raises(UserError, match="preset unimatrix-core: unknown setting 'slots'"):
+    with pytest.raises(UserError, match="preset unimatrix-core: unknown setting 'pointer'"):
         ModelChoice(changes=memory).resolved(64)
 
 
