@@ -162,7 +162,8 @@ def test_a_row_of_two_trainings_shows_both_and_counts_the_seeds_of_both(like_the
     assert {line.label: line.num_seeds for line in summary.lines}["Triple-Slot"] == 4
     assert summary.lines[2].parameters_text == "188,024"
     caution = " ".join(summary.cautions)
-    assert "Of most models there are 5 seeds, of these fewer: Triple-Slot (Matched width), Recall 4." in caution
+    fewer = "of these fewer: Triple-Slot (Matched width), Recall 4."
+    assert f"Of most models there are 5 seeds, {fewer}" in caution
     facts = dict(summary.facts)
     assert "Triple-Hybrid (Matched width), Recall 195,992" in facts["Parameters"]
     assert facts["Training time"].endswith("over 54 runs")

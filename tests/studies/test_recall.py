@@ -208,7 +208,7 @@ def test_the_page_has_contents_groups_and_the_tasks_settings(like_the_paper) -> 
     summaries = [summarise(table, like_the_paper()) for table in RECALL_TABLES]
     page = render_report(summaries, PAPER)
     for table in RECALL_TABLES:
-        assert f'<a href="#{table.name}">{table.short.removesuffix(" (not in the paper)")}' in page
+        assert f'href="#{table.name}"' in page
     assert page.count('<tr class="group">') == 4
     assert '<span class="chip reproduced">4 reproduced</span>' in page
     assert "num_pairs 4, num_keys 8, num_values 8, num_fillers 12, placement start, length 128" in page
