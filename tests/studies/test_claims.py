@@ -12,7 +12,7 @@ from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.results import latest_identities, read_results, select
 from unimatrix.lab.study import Row
 from unimatrix.models import build, parameter_count, preset_config
-from unimatrix.studies.catalogue import ALL, STUDIES
+from unimatrix.studies.catalogue import ALL, EXPERIMENTS, STUDIES
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.studies.paper.published import Printed, PrintedCount, every_path
 
@@ -59,8 +59,12 @@ BEYOND += ("binding-load", "binding-length", "depth-text", "depth-recall")
 BEYOND += ("context-votes", "surprise-store", "ablation")
 ONE_SEED = ("streaming", "context-votes")  # of whose runs the first seed's are committed
 # what no committed run is of: a name goes from here when its rows come
-NOT_RUN_YET = ("binding.", "depth-text.", "depth-recall.", "store.", "ablation-long.", "ablation-recall.")
-PARTLY_RUN = ("ablation",)  # whose answer needs such a run, and others that are there
+NOT_RUN_YET = ("binding.", "depth-text.", "depth-recall.", "store.", "ablation-long.")
+NOT_RUN_YET += ("stream.unimatrix-core-votes-contexts",)
+NOT_RUN_YET += tuple(
+    {name for name in EXPERIMENTS if name.startswith("ablation-recall.")} - {"ablation-recall.whole"}
+)
+PARTLY_RUN = ("ablation", "context-votes")  # whose answer needs such a run, and others that are there
 
 
 def test_every_study_answers_with_the_committed_runs(committed) -> None:
