@@ -225,11 +225,10 @@ def summarise(study: Study, samples: Samples, *, traced: Any = None, shown: Coll
 
 
 def _unmeasured(study: Study, samples: Samples) -> tuple[str, ...]:
-    """What no run stands behind: a row's label where it waits in every group, else its name."""
-    known = {row.label for row in study.trained if _runs(samples, row.experiment.name)}
-    labels = {row.experiment.name: row.label for row in study.trained if row.label not in known}
-    names = _named_experiments(study).items()
-    return tuple(dict.fromkeys(labels.get(name, words) for name, words in names if not _runs(samples, name)))
+    """The rows that no run stands behind: by their labels where these wait in every group, else by names."""
+    waiting = [row for row in study.trained if not any(_runs(samples, run.name) for run in row.experiments)]
+    known = {row.label for row in study.trained if row not in waiting}
+    return tuple(dict.fromkeys(row.name if row.label in known else row.label for row in waiting))
 
 
 def _judged(claim: Claim, samples: Samples, shown: Sequence[str]) -> Verdict:
