@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from tolerances import assert_close
 
 from unimatrix.mixers import AssociativeMemory, SlotMemory
+from unimatrix.mixers.pointer import pointer_votes
 from unimatrix.mixers.previous import none_before, shift
 
 
@@ -66,7 +67,7 @@ def test_votes_add_the_weights_up_by_token(top_k):
     recalled, _ = memory(x, ids)
     assert recalled.reads.weights.shape == (2, 6, top_k or 4)
     h = torch.randn(2, 6, 12, dtype=torch.float64)
-    votes = memory.votes(h, recalled.reads.weights, recalled.reads.token_ids, 9)
+    votes = pointer_votes(memory.pointer_gate, h, recalled.reads.weights, recalled.reads.token_ids, 9)
     gate = torch.sigmoid(h @ memory.pointer_gate.weight[0] + memory.pointer_gate.bias)
     for b in range(2):
         for t in range(6):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unimatrix.errors import UserError
 from unimatrix.mixers import Recalled, SlotMemory, SlotMemoryMixerState
+from unimatrix.mixers.pointer import pointer_votes
 from unimatrix.models import AnyModel, LanguageModel, LanguageModelState
 from unimatrix.ops.slot_memory import EMPTY
 
@@ -115,9 +116,8 @@ def inspect_slots(model: AnyModel, input_ids: Tensor) -> SlotHistory:
             votes = None
             if memory.pointer_gate is not None:
                 reads = recalled.reads
-                votes = memory.votes(features.hidden, reads.weights, reads.token_ids, len(words))[
-                    0, 0
-                ].float()
+                read = (reads.weights, reads.token_ids)
+                votes = pointer_votes(memory.pointer_gate, features.hidden, *read, len(words))[0, 0].float()
             others = [key for key, given in features.heard.items() if given.votes is not None]
             if votes is not None and others != [(name, None)]:
                 # other parts vote too: what is not this one's counts as the words'

@@ -14,6 +14,7 @@ from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Given, Part, Reading, Role, Size
+from unimatrix.mixers.pointer import pointer_votes
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops import Backend, BackendChoice, SlotMemoryState, SlotReads, slot_memory
@@ -46,7 +47,7 @@ class SlotMemory(Part):
 
     Args:
         width: E. num_slots, top_k, match_threshold: as in `unimatrix.ops.slot_memory`.
-        pointer: whether the weights vote for token ids too (`votes`), and a pointer gate weighs the votes.
+        pointer: whether the weights vote for token ids too (`vote`), and a pointer gate weighs the votes.
         write_gate: whether a gate decides what is written; without it every token is.
         write_gate_bias: where that gate's bias starts.
     """
@@ -87,8 +88,9 @@ class SlotMemory(Part):
         return Given(add=recalled.context, votes=votes, seen=recalled), state
 
     def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
+        assert self.pointer_gate is not None
         weights, token_ids = votes
-        return logits + self.votes(hidden, weights, token_ids, logits.shape[-1])
+        return logits + pointer_votes(self.pointer_gate, hidden, weights, token_ids, logits.shape[-1])
 
     def state_layout(self) -> Any:
         slots, width = self.num_slots, self.out.in_features
@@ -133,17 +135,6 @@ class SlotMemory(Part):
         )
         recalled = Recalled(self.out(reads.context), reads, strength)
         return recalled, SlotMemoryMixerState(slots, carry)
-
-    def votes(self, h: Stream, weights: Tensor, token_ids: Tensor, vocab_size: int) -> Tensor:
-        """What the pointer adds to the logits, [..., V]: eq. (14) times the pointer gate of h [..., D].
-
-        weights, token_ids: [..., k], of the reads. The gate is a sigmoid: a vote adds at most 1 to a logit.
-        """
-        assert self.pointer_gate is not None
-        pointer = weights.new_zeros(*h.shape[:-1], vocab_size)
-        # an empty slot's weight is 0: it may vote for token 0
-        pointer = pointer.scatter_add(-1, token_ids.clamp_min(0), weights)
-        return torch.sigmoid(self.pointer_gate(h)) * pointer.to(h.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

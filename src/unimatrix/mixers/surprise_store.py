@@ -20,6 +20,7 @@ from unimatrix.errors import UserError
 from unimatrix.mixers.documents import document_ids
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Given, Part, Reading, Role, Size
+from unimatrix.mixers.pointer import pointer_votes
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops import Backend, BackendChoice, StoreReads, SurpriseStoreState, surprise_store
@@ -127,13 +128,9 @@ class SurpriseStore(Part):
         return Kept(self.out(reads.context), reads), SurpriseStorePartState(store, carry)
 
     def vote(self, logits: Tensor, hidden: Stream, votes: Any) -> Tensor:
-        """The logits with the pointer's votes: weights by token id times a gate, a sigmoid of hidden."""
         assert self.pointer_gate is not None
         weights, token_ids = votes
-        pointer = weights.new_zeros(*hidden.shape[:-1], logits.shape[-1])
-        # an empty entry's weight is 0: it may vote for token 0
-        pointer = pointer.scatter_add(-1, token_ids.clamp_min(0), weights)
-        return logits + torch.sigmoid(self.pointer_gate(hidden)) * pointer.to(hidden.dtype)
+        return logits + pointer_votes(self.pointer_gate, hidden, weights, token_ids, logits.shape[-1])
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ TRANSFORMER_MODERN = edit(
         "norm": RMSNormConfig(),
     },
 )
-# what the ablation kept (docs/flagship.md)
+# chosen by what single runs said (docs/log.md); its ablation is in docs/flagship.md
 UNIMATRIX = ModelConfig(
     layers=(
         Parts(
@@ -91,7 +91,7 @@ PRESETS: dict[str, Preset] = {
     "unimatrix": Preset(
         UNIMATRIX,
         "Three matrix-state layers and votes for what followed the longest match. 156,765 (V = 64: 144,285).",
-        use="the one to take: text, exact recall, streams",
+        use="text, exact recall and streams in one model",
     ),
     "transformer": Preset(
         TRANSFORMER,

@@ -1,6 +1,6 @@
 """Which experiments take the longest: apart from all others, so that a list of runs needs no torch."""
 
-# the longest: not trained by `unimatrix reproduce` without --full, where committed runs of them can be shown
+# the longest: not trained by `unimatrix reproduce` without --full, which shows committed runs of them
 _LONGEST = frozenset(
     {
         "triple.sparse-pointer-10x",
@@ -25,5 +25,5 @@ _FAMILIES = (
 
 
 def only_in_full(experiment: str) -> bool:
-    """Whether an experiment of that name is not trained without --full, if committed runs can be shown."""
+    """Whether an experiment of that name is not trained without --full."""
     return experiment in _LONGEST or experiment.startswith(_FAMILIES)
