@@ -13,6 +13,7 @@ from unimatrix.mixers import (
     ClassHeadConfig,
     ConvolutionConfig,
     DeepEmbedConfig,
+    LSTMConfig,
     M2RNNConfig,
     MatrixStateConfig,
     MLPConfig,
@@ -39,6 +40,7 @@ MIXERS = {
         **SMALL, rule_mixing=True, spectral_norm=True, kernel_size=1
     ),
     "m2rnn": M2RNNConfig(num_heads=2, key_dim=4, value_dim=3, kernel_size=2),
+    "lstm": LSTMConfig(width=5),
     "triple": TripleLatentConfig(**SMALL),
     "triple, slots": TripleLatentConfig(**SMALL, num_slots=2),
 }

@@ -38,6 +38,7 @@ CASES = {name: {} for name in presets()} | {
         "layers.0.mixer.kernel_size": 3,
     },
     "m2rnn": {"layers.*.mixer": "m2rnn"},
+    "lstm": {"layers.*.mixer": "lstm"},
     "votes": {"parts.match": "suffix_votes", "parts.contexts": "context_votes"},
     "surprise store": {"layers.0.store": SurpriseStoreConfig(budget=5, window=12)},
     "associative and triple": {"layers.*.mixer": "triple_latent", "layers.*.more": "associative"},

@@ -15,7 +15,7 @@ from unimatrix.studies.catalogue import ALL, MEASURED
 from unimatrix.studies.paper import throughput
 from unimatrix.studies.paper.throughput import FAST, FIGURE3, LOOP, SECTION55, SECTION63, timed
 
-ON_TEXT = {*presets(), *peer_presets()}
+ON_TEXT = {*presets(), *peer_presets()} - {"lstm"}
 WITH_LOOP = ON_TEXT - {"transformer", "transformer-modern", *peer_presets()}
 
 

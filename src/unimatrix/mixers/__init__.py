@@ -8,6 +8,7 @@ from unimatrix.mixers.context_votes import ContextVotes, ContextVotesConfig, Con
 from unimatrix.mixers.convolution import ConvolutionConfig, ConvolutionState, LocalConvolution
 from unimatrix.mixers.feed_forward import MLP, GatedMLP, GatedMLPConfig, MLPConfig
 from unimatrix.mixers.head import ClassHeadConfig, HeadConfig, ScaledHeadConfig, TiedHeadConfig
+from unimatrix.mixers.lstm import LSTMConfig, LSTMMixer, LSTMState
 from unimatrix.mixers.m2rnn import M2RNNConfig, M2RNNMixer, M2RNNState
 from unimatrix.mixers.matrix_state import MatrixStateConfig, MatrixStateMixer, MatrixStateMixerState
 from unimatrix.mixers.modulation import DeepEmbed, DeepEmbedConfig, StepEmbeddings, StepEmbeddingsConfig
@@ -48,6 +49,9 @@ __all__ = [
     "GatedMLPConfig",
     "Given",
     "HeadConfig",
+    "LSTMConfig",
+    "LSTMMixer",
+    "LSTMState",
     "LayerNormConfig",
     "LocalConvolution",
     "M2RNNConfig",
@@ -96,6 +100,7 @@ register(CausalAttention, AttentionConfig)
 register(MatrixStateMixer, MatrixStateConfig)
 register(TripleLatentMixer, TripleLatentConfig)
 register(M2RNNMixer, M2RNNConfig)
+register(LSTMMixer, LSTMConfig)
 register(AssociativeMemory, AssociativeMemoryConfig)
 register(MLP, MLPConfig)
 register(GatedMLP, GatedMLPConfig)

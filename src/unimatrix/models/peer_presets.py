@@ -3,7 +3,7 @@
 The counts are for V = 259 bytes (V = 64 for recall); tests count the built models.
 """
 
-from unimatrix.mixers import M2RNNConfig, MLPConfig, RMSNormConfig
+from unimatrix.mixers import LSTMConfig, M2RNNConfig, MLPConfig, RMSNormConfig
 from unimatrix.models.config import ModelConfig, Parts
 from unimatrix.models.kinds import AnyModelConfig, Preset
 from unimatrix.models.mamba2 import Mamba2Config
@@ -12,6 +12,10 @@ M2RNN = ModelConfig(
     layers=(Parts(mixer=M2RNNConfig(), feed_forward=MLPConfig()),) * 3,
     max_positions=None,
     norm=RMSNormConfig(),
+)
+
+LSTM = ModelConfig(
+    layers=(Parts(mixer=LSTMConfig()),) * 2, d_model=90, max_positions=None, norm=RMSNormConfig()
 )
 
 PEER_PRESETS: dict[str, Preset] = {
@@ -24,6 +28,11 @@ PEER_PRESETS: dict[str, Preset] = {
         M2RNN,
         "M2RNN from its equation: a matrix goes through a tanh, separate blocks. 173,810 (V = 64: 161,330).",
         use="somebody else's recurrence, to compare with",
+    ),
+    "lstm": Preset(
+        LSTM,
+        "torch's LSTM, separate blocks without an MLP. 171,000 (V = 64: 153,450).",
+        use="the recurrence of 1997, to compare with",
     ),
 }
 
