@@ -163,6 +163,10 @@ def test_select_takes_the_wanted_identity_and_the_newest_of_equals(result) -> No
     assert metric_by_seed(chosen, CORE, "bpb") == {7: 5.1, 11: 5.2}
     assert metric_by_seed(chosen, "table1.none", "bpb") == {}
     assert metric_by_seed(chosen, CORE, "accuracy") == {}
+    for beside in ("seconds", "steps"):
+        assert metric_by_seed(chosen, CORE, beside) == {
+            seed: getattr(run, beside) for seed, run in chosen[CORE].items()
+        }
 
 
 def test_the_latest_identities_are_those_on_the_newest_text(result) -> None:

@@ -339,6 +339,17 @@ def test_what_is_timed_trains_alone_after_the_others(go, monkeypatch) -> None:
     assert went == [[*table.names] * 2]
 
 
+def test_runs_of_several_threads_have_the_machine_to_themselves(tmp_path, go, monkeypatch) -> None:
+    several = dataclasses.replace(SHORT, rows=SHORT.rows[:1], claims=(), name="several", threads=2)
+    assert several.timed == {SHORT.names[0]}
+    alone = dataclasses.replace(SHORT, rows=SHORT.rows[1:], claims=())
+    go(studies=(several, alone))
+    assert {row["experiment"]: row["threads"] for row in rows(tmp_path)} == {
+        SHORT.names[0]: 2,
+        SHORT.names[1]: 1,
+    }
+
+
 def test_a_changed_setting_is_never_shown_from_committed_runs(tmp_path, go, committed) -> None:
     committed({name: {7: 0.0, 11: 0.01} for name in SHORT.names})
     _, printed = go(skip=SHORT.names, studies=(tiny(SHORT, steps=3),))

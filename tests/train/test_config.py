@@ -188,7 +188,7 @@ def test_unknown_fields_and_wrong_types_are_named(values, message):
         for value in (0, -3)
     ]
     + [(LoopConfig, name, 0) for name in ("eval_bytes", "save_every", "keep_checkpoints", "log_every")]
-    + [(LoopConfig, name, 0) for name in ("stream_bytes", "stream_window")]
+    + [(LoopConfig, name, 0) for name in ("stream_bytes", "stream_window", "eval_window")]
     + [(LoopConfig, "seed", -1), (LoopConfig, "seed", 2**63)]
     + [(LoopConfig, "bos_share", value) for value in (0.0, -0.1, 1.1)]
     + [(ModelChoice, "max_positions", 0), (ModelChoice, "dropout", 1.0), (ModelChoice, "dropout", -0.1)]
@@ -233,7 +233,10 @@ def test_settings_that_do_not_fit_together_are_named():
         Experiment(optim=OptimConfig(accumulation=3))
     with pytest.raises(UserError, match="seq_len: expected the task's length 64, got 128; change length and"):
         Experiment(task=RecallConfig(length=64))
-    for field, value in (("eval_bytes", 10), ("bos_share", 0.1), ("stream_bytes", 10)):
+    with pytest.raises(UserError, match="eval_window: expected at most max_positions 128, got 129"):
+        Experiment(loop=LoopConfig(eval_window=129))
+    of_texts = (("eval_bytes", 10), ("bos_share", 0.1), ("stream_bytes", 10), ("eval_window", 10))
+    for field, value in of_texts:
         with pytest.raises(UserError, match=f"{field}: a task has no text; expected None, got {value}"):
             Experiment(
                 task=RecallConfig(), loop=LoopConfig(**{field: value}), model=ModelChoice(max_positions=None)

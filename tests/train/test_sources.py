@@ -143,6 +143,18 @@ def test_at_the_end_a_stream_is_read_too(fit, tiny, documents, preset, pack):
     )
 
 
+def test_a_window_of_evaluation_may_be_another_than_in_training(fit, tiny, documents):
+    asked = {"stream_bytes": 700, "eval_every": 3, "eval_bytes": 300}
+    experiment = tiny(preset="unimatrix-core", max_positions=None, eval_window=7, **asked)
+    result = fit(experiment)
+    assert experiment.loop.seq_len == 16
+    assert result.metrics["bpb"] == bits_per_byte(result.model, documents.valid, window=7).bpb
+    assert result.metrics["windows_bpb"] == bits_per_byte(result.model, documents.valid[:700], window=7).bpb
+    same = fit(tiny(preset="unimatrix-core", max_positions=None, **asked), name="same")
+    assert (same.final_loss, same.metrics["stream_bpb"]) == (result.final_loss, result.metrics["stream_bpb"])
+    assert same.metrics["bpb"] != result.metrics["bpb"]
+
+
 def test_a_window_for_a_model_that_looks_back_over_nothing_is_refused_before_the_first_step(fit, tiny):
     given = tiny(preset="unimatrix-core", max_positions=None, stream_bytes=700, stream_window=100)
     with pytest.raises(UserError, match=r"^stream_window: expected None, as no part of unimatrix-core looks"):

@@ -142,7 +142,7 @@ def evaluation_sentence(experiments: Sequence[Experiment]) -> str:
     """What is evaluated, on how much."""
     task = experiments[0].task
     if task is None:
-        window = any_of(experiments, lambda one: one.loop.seq_len)
+        window = any_of(experiments, lambda one: one.loop.eval_window or one.loop.seq_len)
         return (
             "bits per byte over the whole validation text; every byte is predicted exactly once, from at "
             f"most the {window} bytes before it (windows of {window} side by side, each starting afresh). "

@@ -6,7 +6,7 @@ changed default or another text is another identity, is trained anew, and both l
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,7 +241,19 @@ def select(results: Iterable[Result], identities: Mapping[str, str]) -> dict[str
     return samples
 
 
+# what a row knows beside its metrics, for columns that show it
+_BESIDE: dict[str, Callable[[Result], float]] = {
+    "seconds": lambda run: run.seconds,
+    "steps": lambda run: run.steps,
+}
+
+
 def metric_by_seed(samples: Samples, experiment: str, metric: str) -> dict[int, float]:
-    """Seed -> the metric, for one experiment; empty if it has not run, or measures something else."""
+    """Seed -> the metric, for one experiment; empty if it has not run, or measures something else.
+
+    A row's seconds of training and its steps are metrics too.
+    """
     runs = samples.get(experiment, {})
+    if metric in _BESIDE:
+        return {seed: _BESIDE[metric](run) for seed, run in runs.items() if not run.was_measured}
     return {seed: run.metrics[metric] for seed, run in runs.items() if metric in run.metrics}

@@ -104,9 +104,9 @@ def reproduce(
         seeds: one run of every experiment for each. Claims pair the models by seed.
         skip: experiments that are not trained if none of their runs is finished here; committed runs of the
             same settings, text and kind of device are shown instead, where there are any.
-        jobs: how many runs at a time, one thread each; from two on in processes of their own, so a script
-            calls this below `if __name__ == "__main__":`. Of all numbers seconds alone depend
-            on it: experiments of which a study shows them run alone, after the others.
+        jobs: how many runs at a time, of those of one thread; from two on in processes of their own, so a
+            script calls this below `if __name__ == "__main__":`. Of all numbers seconds alone depend on it:
+            experiments of which a study shows them run alone, after the others.
         source: what `unimatrix.data.load_corpus` takes; looked at only if an experiment reads a text.
         corpus: the text itself, if it is loaded already.
     Raises:
@@ -150,6 +150,7 @@ def reproduce(
         console=console,
         expected=seconds_by_experiment(anywhere),
         alone={name for study in studies for name in study.timed},
+        threads={run.name: study.threads for study in studies for run in study.experiments},
         afterwards=seconds_to_measure(studies, rows, anywhere, device=device),
     )
     if stop_signal is not None:
@@ -355,11 +356,13 @@ def _train_all(
     console: Console,
     expected: Mapping[str, float],
     alone: Collection[str],
+    threads: Mapping[str, int],
     afterwards: float,
 ) -> int | None:
     """Train and append each run; the signal that ended it early, or None.
 
-    alone: the experiments that are timed. afterwards: the seconds that the measuring will take.
+    alone: the experiments that are timed. threads: of each experiment's runs. afterwards: the seconds that
+    the measuring will take.
     """
     to_do = [run.name for run in missing]
     done: list[tuple[str, float]] = []
@@ -395,7 +398,9 @@ def _train_all(
             stopped = train_side_by_side(together, jobs=jobs, corpus=corpus, out=out, book=book)
             missing = [run for run in missing if run.name in alone]
         if stopped is None:
-            stopped = train_in_turn(missing, corpus=corpus, out=out, console=console, book=book)
+            stopped = train_in_turn(
+                missing, corpus=corpus, out=out, console=console, book=book, threads=threads
+            )
         return stopped
 
 

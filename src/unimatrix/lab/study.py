@@ -168,6 +168,7 @@ class Study:
     answer: samples in, one plain sentence out, made of the verdicts and the numbers.
     paper: the parts of the paper that it stands for ("Section 5.1, Table 1, Figure 2"); "" for none.
     measurement: how the rows are measured, of a study that trains nothing.
+    threads: that each of its runs computes with, on a CPU; one of several has the machine to itself.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Study:
     answer: Answer = _not_measured
     paper: str = ""
     measurement: Measurement | None = None
+    threads: int = 1
 
     @property
     def short(self) -> str:
@@ -210,7 +212,12 @@ class Study:
 
     @property
     def timed(self) -> frozenset[str]:
-        """The trained experiments whose seconds a column shows, by name: nothing should run beside them."""
+        """The trained experiments that nothing should run beside, by name: whose seconds a column shows.
+
+        All of them, where a run has several threads.
+        """
+        if self.threads > 1:
+            return frozenset(found.name for found in self.experiments)
         shown = [column.key for column in self.columns if (column.metric or column.key).startswith("seconds")]
         timed = {row.measured_in(key).name for row in self.trained for key in shown}
         return frozenset(timed & {found.name for found in self.experiments})

@@ -1,9 +1,9 @@
 """Training what is missing, one run after another or several side by side; each is handed over when finished.
 
-Every run computes with THREADS threads, however many run at a time. The order in which more of them add up
-their parts is another one, and a rounding grows through a training: so the number of threads is part of the
-recipe, and nothing that a run learns depends on how many went side by side. Seconds do: runs whose seconds
-are judged go alone (unimatrix.lab.run).
+Every run computes with as many threads as its study says, one where it says nothing, however many run at a
+time. The order in which more of them add up their parts is another one, and a rounding grows through a
+training: so the number of threads is part of the recipe, and nothing that a run learns depends on how many
+went side by side. Seconds do: runs whose seconds are judged go alone (unimatrix.lab.run).
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -51,12 +52,22 @@ class Book:
 
 
 def train_in_turn(
-    missing: Sequence[Experiment], *, corpus: Corpus | None, out: Path, console: Console, book: Book
+    missing: Sequence[Experiment],
+    *,
+    corpus: Corpus | None,
+    out: Path,
+    console: Console,
+    book: Book,
+    threads: Mapping[str, int] = MappingProxyType({}),
 ) -> int | None:
-    """Train one run after another in this process; the signal that ended it early, or None."""
+    """Train one run after another in this process; the signal that ended it early, or None.
+
+    threads: experiment -> of its runs, where these are not THREADS.
+    """
     for experiment in missing:
         book.begun(experiment)
-        trained = train_one(experiment, corpus=corpus, out=out, console=console)
+        number = threads.get(experiment.name, THREADS)
+        trained = train_one(experiment, corpus=corpus, out=out, console=console, threads=number)
         if trained.result is not None:
             book.finished(experiment, trained)
         if trained.stop_signal is not None:
@@ -64,7 +75,9 @@ def train_in_turn(
     return None
 
 
-def train_one(experiment: Experiment, *, corpus: Corpus | None, out: Path, console: Console) -> Trained:
+def train_one(
+    experiment: Experiment, *, corpus: Corpus | None, out: Path, console: Console, threads: int = THREADS
+) -> Trained:
     """Train a run in its own folder, from its last checkpoint where there is one.
 
     Raises:
@@ -78,7 +91,7 @@ def train_one(experiment: Experiment, *, corpus: Corpus | None, out: Path, conso
     text = corpus if experiment.task is None else None
     # a report knows rows alone, so each tells what the same stream costs programs; one may be missing
     programs = {} if text is None else _compressed(text, experiment.loop.stream_bytes)
-    with _threads(THREADS):
+    with computing_with(threads):
         trained = train(
             experiment, out=folder, resume=resume, overwrite=not resume, corpus=text, console=console
         )
@@ -91,7 +104,8 @@ def train_one(experiment: Experiment, *, corpus: Corpus | None, out: Path, conso
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def computing_with(number: int) -> Iterator[None]:
+    """Within the block torch computes with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -172,6 +172,8 @@ class LoopConfig:
         eval_every: steps between evaluations; None evaluates at the end only.
         eval_bytes: how much of the validation text those in between look at (None: all; the last one always
             all).
+        eval_window: bytes of a window in a text's evaluation; None: seq_len. So that models which train on
+            windows of different lengths are measured alike.
         eval_at: steps, ascending, after which the whole validation text is evaluated besides; what it gives
             stays in the run's metrics ("bpb_80_steps", "seconds_80_steps").
         eval_depths: how often the model's one shared layer is applied in further evaluations at the end, with
@@ -179,7 +181,7 @@ class LoopConfig:
             task alone ("accuracy_12_deep").
         stream_bytes: how much of the validation text is read as one stream too, at the end, the state carried
             through (metrics "stream_bpb"; "stream_bpb_513" of the bytes that follow 513 to 1,024, and so on,
-            of a model that has a part which reads on; "windows_bpb" of the same bytes in windows of seq_len);
+            of a model that has a part which reads on; "windows_bpb" of the same bytes in windows);
             None: none is. Of a model without positions.
         stream_window: after how many bytes of it attention and its like forget what they kept, see
             `unimatrix.evals.stream_bits`; None leaves the number to it.
@@ -200,6 +202,7 @@ class LoopConfig:
     seed: int = 7
     eval_every: int | None = None
     eval_bytes: int | None = None
+    eval_window: int | None = None
     eval_at: tuple[int, ...] | None = None
     eval_depths: tuple[int, ...] | None = None
     stream_bytes: int | None = None
@@ -214,7 +217,7 @@ class LoopConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "steps", "batch_size", "seq_len", "eval_every", "eval_bytes", "save_every")
-        check_positive(self, "keep_checkpoints", "log_every", "stream_bytes", "stream_window")
+        check_positive(self, "keep_checkpoints", "log_every", "stream_bytes", "stream_window", "eval_window")
         if self.stream_window is not None and self.stream_bytes is None:
             raise UserError(f"stream_window: expected None without stream_bytes, got {self.stream_window}")
         if self.bos_share is not None and not 0.0 < self.bos_share <= 1.0:
@@ -274,6 +277,9 @@ class Experiment:
                 f"seq_len: expected at most max_positions {limit}, got {self.loop.seq_len}; "
                 "raise max_positions too, or set it to None"
             )
+        window = self.loop.eval_window
+        if limit is not None and window is not None and window > limit:
+            raise UserError(f"eval_window: expected at most max_positions {limit}, got {window}")
         if self.loop.stream_bytes is not None and limit is not None:
             raise UserError(
                 f"stream_bytes: a stream has no end; expected max_positions None beside it, got {limit}"
@@ -302,7 +308,7 @@ class Experiment:
                 "change length and seq_len together"
             )
         for name, without in (
-            *(("eval_bytes", None), ("stream_bytes", None), ("stream_window", None)),
+            *(("eval_bytes", None), ("eval_window", None), ("stream_bytes", None), ("stream_window", None)),
             *(("bos_share", None), ("pack", False)),
         ):
             value = getattr(self.loop, name)
@@ -354,7 +360,7 @@ class Experiment:
 # fingerprint instead of its path
 FREE_AT_RESUME = frozenset(
     {"name", "data", "steps", "eval_every", "eval_bytes", "save_every", "keep_checkpoints", "log_every"}
-    | {"stream_bytes", "stream_window"}
+    | {"stream_bytes", "stream_window", "eval_window"}
     | {"device", "tracker", "eval_num_pairs", "eval_num_distractors", "eval_cells", "eval_sequences"}
     | {"eval_rebound", "eval_tokens", "eval_depths"}
 )

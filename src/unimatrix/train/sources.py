@@ -116,7 +116,7 @@ class TextSource:
             nats = nats_of_share(
                 model,
                 text,
-                window=self._loop.seq_len,
+                window=self._loop.eval_window or self._loop.seq_len,
                 batch_size=_EVAL_BATCH_SIZE,
                 begins=self._begins(text),
                 share=share,
