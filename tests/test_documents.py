@@ -38,7 +38,7 @@ def test_every_block_of_the_page_runs(page, tmp_path, monkeypatch, capsys):
     """One after another, in a folder of their own; a page that names a run finds it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if "runs/mytext-unimatrix-core" in "".join(BLOCKS[page]):
+    if "runs/mytext-unimatrix" in "".join(BLOCKS[page]):
         Path("mytext.txt").write_text("Once upon a time there was a text of one's own. " * 100)
         assert main(["train", "mytext.txt", "--steps", "2", "--batch-size", "2", "--tracker", "none"]) == 0
     names: dict[str, object] = {"__name__": "page", "folder": str(tmp_path / "model")}

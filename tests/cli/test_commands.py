@@ -23,6 +23,7 @@ from unimatrix.models import (
 )
 from unimatrix.studies.paper.published import printed_parameters
 from unimatrix.train import Experiment
+from unimatrix.train.recipe import RATE_OF_OTHERS, TUNED_RATE, rate_of_width
 
 SMALL = [
     *("--d-model", "8", "--num-heads", "2", "--depth", "1", "--state-dim", "4"),
@@ -44,10 +45,32 @@ def test_train_takes_a_text_in_one_line_and_names_the_run_after_it(
     shutil.copy(small_run.parent / "sea.txt", "sea.txt")
     code, out, err = call("train", "sea.txt", *SMALL, "--steps", "2")
     assert (code, err) == (0, "")
-    assert (tmp_path / "runs" / "sea-unimatrix-core" / "checkpoint-000002" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "sea-unimatrix" / "checkpoint-000002" / "model.safetensors").is_file()
     assert "bits per byte" in out
-    assert "unimatrix generate runs/sea-unimatrix-core" in out
+    assert "unimatrix generate runs/sea-unimatrix" in out
     assert "not the paper's corpus" not in out
+
+
+def test_the_learning_rate_follows_the_width_and_one_that_is_given_wins(call, small_run, tmp_path):
+    def default(*words):
+        """The one that --help shows for this command line."""
+        (rate,) = re.findall(
+            r"the peak learning rate\. \(default: ([\d.]+)\)", call("train", *words, "--help")[1]
+        )
+        return float(rate)
+
+    assert default() == default("x.txt", "--d-model", "32") == TUNED_RATE
+    assert default("--d-model", "240") == default("--set", "d_model=240") == rate_of_width(240) < TUNED_RATE
+    assert default("--preset", "transformer", "--d-model", "240") == RATE_OF_OTHERS
+    assert default("--experiment", "table1.unimatrix-core") == 3e-4
+    wide = ("train", small_run.parent / "sea.txt", *SMALL, "--d-model", "68", "--steps", "1")
+    run = tmp_path / "wide"
+    assert call(*wide, "--out", run)[0] == 0
+    assert settings_of(run).optim.lr == rate_of_width(68)
+    assert call(*wide, "--out", run, "--overwrite", "--lr", "0.001")[0] == 0
+    assert settings_of(run).optim.lr == 0.001
+    code, _, err = call("train", "--resume", "--out", run, "--steps", "2")
+    assert (code, err, settings_of(run).optim.lr) == (0, "", 0.001)
 
 
 def test_a_part_under_a_new_name_is_told(call, small_run, tmp_path):
@@ -55,7 +78,7 @@ def test_a_part_under_a_new_name_is_told(call, small_run, tmp_path):
     short = ("train", small_run.parent / "sea.txt", *SMALL, "--steps", "1")
     code, out, _ = call(*short, "--out", tmp_path / "typo", "--set", "layers.0.mixr=attention")
     assert code == 0
-    assert "Note: parts that unimatrix-core has not: layers.0.mixr (attention)" in out
+    assert "Note: parts that unimatrix has not: layers.0.mixr (attention)" in out
     code, out, _ = call(*short, "--out", tmp_path / "same", "--set", "layers.0.feed_forward=gated_mlp")
     assert code == 0
     assert "parts that" not in out

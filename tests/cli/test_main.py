@@ -172,8 +172,8 @@ def test_signals_save_and_print_the_command_that_goes_on(tmp_path, number, code)
     assert (running.returncode, err) == (code, "")
     # steps logged meanwhile may stand between; the last line is the farewell
     command = out.splitlines()[-1].partition("to go on: ")[2]
-    assert command == "unimatrix train --resume --out 'runs/my text-unimatrix-core'"
-    saved = tmp_path / "runs" / "my text-unimatrix-core"
+    assert command == "unimatrix train --resume --out 'runs/my text-unimatrix'"
+    saved = tmp_path / "runs" / "my text-unimatrix"
     (checkpoint,) = saved.glob("checkpoint-*")
     if number == signal.SIGINT:
         return

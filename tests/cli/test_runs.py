@@ -69,7 +69,7 @@ def test_a_stopped_run_says_how_far_it_is_and_its_command_goes_on(call, tmp_path
     words = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--batch-size", "2", "--seq-len", "16"]
     code, *_ = call("train", text, *words, "--steps", "4", "--eval-every", "2", "--tracker", "none")
     assert code == 0
-    folder = Path("runs/sea-unimatrix-core")
+    folder = Path("runs/sea-unimatrix")
     mark = json.loads((folder / "run.json").read_text())
     mark["experiment"]["loop"]["steps"] = 6
     (folder / "run.json").write_text(json.dumps(mark))

@@ -54,8 +54,8 @@ EXAMPLES = (
     "unimatrix reproduce",
     "unimatrix train mytext.txt",
     "unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4",
-    'unimatrix generate runs/mytext-unimatrix-core --prompt "Once upon"',
-    "unimatrix eval runs/mytext-unimatrix-core --split test",
+    'unimatrix generate runs/mytext-unimatrix --prompt "Once upon"',
+    "unimatrix eval runs/mytext-unimatrix --split test",
 )
 
 

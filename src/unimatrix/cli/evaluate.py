@@ -45,8 +45,8 @@ A model that was trained with --pack is measured so too: the files of a
 folder are kept apart, and each begins with BOS, which is read and not predicted.
 
 examples:
-  unimatrix eval runs/mytext-unimatrix-core
-  unimatrix eval runs/mytext-unimatrix-core/checkpoint-001000 --split test --carry-state
+  unimatrix eval runs/mytext-unimatrix
+  unimatrix eval runs/mytext-unimatrix/checkpoint-001000 --split test --carry-state
   unimatrix eval someone/their-model --data another.txt --json
   unimatrix eval runs/recall.unimatrix-core --num-pairs 6 --sequences 10000
   unimatrix eval runs/signal-noise.recurrent-ffn --num-distractors 15

@@ -24,8 +24,8 @@ from unimatrix.train.launch import device_kind
 ABOUT = """Continue a prompt with a trained model; the text is shown as it comes.
 
 examples:
-  unimatrix generate runs/mytext-unimatrix-core --prompt "Once upon a time"
-  unimatrix generate runs/mytext-unimatrix-core --prompt "Once" --temperature 0.8 --top-p 0.95 --seed 1
+  unimatrix generate runs/mytext-unimatrix --prompt "Once upon a time"
+  unimatrix generate runs/mytext-unimatrix --prompt "Once" --temperature 0.8 --top-p 0.95 --seed 1
   unimatrix generate someone/their-model --prompt "Once" --max-new-tokens 1000 --no-echo > story.txt
 
 A model that has read a long text can keep what it remembers of it, and go on from there another day:

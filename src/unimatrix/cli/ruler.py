@@ -38,7 +38,7 @@ and leaves out those that a length has no room for; one that is named is refused
 See docs/ruler.md for what differs from the official suite.
 
 examples:
-  unimatrix eval runs/mytext-unimatrix-core --ruler
+  unimatrix eval runs/mytext-unimatrix --ruler
   unimatrix eval someone/their-model --ruler vt cwe --lengths 4096 8192 --samples 500
   unimatrix eval someone/their-model --ruler --haystack essays.txt --figure ruler.png"""
 

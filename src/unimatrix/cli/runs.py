@@ -35,7 +35,7 @@ it checks their contents too.
 
 examples:
   unimatrix runs
-  unimatrix runs runs/mytext-unimatrix-core elsewhere
+  unimatrix runs runs/mytext-unimatrix elsewhere
   unimatrix runs --json"""
 
 USUAL = (Path("runs"), Path("reproduction/runs"))

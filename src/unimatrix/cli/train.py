@@ -14,28 +14,40 @@ from unimatrix.cli.again import command
 from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, is_given, option_value, parse
 from unimatrix.cli.evaluate import score_text, variant_title
 from unimatrix.cli.model_options import ModelOptions, changed, of_changes
-from unimatrix.codec import shown
 from unimatrix.data import VOCAB_SIZE, Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
 from unimatrix.data.tasks import TASKS, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import rates_text
 from unimatrix.models import ModelConfig, preset_config
-from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig, TrainResult, train
+from unimatrix.train import Experiment, ModelChoice, TrainResult, train
 from unimatrix.train.config import BESIDE_CHANGES, TrackerName
 from unimatrix.train.progress import PlainConsole, say
+from unimatrix.train.recipe import (
+    OWN_TEXT,
+    PRESET,
+    RATE_OF_OTHERS,
+    TUNED_RATE,
+    TUNED_WIDTH,
+    on_task,
+    rate_for,
+    rate_of_width,
+)
 from unimatrix.train.records import read_run
 from unimatrix.train.run_folder import LOGS, MARK, check_path
 from unimatrix.train.tracking import PROJECT
 
-ABOUT = """Train a model on a text of your own, on a task, or run one of the paper's experiments.
+ABOUT = f"""Train a model on a text of your own, on a task, or run one of the paper's experiments.
 
 The run's folder gets checkpoints, which `unimatrix generate`, `unimatrix eval`
 and Hugging Face's from_pretrained read, and TensorBoard's curves. Ctrl-C saves
 before it stops. A folder's files are read as one text; with --pack each is
 a document of its own, and nothing is carried from one into the next.
 Every setting below overrides the recipe; the defaults shown
-are those of the recipe that this command line chooses.
+are those of the recipe that this command line chooses. On a text of your own
+that is the preset {PRESET}, and its learning rate follows its width: {TUNED_RATE:g}
+up to a --d-model of {TUNED_WIDTH}, {rate_of_width(4 * TUNED_WIDTH):g} at {4 * TUNED_WIDTH};
+other presets have {RATE_OF_OTHERS:g}. A rate that is given (--lr) is taken as it is.
 
 examples:
   unimatrix train mytext.txt
@@ -47,38 +59,7 @@ examples:
   unimatrix train --experiment signal-noise.recurrent-ffn --num-distractors 15
   unimatrix train --experiment triple.typed-latent --table-seed 3
   unimatrix train --task mqar --length 128 --num-pairs 8 --eval-cells 256 8 1024 8
-  unimatrix train --resume --out runs/mytext-unimatrix-core"""
-
-# what `unimatrix train mytext.txt` runs: minutes on a laptop, without positions so that text of any length
-# can follow, begun at BOS now and then so that an empty prompt can be answered, and saved often enough that a
-# kill loses little
-OWN_TEXT = Experiment(
-    name="own-text",
-    model=ModelChoice(preset="unimatrix-core", dropout=0.0, max_positions=None),
-    optim=OptimConfig(lr=2e-3, warmup_steps=50, schedule="cosine", final_lr_share=0.1, clip=1.0),
-    loop=LoopConfig(
-        steps=1000,
-        batch_size=16,
-        seq_len=256,
-        bos_share=0.1,
-        eval_every=100,
-        eval_bytes=65_536,
-        save_every=100,
-    ),
-)
-
-
-def on_task(kind: str) -> Experiment:
-    """What `unimatrix train --task KIND` runs: the task as its defaults are, else as for a text of one's own.
-
-    Raises:
-        UserError: no such task.
-    """
-    if kind not in TASKS:
-        raise UserError(f"task: expected one of {', '.join(TASKS)}, got {shown(kind)}")
-    task = TASKS[kind].config()
-    loop = replace(OWN_TEXT.loop, batch_size=32, seq_len=task.length, bos_share=None, eval_bytes=None)
-    return replace(OWN_TEXT, name=kind, task=task, loop=loop)
+  unimatrix train --resume --out runs/mytext-unimatrix"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,11 +98,9 @@ def run(arguments: Sequence[str]) -> int:
         arguments = _with_seq_len(arguments)
     if is_given(arguments, "--pack"):  # with it every document begins with BOS
         recipe = replace(recipe, loop=replace(recipe.loop, bos_share=None))
-    # of the changes the short ones are options, and no other; nor is what is in a config
-    bare = replace(recipe, model=replace(recipe.model, config=None, changes={}))
-    default = Options(model=of_changes(recipe.model.changes), settings=bare)
-    options = parse(Options, arguments, command="train", about=ABOUT, default=default)
-    options = replace(options, settings=_with_changes(options, recipe.model))
+    if recipe.optim is OWN_TEXT.optim:  # no experiment's and no earlier run's
+        recipe = _at_its_rate(recipe, arguments)
+    options = _read(recipe, arguments)
     console = PlainConsole()
     named = (options.out, options.text, options.experiment, options.task)
     if options.resume and all(one is None for one in named):
@@ -162,6 +141,21 @@ def run(arguments: Sequence[str]) -> int:
     if curves is not None:
         say(console, f"Curves: {curves}")
     return 0
+
+
+def _read(recipe: Experiment, arguments: Sequence[str]) -> Options:
+    """The options over a recipe, whose changes of the model are among the settings."""
+    # of the changes the short ones are options, and no other; nor is what is in a config
+    bare = replace(recipe, model=replace(recipe.model, config=None, changes={}))
+    default = Options(model=of_changes(recipe.model.changes), settings=bare)
+    options = parse(Options, arguments, command="train", about=ABOUT, default=default)
+    return replace(options, settings=_with_changes(options, recipe.model))
+
+
+def _at_its_rate(recipe: Experiment, arguments: Sequence[str]) -> Experiment:
+    """The recipe with the learning rate of the model that the command line asks for, for --help too."""
+    asked = _read(recipe, [word for word in arguments if word not in ("-h", "--help")])
+    return replace(recipe, optim=replace(recipe.optim, lr=rate_for(asked.settings.model)))
 
 
 def _with_changes(options: Options, then: ModelChoice) -> Experiment:

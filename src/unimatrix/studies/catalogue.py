@@ -11,10 +11,12 @@ from unimatrix.studies.beyond.binding_load import BINDING_LENGTH, BINDING_LOAD
 from unimatrix.studies.beyond.context_votes import CONTEXT_VOTES
 from unimatrix.studies.beyond.depth import DEPTH_RECALL, DEPTH_TEXT
 from unimatrix.studies.beyond.exact_routing import TABLE1_EXACT, TABLE3_EXACT
+from unimatrix.studies.beyond.learning_rate import LEARNING_RATE
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
 from unimatrix.studies.beyond.streaming import STREAMING
 from unimatrix.studies.beyond.surprise_store import SURPRISE_STORE
 from unimatrix.studies.beyond.training_length import TRAINING_LENGTH
+from unimatrix.studies.beyond.triple_untyped import TRIPLE_UNTYPED
 from unimatrix.studies.longest import only_in_full
 from unimatrix.studies.paper.architecture import FIGURE1
 from unimatrix.studies.paper.latent import TABLE2
@@ -49,6 +51,8 @@ STUDIES: dict[str, Study] = {
         DEPTH_TEXT,
         DEPTH_RECALL,
         ABLATION,
+        LEARNING_RATE,
+        TRIPLE_UNTYPED,
         SECTION56_FIRST,
         SECTION56_TUNED,
         SECTION56_PERPLEXITY,

@@ -21,6 +21,7 @@ _LONGEST = frozenset(
 _FAMILIES = (
     *("store.", "stream.", "binding.", "depth-text.", "depth-recall."),
     *("ablation.", "ablation-long.", "ablation-recall."),
+    *("learning-rate.", "triple-untyped."),
 )
 
 

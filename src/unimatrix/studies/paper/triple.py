@@ -57,7 +57,7 @@ AS_PRINTED = 99.95
 NEAR_POINTS = 5.0
 
 
-def _triple(name: str, preset: str, *, budget: int = 1, **changes: int) -> Experiment:
+def triple_experiment(name: str, preset: str, *, budget: int = 1, **changes: int) -> Experiment:
     """That model under the staged curriculum; `budget` times the steps of the paper's phases."""
     task = replace(TRIPLE, phase_steps=200 * budget)
     return Experiment(
@@ -69,9 +69,9 @@ def _triple(name: str, preset: str, *, budget: int = 1, **changes: int) -> Exper
     )
 
 
-TRANSFORMER, TYPED = (_triple(preset, preset) for preset in ("transformer-triple", "typed-latent"))
-POINTER = _triple("sparse-pointer", "unimatrix-sparse-pointer", slots=32)
-POINTER_LONGER = _triple("sparse-pointer-10x", "unimatrix-sparse-pointer", budget=LONGER, slots=32)
+TRANSFORMER, TYPED = (triple_experiment(preset, preset) for preset in ("transformer-triple", "typed-latent"))
+POINTER = triple_experiment("sparse-pointer", "unimatrix-sparse-pointer", slots=32)
+POINTER_LONGER = triple_experiment("sparse-pointer-10x", "unimatrix-sparse-pointer", budget=LONGER, slots=32)
 
 
 def on(experiment: Experiment, rule: str) -> Measured:
@@ -92,6 +92,21 @@ def _row(experiment: Experiment, label: str) -> Row:
 def _baseline(label: str, short: str, values: Mapping[str, float]) -> Baseline:
     keyed = {f"accuracy_{rule}": value for rule, value in values.items()}
     return Baseline(label=label, short=short, values=keyed, group=UNTRAINED)
+
+
+COLUMNS = tuple(
+    Column(
+        key=f"accuracy_{rule}",
+        title=rule.capitalize(),
+        digits=1,
+        axis=f"accuracy of the answer, rule {rule}, percent",
+    )
+    for rule in RULES
+)
+GUESSED = (
+    _baseline("The best constant answer: chance", "chance", CHANCE),
+    _baseline("Any of the sequence's values", "guessing", PICKING),
+)
 
 
 def _exact(*rules: str) -> tuple[Comparison, ...]:
@@ -154,23 +169,14 @@ TABLE6 = Study(
             Row(experiment=found, label=f"SparsePointer, {label}", group="Untyped memory, not in the paper")
             for found, label in ((POINTER, "32 slots"), (POINTER_LONGER, f"{LONGER} times the steps"))
         ),
-        _baseline("The best constant answer: chance", "chance", CHANCE),
-        _baseline("Any of the sequence's values", "guessing", PICKING),
+        *GUESSED,
         _baseline(
             "Any predictor, without the task token",
             "ceiling",
             {rule: 100.0 * share for rule, share in AUDIT.by_rule.items()},
         ),
     ),
-    columns=tuple(
-        Column(
-            key=f"accuracy_{rule}",
-            title=rule.capitalize(),
-            digits=1,
-            axis=f"accuracy of the answer, rule {rule}, percent",
-        )
-        for rule in RULES
-    ),
+    columns=COLUMNS,
     claims=(
         SOLVED,
         ShareOfParameters(
