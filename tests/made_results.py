@@ -11,7 +11,7 @@ from unimatrix.lab.identity import resolve
 from unimatrix.lab.results import Result
 from unimatrix.studies.beyond.streaming import BY_POSITION
 from unimatrix.studies.catalogue import experiment
-from unimatrix.train import describe
+from unimatrix.train import Experiment, describe
 
 TEXT = {
     "name": "wikitext-2-raw",
@@ -87,13 +87,16 @@ def task_metrics(accuracy: Mapping[str, float]) -> dict[str, float]:
     return metrics | {f"loss{suffix}": 2.0 - value / 100 for suffix, value in accuracy.items()}
 
 
-def make_result(name: str, seed: int, value: float | Sequence[float], **changes: object) -> Result:
-    """A finished run of one of the paper's experiments; `changes` replaces fields.
+def make_result(
+    name: str | Experiment, seed: int, value: float | Sequence[float], **changes: object
+) -> Result:
+    """A finished run of an experiment, or of the catalogue's of that name; `changes` replaces fields.
 
     value: bits per byte, or accuracy in percent; or those at the asked steps; or accuracy with 4, 6 and 8
         pairs, the first of which is the task's own; or those of the four rules.
     """
-    recipe = experiment(name)
+    recipe = experiment(name) if isinstance(name, str) else name
+    name = recipe.name
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, seed=seed))
     several = [value] * 4 if isinstance(value, int | float) else value
     task, asked = recipe.task, recipe.loop.eval_at or ()

@@ -8,7 +8,7 @@ import torch
 
 from unimatrix import UserError, build
 from unimatrix.bench import chunk_length, decode, equality, recall, throughput
-from unimatrix.bench.ceiling import measure_ceiling
+from unimatrix.bench.ceiling import measure_ceiling, multiply_adds
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.models import parameter_count
 from unimatrix.ops import backends_of
@@ -36,6 +36,14 @@ def test_multiply_adds_are_counted_by_hand():
     per_token = 3 * (3 * 64 * 64 + 64 * 68 + 64 * 64 + 8 * 64 * 64 + 4 * 3 * 16 * 16) + 64 * 259
     assert core.multiply_adds == batch * length * per_token
     assert core.share(2 * core.multiply_adds / core.product_rate) == pytest.approx(0.5)
+
+
+def test_mamba2_is_counted_too():
+    inner, state, convolved = 128, 100, 328
+    block = 64 * (inner + convolved + 2) + inner * 64 + 4 * convolved + 3 * inner * state
+    assert multiply_adds(build("mamba2"), 8) == 8 * (4 * block + 64 * 259)
+    with pytest.raises(UserError, match=r"^multiply-adds: expected a model of texts, got TypedLatent"):
+        multiply_adds(build("typed-latent"), 8)
 
 
 def test_shared_blocks_are_counted_at_every_depth_step():

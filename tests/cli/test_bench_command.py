@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import torch
+
 from unimatrix.cli.bench import MEASUREMENTS
 
 
@@ -23,3 +25,22 @@ def test_throughput_ends_with_a_table_of_its_ratios(call, tmp_path, monkeypatch)
     assert taken["models"] == ("recurrent-ffn", "mamba2")
     assert [line.split()[-1] for line in out.splitlines() if "recurrent-ffn" in line] == ["0.95x", "7.50x"]
     assert f"Results: {tmp_path / 'throughput.json'}" in out.replace("\n", "")
+
+
+def test_the_search_is_asked_for_by_its_budget(call, refused, tmp_path, monkeypatch) -> None:
+    taken = {}
+
+    def measure(out, **settings):
+        taken.update(settings, threads=torch.get_num_threads())
+        return out / "fair_fight.json"
+
+    monkeypatch.setitem(MEASUREMENTS, "search", replace(MEASUREMENTS["search"], measure=measure))
+    words = ("--data", "sea.txt", "--drawn", "3", "--threads", "1", "--out", tmp_path)
+    code, out, _ = call("bench", "search", *words)
+    assert code == 0
+    assert taken == {"data": "sea.txt", "drawn": 3, "near": 8, "seconds": 15.0, "threads": 1}
+    assert "Results: " in out
+    for name in ("drawn", "near", "seconds"):
+        complaint = refused("bench", "search", f"--{name}", "0", "--out", tmp_path / "none")
+        assert f"{name}: expected more than 0" in complaint
+    assert not (tmp_path / "none").exists()

@@ -20,6 +20,7 @@ from unimatrix.cli.arguments import OptionField, option_fields
 from unimatrix.cli.bench import MEASUREMENTS
 from unimatrix.data.tasks import TASKS
 from unimatrix.lab import run as reproduce
+from unimatrix.studies.beyond import fights
 from unimatrix.train import loop
 
 PATHS = (
@@ -131,6 +132,7 @@ def commands() -> dict[str, tuple[Any, list[str]]]:
         f"bench {name}": (one.options, ["bench", name, "--out", "out"]) for name, one in MEASUREMENTS.items()
     }
     found["bench against"][1].insert(2, str(Path(unimatrix.__file__).parents[1]))
+    found["bench search"][1].extend(["--data", "sea.txt"])
     for kind in TASKS:  # each brings options of its own
         found[f"train {kind}"] = (
             train.Options(settings=train.on_task(kind)),
@@ -182,6 +184,7 @@ def stopped_where_accepted() -> Iterator[None]:
         patch.setattr(memory, "in_fresh_processes", accept)
         patch.setattr(against, "_Version", accept)
         patch.setattr(chunk_length, "time_in_turns", accept)
+        patch.setattr(fights, "search", accept)
         patch.setattr(ruler, "run_ruler", accept)
         yield
 

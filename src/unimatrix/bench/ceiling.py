@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from unimatrix.bench.timing import time_in_turns
+from unimatrix.errors import UserError
 from unimatrix.mixers import SpectralLinear
-from unimatrix.models import LanguageModel
+from unimatrix.models import AnyModel, LanguageModel, Mamba2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +39,21 @@ def measure_ceiling(model: LanguageModel, batch: int, length: int, *, device: st
     with torch.no_grad():
         timing = time_in_turns({"products": products}, seconds=1.0, device=device)["products"]
     linear = sum(m * k * n for m, k, n in shapes)
-    return Ceiling(
-        multiply_adds=linear + _mixing_multiply_adds(model, batch, length),
-        product_rate=linear / timing.median_s,
-    )
+    return Ceiling(multiply_adds=batch * multiply_adds(model, length), product_rate=linear / timing.median_s)
+
+
+def multiply_adds(model: AnyModel, length: int) -> int:
+    """Of a forward pass over one text of so many tokens: its products, and what lies between them.
+
+    Raises:
+        UserError: a model that is not counted.
+    """
+    if isinstance(model, Mamba2):
+        return length * model.config.multiply_adds
+    if not isinstance(model, LanguageModel):
+        raise UserError(f"multiply-adds: expected a model of texts, got {type(model).__name__}")
+    shapes = _product_shapes(model, length)
+    return sum(m * k * n for m, k, n in shapes) + _mixing_multiply_adds(model, length)
 
 
 def _product_shapes(model: LanguageModel, tokens: int) -> list[tuple[int, int, int]]:
@@ -57,9 +69,9 @@ def _product_shapes(model: LanguageModel, tokens: int) -> list[tuple[int, int, i
     return [*shapes, (tokens, config.d_model, config.vocab_size)]
 
 
-def _mixing_multiply_adds(model: LanguageModel, batch: int, length: int) -> int:
+def _mixing_multiply_adds(model: LanguageModel, length: int) -> int:
     """What lies between the products: attention over the causal half, the recurrences, the memories."""
     config = model.config
     layers = [layer.values() for layer in config.layers]
     parts = [*config.parts.values(), *(part for which in config.order for part in layers[which])]
-    return batch * sum(part.multiply_adds(config.size, length) for part in parts)
+    return sum(part.multiply_adds(config.size, length) for part in parts)

@@ -26,6 +26,7 @@ from unimatrix.cli.arguments import parse
 from unimatrix.codec import did_you_mean, read_json, shown
 from unimatrix.errors import UserError
 from unimatrix.models import peer_presets, preset_config, presets, task_presets
+from unimatrix.studies.beyond import fights
 from unimatrix.train.launch import device_kind
 from unimatrix.train.progress import PlainConsole
 from unimatrix.train.run_folder import check_path
@@ -53,6 +54,9 @@ measurements:
                 time and bytes of the suffix automaton: rows, a decoding step, a
                 long text, words on which automata are slow; beside rosa-torch
                 and a table of contexts
+  search        the same search of settings for every contestant of the fair fight,
+                each run of the same seconds; then the time of a step of each model
+                (an hour and more; started again it goes on)
   against       this version's speed over another's, a git revision or a folder
                 with its sources: both take turns, after what they give is
                 compared
@@ -66,6 +70,7 @@ examples:
   unimatrix bench decode --threads 1
   unimatrix bench decode --models transformer mamba2 --positions 128 4096 --batches 1 32
   unimatrix bench suffix-automaton --data mytext.txt --length 10000000
+  unimatrix bench search --data mytext.txt
   unimatrix bench against HEAD~1 --models unimatrix-core transformer
 
 `unimatrix bench MEASUREMENT --help` lists a measurement's options."""
@@ -185,6 +190,22 @@ class SuffixAutomaton:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    out: Folder = Path("bench")
+    data: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="SOURCE",
+            help="The text: auto, wikitext-2-raw, embedded (Python's sources), a file, or a folder.",
+        ),
+    ] = "auto"
+    drawn: Annotated[int, tyro.conf.arg(metavar="N", help="Runs of a contestant drawn at random.")] = 12
+    near: Annotated[int, tyro.conf.arg(metavar="N", help="Runs after them, near the best of these.")] = 8
+    seconds: Annotated[float, tyro.conf.arg(help="Seconds of training in each run.")] = 15.0
+    threads: Threads = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Against:
     version: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="VERSION")]
     """A git revision, or a folder that holds the package unimatrix."""
@@ -213,6 +234,7 @@ class Measurement:
         | type[ChunkLength]
         | type[Slots]
         | type[SuffixAutomaton]
+        | type[Search]
         | type[Against]
     )
     about: str
@@ -257,6 +279,11 @@ MEASUREMENTS: dict[str, Measurement] = {
         about="Time and bytes of the suffix automaton and of contexts, beside rosa-torch's where installed.",
         measure=suffix_automaton.run,
     ),
+    "search": Measurement(
+        options=Search,
+        about="The fair fight's search: as many runs of the same seconds for every contestant.",
+        measure=fights.run_search,
+    ),
     "against": Measurement(
         options=Against,
         about="This version's speed over another's, call by call in turns, and whether both give the same.",
@@ -282,6 +309,8 @@ def _check(settings: Mapping[str, Any]) -> None:
         "slots",
         "top_k",
         "chunk_lengths",
+        "drawn",
+        "near",
     )
     for name in numbers:
         value = settings.get(name, ())

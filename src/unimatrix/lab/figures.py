@@ -4,10 +4,11 @@ So that a study can be described, and its experiments trained, without the packa
 those of the functions there.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unimatrix.evals.inspection import Traced
-from unimatrix.lab.results import Samples
+from unimatrix.lab.results import Result, Samples
 
 if TYPE_CHECKING:
     from unimatrix.lab.charts import Drawing
@@ -54,6 +55,20 @@ def draw_gap(study: "Study", samples: Samples, **settings: Any) -> "Drawing | No
     from unimatrix.lab import charts
 
     return charts.draw_gap(study, samples, **settings)
+
+
+def draw_over_cost(study: "Study", samples: Samples, **settings: Any) -> "Drawing | None":
+    """A column of rows over what a token costs each model."""
+    from unimatrix.lab import charts
+
+    return charts.draw_over_cost(study, samples, **settings)
+
+
+def draw_search(rows: Mapping[str, Sequence[Result]], **settings: Any) -> "Drawing | None":
+    """Every run of a search."""
+    from unimatrix.lab import charts
+
+    return charts.draw_search(rows, **settings)
 
 
 def draw_slots(traced: Traced) -> "Drawing":

@@ -77,6 +77,14 @@ class Mamba2Config:
         return self.inner_width + 2 * self.state_dim
 
     @property
+    def multiply_adds(self) -> int:
+        """Of a token: projections, convolution, head; and a state's decay, write and read."""
+        projected = self.d_model * (2 * self.inner_width + self.convolution_width + self.num_heads)
+        mixed = 4 * self.convolution_width + 3 * self.inner_width * self.state_dim
+        # one inner width of the first projection is the gate, and the last one is the way back
+        return self.depth * (projected + mixed) + self.vocab_size * self.d_model
+
+    @property
     def recurrent(self) -> bool:
         """The state has one size however long the text."""
         return True

@@ -8,6 +8,7 @@ over        lines over a number: slots, steps, seconds; curves of training
 slots       a slot memory over time
 heat        a score for each task at each length
 gap         the difference of two models, seed by seed
+search      a search of settings, and quality over cost
 pictures    the figures of a study, rendered and saved
 """
 
@@ -17,6 +18,7 @@ from unimatrix.lab.charts.gap import draw_gap
 from unimatrix.lab.charts.heat import draw_heat_map
 from unimatrix.lab.charts.over import draw_curves, draw_over, draw_training_length
 from unimatrix.lab.charts.pictures import Picture, pictures, render, save_drawing, save_figures, specification
+from unimatrix.lab.charts.search import draw_over_cost, draw_search
 from unimatrix.lab.charts.slots import draw_slots
 from unimatrix.lab.charts.theme import DARK, LIGHT, Drawing, Palette
 
@@ -32,7 +34,9 @@ __all__ = [
     "draw_metric",
     "draw_over",
     "draw_over_columns",
+    "draw_over_cost",
     "draw_panels",
+    "draw_search",
     "draw_slots",
     "draw_training_length",
     "pictures",

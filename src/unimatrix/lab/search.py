@@ -1,0 +1,345 @@
+"""A search of settings with the same budget for every contestant, each run of it kept as one line.
+
+The first runs of a contestant are drawn from its space by a fixed seed, every choice of a setting about as
+often as any other; spaces of the same sizes get the same draws. The runs after them change two settings of
+the best of these, each to a choice beside it. All runs train for the same seconds on the same threads: as
+many steps as fit into these by the run's own median step, timed just before on the same kind of batches. So
+what a run learns depends on no clock once its steps are known, and they stand in its row.
+
+OUT/search.jsonl    the runs as results (unimatrix.lab.results), only ever appended to
+"""
+
+import dataclasses
+import itertools
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from unimatrix.atomic import replace_file
+from unimatrix.bench.timing import time_in_turns
+from unimatrix.data import VOCAB_SIZE, Corpus
+from unimatrix.errors import UserError
+from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
+from unimatrix.lab.identity import resolve
+from unimatrix.lab.measured import Stopped, stoppable
+from unimatrix.lab.results import Result, append_result, read_results
+from unimatrix.lab.training import computing_with, identity_of, left_in_words, train_one
+from unimatrix.models.estimate import estimate
+from unimatrix.train import Experiment
+from unimatrix.train.launch import start_accelerator
+from unimatrix.train.progress import PlainConsole, say
+from unimatrix.train.run import Run
+from unimatrix.train.run_folder import check_path
+from unimatrix.train.sources import source_of
+
+SEARCH = "search.jsonl"
+PART_BYTES = 65_536  # of the validation text, that a run of a search is measured on
+OF_THE_BUDGET, DIVERGED = "budget_seconds", "diverged"  # metrics of a row beside what it measured
+_SEED = 0  # of the draws, and of every run's weights and batches
+_TIMING_SHARE = 0.1  # of a run's seconds, spent before it on timing its step
+
+Draw = tuple[int, ...]  # which choice of each setting, in their order
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+    """What is searched for one contestant.
+
+    axes: setting -> its choices, those beside each other near each other. make: a choice of each and a number
+    of steps in, the experiment out.
+    """
+
+    name: str
+    axes: Mapping[str, tuple[Any, ...]]
+    make: Callable[[Mapping[str, Any], int], Experiment]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many choices each setting has."""
+        return tuple(map(len, self.axes.values()))
+
+    def experiment(self, draw: Draw, *, number: int, steps: int) -> Experiment:
+        """The run of that number."""
+        chosen = {name: of[at] for (name, of), at in zip(self.axes.items(), draw, strict=True)}
+        made = self.make(chosen, steps)
+        loop = dataclasses.replace(made.loop, seed=_SEED, device="cpu", tracker="none")
+        return dataclasses.replace(made, name=f"search.{self.name}.{number:02}", loop=loop)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """What every contestant has: runs that are drawn, runs near the best of these, seconds of each."""
+
+    drawn: int = 12
+    near: int = 8
+    seconds: float = 15.0
+
+    @property
+    def runs(self) -> int:
+        return self.drawn + self.near
+
+
+def drawn(sizes: Sequence[int], number: int) -> tuple[Draw, ...]:
+    """So many draws, every choice of a setting in turn, in an order shuffled for each setting."""
+    found = []
+    for place, size in enumerate(sizes):
+        column = [at % size for at in range(number)]
+        random.Random(f"{_SEED}, {place}").shuffle(column)
+        found.append(column)
+    return tuple(zip(*found, strict=True))
+
+
+def near(best: Draw, sizes: Sequence[int], number: int) -> tuple[Draw, ...]:
+    """So many draws that differ from the best one in two settings, each by one choice.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    found = []
+    for places in itertools.combinations(range(len(sizes)), 2):
+        for moves in itertools.product((-1, 1), repeat=2):
+            draw = list(best)
+            for place, move in zip(places, moves, strict=True):
+                draw[place] += move
+            if all(0 <= at < size for at, size in zip(draw, sizes, strict=True)):
+                found.append(tuple(draw))
+    if len(found) < number:
+        raise UserError(f"near: expected at most the {len(found)} draws beside the best, got {number}")
+    random.Random(_SEED).shuffle(found)
+    return tuple(found[:number])
+
+
+def bits(row: Result, metric: str = "bpb") -> float:
+    """What a run is ordered by; infinite of one that diverged."""
+    return row.metrics.get(metric, float("inf"))
+
+
+def search(
+    spaces: Sequence[Space],
+    *,
+    out: Path,
+    corpus: Corpus,
+    budget: Budget,
+    threads: int,
+    console: Console | None = None,
+) -> dict[str, list[Result]]:
+    """Train every run that OUT/search.jsonl lacks, contestants in turns; all runs by contestant, in order.
+
+    Started again it goes on: of a run that was stopped nothing is kept.
+
+    Args:
+        corpus: of its validation text the first PART_BYTES count.
+    Raises:
+        UserError: a damaged file, spaces of unequal sizes or too few draws, what training refuses.
+        Stopped: by Ctrl-C or SIGTERM; finished runs are kept.
+    """
+    check_path(out)
+    if len({space.sizes for space in spaces}) != 1:
+        raise UserError("spaces: expected as many choices of each setting for every contestant")
+    near((0,) * len(spaces[0].sizes), spaces[0].sizes, budget.near)  # the fewest that a best draw may have
+    console = console or PlainConsole()
+    corpus = _part_of(corpus)
+    log, kept = _Log(out / SEARCH, corpus, budget, threads), {space.name: [] for space in spaces}
+    spent: list[float] = []
+    total = budget.runs * len(spaces)
+    for number in range(budget.runs):
+        for space in spaces:
+            rows = kept[space.name]
+            draw = _nth(space, number, rows, budget)
+            row = log.find(space, draw, number)
+            if row is None:
+                began = time.monotonic()
+                with stoppable():
+                    row = _run(space, draw, number, corpus=corpus, budget=budget, threads=threads)
+                log.append(row)
+                spent.append(time.monotonic() - began)
+                left = total - 1 - number * len(spaces) - list(spaces).index(space)
+                words = left_in_words(left * sum(spent) / len(spent), left)
+                say(console, f"{row.experiment}: {_in_words(row)}{words and f'; {words}'}")
+            rows.append(row)
+    return kept
+
+
+def _nth(space: Space, number: int, rows: Sequence[Result], budget: Budget) -> Draw:
+    """The draw of that number; of those near the best one the first runs must be there."""
+    first = drawn(space.sizes, budget.drawn)
+    if number < budget.drawn:
+        return first[number]
+    best = min(range(budget.drawn), key=lambda at: bits(rows[at]))
+    return near(first[best], space.sizes, budget.near)[number - budget.drawn]
+
+
+def _run(space: Space, draw: Draw, number: int, *, corpus: Corpus, budget: Budget, threads: int) -> Result:
+    """Time a step, then train for as many as fit."""
+    short = space.experiment(draw, number=number, steps=1)
+    timed = seconds_per_step(
+        {space.name: short}, corpus, threads=threads, seconds=_TIMING_SHARE * budget.seconds
+    )
+    steps = max(1, round(budget.seconds / timed[space.name]))
+    experiment = space.experiment(draw, number=number, steps=steps)
+    quiet = PlainConsole(quiet=True)
+    with TemporaryDirectory() as folder:
+        try:
+            trained = train_one(experiment, corpus=corpus, out=Path(folder), console=quiet, threads=threads)
+        except UserError as error:
+            if not str(error).startswith("training stopped"):
+                raise
+            return _diverged(experiment, corpus, budget, threads)
+    if trained.result is None:
+        assert trained.stop_signal is not None
+        raise Stopped(trained.stop_signal)
+    return dataclasses.replace(
+        trained.result, metrics={**trained.result.metrics, OF_THE_BUDGET: budget.seconds}
+    )
+
+
+def _diverged(experiment: Experiment, corpus: Corpus, budget: Budget, threads: int) -> Result:
+    """The row of a run whose loss or weights are no longer finite: it counts as one, and measured nothing."""
+    data, kind = source_of(experiment, corpus).describe(), experiment.loop.device
+    config = experiment.model.resolved(VOCAB_SIZE)
+    return Result(
+        experiment=experiment.name,
+        model=experiment.model.preset,
+        seed=experiment.loop.seed,
+        steps=experiment.loop.steps,
+        parameters=estimate(config).parameters,
+        metrics={OF_THE_BUDGET: budget.seconds, DIVERGED: 1.0},
+        seconds=0.0,
+        tokens_per_second=0.0,
+        data=data,
+        git_commit=git_commit(),
+        versions=versions(),
+        machine=machine(kind),
+        threads=threads,
+        device=kind,
+        backend="",
+        date_utc=now_utc(),
+        config=experiment.to_dict(),
+        resolved=resolve(experiment),
+        stamp=identity_of(experiment, data),
+    )
+
+
+def seconds_per_step(
+    experiments: Mapping[str, Experiment], corpus: Corpus, *, threads: int, seconds: float
+) -> dict[str, float]:
+    """The median seconds of a training step of each, in turns in this process; all of its loop's work."""
+    with computing_with(threads), torch.random.fork_rng(devices=[]):
+        accelerator = start_accelerator(next(iter(experiments.values())))
+        runs = {
+            name: Run(found, source=source_of(found, corpus), accelerator=accelerator, data={})
+            for name, found in experiments.items()
+        }
+        timed = time_in_turns(
+            {name: run.train_step for name, run in runs.items()}, seconds=seconds, min_rounds=5, warmup=2
+        )
+    return {name: timing.median_s for name, timing in timed.items()}
+
+
+def _part_of(corpus: Corpus) -> Corpus:
+    """The same with the validation text's first part alone."""
+    begins = corpus.begins["valid"]
+    return dataclasses.replace(
+        corpus,
+        valid=corpus.valid[:PART_BYTES],
+        begins={**corpus.begins, "valid": begins[begins < PART_BYTES]},
+        is_paper_corpus=False,
+        notes=(*corpus.notes, f"Of the validation text the first {PART_BYTES:,} bytes."),
+    )
+
+
+def _in_words(row: Result) -> str:
+    measured = "diverged" if DIVERGED in row.metrics else f"{row.metrics['bpb']:.4f} bits per byte"
+    return f"{measured} after {row.steps:,} steps in {row.seconds:.1f} s"
+
+
+class _Log:
+    """The file of runs: which of them are there, of the same text, budget and threads."""
+
+    def __init__(self, path: Path, corpus: Corpus, budget: Budget, threads: int) -> None:
+        self._path = path
+        sha256s = [corpus.fingerprint(split)["sha256"] for split in ("train", "valid")]
+        self._rows = {
+            row.experiment: row
+            for row in read_results(path)
+            if [row.data[split]["sha256"] for split in ("train", "valid")] == sha256s
+            and (row.metrics.get(OF_THE_BUDGET), row.threads) == (budget.seconds, threads)
+        }
+
+    def find(self, space: Space, draw: Draw, number: int) -> Result | None:
+        """The row of that run, if one of these settings is there."""
+        row = self._rows.get(f"search.{space.name}.{number:02}")
+        if row is None:
+            return None
+        wanted = space.experiment(draw, number=number, steps=row.steps)
+        found = dataclasses.replace(Experiment.from_dict(row.config), data=wanted.data)
+        return row if found == wanted and row.is_current else None
+
+    def append(self, row: Result) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        append_result(self._path, row)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """A contestant's best run, and what it was ordered by."""
+
+    bpb: float
+    experiment: Experiment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipes:
+    """What a search came to: the recipes, and how long a step of each model takes that is trained by them.
+
+    text, budget: what was searched on, and with. windows, streams: contestant -> its best run by the bits
+    per byte of windows, and of a stream. seconds_per_step: experiment -> the median, of all in turns in one
+    process.
+    """
+
+    text: str
+    budget: Budget
+    machine: str
+    threads: int
+    windows: dict[str, Best]
+    streams: dict[str, Best]
+    seconds_per_step: dict[str, float]
+
+    def write(self, path: Path) -> None:
+        """The file that `unimatrix.codec.read_record` reads."""
+        told: dict[str, Any] = {name: getattr(self, name) for name in ("text", "machine", "threads")}
+        told["budget"] = dataclasses.asdict(self.budget)
+        for name in ("windows", "streams"):
+            told[name] = {
+                contestant: {"bpb": best.bpb, "experiment": best.experiment.to_dict()}
+                for contestant, best in getattr(self, name).items()
+            }
+        told["seconds_per_step"] = dict(self.seconds_per_step)
+        replace_file(path, json.dumps(told, indent=1).encode() + b"\n")
+
+
+def best_of(rows: Mapping[str, Sequence[Result]], metric: str = "bpb") -> dict[str, Best]:
+    """Each contestant's best run, of those that have measured this."""
+    found = {name: min(runs, key=lambda row: bits(row, metric)) for name, runs in rows.items()}
+    return {
+        name: Best(bpb=row.metrics[metric], experiment=Experiment.from_dict(row.config))
+        for name, row in found.items()
+        if metric in row.metrics
+    }
+
+
+def by_contestant(rows: Iterable[Result]) -> dict[str, list[Result]]:
+    """The newest row of each run in a file, by contestant, in the order of their numbers."""
+    newest = {row.experiment: row for row in rows}
+    found: dict[str, list[Result]] = {}
+    for name in sorted(newest):
+        found.setdefault(name.split(".")[1], []).append(newest[name])
+    return found

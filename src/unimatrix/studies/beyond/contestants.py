@@ -1,0 +1,177 @@
+"""Who takes part in the fair fight, and what is searched for each: as many choices of as many settings.
+
+Four settings of the training are the same for all, and four of the model are each contestant's own. A model's
+width is none of them: it follows from the others, as near to PARAMETERS as a multiple of 4 comes (of 8 with
+rotary positions).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from unimatrix.data import VOCAB_SIZE
+from unimatrix.lab.search import PART_BYTES, Space
+from unimatrix.models.estimate import estimate
+from unimatrix.train.config import Experiment, LoopConfig, ModelChoice, OptimConfig
+
+PARAMETERS = 174_848  # the paper's Transformer's
+WINDOW = 128  # that all are measured in, whatever they trained on
+LEARNING: Mapping[str, tuple[Any, ...]] = {
+    "lr": (5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 9e-3, 1.3e-2),
+    "warmup": (0.02, 0.05, 0.15),  # share of the steps
+    "tokens": (1024, 2048, 4096),  # of a step, all its windows together
+    "context": (128, 256, 512, 1024),
+}
+Changes = Mapping[str, Any]
+
+_FEED, _MIXER = "layers.*.feed_forward", "layers.*.mixer"
+
+
+def _each(path: str, *values: Any) -> tuple[Changes, ...]:
+    return tuple({path: value} for value in values)
+
+
+_DEPTH = _each("depth", 2, 3, 4)
+_START = _each("init_std", 0.005, 0.01, 0.02)
+_SCALE = _each("head", *({"kind": "scaled", "scale": scale} for scale in (4.0, 8.0, 12.0)))
+_EXPANSION = _each(f"{_FEED}.expansion", 2, 3, 4)
+_HEADS = _each(f"{_MIXER}.num_heads", 1, 2, 4)
+VOTES: Changes = {"parts.suffix": {"kind": "suffix_votes", "gate": True}}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contestant:
+    """One model.
+
+    axes: setting -> its choices, each what it changes in the preset. base: what is always changed.
+    positions: it has learned ones, as many as its context, and so no stream. looks_back: in a stream it
+    forgets after as many bytes as it trained on. has_parts: it has a place for votes.
+    """
+
+    label: str
+    preset: str
+    axes: Mapping[str, tuple[Changes, ...]]
+    base: Changes = field(default_factory=dict)
+    positions: bool = False
+    looks_back: bool = False
+    has_parts: bool = True
+
+    def make(self, chosen: Mapping[str, Any], steps: int) -> Experiment:
+        """The experiment of a choice of each setting; measured in WINDOW, and as a stream where it can be."""
+        context = chosen["context"]
+        changes = dict(self.base)
+        for name in self.axes:
+            changes |= chosen[name]
+        return Experiment(
+            model=sized(
+                ModelChoice(
+                    preset=self.preset,
+                    changes=changes,
+                    dropout=0.0,
+                    max_positions=context if self.positions else None,
+                ),
+                PARAMETERS,
+                step=8 if self.looks_back else 4,
+            ),
+            optim=OptimConfig(
+                lr=chosen["lr"],
+                warmup_steps=round(chosen["warmup"] * steps),
+                schedule="cosine",
+                final_lr_share=0.1,
+                clip=1.0,
+            ),
+            loop=LoopConfig(
+                steps=steps,
+                batch_size=chosen["tokens"] // context,
+                seq_len=context,
+                eval_window=WINDOW,
+                stream_bytes=None if self.positions else PART_BYTES,
+                stream_window=context if self.looks_back else None,
+            ),
+        )
+
+    @property
+    def space(self) -> Space:
+        """What is searched."""
+        return Space(name=self.preset, axes={**LEARNING, **self.axes}, make=self.make)
+
+
+def sized(choice: ModelChoice, parameters: int, *, step: int = 8) -> ModelChoice:
+    """The same model at the width, a multiple of `step`, that comes nearest to so many weights."""
+    low, high = 1, 1024 // step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _count(choice, middle * step) <= parameters else (low, middle)
+    width = min((low * step, high * step), key=lambda width: abs(_count(choice, width) - parameters))
+    return _at_width(choice, width)
+
+
+def _at_width(choice: ModelChoice, width: int) -> ModelChoice:
+    return replace(choice, changes={**choice.changes, "d_model": width})
+
+
+def _count(choice: ModelChoice, width: int) -> int:
+    return estimate(_at_width(choice, width).resolved(VOCAB_SIZE)).parameters
+
+
+CONTESTANTS: Mapping[str, Contestant] = {
+    found.preset: found
+    for found in (
+        Contestant(
+            label="unimatrix",
+            preset="unimatrix",
+            axes={"depth": _DEPTH, "shape": _EXPANSION, "start": _START, "scale": _SCALE},
+            base={"parts.suffix": None},  # all are searched without votes
+        ),
+        Contestant(
+            label="The paper's Transformer",
+            preset="transformer",
+            axes={"depth": _DEPTH, "shape": _EXPANSION, "start": _START, "heads": _HEADS},
+            positions=True,
+        ),
+        Contestant(
+            label="Transformer, modern",
+            preset="transformer-modern",
+            axes={"depth": _DEPTH, "shape": _HEADS, "start": _START, "scale": _SCALE},
+            looks_back=True,
+        ),
+        Contestant(
+            label="Mamba-2",
+            preset="mamba2",
+            axes={
+                "depth": _each("depth", 2, 4, 6),
+                "shape": _each("expand", 1, 2, 3),
+                "state": _each("state_dim", 50, 100, 150),
+                "heads": _each("num_heads", 1, 2, 4),
+            },
+            has_parts=False,
+        ),
+        Contestant(
+            label="M2RNN",
+            preset="m2rnn",
+            axes={"depth": _DEPTH, "shape": _EXPANSION, "start": _START, "scale": _SCALE},
+        ),
+        Contestant(
+            label="LSTM",
+            preset="lstm",
+            axes={
+                "depth": _each("depth", 1, 2, 3),
+                "shape": ({}, *_each(_FEED, *({"kind": "mlp", "expansion": wide} for wide in (1, 2)))),
+                "start": _START,
+                "scale": _SCALE,
+            },
+        ),
+        Contestant(
+            label="Triple-Hybrid",
+            preset="triple-hybrid",
+            axes={"depth": _DEPTH, "shape": _EXPANSION, "start": _START, "scale": _SCALE},
+        ),
+        Contestant(
+            label="Recurrent-FFN-Hybrid",
+            preset="recurrent-ffn-hybrid",
+            axes={"depth": _DEPTH, "shape": _HEADS, "start": _START, "scale": _SCALE},
+            base={f"{_MIXER}.rotary_base": 10_000.0},  # in place of learned positions, which end a stream
+            looks_back=True,
+        ),
+    )
+}

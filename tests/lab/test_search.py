@@ -1,0 +1,232 @@
+"""A search: the same draws and seconds for all, kept run by run, gone on with, and what it comes to."""
+
+import dataclasses
+import io
+from collections import Counter
+
+import pytest
+import torch
+from drawn import render
+from made_results import make_result
+from rich.console import Console
+from tiny_studies import counting
+
+import unimatrix
+from unimatrix.codec import read_record
+from unimatrix.data import VOCAB_SIZE
+from unimatrix.errors import UserError
+from unimatrix.lab import search as module
+from unimatrix.lab.charts import draw_search, specification
+from unimatrix.lab.measured import Stopped
+from unimatrix.lab.results import read_results
+from unimatrix.lab.search import (
+    DIVERGED,
+    OF_THE_BUDGET,
+    SEARCH,
+    Budget,
+    Recipes,
+    Space,
+    best_of,
+    bits,
+    by_contestant,
+    drawn,
+    near,
+    search,
+    seconds_per_step,
+)
+from unimatrix.models import parameter_count
+from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig
+
+BUDGET = Budget(drawn=2, near=1, seconds=0.02)
+
+
+def make(preset):
+    def experiment(chosen, steps):
+        changes = {"d_model": 8, "num_heads": chosen["heads"], "depth": 1}
+        return Experiment(
+            model=ModelChoice(preset=preset, dropout=0.0, max_positions=None, changes=changes),
+            optim=OptimConfig(lr=chosen["lr"], warmup_steps=round(0.1 * steps), clip=1.0),
+            loop=LoopConfig(steps=steps, batch_size=2, seq_len=16, eval_window=8),
+        )
+
+    return experiment
+
+
+AXES = {"lr": (1e-3, 3e-3, 1e-2), "heads": (1, 2, 4)}
+SPACES = tuple(
+    Space(name=preset, axes=AXES, make=make(preset)) for preset in ("unimatrix-core", "transformer")
+)
+
+
+@pytest.fixture
+def go(tmp_path):
+    """go(...) -> (runs by contestant, what was printed); arguments override."""
+
+    def run(**changes):
+        page = io.StringIO()
+        given = {"out": tmp_path, "corpus": counting(), "budget": BUDGET, "threads": 1}
+        found = search(SPACES, **(given | {"console": Console(file=page, width=120)} | changes))
+        return found, page.getvalue()
+
+    return run
+
+
+def names(rows):
+    return [row.experiment for row in rows]
+
+
+def test_all_have_the_same_draws_and_every_choice_about_as_often() -> None:
+    sizes = (8, 3, 4)
+    found = drawn(sizes, 12)
+    assert found == drawn(sizes, 12)
+    assert len(set(found)) == 12
+    for place, size in enumerate(sizes):
+        counts = Counter(draw[place] for draw in found)
+        assert counts.keys() == set(range(size))
+        assert max(counts.values()) - min(counts.values()) <= 1
+    # one more contestant, or fewer settings behind it, changes nothing
+    assert [draw[:2] for draw in found] == list(drawn(sizes[:2], 12))
+
+
+def test_near_the_best_two_settings_move_by_one() -> None:
+    best, sizes = (0, 2, 1), (8, 3, 4)
+    found = near(best, sizes, 4)
+    assert len(set(found)) == 4
+    for draw in found:
+        assert sorted(abs(a - b) for a, b in zip(draw, best, strict=True)) == [0, 1, 1]
+        assert all(0 <= at < size for at, size in zip(draw, sizes, strict=True))
+    assert found == near(best, sizes, 4)
+    with pytest.raises(UserError, match=r"^near: expected at most the 1 draws beside the best, got 2"):
+        near((0, 0), (2, 2), 2)
+
+
+def test_every_contestant_has_as_many_runs_of_the_same_seconds_and_all_are_kept(tmp_path, go) -> None:
+    found, printed = go()
+    rows = read_results(tmp_path / SEARCH)
+    assert names(rows) == [
+        f"search.{space.name}.{number:02}" for number in range(BUDGET.runs) for space in SPACES
+    ]
+    assert by_contestant(rows) == found
+    assert "search.unimatrix-core.00: " in printed
+    assert "5 runs left, about " in printed
+    for row in rows:
+        assert row.metrics[OF_THE_BUDGET] == BUDGET.seconds
+        assert row.steps >= 1
+        assert row.config["optim"]["warmup_steps"] == round(0.1 * row.steps)
+        assert (row.threads, row.seed, row.data["valid"]["bytes"]) == (1, 0, 200)
+        assert not row.data["is_paper_corpus"]
+    # those after the first are near the best of these
+    for space in SPACES:
+        runs = found[space.name]
+        first = drawn(space.sizes, 2)
+        best = min((0, 1), key=lambda at: bits(runs[at]))
+        for number, draw in enumerate(near(first[best], space.sizes, 1), start=2):
+            wanted = space.experiment(draw, number=number, steps=runs[number].steps)
+            assert Experiment.from_dict(runs[number].config) == wanted
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()], "no run is kept but its row"
+
+
+def test_started_again_it_trains_what_is_missing_and_no_more(tmp_path, go, monkeypatch) -> None:
+    train, trained = module.train_one, []
+
+    def note(experiment, **given):
+        trained.append(experiment.name)
+        if len(trained) == 4:
+            raise Stopped(15)
+        return train(experiment, **given)
+
+    monkeypatch.setattr(module, "train_one", note)
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    assert len(read_results(tmp_path / SEARCH)) == 3
+    found, printed = go()
+    assert trained[4] == trained[3]
+    assert len(trained) == 4 + 3
+    assert printed.count("bits per byte") == 3
+    again, printed = go()
+    assert (again, printed, len(trained)) == (found, "", 7)
+    # another budget, or another number of threads, is another search; the runs of this one stay
+    go(budget=dataclasses.replace(BUDGET, seconds=0.03))
+    assert len(trained) == 7 + 6
+    assert len(read_results(tmp_path / SEARCH)) == 12
+
+
+def test_a_run_that_diverges_counts_and_is_never_the_best(tmp_path, go, monkeypatch) -> None:
+    train = module.train_one
+
+    def diverge(experiment, **given):
+        if experiment.name.endswith("core.00"):
+            raise UserError("training stopped: a weight is no longer a finite number at step 3; none")
+        return train(experiment, **given)
+
+    monkeypatch.setattr(module, "train_one", diverge)
+    found, printed = go()
+    assert "search.unimatrix-core.00: diverged after " in printed
+    assert [len(runs) for runs in found.values()] == [3, 3]
+    lost = found["unimatrix-core"][0]
+    assert lost.metrics == {OF_THE_BUDGET: BUDGET.seconds, DIVERGED: 1.0}
+    model = unimatrix.build(Experiment.from_dict(lost.config).model.resolved(VOCAB_SIZE))
+    assert lost.parameters == parameter_count(model)
+    assert best_of(found)["unimatrix-core"].experiment.name != lost.experiment
+    assert go()[0] == found
+    drawing = draw_search(found, drawn=2, labels={name: name.title() for name in found})
+    assert drawing is not None
+    shown = [record for records in specification(drawing)["datasets"].values() for record in records]
+    assert len(shown) == 5
+    assert b"Transformer" in render(drawing, form="svg")
+    assert draw_search({"a": [lost]}, drawn=1, labels={"a": "A"}) is None
+
+    def refuse(experiment, **given):
+        raise UserError("a full disk")
+
+    monkeypatch.setattr(module, "train_one", refuse)
+    with pytest.raises(UserError, match="a full disk"):
+        go(threads=2)
+
+
+def test_spaces_of_unequal_sizes_or_too_few_draws_are_refused(tmp_path) -> None:
+    other = dataclasses.replace(SPACES[1], axes=AXES | {"lr": (1e-3, 3e-3)})
+    given = {"out": tmp_path, "corpus": counting(), "threads": 1}
+    with pytest.raises(UserError, match="expected as many choices of each setting for every contestant"):
+        search((SPACES[0], other), budget=BUDGET, **given)
+    with pytest.raises(UserError, match="near: expected at most the 1 draws beside the best, got 2"):
+        search(SPACES, budget=dataclasses.replace(BUDGET, near=2), **given)
+
+
+def test_steps_are_timed_in_turns_and_the_random_numbers_go_on() -> None:
+    models = {space.name: space.experiment((0, 0), number=0, steps=1) for space in SPACES}
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    before = torch.get_num_threads()
+    found = seconds_per_step(models, counting(), threads=2, seconds=0.01)
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.get_num_threads() == before
+    assert found.keys() == models.keys()
+    assert all(0.0 < seconds < 10.0 for seconds in found.values())
+
+
+def test_recipes_come_back_from_their_file(tmp_path) -> None:
+    runs = {
+        space.name: [
+            make_result(space.experiment((at, 0), number=at, steps=5), 0, value)
+            for at, value in enumerate((3.0, 2.0, 2.5))
+        ]
+        for space in SPACES
+    }
+    best = best_of(runs)
+    assert {name: one.bpb for name, one in best.items()} == dict.fromkeys(runs, 2.0)
+    assert best["transformer"].experiment.name == "search.transformer.01"
+    assert best_of(runs, "stream_bpb") == {}
+    recipes = Recipes(
+        text="counting",
+        budget=BUDGET,
+        machine="here",
+        threads=2,
+        windows=best,
+        streams={},
+        seconds_per_step={"fight.transformer": 0.25},
+    )
+    recipes.write(tmp_path / "recipes.json")
+    assert read_record(Recipes, tmp_path / "recipes.json") == recipes
+    assert recipes.windows["transformer"].experiment.model.resolved(VOCAB_SIZE).d_model == 8

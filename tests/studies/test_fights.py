@@ -1,0 +1,200 @@
+"""The fair fight: as much to search for each contestant, of about the same size; what its search leads to."""
+
+import dataclasses
+import statistics
+from functools import cache
+
+import pytest
+import torch
+from made_results import make_result
+
+from unimatrix.codec import read_record
+from unimatrix.data import VOCAB_SIZE
+from unimatrix.evals import parts_that_look_back
+from unimatrix.lab.committed import COMMITTED
+from unimatrix.lab.results import read_results
+from unimatrix.lab.search import (
+    OF_THE_BUDGET,
+    SEARCH,
+    Budget,
+    Recipes,
+    best_of,
+    by_contestant,
+    drawn,
+    near,
+)
+from unimatrix.models import build
+from unimatrix.models.estimate import estimate
+from unimatrix.studies.beyond import fights as module
+from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, PARAMETERS, WINDOW
+from unimatrix.studies.beyond.fights import LABELS, RECIPES, best_opponent, fights, run_search
+
+BUDGET = Budget()
+
+
+@cache
+def draws_of(name):
+    space = CONTESTANTS[name].space
+    first = drawn(space.sizes, BUDGET.drawn)
+    chosen = first + near(first[0], space.sizes, BUDGET.near)
+    return [space.experiment(draw, number=at, steps=40) for at, draw in enumerate(chosen)]
+
+
+def count(model):
+    return estimate(model.resolved(VOCAB_SIZE)).parameters
+
+
+@cache
+def made_rows(better=None):
+    """contestant -> runs as a search leaves them, the last one the best; `better` is ahead of all others."""
+    rows = {}
+    for place, name in enumerate(CONTESTANTS):
+        values = [2.5 + place / 10, 2.4 + place / 10]
+        rows[name] = [
+            make_result(one, 0, value - (1.0 if name == better else 0.0))
+            for one, value in zip(draws_of(name)[:2], values, strict=True)
+        ]
+    return rows
+
+
+def recipes_of(rows, **changes):
+    given = {"text": "a text", "machine": "a machine", "threads": 2, "budget": BUDGET}
+    best = {"windows": best_of(rows), "streams": best_of(rows, "stream_bpb")}
+    return Recipes(**(given | best | {"seconds_per_step": {}} | changes))
+
+
+def test_there_is_as_much_to_search_for_each_contestant() -> None:
+    assert {contestant.space.sizes for contestant in CONTESTANTS.values()} == {(8, 3, 3, 4, 3, 3, 3, 3)}
+    assert LABELS.keys() == {
+        *("unimatrix", "transformer", "transformer-modern", "mamba2"),
+        *("m2rnn", "lstm", "triple-hybrid", "recurrent-ffn-hybrid"),
+    }
+    of_training = [
+        [
+            (one.optim.lr, one.optim.warmup_steps, one.loop.seq_len, one.loop.batch_size * one.loop.seq_len)
+            for one in draws_of(name)
+        ]
+        for name in CONTESTANTS
+    ]
+    assert all(found == of_training[0] for found in of_training), "the same draws of the training for all"
+    assert {lr for lr, *_ in of_training[0]} == set(LEARNING["lr"])
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
+def test_each_draw_is_a_model_of_about_the_same_size_and_measured_alike(name) -> None:
+    contestant = CONTESTANTS[name]
+    for experiment in draws_of(name):
+        assert abs(count(experiment.model) / PARAMETERS - 1) < 0.1
+        assert experiment.loop.eval_window == WINDOW
+        assert experiment.loop.seq_len in LEARNING["context"]
+        config = experiment.model.resolved(VOCAB_SIZE)
+        assert not any("votes" in part.gives for part in getattr(config, "all_parts", {}).values())
+        assert (experiment.loop.stream_bytes is None) == contestant.positions
+        assert (config.max_positions is None) == (not contestant.positions)
+    looks = bool(parts_that_look_back(build(config))) and not contestant.positions
+    assert contestant.looks_back == looks == (experiment.loop.stream_window is not None)
+
+
+def test_an_experiment_is_the_best_recipe_for_its_seconds() -> None:
+    rows = made_rows()
+    names = fights(recipes_of(rows))
+    recipes = recipes_of(rows, seconds_per_step=dict.fromkeys(names, 0.03) | {"fight.lstm": 0.09})
+    found = fights(recipes)
+    assert found.keys() == names.keys()
+    assert {name for name in found if name.startswith("fight.") and "votes" not in name} == {
+        f"fight.{name}" for name in CONTESTANTS
+    }
+    assert (found["fight.lstm"].loop.steps, found["fight.mamba2"].loop.steps) == (2000, 6000)
+    for name, experiment in found.items():
+        contestant = experiment.model.preset
+        recipe = recipes.windows[contestant].experiment
+        longer = 3.3333 if name.startswith(("fight-long", "fight-large")) else 1.0
+        step = recipes.seconds_per_step[name]
+        assert experiment.loop.steps == pytest.approx(longer * 180 / step, rel=1e-3)
+        assert experiment.optim.warmup_steps / experiment.loop.steps == pytest.approx(
+            recipe.optim.warmup_steps / 40, abs=0.02
+        )
+        assert experiment.loop.seq_len * experiment.loop.batch_size in LEARNING["tokens"]
+        assert (experiment.loop.eval_at is None) == (contestant != "unimatrix")
+        assert experiment.loop.eval_window == WINDOW
+        parts = experiment.model.resolved(VOCAB_SIZE)
+        votes = [part for part in getattr(parts, "all_parts", {}).values() if "votes" in part.gives]
+        assert len(votes) == name.endswith("-votes")
+        if name.startswith("fight-large"):
+            assert abs(count(experiment.model) / 1_500_000 - 1) < 0.1
+            wider = experiment.model.changes["d_model"] / recipe.model.changes["d_model"]
+            assert experiment.optim.lr == pytest.approx(recipe.optim.lr / wider)
+        elif not votes:
+            assert experiment.model == recipe.model
+            assert experiment.optim.lr == recipe.optim.lr
+
+
+def test_opponents_are_chosen_by_the_search_and_what_votes_by_its_streams() -> None:
+    found = fights(recipes_of(made_rows()))
+    assert best_opponent(best_of(made_rows())) == "transformer"
+    # it has learned positions, and no stream
+    assert {name for name in found if name.endswith("-votes")} == {
+        *("fight.unimatrix-votes", "fight.transformer-modern-votes"),
+        *("fight-long.unimatrix-votes", "fight-long.transformer-modern-votes"),
+    }
+    assert {"fight-long.transformer", "fight-large.transformer"} <= found.keys()
+    found = fights(recipes_of(made_rows(better="lstm")))
+    assert {"fight.lstm-votes", "fight-long.lstm-votes", "fight-large.lstm"} <= found.keys()
+    found = fights(recipes_of(made_rows(better="mamba2")))
+    assert {"fight-long.mamba2", "fight-large.mamba2"} <= found.keys()
+    assert not {"fight.mamba2-votes", "fight-long.mamba2-votes"} & found.keys()
+
+
+def test_a_search_leaves_the_recipes_and_a_figure(tmp_path, monkeypatch) -> None:
+    given, timed = {}, []
+
+    def search(spaces, **settings):
+        given.update(settings)
+        return made_rows()
+
+    def time(models, corpus, *, threads, seconds):
+        timed.extend(models)
+        assert {found.loop.device for found in models.values()} == {"cpu"}
+        return dict.fromkeys(models, 0.05)
+
+    monkeypatch.setattr(module, "search", search)
+    monkeypatch.setattr(module, "seconds_per_step", time)
+    path = run_search(tmp_path, data="embedded", drawn=3, near=8, seconds=2.0)
+    threads = torch.get_num_threads()
+    assert (given["threads"], given["budget"]) == (threads, Budget(drawn=3, near=8, seconds=2.0))
+    recipes = read_record(Recipes, path)
+    assert recipes.windows == best_of(made_rows())
+    assert (recipes.threads, recipes.budget) == (threads, given["budget"])
+    assert recipes.seconds_per_step.keys() == set(timed) == fights(recipes).keys()
+    assert (tmp_path / "search.svg").read_text().startswith("<svg")
+
+
+def check_equal(rows, budget):
+    """Every contestant has as many runs, of the same seconds: what a reader should be able to see."""
+    assert {name: len(runs) for name, runs in rows.items()} == dict.fromkeys(CONTESTANTS, budget.runs)
+    assert {row.metrics[OF_THE_BUDGET] for runs in rows.values() for row in runs} == {budget.seconds}
+    assert len({(row.threads, row.machine) for runs in rows.values() for row in runs}) == 1
+    spent = {name: statistics.median(row.seconds for row in runs) for name, runs in rows.items()}
+    assert all(abs(seconds / budget.seconds - 1) < 0.15 for seconds in spent.values()), spent
+
+
+def test_the_committed_search_gave_all_the_same_and_the_recipes_are_its_best() -> None:
+    rows = by_contestant(read_results(COMMITTED / SEARCH))
+    assert bool(rows) == RECIPES.exists(), "the log and what it came to are committed together"
+    budget = Budget(drawn=1, near=1, seconds=40.0)
+    if rows:
+        recipes = read_record(Recipes, RECIPES)
+        budget = recipes.budget
+        assert (recipes.windows, recipes.streams) == (best_of(rows), best_of(rows, "stream_bpb"))
+        assert recipes.seconds_per_step.keys() == fights(recipes).keys()
+    else:
+        rows = {
+            name: [dataclasses.replace(row, metrics={**row.metrics, OF_THE_BUDGET: 40.0}) for row in runs]
+            for name, runs in made_rows().items()
+        }
+    check_equal(rows, budget)
+    fewer = rows | {"lstm": rows["lstm"][1:]}
+    slower = rows | {"lstm": [dataclasses.replace(row, seconds=1.3 * row.seconds) for row in rows["lstm"]]}
+    for unequal in (fewer, slower):
+        with pytest.raises(AssertionError):
+            check_equal(unequal, budget)
