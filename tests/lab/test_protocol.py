@@ -22,7 +22,15 @@ def on(task, **loop) -> Experiment:
         (replace(ON_TEXT, loop=LoopConfig(steps=2000)), "Training: 2,000 steps of AdamW"),
         (replace(ON_TEXT, optim=OptimConfig(lr=0.002)), "learning rate of 0.002"),
         (replace(ON_TEXT, loop=LoopConfig(seq_len=32)), "(windows of 32 side by side"),
-        (replace(ON_TEXT, loop=LoopConfig(eval_at=(20, 80))), "evaluated after 20 and 80 steps"),
+        (
+            replace(ON_TEXT, loop=LoopConfig(eval_at=(20, 80))),
+            "20 and 80 steps; the learning rate is constant",
+        ),
+        (
+            replace(ON_TEXT, loop=LoopConfig(eval_at=(20,)), optim=OptimConfig(schedule="cosine")),
+            "evaluated after 20 steps; a shorter run's learning rate would have fallen further",
+        ),
+        (replace(ON_TEXT, loop=LoopConfig(seq_len=64, eval_window=32)), "(windows of 32 side by side"),
         (replace(ON_TEXT, model=ModelChoice(changes={"d_model": 32})), "d = 32; 3 layers"),
         (replace(ON_TEXT, model=ModelChoice(dropout=0.3)), "dropout 0.3"),
         (

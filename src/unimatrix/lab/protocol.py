@@ -103,7 +103,9 @@ def training_sentence(experiments: Sequence[Experiment]) -> str:
     """Steps, optimiser, batches; where a run is evaluated on its way."""
     on_text = experiments[0].task is None
     curricula = [task for one in experiments if isinstance(task := one.task, TripleInteractionConfig)]
-    asked = dict.fromkeys(one.loop.eval_at for one in experiments if one.loop.eval_at)
+    asked = dict.fromkeys(
+        (one.loop.eval_at, one.optim.schedule == "constant") for one in experiments if one.loop.eval_at
+    )
 
     def of_loop(name: str) -> str:
         return any_of(experiments, lambda one: getattr(one.loop, name))
@@ -131,9 +133,13 @@ def training_sentence(experiments: Sequence[Experiment]) -> str:
         rules = len(curricula[0].rules)
         sentences.append(f"{rules} phases of {phases} steps; phase n draws the rule among the first n.")
     sentences += [
-        f"One run for each seed, evaluated after {listed(steps)} steps; the learning rate is constant, so "
-        f"that a shorter run would end where an earlier evaluation is."
-        for steps in asked
+        f"One run for each seed, evaluated after {listed(steps)} steps; "
+        + (
+            "the learning rate is constant, so that a shorter run would end where an earlier evaluation is."
+            if constant
+            else "a shorter run's learning rate would have fallen further where an earlier evaluation is."
+        )
+        for steps, constant in asked
     ]
     return " ".join(sentences)
 

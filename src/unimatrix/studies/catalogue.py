@@ -11,6 +11,7 @@ from unimatrix.studies.beyond.binding_load import BINDING_LENGTH, BINDING_LOAD
 from unimatrix.studies.beyond.context_votes import CONTEXT_VOTES
 from unimatrix.studies.beyond.depth import DEPTH_RECALL, DEPTH_TEXT
 from unimatrix.studies.beyond.exact_routing import TABLE1_EXACT, TABLE3_EXACT
+from unimatrix.studies.beyond.fair_fight import FAIR_FIGHT
 from unimatrix.studies.beyond.learning_rate import LEARNING_RATE
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
 from unimatrix.studies.beyond.streaming import STREAMING
@@ -53,6 +54,7 @@ STUDIES: dict[str, Study] = {
         ABLATION,
         LEARNING_RATE,
         TRIPLE_UNTYPED,
+        *FAIR_FIGHT,
         SECTION56_FIRST,
         SECTION56_TUNED,
         SECTION56_PERPLEXITY,

@@ -75,7 +75,7 @@ def draw_search(
 def draw_over_cost(
     study: Study, samples: Samples, *, key: str, costs: Mapping[str, float], label: str
 ) -> Drawing | None:
-    """A point for each row with its name: a column's mean and 95 % interval over a number of the model.
+    """A point for each row: a column's mean and 95 % interval over a number of the model.
 
     Args:
         costs: experiment -> the number, for the rows that are drawn. label: of its axis.
@@ -89,7 +89,7 @@ def draw_over_cost(
             shown.append(at | spread(values))
     if not shown:
         return None
-    x = alt.X("cost:Q", title=label, scale=alt.Scale(type="log", nice=False, padding=60))
+    x = alt.X("cost:Q", title=label, scale=alt.Scale(type="log", nice=False, padding=24))
     y = alt.Y("value:Q", title=theme.wrapped(column.axis, 30), scale=alt.Scale(zero=False, padding=14))
     bounds = [alt.Tooltip(f"{end}:Q", title=f"95 % interval, {end}", format=".4f") for end in ("low", "high")]
     told = [
@@ -98,13 +98,19 @@ def draw_over_cost(
         alt.Tooltip("value:Q", title="mean", format=".4f"),
         *bounds,
     ]
-    base = alt.Chart().encode(x=x)
+    names = [one["label"] for one in shown]
+    colours = [theme.SERIES[number % len(theme.SERIES)] for number in range(len(names))]
+    marks = [theme.SHAPES[number % len(theme.SHAPES)] for number in range(len(names))]
+    base = alt.Chart().encode(
+        x=x,
+        color=alt.Color("label:N", scale=alt.Scale(domain=names, range=colours), legend=theme.legend(names)),
+    )
+    shape = alt.Shape("label:N", scale=alt.Scale(domain=names, range=marks), legend=theme.legend(names))
     layers = [
         base.transform_filter("isValid(datum.low)")
-        .mark_rule(color=theme.OURS, strokeWidth=2.5)
+        .mark_rule(strokeWidth=2.5)
         .encode(y=alt.Y("low:Q", title=y["title"]), y2="high:Q"),
-        base.mark_point(filled=True, opacity=1, size=80, color=theme.OURS).encode(y=y, tooltip=told),
-        base.mark_text(align="center", dy=-14).encode(y=y, text="label:N"),
+        base.mark_point(filled=True, opacity=1, size=90).encode(y=y, shape=shape, tooltip=told),
     ]
     return alt.layer(*layers, data=theme.data(shown)).properties(
         width=WIDTH - 76, height=320, usermeta={"margin": 76}

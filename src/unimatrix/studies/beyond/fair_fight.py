@@ -1,0 +1,338 @@
+"""The fair fight (not in the paper): equal seconds, equal weights, and the same search for every contestant.
+
+What is trained is in `fights`, by the recipes of fair_fight.json beside this file, which `unimatrix bench
+search` made. As long as that is not there, the studies wait for it and are not in the catalogue.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from unimatrix.bench.ceiling import multiply_adds
+from unimatrix.codec import read_record
+from unimatrix.data import VOCAB_SIZE
+from unimatrix.lab.answers import Answer, Mean, Said, sentence
+from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured
+from unimatrix.lab.committed import COMMITTED
+from unimatrix.lab.figures import draw_over_cost, draw_search
+from unimatrix.lab.protocol import listed, protocol_of
+from unimatrix.lab.results import Result, Samples, read_results
+from unimatrix.lab.search import PART_BYTES, SEARCH, Recipes, by_contestant
+from unimatrix.lab.study import Column, Figure, Row, Study
+from unimatrix.models import build
+from unimatrix.studies.beyond.contestants import LEARNING, PARAMETERS, WINDOW
+from unimatrix.studies.beyond.fights import (
+    HALF,
+    LABELS,
+    LARGE,
+    LONG_SECONDS,
+    MODERN,
+    OURS,
+    RECIPES,
+    SECONDS,
+    STREAM_BYTES,
+    VOTING,
+    best_opponent,
+    fights,
+)
+from unimatrix.studies.makers import NOT_IN_THE_PAPER, of_column
+from unimatrix.train.config import Experiment
+
+if TYPE_CHECKING:
+    from unimatrix.lab.charts import Drawing
+
+PAPERS = "transformer"
+# fixed before any run: below both Transformers in windows, below the modern one in streams with votes
+AHEAD, AHEAD_IN_STREAMS = 0.20, 0.10
+WITHOUT, WITH = "Without votes", "With an exact suffix automaton's votes"
+
+COLUMNS = (
+    Column(
+        key="bpb",
+        title=f"Windows of {WINDOW}",
+        digits=3,
+        axis=f"validation bits per byte, read in windows of {WINDOW}",
+    ),
+    Column(key="stream_bpb", title="Stream", digits=3, axis="validation bits per byte, read as one stream"),
+    Column(key="seconds", title="Seconds", digits=0, axis="seconds of training"),
+    Column(key="steps", title="Steps", digits=0, axis="training steps"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The seconds of training after which one model, on its way, is as good as another at its end."""
+
+    ours: Experiment
+    theirs: Experiment
+
+    def by_seed(self, samples: Samples) -> dict[int, float]:
+        """Of the seeds that both have and in which it comes so far; a line is drawn between two looks."""
+        ours, theirs = (samples.get(found.name, {}) for found in (self.ours, self.theirs))
+        both = {
+            seed: _seconds_until(run, theirs[seed].metrics["bpb"])
+            for seed, run in ours.items()
+            if seed in theirs
+        }
+        return {seed: seconds for seed, seconds in both.items() if seconds is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class _When:
+    """In a sentence: when one model is as good as another at its end, and in how many of the seeds."""
+
+    reached: Reached
+
+    def text(self, samples: Samples) -> str | None:
+        """None where not both have run."""
+        ours, theirs = (samples.get(found.name, {}) for found in (self.reached.ours, self.reached.theirs))
+        both, found = ours.keys() & theirs.keys(), self.reached.by_seed(samples)
+        if not found:
+            return "at no time" if both else None
+        text = f"after {math.fsum(found.values()) / len(found):,.0f} s"
+        return text if len(found) == len(both) else f"{text} in {len(found)} of {len(both)} seeds"
+
+
+def _seconds_until(run: Result, bpb: float) -> float | None:
+    """None where it never comes so far; of what is there at the first look, the seconds of that look."""
+    steps = run.config["loop"]["eval_at"] or ()
+    looks = [(run.metrics[f"seconds_{at}_steps"], run.metrics[f"bpb_{at}_steps"]) for at in steps]
+    looks.append((run.seconds, run.metrics["bpb"]))
+    before = looks[0]
+    for seconds, value in looks:
+        if value <= bpb:
+            share = (before[1] - bpb) / (before[1] - value) if value < before[1] else 1.0
+            return before[0] + share * (seconds - before[0])
+        before = (seconds, value)
+    return None
+
+
+def _label(experiment: Experiment) -> str:
+    return LABELS[experiment.model.preset]
+
+
+def _below(left: Experiment, right: Experiment, metric: str, by: float = 0.0) -> Comparison:
+    label = f"{_label(left)} - {_label(right)}{', with votes' if left.name.endswith(VOTING) else ''}"
+    return Comparison(label, Measured(left, metric), "below", Measured(right, metric), BPB, 0.0 - by)
+
+
+def _claim(statement: str, *comparisons: Comparison) -> ComparedClaim:
+    return ComparedClaim(statement, NOT_IN_THE_PAPER, comparisons)
+
+
+def _claims(
+    plain: Mapping[str, Experiment], voting: Mapping[str, Experiment], best: str
+) -> tuple[ComparedClaim, ...]:
+    """The three goals, then what goes beyond them."""
+    ours, others = plain[OURS], [found for name, found in plain.items() if name != OURS]
+    half = Measured(ours, f"bpb_{round(HALF * ours.loop.steps)}_steps")
+
+    def after_half(statement: str, *names: str) -> ComparedClaim:
+        ends = {name: Measured(plain[name], "bpb") for name in names}
+        return _claim(
+            f"In half its seconds ours has the final quality of {statement}",
+            *(
+                Comparison(f"unimatrix after half - {LABELS[name]}", half, "at or below", end, BPB)
+                for name, end in ends.items()
+            ),
+        )
+
+    return (
+        _claim(
+            f"In windows ours is {AHEAD} below both Transformers",
+            *(_below(ours, plain[name], "bpb", AHEAD) for name in (PAPERS, MODERN)),
+        ),
+        _claim(
+            f"Read as a stream, with votes on both sides, ours is {AHEAD_IN_STREAMS} below the modern "
+            "Transformer",
+            _below(voting[OURS], voting[MODERN], "stream_bpb", AHEAD_IN_STREAMS),
+        ),
+        after_half("both Transformers", PAPERS, MODERN),
+        after_half("the best opponent of the search", best),
+        _claim("In windows ours is below every other", *(_below(ours, other, "bpb") for other in others)),
+        _claim(
+            "Read as a stream ours is below every other, with votes on both sides and on neither",
+            *(_below(ours, other, "stream_bpb") for other in others if other.loop.stream_bytes),
+            *(_below(voting[OURS], other, "stream_bpb") for name, other in voting.items() if name != OURS),
+        ),
+    )
+
+
+def _answer(
+    plain: Mapping[str, Experiment],
+    voting: Mapping[str, Experiment],
+    best: str,
+    goals: tuple[ComparedClaim, ...],
+) -> Answer:
+    return sentence(
+        f"After {SECONDS:.0f} s unimatrix needs {{ours}} bits per byte in windows of {WINDOW}, the paper's "
+        f"Transformer {{papers}}, the modern one {{modern}}, and the best opponent of the search, "
+        f"{LABELS[best]}, {{best}}, which ours reaches {{when}}. Read as a stream, "
+        "with votes on both sides, ours needs {stream} and the modern Transformer {modern_stream}. {goals}.",
+        ours=Mean(Measured(plain[OURS], "bpb"), 3),
+        papers=Mean(Measured(plain[PAPERS], "bpb"), 3),
+        modern=Mean(Measured(plain[MODERN], "bpb"), 3),
+        best=Mean(Measured(plain[best], "bpb"), 3),
+        when=_When(Reached(plain[OURS], plain[best])),
+        stream=Mean(Measured(voting[OURS], "stream_bpb"), 3),
+        modern_stream=Mean(Measured(voting[MODERN], "stream_bpb"), 3),
+        goals=Said(
+            goals,
+            "All three goals that were set beforehand are reached",
+            "Not all three goals that were set beforehand are reached",
+            "These seeds do not decide whether all three goals that were set beforehand are reached",
+        ),
+    )
+
+
+def _rows(experiments: Sequence[Experiment]) -> tuple[Row, ...]:
+    return tuple(
+        Row(experiment=found, label=_label(found), group=WITH if found.name.endswith(VOTING) else WITHOUT)
+        for found in experiments
+    )
+
+
+def _draw_cost(study: Study, samples: Samples) -> "Drawing | None":
+    """The models without votes over what a token costs each, in windows as long as it trained on."""
+    plain = replace(study, rows=tuple(row for row in study.trained if row.group == WITHOUT))
+    costs = {}
+    for found in plain.experiments:
+        if samples.get(found.name):
+            length = found.loop.seq_len
+            costs[found.name] = multiply_adds(build(found.model.resolved(VOCAB_SIZE)), length) / length
+    label = "multiply-adds of a token in a forward pass"
+    return draw_over_cost(plain, samples, key="bpb", costs=costs, label=label) if costs else None
+
+
+def _main(recipes: Recipes, found: Sequence[Experiment]) -> Study:
+    plain = {one.model.preset: one for one in found if not one.name.endswith(VOTING)}
+    voting = {one.model.preset: one for one in found if one.name.endswith(VOTING)}
+    best = best_opponent(recipes.windows)
+    claims = _claims(plain, voting, best)
+
+    def draw_runs(_study: Study, samples: Samples) -> "Drawing | None":
+        rows = by_contestant(read_results(COMMITTED / SEARCH)) if any(samples.values()) else {}
+        return draw_search(rows, drawn=recipes.budget.drawn, labels=LABELS) if rows else None
+
+    return Study(
+        name="fair-fight",
+        title="The fair fight (not in the paper): validation BPB after equal seconds",
+        question="Which model is the best after the same seconds on the same threads, each by a recipe that "
+        "was searched for it with the same budget?",
+        answer=_answer(plain, voting, best, claims[:3]),
+        rows=_rows(found),
+        columns=COLUMNS,
+        claims=claims,
+        figures=(
+            of_column("fair-fight", f"Bits per byte after {SECONDS:.0f} s, in windows", "bpb", diamonds=""),
+            of_column("fair-fight-stream", "Bits per byte, read as one stream", "stream_bpb", diamonds=""),
+            Figure(
+                name="fair-fight-cost",
+                title="Bits per byte over multiply-adds",
+                caption="Without votes; mean with its 95 % interval. Counted over windows as long as those "
+                "that the model trained on. Lower is better.",
+                draw=_draw_cost,
+            ),
+            Figure(
+                name="fair-fight-search",
+                title="The search: every run of every contestant",
+                caption=f"Bits per byte of the first {PART_BYTES:,} bytes of the validation text, in windows "
+                f"of {WINDOW}. Every contestant has as many runs, of the same seconds. Lower is better.",
+                draw=draw_runs,
+            ),
+        ),
+        protocol=(*protocol_of(*found), *_protocol(recipes), _recipes(found)),
+        threads=recipes.threads,
+    )
+
+
+def _recipes(found: Sequence[Experiment]) -> str:
+    """What the search came to, for the models without votes and then for those with them."""
+    each = [
+        f"{_label(one)}{', with votes' if one.name.endswith(VOTING) else ''} d = "
+        f"{one.model.changes['d_model']}, depth {one.model.changes['depth']}, rate {one.optim.lr:g}, "
+        f"{one.loop.batch_size} windows of {one.loop.seq_len}"
+        for one in found
+    ]
+    return f"The recipes (d: width; rate: of learning, at its peak): {'; '.join(each)}."
+
+
+def _duel(
+    recipes: Recipes, found: Sequence[Experiment], *, name: str, title: str, question: str, more: str = ""
+) -> Study:
+    """Ours and the best opponent of the search, LONG_SECONDS each."""
+    ours, other = found[:2]
+    return Study(
+        name=name,
+        title=f"{title} (not in the paper): validation BPB",
+        question=question,
+        answer=sentence(
+            f"After {LONG_SECONDS:.0f} s unimatrix needs {{ours}} bits per byte in windows of {WINDOW}, the "
+            f"best opponent of the search, {_label(other)}, {{other}}.",
+            ours=Mean(Measured(ours, "bpb"), 3),
+            other=Mean(Measured(other, "bpb"), 3),
+        ),
+        rows=_rows(found),
+        columns=COLUMNS,
+        claims=(
+            _claim("In windows ours is below the best opponent of the search", _below(ours, other, "bpb")),
+        ),
+        figures=(of_column(name, "Bits per byte, in windows", "bpb", diamonds=""),),
+        protocol=(*protocol_of(*found), *_protocol(recipes), _recipes(found), *((more,) if more else ())),
+        threads=recipes.threads,
+    )
+
+
+def _protocol(recipes: Recipes) -> tuple[str, ...]:
+    steps_ms = [1e3 * seconds for seconds in recipes.seconds_per_step.values()]
+    each = f": {min(steps_ms):.1f} to {max(steps_ms):.1f} ms" if steps_ms else ""
+    budget = recipes.budget
+    return (
+        f"Every model has {PARAMETERS:,} weights within 10 %, unless the title says how many. Its steps were "
+        f"fixed before: {SECONDS:.0f} s, or {LONG_SECONDS:.0f}, over the median seconds of its step, timed "
+        f"for all in turns in one process on {recipes.threads} threads ({recipes.machine}){each}. The "
+        "column of seconds says how long training then took, without evaluation; every run has the machine "
+        "to itself.",
+        f"The same search for every contestant, on {recipes.text}: {budget.drawn} runs drawn from as many "
+        f"choices of as many settings ({listed(LEARNING)} and four of the model's), then {budget.near} near "
+        f"the best of these, {budget.seconds:g} s each (docs/results/{SEARCH} has every one). The width "
+        "follows from the number of weights. All were searched without votes; what votes has its best "
+        "recipe for streams, what does not its best for windows.",
+        f"All are measured in windows of {WINDOW}, whatever they trained on; the first {STREAM_BYTES:,} "
+        "bytes of the validation text are also read as one stream, in which attention forgets after as many "
+        "bytes as it trained on. The paper's Transformer has learned positions, and so no stream, and no "
+        "scale of its logits; Recurrent-FFN-Hybrid has rotary positions in place of learned ones. Mamba-2 is "
+        "another library's and has no place for votes.",
+    )
+
+
+def fair_fight(recipes: Recipes) -> tuple[Study, ...]:
+    """The studies that these recipes make: all for SECONDS; the best two for longer; the best two, larger."""
+    found = fights(recipes)
+
+    def of(family: str) -> list[Experiment]:
+        return [one for name, one in found.items() if name.startswith(f"{family}.")]
+
+    return (
+        _main(recipes, of("fight")),
+        _duel(
+            recipes,
+            of("fight-long"),
+            name="fair-fight-long",
+            title=f"The fair fight for {LONG_SECONDS / 60:.0f} minutes",
+            question="Does the order of the best two stay in a longer training?",
+        ),
+        _duel(
+            recipes,
+            of("fight-large"),
+            name="fair-fight-large",
+            title=f"The fair fight with {LARGE / 1e6:g} million weights",
+            question="Does the order of the best two stay in larger models?",
+            more="The recipes are those of the small models, as deep and wider; on both sides the learning "
+            "rate falls as much as the width grows.",
+        ),
+    )
+
+
+FAIR_FIGHT: tuple[Study, ...] = fair_fight(read_record(Recipes, RECIPES)) if RECIPES.exists() else ()
