@@ -46,7 +46,7 @@ folder are kept apart, and each begins with BOS, which is read and not predicted
 
 examples:
   unimatrix eval runs/mytext-unimatrix
-  unimatrix eval runs/mytext-unimatrix/checkpoint-001000 --split test --carry-state
+  unimatrix eval runs/mytext-unimatrix/checkpoint-002000 --split test --carry-state
   unimatrix eval someone/their-model --data another.txt --json
   unimatrix eval runs/recall.unimatrix-core --num-pairs 6 --sequences 10000
   unimatrix eval runs/signal-noise.recurrent-ffn --num-distractors 15

@@ -21,9 +21,9 @@ OWN_TEXT = Experiment(
     model=ModelChoice(preset=PRESET, dropout=0.0, max_positions=None),
     optim=OptimConfig(lr=TUNED_RATE, warmup_steps=50, schedule="cosine", final_lr_share=0.1, clip=1.0),
     loop=LoopConfig(
-        steps=1000,
-        batch_size=16,
-        seq_len=256,
+        steps=2000,
+        batch_size=4,
+        seq_len=512,
         bos_share=0.1,
         eval_every=100,
         eval_bytes=65_536,
@@ -41,7 +41,9 @@ def on_task(kind: str) -> Experiment:
     if kind not in TASKS:
         raise UserError(f"task: expected one of {', '.join(TASKS)}, got {shown(kind)}")
     task = TASKS[kind].config()
-    loop = replace(OWN_TEXT.loop, batch_size=32, seq_len=task.length, bos_share=None, eval_bytes=None)
+    loop = replace(
+        OWN_TEXT.loop, steps=1000, batch_size=32, seq_len=task.length, bos_share=None, eval_bytes=None
+    )
     return replace(OWN_TEXT, name=kind, task=task, loop=loop)
 
 
