@@ -7,6 +7,7 @@ import numpy as np
 
 from unimatrix.data import Corpus
 from unimatrix.data.tasks import RecallConfig
+from unimatrix.data.tasks.mqar import MQARConfig
 from unimatrix.lab.study import Study
 from unimatrix.studies.paper.text import TABLE1
 from unimatrix.train import Experiment
@@ -31,7 +32,9 @@ def tiny(study: Study, **loop: object) -> Study:
         if task is not None:
             # long enough for 8 pairs
             length = 24 if isinstance(task, RecallConfig) else task.length
-            task = dataclasses.replace(task, length=length, eval_sequences=32)
+            # of the long ones, which ask once more at each of many lengths, one
+            sequences = {"eval_sequences": 1 if isinstance(task, MQARConfig) else 32}
+            task = dataclasses.replace(task, length=length, **sequences)
             settings |= {"seq_len": length, "eval_bytes": None}
         if full.loop.eval_at is not None:
             settings["eval_at"] = (1, 2)

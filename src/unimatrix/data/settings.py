@@ -5,6 +5,7 @@ A value that does not fit raises a UserError of one line: the field's name, what
 
 import math
 import types
+from functools import cache
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from unimatrix.codec import decode, described, shown
@@ -20,13 +21,21 @@ _BEYOND = 2**63
 
 def check_types(config: Any) -> None:
     """Every field of a dataclass holds what its annotation says; a whole number for a float becomes one."""
-    for name, hint in get_type_hints(type(config)).items():
-        if get_origin(hint) is ClassVar:
-            continue
+    for name, hint, is_float in _fields(type(config)):
         value = getattr(config, name)
         check_type(name, hint, value)
-        if type(value) is int and float in (hint, *get_args(hint)) and int not in get_args(hint):
+        if is_float and type(value) is int:
             object.__setattr__(config, name, float(value))
+
+
+@cache  # annotations are text that is evaluated anew each time, and configs are made by the thousand
+def _fields(kind: type) -> tuple[tuple[str, Any, bool], ...]:
+    """Name, annotation, and whether a whole number is meant as a float, of each field."""
+    hints = {n: hint for n, hint in get_type_hints(kind).items() if get_origin(hint) is not ClassVar}
+    return tuple(
+        (name, hint, float in (hint, *get_args(hint)) and int not in get_args(hint))
+        for name, hint in hints.items()
+    )
 
 
 def check_type(name: str, hint: Any, value: Any) -> None:

@@ -31,7 +31,6 @@ from unimatrix.ops.slot_memory.bounds import (
     write_slot,
 )
 from unimatrix.ops.slot_memory.held import (
-    NOT_HELD,
     USED,
     age_of,
     free_slot,
@@ -151,25 +150,20 @@ def forward(
     scale = 1.0 / math.sqrt(width)
     masked, starting = real.shape[0] > 0, starts.shape[0] > 0
     wrong = 0  # strengths outside [0, 1], or NaN
-    key, keys, values, slot_ids, strengths = (
-        bare(key),
-        bare(keys),
-        bare(values),
-        bare(slot_ids),
-        bare(strengths),
-    )
+    query, key, keys, values = bare(query), bare(key), bare(keys), bare(values)
+    slot_ids, strengths = bare(slot_ids), bare(strengths)
     for b in numba.prange(batch):
         score = np.empty(slots, query.dtype)
-        log_strength = np.empty(slots, query.dtype)
+        log_strength = np.empty(slots, query.dtype)  # -inf of an empty slot, so that it has no weight
         held, held_owners = hold(keys[b], ages[b])
         version = _first_versions(ages[b])
         clock = 0
         for s in range(slots):
-            log_strength[s] = 0.0 if ages[b, s] < 0 else math.log(strengths[b, s])
+            log_strength[s] = -np.inf if ages[b, s] < 0 else math.log(strengths[b, s])
         for t in range(length):
             if starting and starts[b, t]:
                 for s in range(_release(held, values[b], slot_ids[b], strengths[b])):
-                    version[s], log_strength[s] = WAS_EMPTY, 0.0
+                    version[s], log_strength[s] = WAS_EMPTY, -np.inf
             slot_of[b, t], replaced[b, t] = NOT_WRITTEN, WAS_EMPTY
             for w in range(value_width):
                 context[b, t, w] = 0.0
@@ -197,14 +191,13 @@ def forward(
                     dot += keys[b, s, e] * query[b, t, e]
                 score[s] = dot * scale + log_strength[s]
             for s in range(slots):
-                if held.stamps[s] != NOT_HELD and score[s] > top:
+                if score[s] > top:  # never of NaN
                     top = score[s]
             total = query.dtype.type(0)
             for s in range(slots):
                 read_ids[b, t, s] = slot_ids[b, s]
                 below = score[s] - top
-                seen = held.stamps[s] != NOT_HELD and below > NO_WEIGHT
-                weights[b, t, s] = math.exp(below) if seen else 0.0
+                weights[b, t, s] = math.exp(below) if below > NO_WEIGHT else 0.0
                 total += weights[b, t, s]
             for s in range(slots):
                 if weights[b, t, s] > 0.0:
