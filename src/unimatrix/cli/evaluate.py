@@ -50,7 +50,7 @@ examples:
   unimatrix eval someone/their-model --data another.txt --json
   unimatrix eval runs/recall.unimatrix-core --num-pairs 6 --sequences 10000
   unimatrix eval runs/signal-noise.recurrent-ffn --num-distractors 15
-  unimatrix eval runs/mqar-unimatrix-core --length 1024 --num-pairs 16
+  unimatrix eval runs/mqar-unimatrix --length 1024 --num-pairs 16
   unimatrix eval runs/triple.typed-latent --json
 
 Of any causal model, what it finds and follows in long texts (RULER's tasks):
