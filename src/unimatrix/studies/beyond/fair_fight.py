@@ -205,7 +205,8 @@ def _draw_cost(study: Study, samples: Samples) -> "Drawing | None":
     return draw_over_cost(plain, samples, key="bpb", costs=costs, label=label) if costs else None
 
 
-def _main(recipes: Recipes, found: Sequence[Experiment]) -> Study:
+def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, where: str = "") -> Study:
+    """Everyone for SECONDS; where: on which text, in the title."""
     plain = {one.model.preset: one for one in found if not one.name.endswith(VOTING)}
     voting = {one.model.preset: one for one in found if one.name.endswith(VOTING)}
     best = best_opponent(recipes.windows)
@@ -216,8 +217,8 @@ def _main(recipes: Recipes, found: Sequence[Experiment]) -> Study:
         return draw_search(rows, drawn=recipes.budget.drawn, labels=LABELS) if rows else None
 
     return Study(
-        name="fair-fight",
-        title="The fair fight (not in the paper): validation BPB after equal seconds",
+        name=name,
+        title=f"The fair fight{where} (not in the paper): validation BPB after equal seconds",
         question="Which model is the best after the same seconds on the same threads, each by a recipe that "
         "was searched for it with the same budget?",
         answer=_answer(plain, voting, best, claims[:3]),
@@ -225,17 +226,17 @@ def _main(recipes: Recipes, found: Sequence[Experiment]) -> Study:
         columns=COLUMNS,
         claims=claims,
         figures=(
-            of_column("fair-fight", f"Bits per byte after {SECONDS:.0f} s, in windows", "bpb", diamonds=""),
-            of_column("fair-fight-stream", "Bits per byte, read as one stream", "stream_bpb", diamonds=""),
+            of_column(name, f"Bits per byte after {SECONDS:.0f} s, in windows", "bpb", diamonds=""),
+            of_column(f"{name}-stream", "Bits per byte, read as one stream", "stream_bpb", diamonds=""),
             Figure(
-                name="fair-fight-cost",
+                name=f"{name}-cost",
                 title="Bits per byte over multiply-adds",
                 caption="Without votes; mean with its 95 % interval. Counted over windows as long as those "
                 "that the model trained on. Lower is better.",
                 draw=_draw_cost,
             ),
             Figure(
-                name="fair-fight-search",
+                name=f"{name}-search",
                 title="The search: every run of every contestant",
                 caption=f"Bits per byte of the first {PART_BYTES:,} bytes of the validation text, in windows "
                 f"of {WINDOW}. Every contestant has as many runs, of the same seconds. Lower is better.",
@@ -308,14 +309,23 @@ def _protocol(recipes: Recipes) -> tuple[str, ...]:
 
 
 def fair_fight(recipes: Recipes) -> tuple[Study, ...]:
-    """The studies that these recipes make: all for SECONDS; the best two for longer; the best two, larger."""
+    """The studies that these recipes make: all for SECONDS, on two texts; the best two longer, and larger.
+
+    The second text is whatever `--data` names when that study is run; no recipe was searched on it.
+    """
     found = fights(recipes)
 
     def of(family: str) -> list[Experiment]:
         return [one for name, one in found.items() if name.startswith(f"{family}.")]
 
     return (
-        _main(recipes, of("fight")),
+        _main(recipes, of("fight"), name="fair-fight"),
+        _main(
+            recipes,
+            [replace(one, name=one.name.replace("fight.", "fight-second.")) for one in of("fight")],
+            name="fair-fight-second",
+            where=" on a second text",
+        ),
         _duel(
             recipes,
             of("fight-long"),
