@@ -21,7 +21,7 @@ _LONGEST = frozenset(
 _FAMILIES = (
     *("store.", "stream.", "binding.", "depth-text.", "depth-recall."),
     *("ablation.", "ablation-long.", "ablation-recall."),
-    *("fight.", "fight-second.", "fight-long.", "fight-large."),
+    *("fight.", "fight-second.", "fight-third.", "fight-long.", "fight-large."),
     *("learning-rate.", "triple-untyped."),
 )
 

@@ -309,9 +309,9 @@ def _protocol(recipes: Recipes) -> tuple[str, ...]:
 
 
 def fair_fight(recipes: Recipes) -> tuple[Study, ...]:
-    """The studies that these recipes make: all for SECONDS, on two texts; the best two longer, and larger.
+    """The studies that these recipes make: all for SECONDS, on three texts; the best two longer, and larger.
 
-    The second text is whatever `--data` names when that study is run; no recipe was searched on it.
+    A further text is whatever `--data` names when its study is run; no recipe was searched on it.
     """
     found = fights(recipes)
 
@@ -320,11 +320,14 @@ def fair_fight(recipes: Recipes) -> tuple[Study, ...]:
 
     return (
         _main(recipes, of("fight"), name="fair-fight"),
-        _main(
-            recipes,
-            [replace(one, name=one.name.replace("fight.", "fight-second.")) for one in of("fight")],
-            name="fair-fight-second",
-            where=" on a second text",
+        *(
+            _main(
+                recipes,
+                [replace(one, name=one.name.replace("fight.", f"fight-{text}.")) for one in of("fight")],
+                name=f"fair-fight-{text}",
+                where=f" on a {text} text",
+            )
+            for text in ("second", "third")
         ),
         _duel(
             recipes,
