@@ -12,7 +12,8 @@ from unimatrix.data import Corpus, load_corpus
 
 def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)  # the workers share the cores
+        torch.set_num_threads(1)  # the workers share the cores, and so do the processes that they start
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
