@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import signal
 from collections import Counter
 
 import pytest
@@ -36,6 +37,7 @@ from unimatrix.lab.search import (
 )
 from unimatrix.models import parameter_count
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig
+from unimatrix.train.run import Run
 
 BUDGET = Budget(drawn=2, near=1, seconds=0.02)
 
@@ -149,6 +151,30 @@ def test_started_again_it_trains_what_is_missing_and_no_more(tmp_path, go, monke
     go(budget=dataclasses.replace(BUDGET, seconds=0.03))
     assert len(trained) == 7 + 6
     assert len(read_results(tmp_path / SEARCH)) == 12
+
+
+def test_ctrl_c_while_steps_are_timed_or_after_the_last_one_loses_nothing(tmp_path, go, monkeypatch) -> None:
+    step, train = Run.train_step, module.train_one
+
+    def interrupted(run):
+        signal.raise_signal(signal.SIGINT)
+        step(run)
+
+    monkeypatch.setattr(Run, "train_step", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        go()
+    assert stopped.value.signal == signal.SIGINT
+    assert not (tmp_path / SEARCH).exists()
+    monkeypatch.undo()
+
+    def late(experiment, **given):
+        return dataclasses.replace(train(experiment, **given), stop_signal=signal.SIGTERM)
+
+    monkeypatch.setattr(module, "train_one", late)
+    with pytest.raises(Stopped) as stopped:
+        go()
+    assert stopped.value.signal == signal.SIGTERM
+    assert len(read_results(tmp_path / SEARCH)) == 1
 
 
 def test_a_run_that_diverges_counts_and_is_never_the_best(tmp_path, go, monkeypatch) -> None:

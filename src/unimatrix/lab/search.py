@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,11 +30,12 @@ from unimatrix.data import VOCAB_SIZE, Corpus
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve
-from unimatrix.lab.measured import Stopped, stoppable
+from unimatrix.lab.measured import Stopped
 from unimatrix.lab.results import Result, append_result, read_results
 from unimatrix.lab.training import computing_with, identity_of, left_in_words, train_one
 from unimatrix.models.estimate import estimate
 from unimatrix.train import Experiment
+from unimatrix.train.interrupts import Interrupts
 from unimatrix.train.launch import start_accelerator
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.run import Run
@@ -157,13 +159,14 @@ def search(
             row = log.find(space, draw, number)
             if row is None:
                 began = time.monotonic()
-                with stoppable():
-                    row = _run(space, draw, number, corpus=corpus, budget=budget, threads=threads)
+                row, signal = _run(space, draw, number, corpus=corpus, budget=budget, threads=threads)
                 log.append(row)
                 spent.append(time.monotonic() - began)
                 left = total - 1 - number * len(spaces) - list(spaces).index(space)
                 words = left_in_words(left * sum(spent) / len(spent), left)
                 say(console, f"{row.experiment}: {_in_words(row)}{words and f'; {words}'}")
+                if signal is not None:
+                    raise Stopped(signal)
             rows.append(row)
     return kept
 
@@ -177,8 +180,10 @@ def _nth(space: Space, number: int, rows: Sequence[Result], budget: Budget) -> D
     return near(first[best], space.sizes, budget.near)[number - budget.drawn]
 
 
-def _run(space: Space, draw: Draw, number: int, *, corpus: Corpus, budget: Budget, threads: int) -> Result:
-    """Time a step, then train for as many as fit."""
+def _run(
+    space: Space, draw: Draw, number: int, *, corpus: Corpus, budget: Budget, threads: int
+) -> tuple[Result, int | None]:
+    """Time a step, then train for as many as fit; the row, and a signal that came too late to stop it."""
     short = space.experiment(draw, number=number, steps=1)
     timed = seconds_per_step(
         {space.name: short}, corpus, threads=threads, seconds=_TIMING_SHARE * budget.seconds
@@ -192,13 +197,12 @@ def _run(space: Space, draw: Draw, number: int, *, corpus: Corpus, budget: Budge
         except UserError as error:
             if not str(error).startswith("training stopped"):
                 raise
-            return _diverged(experiment, corpus, budget, threads)
+            return _diverged(experiment, corpus, budget, threads), None
     if trained.result is None:
         assert trained.stop_signal is not None
         raise Stopped(trained.stop_signal)
-    return dataclasses.replace(
-        trained.result, metrics={**trained.result.metrics, OF_THE_BUDGET: budget.seconds}
-    )
+    metrics = {**trained.result.metrics, OF_THE_BUDGET: budget.seconds}
+    return dataclasses.replace(trained.result, metrics=metrics), trained.stop_signal
 
 
 def _diverged(experiment: Experiment, corpus: Corpus, budget: Budget, threads: int) -> Result:
@@ -231,15 +235,25 @@ def _diverged(experiment: Experiment, corpus: Corpus, budget: Budget, threads: i
 def seconds_per_step(
     experiments: Mapping[str, Experiment], corpus: Corpus, *, threads: int, seconds: float
 ) -> dict[str, float]:
-    """The median seconds of a training step of each, in turns in this process; all of its loop's work."""
-    with computing_with(threads), torch.random.fork_rng(devices=[]):
+    """The median seconds of a training step of each, in turns in this process; all of its loop's work.
+
+    Raises:
+        Stopped: Ctrl-C or SIGTERM came; between steps, as what is raised within compiled code may be lost.
+    """
+    with computing_with(threads), torch.random.fork_rng(devices=[]), Interrupts() as interrupts:
+
+        def step(run: Run) -> None:
+            if interrupts.signal is not None:
+                raise Stopped(interrupts.signal)
+            run.train_step()
+
         accelerator = start_accelerator(next(iter(experiments.values())))
         runs = {
             name: Run(found, source=source_of(found, corpus), accelerator=accelerator, data={})
             for name, found in experiments.items()
         }
         timed = time_in_turns(
-            {name: run.train_step for name, run in runs.items()}, seconds=seconds, min_rounds=5, warmup=2
+            {name: partial(step, run) for name, run in runs.items()}, seconds=seconds, min_rounds=5, warmup=2
         )
     return {name: timing.median_s for name, timing in timed.items()}
 
