@@ -154,7 +154,7 @@ LEARNING_RATE = Study(
             "interval. Lower is better.",
             draw=partial(
                 draw_over_columns,
-                positions={_key(off): FACTOR**off for off in OFF},
+                positions={_key(off): round(FACTOR**off, 2) for off in OFF},
                 labels=("learning rate over the rule's", f"validation bits per byte after {STEPS} steps"),
             ),
         ),
