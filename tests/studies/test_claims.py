@@ -65,13 +65,11 @@ ONE_SEED, THREE_SEEDS = ("streaming", "context-votes", "fair-fight-large"), ("fa
 NOT_RUN_YET = ("binding.", "depth-text.", "depth-recall.", "store.", "ablation-long.")
 NOT_RUN_YET += ("learning-rate.", "triple-untyped.")
 NOT_RUN_YET += ("fight.", "fight-second.", "fight-third.", "fight-long.", "fight-large.")
-NOT_RUN_YET += ("stream.unimatrix-core-votes-contexts",)
 NOT_RUN_YET += tuple(
     {name for name in EXPERIMENTS if name.startswith("ablation-recall.")} - {"ablation-recall.whole"}
 )
 PARTLY_RUN = (
     "ablation",
-    "context-votes",
     "triple-untyped",
 )  # whose answer needs such a run, and others that are there
 
