@@ -83,6 +83,16 @@ def test_pieces_padding_and_documents_anywhere(cuts):
         assert_close(last.cell[row], end.cell[0], "state")
 
 
+def test_a_state_that_nothing_follows_comes_back_as_the_caller_s_own():
+    mixer = randomised()
+    state = LSTMState(random_stream(2, W), random_stream(2, W))
+    y, after = mixer(random_stream(2, 0, D), state)
+    assert y.shape == (2, 0, D)
+    for mine, given in zip(after, state, strict=True):
+        assert torch.equal(mine, given)
+        assert mine.data_ptr() != given.data_ptr()
+
+
 def test_the_ledger_of_the_peer():
     """V D; in each of 2 blocks two products with 4 gates, two biases, the readout, a norm; the last one."""
     d = 90

@@ -57,7 +57,7 @@ class LSTMMixer(Part):
         if state is None:
             state = LSTMState(*(u.new_zeros(u.shape[0], self.width) for _ in LSTMState._fields))
         if u.shape[1] == 0:
-            return torch.zeros_like(u), state
+            return torch.zeros_like(u), LSTMState(*(x.clone() for x in state))  # the caller's own
         if mask is None and starts is None:
             h, state = self._read(u, state)
             return self.readout(h), state
@@ -102,6 +102,7 @@ class LSTMConfig(PartConfig):
         return LSTMMixer(size.d_model, self.width or size.d_model)
 
     def multiply_adds(self, size: Size, length: int) -> int:
-        # torch's LSTM holds its products itself: four gates of what comes and of what was, then three more
+        # what is counted beside these are the products of nn.Linear alone, and the cell has none: each of
+        # its four gates is a product with the input and one with its last output; three more join the gates
         width = self.width or size.d_model
         return length * (4 * width * (size.d_model + width) + 3 * width)
