@@ -14,7 +14,7 @@ from unimatrix.train import Experiment
 
 
 def tiny(study: Study, **loop: object) -> Study:
-    """The study of two steps of models of a few thousand parameters."""
+    """The study of two steps of models of a few thousand parameters, on whatever text."""
 
     def shrink(full: Experiment) -> Experiment:
         model = full.model
@@ -41,7 +41,7 @@ def tiny(study: Study, **loop: object) -> Study:
         shorter = dataclasses.replace(full.loop, tracker="none", **(settings | loop))  # pyright: ignore
         return dataclasses.replace(full, model=model, loop=shorter, task=task)
 
-    return study.with_experiments(shrink)
+    return dataclasses.replace(study, text="").with_experiments(shrink)
 
 
 # two models and no figures: what is tested with it does not depend on the number of models

@@ -1,9 +1,11 @@
 """Studies that are measured: every repeat once, found again, taken anew where the machine is another."""
 
+import ctypes
 import dataclasses
 import io
 import os
 import signal
+import sys
 from functools import partial
 
 import pytest
@@ -15,7 +17,7 @@ from unimatrix.lab import measured as module
 from unimatrix.lab.claims import ComparedClaim, Comparison, Measured, Unit
 from unimatrix.lab.committed import agreements
 from unimatrix.lab.frames import frame, study_frame
-from unimatrix.lab.measured import measure_missing
+from unimatrix.lab.measured import Stopped, measure_missing
 from unimatrix.lab.page import render_report
 from unimatrix.lab.results import append_result, latest_identities, read_results, select
 from unimatrix.lab.run import report, reproduce
@@ -214,6 +216,32 @@ def test_a_signal_ends_the_measuring_and_whole_repeats_are_kept(study, taken, tm
     # it goes on where it stopped
     found = reproduce(studies=(study,), paper=PAPER, out=tmp_path, console=PlainConsole(quiet=True))
     assert (found.stop_signal, len(taken)) == (None, 3)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_signal_that_is_lost_in_a_callback_ends_the_measuring_too(
+    study, taken, measure, tmp_path, monkeypatch, last
+) -> None:
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: lost.append(found.exc_type))
+    callback = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    def take(device: str) -> dict[str, Taken]:
+        if len(taken) == (2 if last else 1):
+            callback()
+        return study.measurement.take(device)
+
+    before = signal.getsignal(signal.SIGINT)
+    how = dataclasses.replace(study.measurement, take=take)
+    with pytest.raises(Stopped) as stopped:
+        measure(dataclasses.replace(study, measurement=how))
+    assert stopped.value.signal == signal.SIGINT
+    assert lost == [Stopped], "no exception left the callback"
+    # what was taken meanwhile is none
+    whole = 2 if last else 1
+    assert len(taken) == whole + 1
+    assert len(read_results(tmp_path / "results.jsonl")) == whole * len(MODELS)
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_before_it_is_measured_the_page_says_so_and_frames_are_of_its_numbers(

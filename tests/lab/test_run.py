@@ -104,6 +104,22 @@ def test_the_same_seed_gives_the_same_number(tmp_path, go) -> None:
     assert [row.metrics for row in read_results(tmp_path / "elsewhere" / RESULTS)] == first
 
 
+def test_a_study_of_another_text_is_left_out_or_refused_and_its_rows_are_of_its_text(tmp_path, go) -> None:
+    mine = dataclasses.replace(SHORT, text="counting")
+    other = dataclasses.replace(tiny(TABLE1), name="elsewhere", text="another")
+    result, printed = go(studies=(mine, other))
+    assert "Left out, of another text than counting: elsewhere (of another)\n" in printed
+    assert [summary.study.name for summary in result.summaries] == [SHORT.name]
+    assert {row["experiment"] for row in rows(tmp_path)} == set(SHORT.names)
+    with pytest.raises(UserError, match=r"^text: expected that of elsewhere \(of another\); got counting$"):
+        go(studies=(other,))
+    quiet, out = Console(file=io.StringIO()), tmp_path / "out"
+    shown = report(
+        studies=(SHORT, dataclasses.replace(other, rows=SHORT.rows)), paper=PAPER, out=out, console=quiet
+    )
+    assert [any(summary.samples.values()) for summary in shown.summaries] == [True, False]
+
+
 def test_interrupted_and_started_again_it_continues(tmp_path, go, monkeypatch) -> None:
     real, calls = module.train, []
 

@@ -5,6 +5,7 @@ import io
 import signal
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from drawn import render
@@ -147,10 +148,34 @@ def test_started_again_it_trains_what_is_missing_and_no_more(tmp_path, go, monke
     assert printed.count("bits per byte") == 3
     again, printed = go()
     assert (again, printed, len(trained)) == (found, "", 7)
-    # another budget, or another number of threads, is another search; the runs of this one stay
+    # another budget, or another machine, is another search; the runs of this one stay
     go(budget=dataclasses.replace(BUDGET, seconds=0.03))
     assert len(trained) == 7 + 6
     assert len(read_results(tmp_path / SEARCH)) == 12
+    monkeypatch.setattr(module, "machine", lambda kind: "another machine")
+    go()
+    assert len(trained) == 7 + 6 + 6
+
+
+@pytest.mark.parametrize("part", [50, 200, 300])
+def test_runs_are_measured_on_the_last_of_the_validation_text(go, monkeypatch, part) -> None:
+    monkeypatch.setattr(module, "PART_BYTES", part)
+    corpora = []
+
+    def train(experiment, *, corpus, **_given):
+        corpora.append(corpus)
+        raise Stopped(15)
+
+    monkeypatch.setattr(module, "train_one", train)
+    begins = {"valid": np.array([0, 30, 150, 170])}
+    whole = dataclasses.replace(counting(), begins=begins)
+    with pytest.raises(Stopped):
+        go(corpus=whole)
+    (found,) = corpora
+    assert found.valid.tolist() == whole.valid[-part:].tolist()
+    assert found.begins["valid"].tolist() == ([0, 20] if part == 50 else [0, 30, 150, 170])
+    assert f"the last {min(part, 200)} bytes" in found.notes[-1]
+    assert found.train.tolist() == whole.train.tolist()
 
 
 def test_ctrl_c_while_steps_are_timed_or_after_the_last_one_loses_nothing(tmp_path, go, monkeypatch) -> None:

@@ -19,15 +19,15 @@ from unimatrix.lab.search import SEARCH
 from unimatrix.studies.beyond import fair_fight as module
 from unimatrix.studies.beyond.contestants import CONTESTANTS
 from unimatrix.studies.beyond.fair_fight import FAIR_FIGHT, Reached, _When, fair_fight
-from unimatrix.studies.beyond.fights import RECIPES, fights
+from unimatrix.studies.beyond.fights import RECIPES, TEXTS, fights
 from unimatrix.studies.catalogue import ALL
 from unimatrix.studies.paper.claims import PAPER
 
 
-def studies(seconds_per_step=22.5):
-    """All three, of so many seconds a step: 8 steps at 3 minutes."""
-    names = fights(recipes_of(made_rows()))
-    return fair_fight(recipes_of(made_rows(), seconds_per_step=dict.fromkeys(names, seconds_per_step)))
+def studies(**changes):
+    """All five, of 22.5 seconds a step: 8 steps at 3 minutes."""
+    seconds_per_step = dict.fromkeys(fights(recipes_of(made_rows())), 22.5)
+    return fair_fight(recipes_of(made_rows(), seconds_per_step=seconds_per_step, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def reproduced(tmp_path_factory):
     main = studies()[0]
     rows = tuple(row for row in main.trained if re.search("unimatrix|transformer", row.experiment.name))
     splits = (text_of(5000, seed=1), text_of(200, seed=2), text_of(200, seed=3))
-    corpus = Corpus(name="counting", train=splits[0], valid=splits[1], test=splits[2])
+    corpus = Corpus(name="a text", train=splits[0], valid=splits[1], test=splits[2])
     found = reproduce(
         studies=(dataclasses.replace(main, rows=rows, threads=1),),
         paper=PAPER,
@@ -137,7 +137,29 @@ def test_every_study_has_its_models_its_threads_and_says_what_was_searched() -> 
         words = " ".join(study.protocol)
         assert "12 runs drawn from as many choices" in words
         assert "22500.0 to 22500.0 ms" in words
+        assert "measured on the last 65,536 bytes of the validation text" in words
+        unlike = words.partition("Not alike: ")[2].casefold()
+        for contestant in CONTESTANTS.values():
+            if not {"scale", "start"} <= contestant.axes.keys():
+                assert contestant.label.casefold() in unlike
     assert "wider; on both sides" in " ".join(large.protocol)
+
+
+def test_each_is_of_one_text_by_name_and_the_further_ones_are_not_the_searched_one() -> None:
+    for searched, second, third in (("a text", *TEXTS[:2]), (TEXTS[0], *TEXTS[1:]), (TEXTS[2], *TEXTS[:2])):
+        found = studies(text=searched)
+        assert [study.text for study in found] == [searched, second, third, searched, searched]
+        for study in found:
+            assert study.text in study.short
+            assert study.is_of(study.text)
+            assert sum(study.is_of(text) for text in {searched, *TEXTS}) == 1
+            words = " ".join(study.protocol)
+            assert (f"No recipe was searched on this text, {study.text}." in words) == (
+                study.text != searched
+            )
+            assert ("hold the 65,536 bytes that the search was measured on" in words) == (
+                study.text == searched
+            )
 
 
 def test_as_long_as_nothing_was_searched_nothing_is_studied() -> None:

@@ -55,26 +55,31 @@ def measure_missing(
     """Take every repeat that no row holds, and append it; the identities of all the studies' measured rows.
 
     Nothing else should run meanwhile.
+
+    Raises:
+        Stopped: Ctrl-C or SIGTERM came; whole repeats are kept.
     """
     known = {(row.experiment, row.identity, row.seed) for row in rows}
     kind = device_kind(device)
     identities: dict[str, str] = {}
-    for study, how in _measured(studies):
-        about = _here(how, kind)
-        models = {row.experiment.name: row.experiment for row in study.trained}
-        mine = _identities(study, how, kind)
-        identities |= mine
-        for repeat in range(how.repeats):
-            if _is_whole(mine, repeat, known):
-                continue
-            say(f"Measuring {study.short}, {repeat + 1} of {how.repeats}")
-            began = time.monotonic()
-            taken = how.take(kind)
-            seconds = time.monotonic() - began
-            for name, found in models.items():
-                append(_result(found, taken[name], about, kind=kind, repeat=repeat, seconds=seconds))
-                known.add((name, mine[name], repeat))
-            say(f"  after {seconds:.1f} s")
+    with _stoppable() as look:
+        for study, how in _measured(studies):
+            about = _here(how, kind)
+            models = {row.experiment.name: row.experiment for row in study.trained}
+            mine = _identities(study, how, kind)
+            identities |= mine
+            for repeat in range(how.repeats):
+                if _is_whole(mine, repeat, known):
+                    continue
+                say(f"Measuring {study.short}, {repeat + 1} of {how.repeats}")
+                began = time.monotonic()
+                taken = how.take(kind)
+                look()
+                seconds = time.monotonic() - began
+                for name, found in models.items():
+                    append(_result(found, taken[name], about, kind=kind, repeat=repeat, seconds=seconds))
+                    known.add((name, mine[name], repeat))
+                say(f"  after {seconds:.1f} s")
     return identities
 
 
@@ -100,21 +105,30 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def _stoppable() -> Iterator[Callable[[], None]]:
     """Within the block Ctrl-C and SIGTERM raise `Stopped`: a number taken halfway is none, nothing is saved.
 
-    Signals reach Python's main thread only; in another thread the block changes nothing.
+    What is raised in a callback of compiled code is lost there. So the signal is remembered, and what the
+    block is given raises `Stopped` if one came, as does the block's end. Signals reach Python's main thread
+    only; in another thread the block changes nothing.
     """
+    came: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
         raise Stopped(number)
+
+    def look() -> None:
+        if came:
+            raise Stopped(came[0])
 
     before: dict[int, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 before[number] = signal.signal(number, stop)
-        yield
+        yield look
+        look()
     finally:
         for number, handler in before.items():
             # None: the handler before ours was not set by Python

@@ -26,7 +26,7 @@ from unimatrix.errors import UserError
 from unimatrix.lab.committed import agreements, committed_rows, is_committed, seconds_by_experiment
 from unimatrix.lab.frames import written
 from unimatrix.lab.look import read_trace, write_trace
-from unimatrix.lab.measured import Stopped, measure_missing, seconds_to_measure, stoppable, was_replaced
+from unimatrix.lab.measured import Stopped, measure_missing, seconds_to_measure, was_replaced
 from unimatrix.lab.page import shared_cautions, write_report
 from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import (
@@ -99,7 +99,8 @@ def reproduce(
     interruption it goes on where it stopped; more seeds add to those that are there, and all of them count.
 
     Args:
-        studies: what is trained and judged. paper: what it is held against, for the page.
+        studies: what is trained and judged; those of another text than this one are left out.
+        paper: what it is held against, for the page.
         out: the folder for results, runs, figures and the page; made if need be.
         seeds: one run of every experiment for each. Claims pair the models by seed.
         skip: experiments that are not trained if none of their runs is finished here; committed runs of the
@@ -110,7 +111,8 @@ def reproduce(
         source: what `unimatrix.data.load_corpus` takes; looked at only if an experiment reads a text.
         corpus: the text itself, if it is loaded already.
     Raises:
-        UserError: no seed, no text, a damaged results file, or what training refuses.
+        UserError: no seed, no text, none but studies of other texts, a damaged results file, or what
+            training refuses.
         OSError: the folder cannot be written.
     """
     console = console or PlainConsole()
@@ -119,13 +121,14 @@ def reproduce(
         raise UserError("seeds and studies: expected at least one of each, got none")
     if jobs < 1:
         raise UserError(f"jobs: expected at least 1, got {jobs}")
-    planned = _plan(studies, seeds=seeds, device=device, source=source)
     rows = read_results(out / RESULTS)
     anywhere = committed_rows()
     # none stands beside itself
     committed = [] if is_committed(out) else anywhere
-    if corpus is None and reads_text(planned):
+    if corpus is None and reads_text(found for study in studies for found in study.experiments):
         corpus = load_corpus(source)
+    studies = _of_text(studies, corpus, console)
+    planned = _plan(studies, seeds=seeds, device=device, source=source)
     # the same for every seed
     recipes = {run.name: run for run in planned}
     identities = {name: identity_of(run, source_for(run, corpus).describe()) for name, run in recipes.items()}
@@ -157,14 +160,13 @@ def reproduce(
         return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
     # last and alone: what is timed must not share the machine
     try:
-        with stoppable():
-            identities |= measure_missing(
-                studies,
-                rows,
-                device=device,
-                append=partial(append_result, out / RESULTS),
-                say=partial(say, console),
-            )
+        identities |= measure_missing(
+            studies,
+            rows,
+            device=device,
+            append=partial(append_result, out / RESULTS),
+            say=partial(say, console),
+        )
     except Stopped as stopped:
         return Reproduction(summaries=(), page=None, stop_signal=stopped.signal)
     finished = select(read_results(out / RESULTS), identities)
@@ -222,7 +224,7 @@ def report(
 
 
 def _newest(study: Study, rows: Iterable[Result]) -> Samples:
-    rows = [row for row in rows if not was_replaced(row, [study])]
+    rows = [row for row in rows if study.is_of(row.data["name"]) and not was_replaced(row, [study])]
     return select(rows, latest_identities(rows, study.names))
 
 
@@ -301,6 +303,22 @@ def _inspect(studies: Sequence[Study], samples: Samples, *, seed: int, out: Path
 def reads_text(experiments: Iterable[Experiment]) -> bool:
     """Whether any of them trains on a text; a task draws its own sequences."""
     return any(experiment.task is None for experiment in experiments)
+
+
+def _of_text(studies: Sequence[Study], corpus: Corpus | None, console: Console) -> Sequence[Study]:
+    """The studies that this text is for; says which it leaves out, and why.
+
+    Raises:
+        UserError: it is for none.
+    """
+    others = [study for study in studies if corpus is not None and not study.is_of(corpus.name)]
+    if not others or corpus is None:
+        return studies
+    wanted = ", ".join(f"{study.name} (of {study.text})" for study in others)
+    if len(others) == len(studies):
+        raise UserError(f"text: expected that of {wanted}; got {corpus.name}")
+    say(console, f"Left out, of another text than {corpus.name}: {wanted}")
+    return [study for study in studies if study not in others]
 
 
 def _plan(

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -43,7 +44,7 @@ from unimatrix.train.run_folder import check_path
 from unimatrix.train.sources import source_of
 
 SEARCH = "search.jsonl"
-PART_BYTES = 65_536  # of the validation text, that a run of a search is measured on
+PART_BYTES = 65_536  # the last of the validation text, that a run of a search is measured on
 OF_THE_BUDGET, DIVERGED = "budget_seconds", "diverged"  # metrics of a row beside what it measured
 _SEED = 0  # of the draws, and of every run's weights and batches
 _TIMING_SHARE = 0.1  # of a run's seconds, spent before it on timing its step
@@ -138,7 +139,7 @@ def search(
     Started again it goes on: of a run that was stopped nothing is kept.
 
     Args:
-        corpus: of its validation text the first PART_BYTES count.
+        corpus: of its validation text the last PART_BYTES count, all of a shorter one.
     Raises:
         UserError: a damaged file, spaces of unequal sizes or too few draws, what training refuses.
         Stopped: by Ctrl-C or SIGTERM; finished runs are kept.
@@ -259,14 +260,15 @@ def seconds_per_step(
 
 
 def _part_of(corpus: Corpus) -> Corpus:
-    """The same with the validation text's first part alone."""
-    begins = corpus.begins["valid"]
+    """The same with the validation text's last part alone: what studies read as a stream is its first."""
+    begins, first = corpus.begins["valid"], max(0, len(corpus.valid) - PART_BYTES)
     return dataclasses.replace(
         corpus,
-        valid=corpus.valid[:PART_BYTES],
-        begins={**corpus.begins, "valid": begins[begins < PART_BYTES]},
+        valid=corpus.valid[first:],
+        # a document that the border cuts begins there
+        begins={**corpus.begins, "valid": np.concatenate([[0], begins[begins > first] - first])},
         is_paper_corpus=False,
-        notes=(*corpus.notes, f"Of the validation text the first {PART_BYTES:,} bytes."),
+        notes=(*corpus.notes, f"Of the validation text the last {len(corpus.valid) - first:,} bytes."),
     )
 
 
@@ -276,16 +278,17 @@ def _in_words(row: Result) -> str:
 
 
 class _Log:
-    """The file of runs: which of them are there, of the same text, budget and threads."""
+    """The file of runs: which of them are there, of the same text, budget, machine and threads."""
 
     def __init__(self, path: Path, corpus: Corpus, budget: Budget, threads: int) -> None:
         self._path = path
         sha256s = [corpus.fingerprint(split)["sha256"] for split in ("train", "valid")]
+        here = (budget.seconds, machine("cpu"), threads)  # steps are seconds over this machine's
         self._rows = {
             row.experiment: row
             for row in read_results(path)
             if [row.data[split]["sha256"] for split in ("train", "valid")] == sha256s
-            and (row.metrics.get(OF_THE_BUDGET), row.threads) == (budget.seconds, threads)
+            and (row.metrics.get(OF_THE_BUDGET), row.machine, row.threads) == here
         }
 
     def find(self, space: Space, draw: Draw, number: int) -> Result | None:

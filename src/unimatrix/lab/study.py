@@ -169,6 +169,7 @@ class Study:
     paper: the parts of the paper that it stands for ("Section 5.1, Table 1, Figure 2"); "" for none.
     measurement: how the rows are measured, of a study that trains nothing.
     threads: that each of its runs computes with, on a CPU; one of several has the machine to itself.
+    text: the name of the one text that it is of; "" for whatever text is asked for.
     """
 
     name: str
@@ -184,6 +185,11 @@ class Study:
     paper: str = ""
     measurement: Measurement | None = None
     threads: int = 1
+    text: str = ""
+
+    def is_of(self, text: str) -> bool:
+        """Whether runs on the text of that name are this study's."""
+        return self.text in ("", text)
 
     @property
     def short(self) -> str:

@@ -32,6 +32,7 @@ from unimatrix.studies.beyond.fights import (
     RECIPES,
     SECONDS,
     STREAM_BYTES,
+    TEXTS,
     VOTING,
     best_opponent,
     fights,
@@ -205,8 +206,8 @@ def _draw_cost(study: Study, samples: Samples) -> "Drawing | None":
     return draw_over_cost(plain, samples, key="bpb", costs=costs, label=label) if costs else None
 
 
-def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, where: str = "") -> Study:
-    """Everyone for SECONDS; where: on which text, in the title."""
+def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, text: str, which: str = "") -> Study:
+    """Everyone for SECONDS on one text; which: of the texts, in the title."""
     plain = {one.model.preset: one for one in found if not one.name.endswith(VOTING)}
     voting = {one.model.preset: one for one in found if one.name.endswith(VOTING)}
     best = best_opponent(recipes.windows)
@@ -218,7 +219,7 @@ def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, where: st
 
     return Study(
         name=name,
-        title=f"The fair fight{where} (not in the paper): validation BPB after equal seconds",
+        title=f"The fair fight on {which}{text} (not in the paper): validation BPB after equal seconds",
         question="Which model is the best after the same seconds on the same threads, each by a recipe that "
         "was searched for it with the same budget?",
         answer=_answer(plain, voting, best, claims[:3]),
@@ -238,13 +239,15 @@ def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, where: st
             Figure(
                 name=f"{name}-search",
                 title="The search: every run of every contestant",
-                caption=f"Bits per byte of the first {PART_BYTES:,} bytes of the validation text, in windows "
-                f"of {WINDOW}. Every contestant has as many runs, of the same seconds. Lower is better.",
+                caption=f"Bits per byte of the last {PART_BYTES:,} bytes of the validation text of "
+                f"{recipes.text}, in windows of {WINDOW}. Every contestant has as many runs, of the same "
+                "seconds. Lower is better.",
                 draw=draw_runs,
             ),
         ),
-        protocol=(*protocol_of(*found), *_protocol(recipes), _recipes(found)),
+        protocol=(*protocol_of(*found), *_protocol(recipes, text), _recipes(found)),
         threads=recipes.threads,
+        text=text,
     )
 
 
@@ -266,7 +269,7 @@ def _duel(
     ours, other = found[:2]
     return Study(
         name=name,
-        title=f"{title} (not in the paper): validation BPB",
+        title=f"{title} on {recipes.text} (not in the paper): validation BPB",
         question=question,
         answer=sentence(
             f"After {LONG_SECONDS:.0f} s unimatrix needs {{ours}} bits per byte in windows of {WINDOW}, the "
@@ -280,15 +283,28 @@ def _duel(
             _claim("In windows ours is below the best opponent of the search", _below(ours, other, "bpb")),
         ),
         figures=(of_column(name, "Bits per byte, in windows", "bpb", diamonds=""),),
-        protocol=(*protocol_of(*found), *_protocol(recipes), _recipes(found), *((more,) if more else ())),
+        protocol=(
+            *protocol_of(*found),
+            *_protocol(recipes, recipes.text),
+            _recipes(found),
+            *((more,) if more else ()),
+        ),
         threads=recipes.threads,
+        text=recipes.text,
     )
 
 
-def _protocol(recipes: Recipes) -> tuple[str, ...]:
+def _protocol(recipes: Recipes, text: str) -> tuple[str, ...]:
     steps_ms = [1e3 * seconds for seconds in recipes.seconds_per_step.values()]
     each = f": {min(steps_ms):.1f} to {max(steps_ms):.1f} ms" if steps_ms else ""
     budget = recipes.budget
+    seen = (
+        f"The windows are of the whole validation text, and so hold the {PART_BYTES:,} bytes that the search "
+        "was measured on; the stream ends before them where the text has "
+        f"{STREAM_BYTES + PART_BYTES:,} bytes or more."
+        if text == recipes.text
+        else f"No recipe was searched on this text, {text}."
+    )
     return (
         f"Every model has {PARAMETERS:,} weights within 10 %, unless the title says how many. Its steps were "
         f"fixed before: {SECONDS:.0f} s, or {LONG_SECONDS:.0f}, over the median seconds of its step, timed "
@@ -297,37 +313,42 @@ def _protocol(recipes: Recipes) -> tuple[str, ...]:
         "to itself.",
         f"The same search for every contestant, on {recipes.text}: {budget.drawn} runs drawn from as many "
         f"choices of as many settings ({listed(LEARNING)} and four of the model's), then {budget.near} near "
-        f"the best of these, {budget.seconds:g} s each (docs/results/{SEARCH} has every one). The width "
-        "follows from the number of weights. All were searched without votes; what votes has its best "
+        f"the best of these, {budget.seconds:g} s each, measured on the last {PART_BYTES:,} bytes of "
+        f"the validation text (docs/results/{SEARCH} has every one). The width follows from "
+        "the number of weights. All were searched without votes; what votes has its best "
         "recipe for streams, what does not its best for windows.",
         f"All are measured in windows of {WINDOW}, whatever they trained on; the first {STREAM_BYTES:,} "
-        "bytes of the validation text are also read as one stream, in which attention forgets after as many "
-        "bytes as it trained on. The paper's Transformer has learned positions, and so no stream, and no "
-        "scale of its logits; Recurrent-FFN-Hybrid has rotary positions in place of learned ones. Mamba-2 is "
-        "another library's and has no place for votes.",
+        "bytes of the validation text, or all of a shorter one, are also read as one stream, in which "
+        f"attention forgets after as many bytes as it trained on. {seen}",
+        "Not alike: the paper's Transformer has learned positions, and so no stream, and no scale of its "
+        "logits; Recurrent-FFN-Hybrid has rotary positions in place of learned ones. Mamba-2 is another "
+        "library's: it has no scale of its logits, starts as that library starts it, with nothing to search "
+        "there, and has no place for votes.",
     )
 
 
 def fair_fight(recipes: Recipes) -> tuple[Study, ...]:
     """The studies that these recipes make: all for SECONDS, on three texts; the best two longer, and larger.
 
-    A further text is whatever `--data` names when its study is run; no recipe was searched on it.
+    Each is of one text by name, and left out on any other; on the further two no recipe was searched.
     """
     found = fights(recipes)
+    further = zip(("second", "third"), (text for text in TEXTS if text != recipes.text), strict=False)
 
     def of(family: str) -> list[Experiment]:
         return [one for name, one in found.items() if name.startswith(f"{family}.")]
 
     return (
-        _main(recipes, of("fight"), name="fair-fight"),
+        _main(recipes, of("fight"), name="fair-fight", text=recipes.text),
         *(
             _main(
                 recipes,
-                [replace(one, name=one.name.replace("fight.", f"fight-{text}.")) for one in of("fight")],
-                name=f"fair-fight-{text}",
-                where=f" on a {text} text",
+                [replace(one, name=one.name.replace("fight.", f"fight-{which}.")) for one in of("fight")],
+                name=f"fair-fight-{which}",
+                text=text,
+                which=f"a {which} text, ",
             )
-            for text in ("second", "third")
+            for which, text in further
         ),
         _duel(
             recipes,
@@ -343,7 +364,7 @@ def fair_fight(recipes: Recipes) -> tuple[Study, ...]:
             title=f"The fair fight with {LARGE / 1e6:g} million weights",
             question="Does the order of the best two stay in larger models?",
             more="The recipes are those of the small models, as deep and wider; on both sides the learning "
-            "rate falls as much as the width grows.",
+            "rate falls as much as the width grows, a rule that was tried for neither.",
         ),
     )
 
