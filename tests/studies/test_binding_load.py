@@ -18,6 +18,7 @@ from unimatrix.lab.study import Row
 from unimatrix.ops import suffix_automaton
 from unimatrix.studies.beyond.binding_load import (
     AUTOMATON,
+    BAR,
     BINDING_LENGTH,
     BINDING_LOAD,
     LENGTHS,
@@ -26,6 +27,7 @@ from unimatrix.studies.beyond.binding_load import (
     POINTERS,
     REBOUND,
     TRAINED_ON,
+    answers_in,
     key_of,
     on_cell,
 )
@@ -52,6 +54,18 @@ def test_all_train_alike_and_only_when_everything_is_asked_for() -> None:
     assert {(one.optim, one.loop) for one in experiments} == {(experiments[0].optim, experiments[0].loop)}
     assert {replace(one.task, eval_cells=()) for one in experiments} == {TRAINED_ON}
     assert {one.name for one in experiments} <= ONLY_IN_FULL
+
+
+def test_five_seeds_without_a_miss_are_enough_answers_for_the_bar() -> None:
+    task = POINTERS[64].task
+    for name, variant in mqar.variants(task).items():
+        answers = variant.eval_sequences * variant.num_asked
+        assert answers >= 104, name
+        # of n answers without a miss, the exact one-sided 95 % bound
+        assert 100.0 * 0.05 ** (1 / (5 * answers)) >= BAR, name
+    assert answers_in(LENGTHS[-1], 4) == mqar.variants(task)["65536_tokens_4_pairs"].eval_sequences * 4
+    for study in STUDIES:
+        assert f"At 65,536 tokens that is {answers_in(65_536, 4)} answers for each seed." in study.protocol
 
 
 def test_without_runs_nothing_is_said() -> None:

@@ -34,6 +34,15 @@ def test_every_preset_for_text_is_there_and_votes_where_it_has_a_place_for_votes
         assert dataclasses.replace(voting, parts=plain.parts) == plain
 
 
+def test_the_protocol_says_whose_votes_have_a_gate() -> None:
+    gated = set()
+    for preset, experiment in VOTED.items():
+        parts = experiment.model.resolved(VOCAB_SIZE).all_parts.values()
+        gated |= {preset for part in parts if getattr(part, "gate", None) is True}
+    assert gated == {"unimatrix"}
+    assert "The votes of the preset unimatrix alone have a gate" in " ".join(STREAMING.protocol)
+
+
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory):
     """Two models without and with votes, two steps, 200 bytes."""

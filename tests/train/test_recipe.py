@@ -20,6 +20,7 @@ from unimatrix.train.recipe import (
 def test_the_preset_s_rate_falls_with_its_width_and_never_rises_above_what_was_tuned():
     rates = [rate_of_width(width) for width in (8, 32, TUNED_WIDTH, 128, 240, 256, 1024)]
     assert rates[:3] == [TUNED_RATE] * 3
+    assert (rate_of_width(64), rate_of_width(240)) == (6e-3, 8.26e-4)  # as the preset's page says
     assert rates == sorted(rates, reverse=True)
     assert len(set(rates[2:])) == len(rates[2:])
     assert OWN_TEXT.optim.lr == rate_for(OWN_TEXT.model) == TUNED_RATE

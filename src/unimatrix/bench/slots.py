@@ -1,8 +1,9 @@
 """Time and memory of the slot memory over its number of slots, where a few of them are read.
 
 All slots are full, and every token writes: every second one a key that is held or was, the others a new one.
-Before anything is timed, the slots, ids and ages must be the reference's over the whole length, and every
-gradient within rounding of it on a beginning, since the reference keeps all slots for every token.
+Before anything is timed, the slots that each token reads and their ids must be the reference's, and so must
+the ids, ages and keys that are held at the end; what is read must be within rounding of it over the whole
+length, every gradient on a beginning, since the reference keeps all slots for every token.
 
 Letters: B batch, T tokens, N slots, E width of keys, k slots that are read.
 """
@@ -53,7 +54,7 @@ def run(
     equal = {}
     for count in slots:
         equal[count] = check(count, top_k, length)
-        say(f"{count:>6,} slots: {equal[count]:,} tokens write and read the reference's slots")
+        say(f"{count:>6,} slots: {equal[count]:,} tokens read the reference's slots")
     calls: dict[tuple[int, str], Callable[[], object]] = {}
     for count in slots:
         inputs, state = full_memory(count, length)
@@ -123,7 +124,7 @@ def _gradients(inputs: Mapping[str, Any], state: SlotMemoryState, top_k: int, ba
 
 
 def check(count: int, top_k: int, length: int) -> int:
-    """How many tokens' slots equal the reference's: all; a UserError if any differs, or a number does."""
+    """How many tokens read the reference's slots: all; a UserError if one does not, or what else differs."""
     inputs, state = full_memory(count, length)
     with torch.no_grad():
         (reads, last), (expected, expected_last) = (

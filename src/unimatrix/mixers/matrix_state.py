@@ -42,8 +42,10 @@ class MatrixStateMixer(Part):
     retention of each head and the readout gate share another matrix. `spectral_norm` divides W_(d,q,k,v) and
     W_o by their largest singular value (see `SpectralLinear`); d then stays with the others.
     `kernel_size`: of a short convolution over q, k and v; None for none. `idle_diag`: whether `d` is there at
-    all where nothing reads it. `output_norm`: whether what a head reads, S_t q_t, is divided by its root mean
-    square before W_o, which lets the product of three small projections count from the first steps on.
+    all where nothing reads it. `output_norm`: whether what a head reads, y = S_t q_t, becomes
+    y / sqrt(mean(y^2) + 1e-4) before W_o. Fresh reads are far below 1e-2 (2e-5 is the root mean square in the
+    preset `unimatrix`), so that at the start this is a constant gain of 100, which lets the product of three
+    small projections count from the first steps on; only large reads are divided by their own size.
     """
 
     def __init__(
@@ -264,7 +266,8 @@ class MatrixStateConfig(PartConfig):
     kernel_size: of a short causal convolution over q, k and v, each channel by itself, with SiLU; None: none.
     idle_diag: whether the projection d of the diagonal rule is there, as the paper counts it, where it is
     idle, without rule mixing and spectral_norm, which keep it.
-    output_norm: whether each head's read is divided by its root mean square before the output projection.
+    output_norm: whether each head's read y becomes y / sqrt(mean(y^2) + 1e-4) before the output projection: a
+    gain of 100 for small reads, such as fresh ones, and a root mean square of 1 for large ones.
     """
 
     kind: ClassVar[str] = "matrix_state"

@@ -175,8 +175,8 @@ class SurpriseStoreConfig(PartConfig):
 
     budget: entries at most. policy: who is kept, see `unimatrix.ops.surprise_store`; oracle is told what will
     be asked for, by a look ahead in the text that one call reads, for experiments alone. rate: the share that
-    is admitted once the store is full, of the surprise policies and random. window: over how many of the
-    newest surprises its quantile is taken. top_k: entries that a query reads. seed: of the random policies.
+    is admitted once the store is full, of the surprise policies and random. window: with how many surprises
+    before it a token's own is compared. top_k: entries that a query reads. seed: of the random policies.
     asked: (first, behind the last) of the ids that ask when they come again, for the oracle; None: any id
     that is followed by the same token again.
     """

@@ -71,7 +71,7 @@ TRANSFORMER_MODERN = edit(
         "norm": RMSNormConfig(),
     },
 )
-# chosen by what single runs said (docs/log.md); its ablation is in docs/flagship.md
+# chosen by what single runs said (docs/log.md); its ablation is in docs/results.md
 UNIMATRIX = ModelConfig(
     layers=(
         Parts(

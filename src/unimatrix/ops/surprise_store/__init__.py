@@ -72,8 +72,9 @@ def surprise_store(
     The criterion is this project's own. Each position is first stored or not, then reads. While there is room
     every token is stored. Then it depends on the policy which one comes in, and which one goes for it:
 
-        surprise           whose surprise is among the largest `rate` of the newest `window` ones, its own
-                           included (a running quantile); the least surprising one goes, which may be itself
+        surprise           whose surprise is among the largest `rate` of its own and the `window` before it (a
+                           running quantile, in whole ranks, rounded up, so at least one); the least
+                           surprising one goes, which may be itself
         surprise-oldest    the same; the oldest one goes
         always             every one; the oldest goes: first in, first out
         random             a share `rate`, whatever they are; the oldest goes
@@ -90,7 +91,8 @@ def surprise_store(
             here and in every argument.
         token_ids: [B, T] int64, >= 0, the ids stored with the values.
         surprise: [B, T], >= 0; it decides, and gets no gradient. Only the surprise policies look at it.
-        budget: N, entries at most. rate: in (0, 1]. window: R, newest surprises that are kept.
+        budget: N, entries at most. rate: in (0, 1]. window: R, how many earlier surprises
+            are kept to compare a new one with.
         top_k: entries that a query reads, at most N; None is all.
         seed: of the random policies.
         allowed: [B, T] bool; a False position is a token that reads, and is never stored.

@@ -250,7 +250,8 @@ STREAMING = Study(
         f"Then the first {STREAM_BYTES:,} bytes of the validation text, or all of a shorter one, are read "
         f"once in windows of {WINDOW} and once as one stream, the state carried through. Attention forgets "
         f"what it kept after every {WINDOW} bytes, Assoc's memory and Hybrid's one layer of attention after "
-        "every 4,096, which they manage; what else a model has, votes too, reads on. Mamba-2 is another "
+        "every 4,096, which they manage; what else a model has, votes too, reads on. The votes of the preset "
+        "unimatrix alone have a gate, as it has them; every other model's have none. Mamba-2 is another "
         "library's and has no place for votes. The programs are given the same bytes; their files need no "
         "model, whose weights are not counted here.",
     ),
