@@ -20,7 +20,7 @@ from unimatrix.errors import UserError
 from unimatrix.lab import search as module
 from unimatrix.lab.charts import draw_search, specification
 from unimatrix.lab.measured import Stopped
-from unimatrix.lab.results import read_results
+from unimatrix.lab.results import append_result, read_results
 from unimatrix.lab.search import (
     DIVERGED,
     OF_THE_BUDGET,
@@ -32,6 +32,7 @@ from unimatrix.lab.search import (
     bits,
     by_contestant,
     drawn,
+    is_whole,
     near,
     search,
     seconds_per_step,
@@ -281,3 +282,39 @@ def test_recipes_come_back_from_their_file(tmp_path) -> None:
     recipes.write(tmp_path / "recipes.json")
     assert read_record(Recipes, tmp_path / "recipes.json") == recipes
     assert recipes.windows["transformer"].experiment.model.resolved(VOCAB_SIZE).d_model == 8
+
+
+@pytest.mark.parametrize("bits_of_it", [None, float("nan"), float("inf"), 0.0, -1.0])
+def test_a_row_that_measured_nothing_is_no_run_unless_it_diverged(tmp_path, go, bits_of_it) -> None:
+    found, _ = go()
+    row = found["transformer"][0]
+    metrics = {name: value for name, value in row.metrics.items() if name != "bpb"}
+    metrics |= {} if bits_of_it is None else {"bpb": bits_of_it}
+    broken = dataclasses.replace(row, metrics=metrics)
+    assert is_whole(row)
+    assert not is_whole(broken)
+    assert by_contestant([row, broken]) == {"transformer": [row]}
+    if bits_of_it is None:  # files hold no numbers that are not finite
+        (tmp_path / SEARCH).unlink()
+        append_result(tmp_path / SEARCH, broken)
+        again, _ = go()
+        assert bits(again["transformer"][0]) < float("inf")
+        assert len(read_results(tmp_path / SEARCH)) == 1 + BUDGET.runs * len(SPACES)
+    streamed = dataclasses.replace(
+        row, config=row.config | {"loop": row.config["loop"] | {"stream_bytes": 64, "stream_window": None}}
+    )
+    assert not is_whole(streamed)
+    assert is_whole(dataclasses.replace(streamed, metrics=row.metrics | {"stream_bpb": 2.0}))
+
+
+def test_bits_that_are_no_number_are_a_run_that_diverged(go, monkeypatch) -> None:
+    train = module.train_one
+
+    def blow_up(experiment, **given):
+        trained = train(experiment, **given)
+        metrics = trained.result.metrics | {"bpb": float("nan")}
+        return dataclasses.replace(trained, result=dataclasses.replace(trained.result, metrics=metrics))
+
+    monkeypatch.setattr(module, "train_one", blow_up)
+    found, _ = go()
+    assert all(DIVERGED in row.metrics for runs in found.values() for row in runs)

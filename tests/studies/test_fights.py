@@ -10,10 +10,12 @@ from made_results import make_result
 
 from unimatrix.codec import read_record
 from unimatrix.data import VOCAB_SIZE
+from unimatrix.errors import UserError
 from unimatrix.evals import parts_that_look_back
 from unimatrix.lab.committed import COMMITTED
 from unimatrix.lab.results import read_results
 from unimatrix.lab.search import (
+    DIVERGED,
     OF_THE_BUDGET,
     SEARCH,
     Budget,
@@ -198,3 +200,19 @@ def test_the_committed_search_gave_all_the_same_and_the_recipes_are_its_best() -
     for unequal in (fewer, slower):
         with pytest.raises(AssertionError):
             check_equal(unequal, budget)
+
+
+def test_a_contestant_without_a_measured_run_is_named_before_anything_is_timed(tmp_path, monkeypatch) -> None:
+    """However few are left: ours, or one other, or all of the streams."""
+    for lost in (("lstm",), ("unimatrix",), tuple(name for name in CONTESTANTS if name != "unimatrix")):
+        rows = {
+            name: [dataclasses.replace(row, metrics={DIVERGED: 1.0}) for row in runs]
+            if name in lost
+            else runs
+            for name, runs in made_rows().items()
+        }
+        monkeypatch.setattr(module, "search", lambda *_, rows=rows, **__: rows)
+        with pytest.raises(UserError, match=f"^search: expected .* got none of {', '.join(lost)}$"):
+            run_search(tmp_path, data="embedded", drawn=3, near=8, seconds=2.0)
+    with pytest.raises(UserError, match=r"^search: .* got none of unimatrix, transformer-modern, "):
+        fights(recipes_of(made_rows(), streams={}))

@@ -120,6 +120,15 @@ def near(best: Draw, sizes: Sequence[int], number: int) -> tuple[Draw, ...]:
     return tuple(found[:number])
 
 
+def is_whole(row: Result) -> bool:
+    """Whether it diverged, or holds all that its settings ask for as numbers that bits can be."""
+    if DIVERGED in row.metrics:
+        return True
+    streams = Experiment.from_dict(row.config).loop.stream_bytes is not None
+    names = ("bpb", "stream_bpb") if streams else ("bpb",)
+    return all(0.0 < row.metrics.get(name, 0.0) < float("inf") for name in names)
+
+
 def bits(row: Result, metric: str = "bpb") -> float:
     """What a run is ordered by; infinite of one that diverged."""
     return row.metrics.get(metric, float("inf"))
@@ -203,7 +212,8 @@ def _run(
         assert trained.stop_signal is not None
         raise Stopped(trained.stop_signal)
     metrics = {**trained.result.metrics, OF_THE_BUDGET: budget.seconds}
-    return dataclasses.replace(trained.result, metrics=metrics), trained.stop_signal
+    row = dataclasses.replace(trained.result, metrics=metrics)
+    return row if is_whole(row) else _diverged(experiment, corpus, budget, threads), trained.stop_signal
 
 
 def _diverged(experiment: Experiment, corpus: Corpus, budget: Budget, threads: int) -> Result:
@@ -289,6 +299,7 @@ class _Log:
             for row in read_results(path)
             if [row.data[split]["sha256"] for split in ("train", "valid")] == sha256s
             and (row.metrics.get(OF_THE_BUDGET), row.machine, row.threads) == here
+            and is_whole(row)
         }
 
     def find(self, space: Space, draw: Draw, number: int) -> Result | None:
@@ -354,8 +365,8 @@ def best_of(rows: Mapping[str, Sequence[Result]], metric: str = "bpb") -> dict[s
 
 
 def by_contestant(rows: Iterable[Result]) -> dict[str, list[Result]]:
-    """The newest row of each run in a file, by contestant, in the order of their numbers."""
-    newest = {row.experiment: row for row in rows}
+    """The newest whole row of each run in a file, by contestant, in the order of their numbers."""
+    newest = {row.experiment: row for row in rows if is_whole(row)}
     found: dict[str, list[Result]] = {}
     for name in sorted(newest):
         found.setdefault(name.split(".")[1], []).append(newest[name])

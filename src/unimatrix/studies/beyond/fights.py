@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from unimatrix.data import Corpus, load_corpus
+from unimatrix.errors import UserError
 from unimatrix.evals.provenance import machine
 from unimatrix.lab.figures import draw_search
 from unimatrix.lab.results import Result
@@ -49,7 +50,7 @@ def run_search(
     Args:
         data: what `load_corpus` takes. seconds: of a run. calibration: of the timing at the end.
     Raises:
-        UserError: what `search` refuses.
+        UserError: what `search` refuses; a contestant without a run that was measured.
         Stopped: by Ctrl-C; finished runs are kept.
     """
     from unimatrix.lab.charts import save_drawing
@@ -98,8 +99,21 @@ def fights(recipes: Recipes) -> dict[str, Experiment]:
 
     Without votes a model has its best recipe for windows, with votes its best one for streams. Votes have
     ours, the modern Transformer and the best opponents, where they have a place for them.
+
+    Raises:
+        UserError: a contestant has no best run.
     """
     windows, streams = recipes.windows, recipes.streams
+    for best_runs, names in (
+        (windows, CONTESTANTS),
+        (streams, [name for name, one in CONTESTANTS.items() if not one.positions]),
+    ):
+        missing = [name for name in names if name not in best_runs]
+        if missing:
+            raise UserError(
+                "search: expected of every contestant a run that was measured, "
+                f"got none of {', '.join(missing)}"
+            )
     best, best_streamed = best_opponent(windows), best_opponent(streams)
     voters = [
         name for name in dict.fromkeys((OURS, MODERN, best, best_streamed)) if CONTESTANTS[name].has_parts
