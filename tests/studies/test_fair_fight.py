@@ -12,13 +12,15 @@ from studies.test_fights import made_rows, recipes_of
 from tiny_studies import text_of
 
 from unimatrix.data import Corpus
+from unimatrix.errors import UserError
 from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.results import append_result
 from unimatrix.lab.run import reproduce
 from unimatrix.lab.search import SEARCH
+from unimatrix.studies import catalogue
 from unimatrix.studies.beyond import fair_fight as module
 from unimatrix.studies.beyond.contestants import CONTESTANTS
-from unimatrix.studies.beyond.fair_fight import FAIR_FIGHT, Reached, _When, fair_fight
+from unimatrix.studies.beyond.fair_fight import FAIR_FIGHT, NAMES, Reached, _When, fair_fight
 from unimatrix.studies.beyond.fights import RECIPES, TEXTS, fights
 from unimatrix.studies.catalogue import ALL
 from unimatrix.studies.paper.claims import PAPER
@@ -165,3 +167,15 @@ def test_each_is_of_one_text_by_name_and_the_further_ones_are_not_the_searched_o
 def test_as_long_as_nothing_was_searched_nothing_is_studied() -> None:
     assert bool(FAIR_FIGHT) == RECIPES.exists()
     assert {name for name in ALL if name.startswith("fair-fight")} == {study.name for study in FAIR_FIGHT}
+
+
+def test_the_names_of_its_studies_are_known_before_their_recipes(monkeypatch) -> None:
+    assert {study.name for study in studies()} == set(NAMES)
+    monkeypatch.setattr(catalogue, "ALL", {"table1": catalogue.study("table1")})
+    for name in NAMES:
+        with pytest.raises(
+            UserError, match=f"^study {name}: it waits for .* `unimatrix bench search` finds$"
+        ):
+            catalogue.study(name)
+    with pytest.raises(UserError, match=r"^unknown study 'fair-fights'"):
+        catalogue.study("fair-fights")

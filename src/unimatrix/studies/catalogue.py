@@ -5,13 +5,13 @@ from collections import ChainMap
 from unimatrix.codec import did_you_mean, near_names, shown
 from unimatrix.errors import UserError
 from unimatrix.lab.study import Study
+from unimatrix.studies.beyond import fair_fight
 from unimatrix.studies.beyond.ablation import ABLATION
 from unimatrix.studies.beyond.all_fillers import TABLE5_ALL_FILLERS
 from unimatrix.studies.beyond.binding_load import BINDING_LENGTH, BINDING_LOAD
 from unimatrix.studies.beyond.context_votes import CONTEXT_VOTES
 from unimatrix.studies.beyond.depth import DEPTH_RECALL, DEPTH_TEXT
 from unimatrix.studies.beyond.exact_routing import TABLE1_EXACT, TABLE3_EXACT
-from unimatrix.studies.beyond.fair_fight import FAIR_FIGHT
 from unimatrix.studies.beyond.learning_rate import LEARNING_RATE
 from unimatrix.studies.beyond.serving import DECODING_STUDIES, MEMORY
 from unimatrix.studies.beyond.streaming import STREAMING
@@ -54,7 +54,7 @@ STUDIES: dict[str, Study] = {
         ABLATION,
         LEARNING_RATE,
         TRIPLE_UNTYPED,
-        *FAIR_FIGHT,
+        *fair_fight.FAIR_FIGHT,
         SECTION56_FIRST,
         SECTION56_TUNED,
         SECTION56_PERPLEXITY,
@@ -79,6 +79,8 @@ def study(name: str) -> Study:
         UserError: there is none; names the near ones, or all.
     """
     if name not in ALL:
+        if name in fair_fight.NAMES:
+            raise UserError(f"study {name}: it waits for its recipes, which `unimatrix bench search` finds")
         raise UserError(f"unknown study {shown(name)}; {did_you_mean(name, ALL)}")
     return ALL[name]
 

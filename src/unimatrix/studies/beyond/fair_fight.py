@@ -369,4 +369,5 @@ def fair_fight(recipes: Recipes) -> tuple[Study, ...]:
     )
 
 
+NAMES = ("fair-fight", "fair-fight-second", "fair-fight-third", "fair-fight-long", "fair-fight-large")
 FAIR_FIGHT: tuple[Study, ...] = fair_fight(read_record(Recipes, RECIPES)) if RECIPES.exists() else ()
