@@ -12,6 +12,7 @@ from unimatrix import UserError
 from unimatrix.mixers import PreviousTokenRouting, SuffixRouting, SuffixRoutingConfig, SuffixVotesConfig
 from unimatrix.mixers.kept_text import STRENGTH
 from unimatrix.mixers.suffix_automaton import BUCKETS, EXPECTED, SuffixMixture, SuffixVotes
+from unimatrix.models import PEER_PRESETS, PRESETS
 from unimatrix.models.state import select_batch, state_bytes
 from unimatrix.ops import suffix_automaton
 
@@ -241,3 +242,10 @@ def test_a_capacity_bounds_the_state():
 def test_settings_that_cannot_work_are_named(settings, message):
     with pytest.raises(UserError, match=message):
         SuffixRoutingConfig(**settings)
+
+
+def test_one_token_has_all_whatever_votes():
+    """Of every preset that has no tokens of its own task: there are no others to share the rest."""
+    for name in PRESETS | PEER_PRESETS:
+        logits, _ = unimatrix.build(name, vocab_size=1)(torch.zeros(2, 9, dtype=torch.int64))
+        assert logits.isfinite().all(), name

@@ -84,6 +84,8 @@ class SuffixMixture(nn.Module):
 
         All weights are read here, within the module's own call: wrappers bring them for it alone.
         """
+        if logits.shape[-1] == 1:
+            return logits  # the one token has all, and there are no others to share
         scores = logits.to(accumulation_dtype(logits.dtype))
         chosen = votes.token.clamp_min(0)[..., None]
         own = scores.gather(-1, chosen)
