@@ -15,7 +15,7 @@ from words import INPUTS, drawn, fibonacci
 
 from unimatrix import UserError
 from unimatrix.models import select_batch
-from unimatrix.ops import SuffixMatch, TokenStoreState, suffix_automaton
+from unimatrix.ops import SuffixMatch, TokenStoreState, context_continuations, suffix_automaton
 from unimatrix.ops.token_store import reading
 from unimatrix.ops.token_store.reading import compact
 from unimatrix.ops.token_store.state import SLOTS, TOKENS_ROOM, one_at_a_time
@@ -369,3 +369,19 @@ def test_a_handle_that_two_threads_go_on_from_is_read_by_one_at_a_time(monkeypat
     assert state.length.tolist() == [101, 50]
     expected, _ = suffix_automaton(one, compact(handle), mask=mine)
     assert_same(suffix_automaton(one, handle, mask=mine)[0], expected)
+
+
+@pytest.mark.parametrize("op", [suffix_automaton, context_continuations])
+def test_a_store_holds_nothing_of_the_process_beside_what_was_read(op):
+    """Its room to spare goes into every copy and file; here torch fills what nobody has written."""
+    tokens, more = drawn(4, n=100), drawn(4, n=700, seed=1)
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        torch.use_deterministic_algorithms(True)
+        _, first = op(tokens)
+        _, handle = op(more, first)  # grown
+        _, other = op(tokens, first)  # of its own
+    finally:
+        torch.use_deterministic_algorithms(before)
+    for state in (first, handle, other, pickle.loads(pickle.dumps(handle))):
+        assert not (state.store == torch.iinfo(torch.int32).max).any()

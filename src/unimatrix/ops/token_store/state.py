@@ -105,7 +105,8 @@ def new_store(batch: int, index: int, tokens: int, nodes: int, slots: int) -> tu
     for at, number in ((TOKENS_ROOM, tokens), (NODES_ROOM, nodes), (SLOTS_ROOM, slots), (INDEX, index)):
         registers[:, at] = number
     size = words(index, tokens, nodes, slots)
-    return registers, torch.empty(batch, size, dtype=torch.int32, device="cpu")
+    # zeros: copies and files have the room behind what it holds too, and nothing else of this process
+    return registers, torch.zeros(batch, size, dtype=torch.int32, device="cpu")
 
 
 def check_ids(tokens: Tensor, mask: Tensor | None) -> None:
