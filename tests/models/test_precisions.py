@@ -12,6 +12,7 @@ MASK = torch.ones(2, 24, dtype=torch.bool)
 MASK[0, :3] = False
 AUTOCAST = ("autocast bfloat16", "autocast float16")
 PRECISIONS = (*AUTOCAST, "bfloat16", "float16", "float64")
+NAMES = (*ALL_PRESETS, "lstm")  # of the peers the one whose cell is none of the ops
 
 
 def results(model: LanguageModel) -> tuple[Tensor, Tensor]:
@@ -26,7 +27,7 @@ def results(model: LanguageModel) -> tuple[Tensor, Tensor]:
     return logits.detach().double(), torch.cat(grads)
 
 
-@pytest.mark.parametrize("name", ALL_PRESETS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_any_precision_is_close_to_float32(name, precision):
     expected = results(trained_size(name).requires_grad_(True).train())
@@ -44,7 +45,7 @@ def test_any_precision_is_close_to_float32(name, precision):
         assert similar > (0.98 if dtype == torch.bfloat16 else 0.999 if dtype == torch.float16 else 0.999999)
 
 
-@pytest.mark.parametrize("name", ALL_PRESETS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
 def test_a_state_made_under_autocast_goes_on_under_it(name, dtype):

@@ -7,7 +7,14 @@ import torch
 
 import unimatrix
 from unimatrix.cli import LONGEST_LINE
-from unimatrix.models import PRESETS, ModelConfig, parameter_count, preset_config
+from unimatrix.models import (
+    PEER_PRESETS,
+    PRESETS,
+    ModelConfig,
+    parameter_count,
+    preset_config,
+    task_presets,
+)
 from unimatrix.studies.paper.published import published
 
 PRINTED = [
@@ -205,3 +212,19 @@ def test_unknown_config_keys_are_refused():
         ModelConfig.from_dict(values | {"layers": [{"mixer": {"kind": "mamba"}}]})
     # else the commands cut out its middle
     assert len(str(caught.value)) < LONGEST_LINE
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *PEER_PRESETS, *task_presets()])
+@pytest.mark.parametrize("training", [False, True])
+def test_shapes_alone_are_read_on_the_meta_device(name, training):
+    """As who plans memory does: no value is there to be looked at."""
+    model, ids = unimatrix.build(name).to("meta").train(training), torch.zeros(2, 5, dtype=torch.long)
+    expected = unimatrix.build(name)(ids)[0].shape
+    ids = ids.to("meta")
+    with torch.set_grad_enabled(training):
+        logits, state = model(ids, mask=torch.ones_like(ids, dtype=torch.bool))
+        more, _ = model(ids, state)
+    assert (logits.shape, more.shape) == (expected, expected)
+    assert logits.is_meta
+    if training:
+        more.sum().backward()

@@ -357,3 +357,8 @@ def test_a_handle_that_two_threads_go_on_from_is_read_by_one_at_a_time(monkeypat
     assert state.length.tolist() == [200, 200]
     expected, _ = context_continuations(many, compact(handle))
     assert torch.equal(context_continuations(many, handle)[0], expected)
+
+
+def test_a_number_out_of_range_is_told_with_its_range():
+    with pytest.raises(UserError, match=r"^continuations: expected 1 to 64, got 65$"):
+        context_continuations(torch.zeros(1, 3, dtype=torch.int64), continuations=65)

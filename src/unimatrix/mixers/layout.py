@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from unimatrix.errors import UserError, UserTypeError
+from unimatrix.ops.shapes import under_autocast
 
 
 class Kept(NamedTuple):
@@ -54,7 +55,7 @@ def check_state(state: Any, layout: Any, inputs: Tensor, dtype: torch.dtype) -> 
     device = inputs.device
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     # under autocast a state has the dtype that the products were made in
-    stream = None if torch.is_autocast_enabled(device.type) else dtype
+    stream = None if under_autocast(device) else dtype
     dtypes = {"stream": stream, "sums": sums}
     _check(("state",), state, layout, _Given(inputs.shape[0], device, dtypes))
 

@@ -14,7 +14,7 @@ from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Part, Role, Size
 from unimatrix.mixers.registry import PartConfig
-from unimatrix.ops.shapes import Stream, TokenMask
+from unimatrix.ops.shapes import Stream, TokenMask, under_autocast, without_autocast
 
 
 class LSTMState(NamedTuple):
@@ -72,6 +72,16 @@ class LSTMMixer(Part):
 
     def _read(self, u: Stream, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The cell's outputs [B, T, W] and its state; torch's has a layer in front."""
+        device = u.device
+        if (
+            device.type == "cpu"
+            and under_autocast(device)
+            and torch.get_autocast_dtype("cpu") == torch.float16
+        ):
+            # torch's cell cannot be cast to it there
+            dtype = next(self.lstm.parameters()).dtype
+            with without_autocast(device):
+                return self._read(u.to(dtype), LSTMState(*(x.to(dtype) for x in state)))
         h, (hidden, cell) = self.lstm(u, (state.hidden[None], state.cell[None]))
         return h, LSTMState(hidden[0], cell[0])
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimatrix.ops.shapes import without_autocast
+
 _ROUNDS, _ITERATIONS = 100, 10  # at most so many rounds of so many power iterations until sigma stands still
 _STILL = 1e-7  # relative change of sigma in one round
 _TINY = 1e-12  # a vector of zeros stays one
@@ -127,7 +129,7 @@ def singular_vectors(weight: Tensor) -> tuple[Tensor, Tensor]:
     # one fixed draw for all: it must not be orthogonal to v, and no other draw may depend on it
     start = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0), device="cpu")
     v, before = start.to(weight), 0.0
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight.device):
         for _ in range(_ROUNDS):
             for _ in range(_ITERATIONS):
                 u = F.normalize(weight @ v, dim=0, eps=_TINY)

@@ -101,7 +101,7 @@ def check_ids(input_ids: TokenIds, vocab_size: int, *, training: bool) -> None:
     # in a compiled graph, and in training off the CPU, it would cost a synchronisation
     if torch.compiler.is_compiling() or (training and input_ids.device.type != "cpu"):
         return
-    if input_ids.numel() == 0:
+    if input_ids.numel() == 0 or input_ids.is_meta:
         return
     low, high = (int(bound) for bound in torch.aminmax(input_ids))
     if low < 0 or high >= vocab_size:
@@ -119,7 +119,7 @@ def check_positions(limit: int | None, length: int, end: Tensor, *, fresh: bool)
     """
     if limit is None or (torch.compiler.is_compiling() and not fresh):
         return
-    longest = length if fresh or end.shape[0] == 0 else int(end.max())
+    longest = length if fresh or end.shape[0] == 0 or end.is_meta else int(end.max())
     if longest > limit:
         raise UserError(
             f"input_ids: expected at most max_positions = {limit} tokens, got {longest}; "

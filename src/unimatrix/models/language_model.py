@@ -31,7 +31,7 @@ from unimatrix.models.input_checks import (
     positions_at,
 )
 from unimatrix.ops.internals import exporting
-from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
+from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, under_autocast
 
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
 # carrying its state: what lies between two layers then stays in the processor's caches (docs/performance.md).
@@ -356,7 +356,7 @@ class LanguageModel(nn.Module):
                 part = getattr(part, name)
             in_place = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
             # under autocast votes may be of a wider dtype than the logits
-            if not in_place or hidden.dim() < 3 or torch.is_autocast_enabled(hidden.device.type):
+            if not in_place or hidden.dim() < 3 or under_autocast(hidden.device):
                 logits = part.vote(logits, hidden, given)
                 continue
             piece = max(1, PIECE_TOKENS // max(1, len(hidden)))

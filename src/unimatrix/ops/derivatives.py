@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.ops.internals import many_at_once, transforming
+from unimatrix.ops.shapes import without_autocast
 
 
 def plain_gradients_wanted(*grad_outputs: Tensor | None) -> bool:
@@ -37,8 +38,8 @@ def plain_gradients(
         needed: which of them need a gradient. grad_outputs: None for an output that nothing depends on.
     """
     create_graph = torch.is_grad_enabled()
-    device = next(x for x in arguments if isinstance(x, Tensor)).device.type
-    with torch.enable_grad(), torch.autocast(device, enabled=False):
+    device = next(x for x in arguments if isinstance(x, Tensor)).device
+    with torch.enable_grad(), without_autocast(device):
         # a view each: an argument that depends on another one is not the way of the other one's gradient
         inputs = [x.view_as(x) if need else x for x, need in zip(arguments, needed, strict=True)]
         pairs = [

@@ -87,11 +87,12 @@ def check_positions(
 
 
 def check_count(name: str, value: object, high: int | None = None, *, limit: str = "") -> None:
-    """Raise a UserError unless it is a whole number from 1 on, up to `high`, which `limit` names."""
+    """Raise a UserError unless it is a whole number from 1 on, up to `high`, which `limit` may name."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserTypeError(f"{name}: expected a whole number, got {shown(value)}")
     if high is not None and not 1 <= value <= high:
-        raise UserError(f"{name}: expected 1 to {limit} = {high}, got {value}")
+        named = f"{limit} = {high}" if limit else high
+        raise UserError(f"{name}: expected 1 to {named}, got {value}")
     if value < 1:
         raise UserError(f"{name}: expected at least 1, got {value}")
 
@@ -157,9 +158,14 @@ def _check_device(name: str, tensor: Tensor, first: Tensor) -> None:
         raise UserError(f"{name}: expected a tensor on {first.device}, as the others, got {tensor.device}")
 
 
+def under_autocast(device: torch.device) -> bool:
+    """Whether autocast casts there; torch refuses to be asked of the meta device, which has none."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Within the block sums stay in the dtype of their tensors; where autocast is off it costs nothing."""
-    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+    if not under_autocast(device):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
