@@ -98,23 +98,29 @@ def test_a_process_that_ends_is_told_by_its_runs_name_and_the_other_saves(tmp_pa
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_without_parent_stops_itself_until_it_hears_it(monkeypatch) -> None:
+@pytest.mark.parametrize("how", ["its sentinel", "its number"])
+def test_a_worker_without_parent_stops_itself_until_it_hears_it_and_at_last_ends(monkeypatch, how) -> None:
     ours, theirs = multiprocessing.Pipe()
-    theirs.close()  # what is waited for is there at once
+    if how == "its sentinel":
+        theirs.close()  # what is waited for is there at once
     sent: list[tuple[int, int]] = []
 
-    def kill(*call: int) -> None:
-        sent.append(call)
-        if len(sent) == 3:
-            raise SystemExit
+    def end(code: int) -> None:
+        raise SystemExit(code)
 
-    parent = type("Parent", (), {"sentinel": ours})
+    pid = os.getppid() if how == "its sentinel" else -1
+    parent = type("Parent", (), {"sentinel": ours, "pid": pid})
     monkeypatch.setattr(module, "parent_process", lambda: parent)
-    monkeypatch.setattr(module.os, "kill", kill)
+    monkeypatch.setattr(module.os, "kill", lambda *call: sent.append(call))
+    monkeypatch.setattr(module.os, "_exit", end)
     monkeypatch.setattr(module, "_POLL_S", 0.01)
-    with pytest.raises(SystemExit):
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
+    with pytest.raises(SystemExit) as ended:
         module._end_with_parent()
-    assert sent == [(os.getpid(), signal.SIGTERM)] * 3
+    assert ended.value.code == 1
+    assert len(sent) > 2
+    assert set(sent) == {(os.getpid(), signal.SIGTERM)}
+    ours.close(), theirs.close()
 
 
 @pytest.mark.parametrize(

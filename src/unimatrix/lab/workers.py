@@ -28,6 +28,7 @@ from unimatrix.train.progress import PlainConsole
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_S = 0.2
+_PATIENCE_S = 60.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -179,11 +180,18 @@ def _work(pipe: Connection, corpus: Corpus | None, out: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed asks nobody to stop: then the run is saved and left."""
+    """A parent that was killed asks nobody to stop: then the run is saved and left.
+
+    What does not hear it for _PATIENCE_S (an evaluation, whose result nobody would take) ends at once.
+    """
     parent = parent_process()
     assert parent is not None
-    connection.wait([parent.sentinel])
-    while True:
+    # the sentinel alone would be held open by whoever the parent forked
+    while not connection.wait([parent.sentinel], timeout=_POLL_S) and os.getppid() == parent.pid:
+        pass
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
         # again and again, as the parent would: between runs and before its first step none is heard
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_POLL_S)
+    os._exit(1)
