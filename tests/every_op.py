@@ -165,7 +165,7 @@ def _gated(kinds: int) -> Case:
         y, last = gated_scan(**fresh(inputs), state=state, **options)
         return (y,), last
 
-    return Case(make, apply, masked_output_is_zero=False)
+    return Case(make, apply)
 
 
 def _triple(slots: int) -> Case:
@@ -197,7 +197,9 @@ def _ids(inputs: Inputs) -> tuple[Tensor, Tensor]:
     )
     # a position's own, wherever a text is cut
     ids = torch.zeros(like.shape[:2], dtype=torch.int64, device=like.device)
-    return like, (like[..., 0].detach().abs() * 1000).long() if like.is_floating_point() else ids
+    if like.is_floating_point():
+        ids = (like[..., 0].detach().nan_to_num(0.0, 0.0, 0.0).abs() * 1000).long()
+    return like, ids
 
 
 def _slots(top_k: int | None) -> Case:

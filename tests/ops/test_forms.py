@@ -155,6 +155,23 @@ def test_masked_positions_are_no_tokens(case, backend):
 
 
 @every_form
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf], ids=str)
+def test_whatever_stands_at_masked_positions_reaches_nothing(case, backend, wrong):
+    """Not the other outputs, the last state, or any gradient: nothing times NaN or infinity is NaN."""
+    inputs, mask = CASES[case].make(length=40), holes(2, 40)
+    found = []
+    for filled in (0.0, wrong):
+        inputs = {name: x.clone() for name, x in inputs.items()}
+        for name in filter(along_time, inputs):
+            inputs[name][~mask] = filled
+        found.append(run(case, inputs, backend, mask=mask))
+    for name, x in found[0].items():
+        assert torch.isfinite(x).all(), name
+        assert torch.equal(found[1][name], x), name
+        assert name.startswith("output") or not along_time(name) or (x[~mask] == 0).all(), name
+
+
+@every_form
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
 @pytest.mark.parametrize("given", [True, False], ids=["a state", "no state"])
 def test_texts_in_a_row_are_texts_apart(case, backend, given, masked):

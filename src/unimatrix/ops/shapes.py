@@ -86,6 +86,15 @@ def check_positions(
         check_other("starts", starts, torch.bool, expected, first)
 
 
+def harmless(mask: TokenMask | None, x: Tensor) -> Tensor:
+    """The input [B, T, ...] of an op with zeros at its masked positions; itself where there is no mask.
+
+    Padding may hold anything, and nothing times NaN or infinity is NaN: what a form only weighs with zero
+    would reach the real positions, or their gradients.
+    """
+    return x if mask is None else torch.where(mask.reshape(mask.shape + (1,) * (x.dim() - 2)), x, 0.0)
+
+
 def check_count(name: str, value: object, high: int | None = None, *, limit: str = "") -> None:
     """Raise a UserError unless it is a whole number from 1 on, up to `high`, which `limit` may name."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -113,10 +122,10 @@ def check_retention(name: str, log: Tensor) -> None:
         raise UserError(f"{name}: expected numbers at most 0, got {wrong[0].item():g}")
 
 
-def check_range(name: str, x: Tensor, low: float, high: float, mask: TokenMask | None) -> None:
+def check_range(name: str, x: Tensor, low: float, high: float) -> None:
     """Raise a UserError for a number outside [low, high], or NaN, where a look at the values is free.
 
-    Off the CPU, and in a compiled graph, it would cost a synchronisation. Masked positions may hold anything.
+    Off the CPU, and in a compiled graph, it would cost a synchronisation.
     """
     if x.device.type != "cpu" or x.numel() == 0 or watched(x) or transforming():
         return
@@ -125,8 +134,6 @@ def check_range(name: str, x: Tensor, low: float, high: float, mask: TokenMask |
     if low <= least.item() and most.item() <= high:
         return
     wrong = ~((x >= low) & (x <= high))
-    if mask is not None:
-        wrong &= mask.reshape(mask.shape + (1,) * (x.dim() - 2))
     if wrong.any():
         expected = "at most 0" if high == 0 else f"from {low:g} to {high:g}"
         raise UserError(f"{name}: expected numbers {expected}, got {x[wrong][0].item():g}")

@@ -13,7 +13,7 @@ from unimatrix.ops.backend import Backend, BackendChoice, choose_backend, loops_
 from unimatrix.ops.gated_scan.chunked import gated_scan_chunked
 from unimatrix.ops.gated_scan.compiled import gated_scan_compiled
 from unimatrix.ops.gated_scan.reference import gated_scan_reference
-from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_positions
+from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_positions, harmless
 
 __all__ = ["gated_scan"]
 
@@ -35,7 +35,7 @@ def gated_scan(
         gates: [B, T, 3, W], f, w and o of every position, or [B, T, 4, W] with q behind them, any float
             dtype; a view of one projection's output is read where it lies.
         state: [B, W], s_0; None is zeros. Never modified.
-        mask: [B, T] bool; a False position neither writes nor decays, and its output means nothing.
+        mask: [B, T] bool; a False position neither writes nor decays, and its output is zero.
         starts: [B, T] bool; at a True position, a masked one too, the state is emptied before anything is
             written, so that a text begins there: it is as if each text had been given alone.
         backend: "auto" takes the compiled form on a CPU and the chunked form elsewhere. A form asked for by
@@ -62,14 +62,13 @@ def gated_scan(
     if state is not None and gates.shape[1] == 0:
         state = state.clone()  # what is returned is the caller's own
     if form == "reference":
-        return gated_scan_reference(gates, state, mask=mask, starts=starts)
+        return gated_scan_reference(harmless(mask, gates), state, mask=mask, starts=starts)
     if form == "chunked":
-        return gated_scan_chunked(gates, state, mask=mask, starts=starts)
+        return gated_scan_chunked(harmless(mask, gates), state, mask=mask, starts=starts)
     if mask is not None:
         # tanh(inf) is 1, exactly
-        still = gates.new_tensor([torch.inf, 0.0])[:, None]
-        held = torch.where(mask[..., None, None], gates[:, :, :2], still)
-        gates = torch.cat([held, gates[:, :, 2:]], dim=2)
+        still = gates.new_tensor([torch.inf, *[0.0] * (gates.shape[2] - 1)])[:, None]
+        gates = torch.where(mask[..., None, None], gates, still)
     return gated_scan_compiled(gates, state, starts)
 
 

@@ -14,8 +14,7 @@ def gated_scan_chunked(
     forget, write, output, *query = gates.to(accumulation_dtype(gates.dtype)).unbind(2)  # [B, T, W]
     decay = torch.tanh(forget)
     if mask is not None:
-        hidden = ~mask[..., None]
-        decay, write = decay.masked_fill(hidden, 1.0), write.masked_fill(hidden, 0.0)
+        decay = decay.masked_fill(~mask[..., None], 1.0)
     if starts is not None:
         decay = decay.masked_fill(starts[..., None], 0.0)
     s, last = signed_scan_chunked(decay, write, state)

@@ -22,6 +22,7 @@ from unimatrix.ops.shapes import (
     check_like,
     check_positions,
     check_range,
+    harmless,
     without_autocast,
 )
 
@@ -72,6 +73,7 @@ def m2rnn(
     its own. Differentiable in every floating argument, the state included; no gradient is clipped.
     """
     _check(q, k, v, log_retention, transition, state, mask, starts)
+    q, k, v, log_retention = (harmless(mask, x) for x in (q, k, v, log_retention))
     problem = loops_problem(q)
     form = choose_backend(
         "m2rnn",
@@ -86,12 +88,10 @@ def m2rnn(
     elif length == 0:
         state = state.clone()  # what is returned is the caller's own
     if form == "reference":
-        check_range("log_retention", log_retention, -torch.inf, 0.0, mask)
+        check_range("log_retention", log_retention, -torch.inf, 0.0)
         with without_autocast(q.device):
             return m2rnn_reference(q, k, v, log_retention, transition, state=state, mask=mask, starts=starts)
-    if mask is not None:
-        # a retention of 1 neither decays nor writes, since the write strength is 1 minus it
-        log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
+    # where masked, a retention of 1 neither decays nor writes, since the write strength is 1 minus it
     y, last = m2rnn_compiled(q, k, v, log_retention, transition, state, starts)
     return (y if mask is None else y.masked_fill(~mask[..., None, None], 0.0)), last
 

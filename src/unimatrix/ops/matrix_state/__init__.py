@@ -23,6 +23,7 @@ from unimatrix.ops.shapes import (
     check_like,
     check_positions,
     check_range,
+    harmless,
     without_autocast,
 )
 
@@ -81,6 +82,9 @@ def matrix_state(
     is taken. Differentiable in every floating argument, the state included.
     """
     _check(q, k, v, log_retention, rule_weights, diag, state, mask, starts, chunk_len)
+    q, k, v, log_retention = (harmless(mask, x) for x in (q, k, v, log_retention))
+    if rule_weights is not None and diag is not None:
+        rule_weights, diag = harmless(mask, rule_weights), harmless(mask, diag)
     problem = compiled_problem(k, v)
     form = choose_backend(
         "matrix_state",
@@ -91,7 +95,7 @@ def matrix_state(
     if state is not None and q.shape[1] == 0:
         state = state.clone()  # what is returned is the caller's own
     if form != "compiled":
-        check_range("log_retention", log_retention, -torch.inf, 0.0, mask)
+        check_range("log_retention", log_retention, -torch.inf, 0.0)
     if form == "reference":
         with without_autocast(q.device):
             return matrix_state_reference(
@@ -105,9 +109,7 @@ def matrix_state(
                 mask=mask,
                 starts=starts,
             )
-    if mask is not None:
-        # rho = 1 neither decays nor writes, since the write strength is 1 - rho
-        log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
+    # where masked, rho = 1 neither decays nor writes, since the write strength is 1 - rho
     if form == "compiled":
         y, last = matrix_state_compiled(q, k, v, log_retention, rule_weights, diag, state, starts)
     else:

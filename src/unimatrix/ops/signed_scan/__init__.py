@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unimatrix.errors import UserError
 from unimatrix.ops.backend import Backend, BackendChoice, choose_backend, loops_problem
-from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_positions
+from unimatrix.ops.shapes import Stream, TokenMask, check_first, check_like, check_positions, harmless
 from unimatrix.ops.signed_scan.chunked import signed_scan_chunked
 from unimatrix.ops.signed_scan.compiled import signed_scan_compiled
 from unimatrix.ops.signed_scan.reference import signed_scan_reference
@@ -52,6 +52,7 @@ def signed_scan(
     divides, so that a sign or a zero is a number like any other. Differentiable in decay, write and state.
     """
     _check(decay, write, state, mask, starts)
+    decay, write = harmless(mask, decay), harmless(mask, write)
     problem = loops_problem(write)
     form = choose_backend(
         "signed_scan",
@@ -64,8 +65,7 @@ def signed_scan(
     if form == "reference":
         return signed_scan_reference(decay, write, state, mask=mask, starts=starts)
     if mask is not None:
-        hidden = ~mask[..., None]
-        decay, write = decay.masked_fill(hidden, 1.0), write.masked_fill(hidden, 0.0)
+        decay = decay.masked_fill(~mask[..., None], 1.0)
     if form == "compiled":
         return signed_scan_compiled(decay, write, state, starts)
     if starts is not None:

@@ -24,6 +24,7 @@ from unimatrix.ops.shapes import (
     check_positions,
     check_range,
     check_tuple,
+    harmless,
     without_autocast,
 )
 from unimatrix.ops.slot_memory.chunked import decisions_problem, slot_memory_chunked
@@ -123,11 +124,10 @@ def slot_memory(
             "chunked": undecided,
         },
     )
-    writes = Writes(
-        query.to(dtype), key.to(dtype), value.to(dtype), token_ids, write_strength.to(dtype), mask, starts
-    )
+    query, key, values, strength = (harmless(mask, x.to(dtype)) for x in (query, key, value, write_strength))
+    writes = Writes(query, key, values, token_ids, strength, mask, starts)
     if form != "compiled":
-        check_range("write_strength", write_strength, 0.0, 1.0, mask)
+        check_range("write_strength", strength, 0.0, 1.0)
     if form == "reference":
         reads, last = slot_memory_reference(writes, state, rules)
     elif form == "compiled":

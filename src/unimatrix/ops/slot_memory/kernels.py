@@ -63,7 +63,7 @@ def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
         *[x.numpy() for x in (*state, *reads, *kept)],
     )
     if wrong:
-        check_range("write_strength", writes.strength, 0.0, 1.0, writes.real)
+        check_range("write_strength", writes.strength, 0.0, 1.0)
     return (context, weights, read_ids, read_slots, *state, *kept)
 
 

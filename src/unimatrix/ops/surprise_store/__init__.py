@@ -25,6 +25,7 @@ from unimatrix.ops.shapes import (
     check_positions,
     check_range,
     check_tuple,
+    harmless,
     without_autocast,
 )
 from unimatrix.ops.surprise_store.chunked import decisions_problem, surprise_store_chunked
@@ -135,10 +136,11 @@ def surprise_store(
         preferred="compiled" if problem is None else "chunked" if undecided is None else "reference",
         problems={"compiled": problem, "chunked": undecided},
     )
-    check_range("surprise", surprise, 0.0, float("inf"), mask)
+    surprise = harmless(mask, surprise)
+    check_range("surprise", surprise, 0.0, float("inf"))
     offers = Offers(
-        *(query.to(dtype), key.to(dtype), value.to(dtype), token_ids),
-        *(in_steps(surprise), mask, allowed, starts),
+        *(harmless(mask, x.to(dtype)) for x in (query, key, value)),
+        *(token_ids, in_steps(surprise), mask, allowed, starts),
     )
     with without_autocast(query.device):
         if form == "compiled":

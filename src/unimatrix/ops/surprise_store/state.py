@@ -78,7 +78,7 @@ def mix(mixed: Tensor, token_ids: Tensor) -> Tensor:
 
 
 def in_steps(surprise: Tensor) -> Tensor:
-    """Surprises as whole steps, int64; where one is no number (padding may hold anything) 0."""
+    """Surprises as whole steps, int64; where one is no number 0."""
     steps = surprise.detach().double().nan_to_num(0.0) * STEPS
     return steps.round().clamp(0, MOST_STEPS).long()
 

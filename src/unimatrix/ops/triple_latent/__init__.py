@@ -25,6 +25,7 @@ from unimatrix.ops.shapes import (
     check_positions,
     check_range,
     check_tuple,
+    harmless,
     without_autocast,
 )
 from unimatrix.ops.signed_scan import signed_scan
@@ -83,6 +84,8 @@ def triple_latent(
     is taken but in the softmax over slots. Differentiable in every floating argument, the state included.
     """
     _check(a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state, mask, starts)
+    a, b, q_l, q_r = (harmless(mask, x) for x in (a, b, q_l, q_r))
+    log_retention, log_pair_retention = (harmless(mask, x) for x in (log_retention, log_pair_retention))
     problem = compiled_problem(b, b)
     if problem is None and addresses is not None and len(addresses) > MAX_COMPILED_SLOTS:
         problem = f"it takes at most {MAX_COMPILED_SLOTS} slots, got {len(addresses)}"
@@ -102,8 +105,8 @@ def triple_latent(
     elif a.shape[1] == 0:
         state = TripleLatentState(*(x.clone() for x in state))  # what is returned is the caller's own
     if form != "compiled":
-        check_range("log_retention", log_retention, -torch.inf, 0.0, mask)
-        check_range("log_pair_retention", log_pair_retention, -torch.inf, 0.0, mask)
+        check_range("log_retention", log_retention, -torch.inf, 0.0)
+        check_range("log_pair_retention", log_pair_retention, -torch.inf, 0.0)
     if form == "reference":
         with without_autocast(a.device):
             return triple_latent_reference(
@@ -119,10 +122,7 @@ def triple_latent(
                 starts=starts,
             )
     if form == "compiled":
-        if mask is not None:
-            # a retention of 1 neither decays nor writes, since the write strength is 1 minus it
-            log_retention = log_retention.masked_fill(~mask[..., None], 0.0)
-            log_pair_retention = log_pair_retention.masked_fill(~mask[..., None], 0.0)
+        # where masked, retentions of 1 neither decay nor write, since the write strength is 1 minus them
         y, state = triple_latent_compiled(
             a, b, q_l, q_r, log_retention, log_pair_retention, addresses, state, starts
         )
