@@ -94,6 +94,24 @@ def test_token_by_token_and_in_pieces_as_the_whole(policy):
                 assert torch.equal(step["store"].store.token_ids, other["store"].store.token_ids)
 
 
+@pytest.mark.parametrize("policy", ["surprise", "always", "reservoir"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_of_few_distinct_tokens_the_pieces_are_as_the_whole(policy, dtype, top_k):
+    """All entries of one token have one key, of which top_k are read: always the same ones."""
+    model, ids = model_of(policy, top_k=top_k).to(dtype), random_ids(3, 40, below=3)
+    quantity = "logits" if dtype == torch.float32 else "output"
+    with torch.no_grad():
+        whole, _ = model(ids)
+        assert_close(model(ids[:1])[0], whole[:1], quantity, dtype)
+        for edges in (range(41), [0, 1, 17, 18, 40]):
+            state, pieces = None, []
+            for begin, end in pairwise(edges):
+                logits, state = model(ids[:, begin:end], state)
+                pieces.append(logits)
+            assert_close(torch.cat(pieces, 1), whole, quantity, dtype)
+
+
 def test_the_state_has_one_size_however_long_the_text():
     model = model_of("surprise")
     sizes = {state_bytes(model(random_ids(1, length))[1]) for length in (0, 1, 10, 3000)}

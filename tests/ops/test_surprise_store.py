@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from unimatrix import UserError
 from unimatrix.ops import StoreReads, SurpriseStoreState, surprise_store
 from unimatrix.ops.surprise_store import EMPTY, Policy, empty_state
-from unimatrix.ops.surprise_store.state import POLICIES, STEPS
+from unimatrix.ops.surprise_store.state import POLICIES, STEPS, TIE
 
 CHUNK, BUDGET, WINDOW = 16, 6, 20
 FLOATING = ("query", "key", "value")
@@ -162,6 +162,42 @@ def test_a_read_is_the_softmax_over_what_is_held(backend, policy, top_k):
     assert_close(reads.weights[:, -1].sort().values, weights.sort().values, "output")
     assert reads.weights.shape == (2, 40, top_k or BUDGET)
     assert torch.equal(reads.token_ids[:, -1].sort().values, last.token_ids.gather(1, best).sort().values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("distinct", [1, 3])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_who_is_read_among_equal_keys_is_not_for_rounding_to_decide(dtype, distinct, scale):
+    """A token's key is the same wherever it stands but for rounding: one row's product rounds otherwise."""
+    length, batch = 40, 4
+    inputs = make(length, batch=batch)
+    rng = torch.Generator().manual_seed(5)
+    which = torch.randint(0, distinct, (batch, length), generator=rng)
+    inputs["key"] = scale * make(distinct, batch=1, seed=6)["key"][0][which]
+    inputs["token_ids"] = torch.arange(length).expand(batch, length)
+    off = 1 + 1e-6 * torch.randn(inputs["key"].shape, generator=rng, dtype=torch.float64)
+    rounded = inputs | {"key": inputs["key"] * off}
+    for top_k, policy in ((1, "always"), (2, "reservoir"), (4, "surprise")):
+        options = {"policy": policy, "top_k": top_k, "rate": 0.5}
+        expected = store(inputs, backend="reference", **options)[0].token_ids
+        for backend in ("reference", "chunked", "compiled"):
+            for each in (inputs, rounded):
+                cast = {n: x.to(dtype) if x.is_floating_point() else x for n, x in each.items()}
+                for chunk_len in (5, CHUNK):
+                    reads, _ = store(cast, backend=backend, chunk_len=chunk_len, **options)
+                    assert torch.equal(reads.token_ids, expected), (backend, top_k)
+
+
+@every_form
+def test_next_to_the_best_the_lowest_entry_is_read_and_further_off_the_best(backend):
+    inputs = make(4, batch=1)
+    inputs["query"] = torch.ones_like(inputs["query"])
+    inputs["token_ids"] = torch.arange(4)[None]
+    for step, expected in ((TIE / 8, [0, 1, 2, 3]), (4 * TIE, [3, 2, 1, 0])):
+        sizes = 1 + step * torch.arange(4, dtype=torch.float64)
+        inputs["key"] = sizes[None, :, None].expand(1, 4, 5)
+        reads, _ = store(inputs, policy="always", top_k=4, backend=backend)
+        assert reads.token_ids[0, -1].tolist() == expected
 
 
 # --- what every op promises

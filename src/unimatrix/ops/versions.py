@@ -12,6 +12,6 @@ VERSIONS = {
     "signed_scan": 1,
     "slot_memory": 1,
     "suffix_automaton": 1,
-    "surprise_store": 1,
+    "surprise_store": 2,
     "triple_latent": 1,
 }

@@ -83,6 +83,11 @@ def surprise_store(
 
         beta_n = query_t . K_n / sqrt(E);  w = softmax(beta) over what is held;  context_t = sum_n w_n V_n
 
+    With top_k the entries of the largest beta are read, one after the other: each time the lowest of those
+    whose beta is within 2^-12 of |query_t| max_n |K_n| / sqrt(E), the most that it can be, of the largest one
+    left. Equal keys, as those of one token are, so have equal scores however they were rounded (in float32;
+    keys that were themselves rounded to 16 bits differ by more), and in every form the same ones are read.
+
     Surprises are compared in steps of 1/1024, as what is equal but for rounding must not decide; of equal
     ones the older one goes. What is random depends on the seed and on the text up to the token, and on
     nothing else: a text in pieces is decided as the whole.
@@ -106,7 +111,8 @@ def surprise_store(
 
     Returns:
         reads: context [B, T, W] in value's dtype; weights [B, T, K] in the accumulation dtype and token_ids
-            [B, T, K], K = N, or top_k from the largest weight on. The state after the last position.
+            [B, T, K], K = N, or top_k as they are chosen one after the other. The state after the last
+            position.
 
     Raises:
         UserError: shapes, dtypes or devices disagree, a negative surprise or token id (on a CPU), a setting

@@ -18,7 +18,7 @@ from torch import Tensor
 from unimatrix.ops.backend import NUMBA_INSTALLED
 from unimatrix.ops.internals import transforming
 from unimatrix.ops.operator import LIBRARY
-from unimatrix.ops.surprise_store.reference import softmax_over, top_entries
+from unimatrix.ops.surprise_store.reference import largest_scores, softmax_over, top_entries
 from unimatrix.ops.surprise_store.state import (
     EMPTY,
     POLICIES,
@@ -77,7 +77,8 @@ def surprise_store_chunked(
     every_score = chunks(offers.query) @ keys.mT / width**0.5  # [B, M, C, N + C]
     score = every_score.gather(-1, which)
     if rules.top_k < rules.budget:
-        best = top_entries(score, held, rules.top_k)
+        most = largest_scores(chunks(offers.query), keys).gather(-1, which)
+        best = top_entries(score, held, most, rules.top_k)
         score, held, which = (x.gather(-1, best) for x in (score, held, which))
     weights = softmax_over(score, held)
     context = torch.zeros_like(every_score).scatter(-1, which, weights) @ values

@@ -25,6 +25,7 @@ from unimatrix.ops.surprise_store.state import (
     MULTIPLIERS,
     POLICIES,
     SEEN_BITS,
+    TIE,
     Offers,
     SurpriseStoreState,
     read_rooms,
@@ -203,6 +204,22 @@ def decide(
             last[b, n] = source[n]
 
 
+@numba.njit
+def _longest(query, key, keys, source, empty):
+    """The query's length times that of the longest key that is held."""
+    budget, asking, longest = len(source), 0.0, 0.0
+    for n in range(budget):
+        if not empty[n]:
+            its = keys[n] if source[n] < budget else key[source[n] - budget]
+            square = 0.0
+            for e in range(len(query)):
+                square += its[e] * its[e]
+            longest = max(longest, square)
+    for e in range(len(query)):
+        asking += query[e] * query[e]
+    return math.sqrt(asking) * math.sqrt(longest)
+
+
 @kernel(fastmath=FAST)
 def forward(
     query, key, value, token_ids, levels, real, allowed, starts, keys, values, held_ids, policy, rate, start,
@@ -252,12 +269,19 @@ def forward(
                         for e in range(width):
                             dot += key[b, source[n] - budget, e] * query[b, t, e]
                     score[n] = dot * scale
+            margin = 0.0
+            if top_k < budget:
+                margin = TIE * scale * _longest(query[b, t], key[b], keys[b], source, taken)
             top = -np.inf
             for j in range(top_k):
                 best = j if top_k == budget and not taken[j] else -1
                 if top_k < budget:
+                    most = -np.inf
                     for n in range(budget):
-                        if not taken[n] and (best < 0 or score[n] > score[best]):
+                        if not taken[n]:
+                            most = max(most, score[n])
+                    for n in range(budget - 1, -1, -1):
+                        if not taken[n] and not score[n] < most - margin:
                             best = n
                 if best >= 0:
                     column[j], taken[best] = best, True

@@ -11,6 +11,7 @@ from unimatrix.ops.surprise_store.state import (
     DRAW_BITS,
     EMPTY,
     SEEN_BITS,
+    TIE,
     Offers,
     Rules,
     StoreReads,
@@ -100,17 +101,35 @@ def _read(
     score = (state.keys * query[:, None]).sum(-1) / query.shape[-1] ** 0.5
     values, token_ids = state.values, state.token_ids.masked_fill(~held, EMPTY)
     if rules.top_k < rules.budget:
-        best = top_entries(score, held, rules.top_k)
+        most = largest_scores(query[:, None], state.keys)[:, 0]
+        best = top_entries(score, held, most, rules.top_k)
         score, held, token_ids = (x.gather(-1, best) for x in (score, held, token_ids))
         values = values.gather(1, best[..., None].expand(-1, -1, values.shape[-1]))
     weights = softmax_over(score, held)
     return (weights[..., None] * values).sum(-2), weights, token_ids
 
 
-def top_entries(score: Tensor, held: Tensor, top_k: int) -> Tensor:
-    """Which entries (last dimension) have the top_k scores, from the largest on; of equal ones the lowest."""
+def largest_scores(query: Tensor, keys: Tensor) -> Tensor:
+    """The scores [..., C, N] that queries [..., C, E] and keys [..., N, E] of these lengths have at most."""
+    asking, held = (torch.linalg.vector_norm(x.detach(), dim=-1) for x in (query, keys))
+    return asking[..., :, None] * held[..., None, :] / query.shape[-1] ** 0.5
+
+
+def top_entries(score: Tensor, held: Tensor, most: Tensor, top_k: int) -> Tensor:
+    """Which entries (last dimension) are read: top_k times the lowest of those next to the best that is left.
+
+    Equal keys are the ordinary case, and their scores differ by rounding, which must not decide. `most` is
+    what scores can be at most: a margin of it is far above what rounds, at whatever scale.
+    """
     ranked = score.detach().masked_fill(~held, -torch.inf)
-    return ranked.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
+    margin = TIE * most.masked_fill(~held, 0.0).amax(-1, keepdim=True)
+    left, chosen = torch.ones_like(held), []
+    for _ in range(top_k):
+        best = ranked.masked_fill(~left, -torch.inf).amax(-1, keepdim=True)
+        lowest = (left & ~(ranked < best - margin)).int().argmax(-1, keepdim=True)
+        left = left.scatter(-1, lowest, False)
+        chosen.append(lowest)
+    return torch.cat(chosen, dim=-1)
 
 
 def softmax_over(score: Tensor, held: Tensor) -> Tensor:

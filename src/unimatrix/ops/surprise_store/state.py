@@ -16,6 +16,8 @@ BY_SURPRISE: tuple[Policy, ...] = ("surprise", "surprise-oldest")
 
 # surprises are compared in whole steps of 1/1024: what is equal but for rounding is a tie in every form
 STEPS, MOST_STEPS = 1024, 2**20
+# of the largest that a score can be, |query| |key| / sqrt(E): nearer to the best one, an entry is as good
+TIE = 2.0**-12
 DRAW_BITS = 31  # of a random number
 SEEN_BITS = 40  # of the count of tokens, beneath a level
 MULTIPLIERS = (-7046029254386353131, -4658895280553007687)  # splitmix64's
