@@ -142,11 +142,13 @@ def surprise_store(
         preferred="compiled" if problem is None else "chunked" if undecided is None else "reference",
         problems={"compiled": problem, "chunked": undecided},
     )
+    values = value.dtype
+    query, key, value = (harmless(mask, x.to(dtype)) for x in (query, key, value))
     surprise = harmless(mask, surprise)
     check_range("surprise", surprise, 0.0, float("inf"))
     offers = Offers(
-        *(harmless(mask, x.to(dtype)) for x in (query, key, value)),
-        *(token_ids, in_steps(surprise), mask, allowed, starts),
+        *(query, key, value, token_ids),
+        *(in_steps(surprise), mask, allowed, starts),
     )
     with without_autocast(query.device):
         if form == "compiled":
@@ -156,7 +158,7 @@ def surprise_store(
         else:
             chunk = min(CHUNK_LEN if chunk_len is None else chunk_len, query.shape[1])
             reads, last = surprise_store_chunked(offers, state, rules, chunk)
-    return StoreReads(reads.context.to(value.dtype), reads.weights, reads.token_ids), last
+    return StoreReads(reads.context.to(values), reads.weights, reads.token_ids), last
 
 
 def _rules(budget: int, policy: Policy, rate: float, top_k: int | None, seed: int) -> Rules:
