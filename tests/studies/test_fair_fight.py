@@ -13,6 +13,7 @@ from tiny_studies import text_of
 
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
+from unimatrix.lab import committed
 from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.results import append_result
 from unimatrix.lab.run import reproduce

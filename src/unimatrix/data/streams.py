@@ -17,11 +17,14 @@ from unimatrix.errors import UserError, UserTypeError
 # windows: of a text, by seed and step. starts: which of them start with BOS, likewise.
 # sequences: of a task, by seed, step and stream. table: of the triple interaction's lookup, by its seed.
 # weights: before training, by seed. process: dropout, by seed and process. sampling: of generated text.
-# ruler: of one of RULER's samples, by seed, task and index
-Purpose = Literal["windows", "starts", "sequences", "table", "weights", "process", "sampling", "ruler"]
+# ruler: of one of RULER's samples, by seed, task and index. search: what a search of settings draws, by seed
+# and place
+Purpose = Literal[
+    "windows", "starts", "sequences", "table", "weights", "process", "sampling", "ruler", "search"
+]
 _CODES: dict[Purpose, int] = {
     "table": 1, "windows": 2, "sequences": 3, "process": 4, "weights": 5, "sampling": 6, "starts": 7,
-    "ruler": 8,
+    "ruler": 8, "search": 9,
 }  # fmt: skip
 # drawn without the purpose's word where all numbers are small: published numbers hang on it. A run reads a
 # text or a task, and a process's seed goes to another generator

@@ -12,7 +12,6 @@ OUT/search.jsonl    the runs as results (unimatrix.lab.results), only ever appen
 import dataclasses
 import itertools
 import json
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from rich.console import Console
 from unimatrix.atomic import replace_file
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.data import VOCAB_SIZE, Corpus
+from unimatrix.data.streams import bit_generator
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve
@@ -94,9 +94,7 @@ def drawn(sizes: Sequence[int], number: int) -> tuple[Draw, ...]:
     """So many draws, every choice of a setting in turn, in an order shuffled for each setting."""
     found = []
     for place, size in enumerate(sizes):
-        column = [at % size for at in range(number)]
-        random.Random(f"{_SEED}, {place}").shuffle(column)
-        found.append(column)
+        found.append(_shuffled([at % size for at in range(number)], place))
     return tuple(zip(*found, strict=True))
 
 
@@ -116,8 +114,13 @@ def near(best: Draw, sizes: Sequence[int], number: int) -> tuple[Draw, ...]:
                 found.append(tuple(draw))
     if len(found) < number:
         raise UserError(f"near: expected at most the {len(found)} draws beside the best, got {number}")
-    random.Random(_SEED).shuffle(found)
-    return tuple(found[:number])
+    return tuple(_shuffled(found, len(sizes))[:number])
+
+
+def _shuffled(items: Sequence[Any], place: int) -> list[Any]:
+    """In the order of a stream of that place."""
+    keys = bit_generator("search", seed=_SEED, place=place).random_raw(len(items)).tolist()
+    return [item for _, item in sorted(zip(keys, items, strict=True), key=lambda pair: pair[0])]
 
 
 def is_whole(row: Result) -> bool:
@@ -157,6 +160,7 @@ def search(
     if len({space.sizes for space in spaces}) != 1:
         raise UserError("spaces: expected as many choices of each setting for every contestant")
     near((0,) * len(spaces[0].sizes), spaces[0].sizes, budget.near)  # the fewest that a best draw may have
+    out.mkdir(parents=True, exist_ok=True)  # not after a run's seconds: it may be none that can be
     console = console or PlainConsole()
     corpus = _part_of(corpus)
     log, kept = _Log(out / SEARCH, corpus, budget, threads), {space.name: [] for space in spaces}
@@ -312,7 +316,6 @@ class _Log:
         return row if found == wanted and row.is_current else None
 
     def append(self, row: Result) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         append_result(self._path, row)
 
 

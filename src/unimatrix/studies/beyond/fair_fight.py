@@ -14,7 +14,6 @@ from unimatrix.codec import read_record
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.lab.answers import Answer, Mean, Said, sentence
 from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured
-from unimatrix.lab.committed import COMMITTED
 from unimatrix.lab.figures import draw_over_cost, draw_search
 from unimatrix.lab.protocol import listed, protocol_of
 from unimatrix.lab.results import Result, Samples, read_results
@@ -214,6 +213,8 @@ def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, text: str
     claims = _claims(plain, voting, best)
 
     def draw_runs(_study: Study, samples: Samples) -> "Drawing | None":
+        from unimatrix.lab.committed import COMMITTED  # with pandas: a catalogue needs none
+
         rows = by_contestant(read_results(COMMITTED / SEARCH)) if any(samples.values()) else {}
         return draw_search(rows, drawn=recipes.budget.drawn, labels=LABELS) if rows else None
 
