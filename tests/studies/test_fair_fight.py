@@ -72,7 +72,7 @@ def test_a_fight_from_its_recipes_to_its_figures(reproduced, tmp_path, monkeypat
         "These seeds do not decide whether all three goals that were set beforehand are reached."
     )
     # the log of the search is a file of the project's own
-    monkeypatch.setattr(module, "COMMITTED", tmp_path)
+    monkeypatch.setattr(committed, "COMMITTED", tmp_path)
     for rows in made_rows().values():
         for row in rows:
             append_result(tmp_path / SEARCH, row)
