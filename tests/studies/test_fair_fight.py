@@ -19,7 +19,6 @@ from unimatrix.lab.results import append_result
 from unimatrix.lab.run import reproduce
 from unimatrix.lab.search import SEARCH
 from unimatrix.studies import catalogue
-from unimatrix.studies.beyond import fair_fight as module
 from unimatrix.studies.beyond.contestants import CONTESTANTS
 from unimatrix.studies.beyond.fair_fight import FAIR_FIGHT, NAMES, Reached, _When, fair_fight
 from unimatrix.studies.beyond.fights import RECIPES, TEXTS, fights

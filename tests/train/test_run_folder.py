@@ -32,7 +32,7 @@ def snapshot(folder):
 def test_another_run_is_not_touched_without_a_word(fit, tiny, tmp_path):
     fit(tiny())
     before = snapshot(tmp_path)
-    with pytest.raises(UserError, match="holds another run; expected --resume or --overwrite"):
+    with pytest.raises(UserError, match="holds another run; expected --resume, --overwrite or another"):
         fit(tiny())
     with pytest.raises(UserError, match="expected one of resume and overwrite, got both"):
         fit(tiny(), resume=True, overwrite=True)

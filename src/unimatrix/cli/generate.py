@@ -59,7 +59,7 @@ class Options:
     seed: int | None = None
     """The same seed writes the same text."""
     echo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = True
-    """Whether the prompt is shown before its continuation."""
+    """The prompt is shown before its continuation; with --no-echo it is not."""
     device: Device = "cpu"
     """Where to compute: one token at a time is fastest on the CPU for small models."""
 

@@ -24,8 +24,9 @@ ABOUT = """List the presets: what each is for, its parameters, and the size of i
 The state is what one sequence carries after so many tokens, in float32, in the
 model without positions. Parameters are of the model of bytes (259 tokens, 128
 positions); --json has all numbers to the unit, those of the recall task too.
-The last one, mamba2, is transformers' own, to compare with. Presets made for
-one task alone are in a table of their own.
+`unimatrix train` takes the first one by itself. mamba2, m2rnn and lstm are other
+people's, to compare with. Presets made for one task alone are in a table of
+their own.
 
 With a preset's name: its settings by their paths, as --set of `unimatrix train`
 and unimatrix.build take them. With --parts: what models are made of.

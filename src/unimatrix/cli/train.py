@@ -51,7 +51,7 @@ other presets have {RATE_OF_OTHERS:g}. A rate that is given (--lr) is taken as i
 
 examples:
   unimatrix train mytext.txt
-  unimatrix train mytext.txt --preset unimatrix-discovery --steps 2000 --d-model 128
+  unimatrix train mytext.txt --preset unimatrix-discovery --steps 4000 --d-model 128
   unimatrix train myfolder --pack
   unimatrix train mytext.txt --set layers.*.mixer.rule_mixing=true --set parts.memory=slots
   unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4
@@ -80,7 +80,8 @@ class Options:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run's folder; without it runs/NAME."""
     resume: bool = False
-    """Go on from the last checkpoint in the folder; other settings than --out need not be given again."""
+    """Go on from the last checkpoint in the folder. With --out DIR alone every setting is the run's own; with
+    a text, settings that are not given again are the recipe's."""
     overwrite: bool = False
     """Delete the run in the folder and start anew."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH=VALUE")] = ()
