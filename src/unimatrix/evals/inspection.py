@@ -140,7 +140,9 @@ def slot_memory_of(model: AnyModel) -> tuple[str, SlotMemory]:
         part = model.get_submodule(name)
         if isinstance(part, SlotMemory):
             return name, part
-    raise UserError("inspect: expected a model with a slot memory (unimatrix-sparse-pointer, or train with --set parts.memory=slots), got none")
+    raise UserError(
+        "inspect: expected a model with a slot memory (unimatrix-sparse-pointer, or train with --set parts.memory=slots), got none"
+    )
 
 
 def _written(state: SlotMemoryMixerState) -> int | None:

@@ -59,7 +59,9 @@ def check_run_folder(
     mark = read_run(out / MARK)
     if not resume:
         if (mark is not None or latest is not None) and not overwrite:
-            raise UserError(f"output folder {str(out)!r} holds another run; expected --resume, --overwrite or another --out")
+            raise UserError(
+                f"output folder {str(out)!r} holds another run; expected --resume, --overwrite or another --out"
+            )
         return None
     if mark is None and latest is None:
         raise UserError(f"output folder {str(out)!r}: no run to resume")
