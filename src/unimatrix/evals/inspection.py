@@ -141,7 +141,8 @@ def slot_memory_of(model: AnyModel) -> tuple[str, SlotMemory]:
         if isinstance(part, SlotMemory):
             return name, part
     raise UserError(
-        "inspect: expected a model with a slot memory (unimatrix-sparse-pointer, or train with --set parts.memory=slots), got none"
+        "inspect: expected a model with a slot memory (unimatrix-sparse-pointer, or train with "
+        "--set parts.memory=slots), got none"
     )
 
 

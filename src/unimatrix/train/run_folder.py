@@ -60,7 +60,8 @@ def check_run_folder(
     if not resume:
         if (mark is not None or latest is not None) and not overwrite:
             raise UserError(
-                f"output folder {str(out)!r} holds another run; expected --resume, --overwrite or another --out"
+                f"output folder {str(out)!r} holds another run; expected --resume, --overwrite or another "
+                "--out"
             )
         return None
     if mark is None and latest is None:
