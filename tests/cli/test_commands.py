@@ -120,7 +120,7 @@ def test_train_refuses_an_occupied_folder_and_then_obeys(call, refused, small_ru
     shutil.copytree(small_run, run)
     text = small_run.parent / "sea.txt"
     complaint = refused("train", text, *SMALL, "--steps", "4", "--out", run)
-    assert "--resume or --overwrite" in complaint
+    assert "expected --resume, --overwrite or another --out" in complaint
     # a resume needs no other setting than the folder, and may go further
     code, _, err = call("train", "--resume", "--out", run, "--steps", "6")
     assert (code, err) == (0, "")
