@@ -9,5 +9,9 @@ class UserError(ValueError):
     """Bad input from the user: one line that names the thing, what was expected and what came."""
 
 
+class TrainingStopped(UserError):
+    """A run that cannot go on: its loss or weights are no longer finite, or the model refused them."""
+
+
 class UserTypeError(UserError, TypeError):
     """A UserError about the type of what came, for callers who catch TypeError."""

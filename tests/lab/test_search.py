@@ -16,7 +16,7 @@ from tiny_studies import counting
 import unimatrix
 from unimatrix.codec import read_record
 from unimatrix.data import VOCAB_SIZE
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab import search as module
 from unimatrix.lab.charts import draw_search, specification
 from unimatrix.lab.measured import Stopped
@@ -208,7 +208,7 @@ def test_a_run_that_diverges_counts_and_is_never_the_best(tmp_path, go, monkeypa
 
     def diverge(experiment, **given):
         if experiment.name.endswith("core.00"):
-            raise UserError("training stopped: a weight is no longer a finite number at step 3; none")
+            raise TrainingStopped("training stopped: a weight is no longer a finite number at step 3; none")
         return train(experiment, **given)
 
     monkeypatch.setattr(module, "train_one", diverge)

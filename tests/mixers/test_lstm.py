@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from recurrent_mixers import check_pieces_padding_and_documents
 from tolerances import assert_close
 from torch import Tensor
 
@@ -63,24 +64,7 @@ def test_it_is_the_formula_with_its_gradients():
 
 @pytest.mark.parametrize("cuts", [(1,), (2, 2, 3, 9), tuple(range(1, 20))], ids=len)
 def test_pieces_padding_and_documents_anywhere(cuts):
-    mixer, x = randomised(), random_stream(2, 20, D)
-    mask = torch.rand(2, 20, generator=torch.Generator().manual_seed(3)) > 0.3
-    starts = torch.rand(2, 20, generator=torch.Generator().manual_seed(4)) > 0.85
-    whole, last = mixer(x, mask=mask, starts=starts)
-    pieces, state = [], None
-    for start, stop in zip((0, *cuts), (*cuts, 20), strict=True):
-        here = slice(start, stop)
-        y, state = mixer(x[:, here], state, mask=mask[:, here], starts=starts[:, here])
-        pieces.append(y)
-    assert_close(torch.cat(pieces, 1)[mask], whole[mask], "output")
-    for mine, theirs in zip(state, last, strict=True):
-        assert_close(mine, theirs, "state")
-    for row in range(2):
-        begin = int(starts[row].nonzero()[-1])
-        real = mask[row, begin:]
-        alone, end = mixer(x[row : row + 1, begin:][:, real])
-        assert_close(whole[row, begin:][real], alone[0], "output")
-        assert_close(last.cell[row], end.cell[0], "state")
+    check_pieces_padding_and_documents(randomised(), random_stream(2, 20, D), cuts)
 
 
 def test_a_state_that_nothing_follows_comes_back_as_the_caller_s_own():

@@ -28,7 +28,7 @@ from unimatrix.atomic import replace_file
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.data import VOCAB_SIZE, Corpus
 from unimatrix.data.streams import bit_generator
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve
 from unimatrix.lab.measured import Stopped
@@ -92,10 +92,8 @@ class Budget:
 
 def drawn(sizes: Sequence[int], number: int) -> tuple[Draw, ...]:
     """So many draws, every choice of a setting in turn, in an order shuffled for each setting."""
-    found = []
-    for place, size in enumerate(sizes):
-        found.append(_shuffled([at % size for at in range(number)], place))
-    return tuple(zip(*found, strict=True))
+    columns = [_shuffled([at % size for at in range(number)], place) for place, size in enumerate(sizes)]
+    return tuple(zip(*columns, strict=True))
 
 
 def near(best: Draw, sizes: Sequence[int], number: int) -> tuple[Draw, ...]:
@@ -208,9 +206,7 @@ def _run(
     with TemporaryDirectory() as folder:
         try:
             trained = train_one(experiment, corpus=corpus, out=Path(folder), console=quiet, threads=threads)
-        except UserError as error:
-            if not str(error).startswith("training stopped"):
-                raise
+        except TrainingStopped:
             return _diverged(experiment, corpus, budget, threads), None
     if trained.result is None:
         assert trained.stop_signal is not None

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals import at_depth, parts_that_look_back
 from unimatrix.models import AnyModel, LanguageModel, build, config_from_dict, resolved
 from unimatrix.models.documents import check_keeps_documents
@@ -321,11 +321,11 @@ class Run:
         try:
             yield
         except UserError as error:
-            raise UserError(f"training stopped at step {step}: {error}; {self._kept}") from error
+            raise TrainingStopped(f"training stopped at step {step}: {error}; {self._kept}") from error
 
-    def _not_finite(self, what: str, step: int) -> UserError:
+    def _not_finite(self, what: str, step: int) -> TrainingStopped:
         words = f"{what} is no longer a finite number at step {step}"
-        return UserError(f"training stopped: {words}; {self._kept}")
+        return TrainingStopped(f"training stopped: {words}; {self._kept}")
 
     @property
     def _kept(self) -> str:
