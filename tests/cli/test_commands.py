@@ -51,6 +51,23 @@ def test_train_takes_a_text_in_one_line_and_names_the_run_after_it(
     assert "not the paper's corpus" not in out
 
 
+def test_a_stream_is_said_beside_windows_and_a_finished_run_that_it_was_finished(call, small_run, tmp_path):
+    words, run = small_run.parent / "sea.txt", tmp_path / "run"
+    whole = ("train", words, *SMALL, "--steps", "2", "--stream-bytes", "50", "--out", run)
+    code, out, err = call(*whole)
+    assert (code, err) == (0, "")
+    assert "Note: all" not in out
+    numbers = re.search(r"Its beginning as one stream: ([\d.]+) bits per byte; in windows ([\d.]+)\n", out)
+    metrics = json.loads((run / "run.json").read_text())["metrics"]
+    expected = [f"{metrics[name]:.4f}" for name in ("stream_bpb", "windows_bpb")]
+    assert numbers is not None
+    assert list(numbers.groups()) == expected
+    code, out, _ = call("train", "--resume", "--out", run)
+    assert code == 0
+    assert "Note: all 2 steps were done before; a larger number would train on." in out
+    assert "Note: all" not in call("train", "--resume", "--out", run, "--steps", "3")[1]
+
+
 def test_the_learning_rate_follows_the_width_and_one_that_is_given_wins(call, small_run, tmp_path):
     def default(*words):
         """The one that --help shows for this command line."""

@@ -24,7 +24,8 @@ SHORT = {
     "state_dim": "Rows and columns of each head's state.",
     "qkv_init": "Of attention, how its q, k, v projection starts (xavier: as nn.MultiheadAttention's).",
     "temperature": "Of unimatrix-assoc, what cosines are multiplied by.",
-    "slots": "Slots of the sparse-pointer memory, or of triple-slot.",
+    "slots": "Slots of a slot memory that the model has, as unimatrix-sparse-pointer, or of triple-slot "
+    "(--set parts.memory=slots gives one to a model without).",
     "top_k": "How many of its slots a read is spread over.",
     "pointer": "Whether the slot memory votes for tokens of its own.",
     "write_gate": "Whether it decides what to write, instead of writing at every position.",

@@ -192,6 +192,9 @@ def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
     assert metrics is not None, "only an interrupted run has none"
     if task is None:
         yield f"Validation: {rates_text(metrics['bpb'], metrics.get('ppl'))}"
+        if "stream_bpb" in metrics:
+            one, cut = metrics["stream_bpb"], metrics["windows_bpb"]
+            yield f"Its beginning as one stream: {one:.4f} bits per byte; in windows {cut:.4f}"
         yield f"Saved: {result.checkpoint}"
         yield f"To read from it: {command('generate', str(result.out), '--prompt', 'The ')}"
         return

@@ -137,6 +137,8 @@ def train(
                 console,
                 "Note: another device or number of processes; dropout goes on with other random numbers.",
             )
+        if checkpoint is not None and run.step >= experiment.loop.steps:
+            say(console, f"Note: all {run.step:,} steps were done before; a larger number would train on.")
         # nothing is written before every process has found everything in order
         accelerator.wait_for_everyone()
         curves = Curves()
