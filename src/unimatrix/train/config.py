@@ -50,8 +50,8 @@ class ModelChoice:
     """A preset by name (or a config of one's own), and what differs from it.
 
     Attributes:
-        preset: a name that `unimatrix models` lists; by itself the paper's Core. (The commands take `unimatrix`
-            by a recipe of its own, `unimatrix.train.recipe`.)
+        preset: a name that `unimatrix models` lists; without one the paper's Core. (The commands take
+            `unimatrix`, by a recipe of its own, `unimatrix.train.recipe`.)
         config: a model's whole config in the preset's place, with its own dropout and positions; its
             vocabulary gives way to the data's.
         changes: settings by their paths (`unimatrix.models.settings`), values as JSON has them:
