@@ -14,7 +14,16 @@ from fuzz.values import option_values
 from hypothesis import strategies as st
 
 import unimatrix
-from unimatrix.bench import against, chunk_length, decode, memory, recall, throughput
+from unimatrix.bench import (
+    against,
+    chunk_length,
+    decode,
+    processes,
+    recall,
+    slots,
+    suffix_automaton,
+    throughput,
+)
 from unimatrix.cli import COMMANDS, generate, models, ruler, train
 from unimatrix.cli.arguments import OptionField, option_fields
 from unimatrix.cli.bench import MEASUREMENTS
@@ -178,10 +187,13 @@ def stopped_where_accepted() -> Iterator[None]:
         patch.setattr(reproduce, "write_report", accept)
         patch.setattr(generate, "_write", write)
         patch.setattr(models, "_counted", accept)
+        # a measurement is made in processes of its own, or in this one
+        patch.setattr(processes, "ProcessPoolExecutor", accept)
         patch.setattr(throughput, "check_models", accept)
         patch.setattr(recall, "check_equality", accept)
         patch.setattr(decode, "check_models", accept)
-        patch.setattr(memory, "in_fresh_processes", accept)
+        patch.setattr(slots, "check", accept)
+        patch.setattr(suffix_automaton, "_peer", accept)
         patch.setattr(against, "_Version", accept)
         patch.setattr(chunk_length, "time_in_turns", accept)
         patch.setattr(fights, "search", accept)

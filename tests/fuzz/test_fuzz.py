@@ -3,10 +3,10 @@
 import pytest
 from fuzz.arguments import argument_names, argument_targets, calls, public_ops
 from fuzz.files import FILES, file_targets
-from fuzz.harness import COUNTED, run
-from fuzz.options import all_options, commands, option_targets
+from fuzz.harness import COUNTED, Accepted, run
+from fuzz.options import all_options, commands, option_targets, standing_in, stopped_where_accepted
 
-from unimatrix.cli import COMMANDS
+from unimatrix.cli import COMMANDS, main
 from unimatrix.cli.bench import MEASUREMENTS
 
 # torch's own, when torch.compile is first imported; transformers', which asks for a length
@@ -39,6 +39,13 @@ def arguments(world):
 @pytest.mark.parametrize("name", argument_names())
 def test_an_argument_is_taken_or_named(world, arguments, cases, record_property, name) -> None:
     record_property(COUNTED, ("argument", name, run(arguments[name], world, cases)))
+
+
+@pytest.mark.parametrize("name", [f"bench {one}" for one in MEASUREMENTS])
+def test_a_measurement_ends_where_its_options_are_taken(tmp_path, name) -> None:
+    # else each case that is accepted would measure for minutes
+    with standing_in(tmp_path), stopped_where_accepted(), pytest.raises(Accepted):
+        main(commands()[name][1])
 
 
 def test_every_command_and_every_file_has_its_targets(world) -> None:
