@@ -31,6 +31,7 @@ HUB_FILES = [*SETTING_FILES, *WEIGHT_FILES, "*.safetensors"]
 # what transformers lets out when such a file holds what it does not expect
 READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError)
 PROBE_SECONDS = 5.0
+_LONGEST_LINE = 120
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -97,7 +98,7 @@ def put_on(model: Any, device: str | torch.device | None) -> None:
         try:
             model.to(torch.device(device))
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {str(device)!r}: not available ({first_line(error)})") from error
+            raise UserError(f"device {shown(str(device))}: not available ({first_line(error)})") from error
 
 
 def find_folder(path_or_hub_name: str | Path, *, files: Sequence[str] = HUB_FILES) -> Path:
@@ -267,4 +268,6 @@ def quiet_log() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """What another library says, for a complaint: its first line, cut short."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + "..."

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimatrix.codec import shown
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
 from unimatrix.mixers.part import Role, Size
@@ -84,8 +85,8 @@ class ClassHeadConfig(HeadConfig):
     def check(self, size: Size) -> None:
         if self.first_token + self.num_classes > size.vocab_size:
             raise UserError(
-                f"head: expected classes among the {size.vocab_size} tokens, got "
-                f"{self.num_classes} from token {self.first_token}"
+                f"head: expected first_token + num_classes at most vocab_size {shown(size.vocab_size)}, got "
+                f"{shown(self.first_token)} + {shown(self.num_classes)}"
             )
 
     def build(self, size: Size) -> nn.Linear:

@@ -24,7 +24,8 @@ from unimatrix.mixers.pointer import pointer_votes
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops import Backend, BackendChoice, StoreReads, SurpriseStoreState, surprise_store
-from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
+from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, check_count
+from unimatrix.ops.surprise_store.state import MOST_KEPT
 
 Policy = Literal["surprise", "surprise-oldest", "always", "random", "reservoir", "oracle"]
 
@@ -201,6 +202,8 @@ class SurpriseStoreConfig(PartConfig):
     def __post_init__(self) -> None:
         check_types(self)
         check_counts(self, "budget", "window", "width")
+        for name in ("budget", "window"):
+            check_count(name, getattr(self, name), MOST_KEPT)
         if self.top_k is not None and not 1 <= self.top_k <= self.budget:
             raise UserError(f"top_k: expected 1 to budget = {self.budget}, got {self.top_k}")
         if not 0.0 < self.rate <= 1.0:

@@ -39,7 +39,8 @@ def check_memory(experiment: Experiment) -> None:
     if isinstance(config, ModelConfig):
         batch += config.depth * tokens * config.d_model * _FLOAT + windows * least_state_bytes(config)
     sizes = dict(choice.changes) | {"max_positions": choice.max_positions, "vocab_size": vocab_size}
-    sizes |= {"batch_size": loop.batch_size, "seq_len": loop.seq_len}
+    # a task's length is its own setting
+    sizes |= {"batch_size": loop.batch_size, "seq_len" if task is None else "length": loop.seq_len}
     given = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if type(size) is int)
     what = (
         f"preset {choice.preset}, {given}: training "

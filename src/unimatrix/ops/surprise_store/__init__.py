@@ -33,6 +33,7 @@ from unimatrix.ops.surprise_store.compiled import surprise_store_compiled
 from unimatrix.ops.surprise_store.reference import surprise_store_reference
 from unimatrix.ops.surprise_store.state import (
     EMPTY,
+    MOST_KEPT,
     Offers,
     Policy,
     Rules,
@@ -97,8 +98,8 @@ def surprise_store(
             here and in every argument.
         token_ids: [B, T] int64, >= 0, the ids stored with the values.
         surprise: [B, T], >= 0; it decides, and gets no gradient. Only the surprise policies look at it.
-        budget: N, entries at most. rate: in (0, 1]. window: R, how many earlier surprises
-            are kept to compare a new one with.
+        budget: N, entries at most, up to 2^24. rate: in (0, 1]. window: R, how many earlier surprises
+            are kept to compare a new one with, up to 2^24.
         top_k: entries that a query reads, at most N; None is all.
         seed: of the random policies.
         allowed: [B, T] bool; a False position is a token that reads, and is never stored.
@@ -123,7 +124,7 @@ def surprise_store(
     """
     _check(query, key, value, token_ids, surprise, allowed, mask, starts)
     rules = _rules(budget, policy, rate, top_k, seed)
-    check_count("window", window)
+    check_count("window", window, MOST_KEPT)
     dtype = accumulation_dtype(query.dtype)
     if state is None:
         widths = (budget, query.shape[-1], value.shape[-1])
@@ -162,7 +163,7 @@ def surprise_store(
 
 
 def _rules(budget: int, policy: Policy, rate: float, top_k: int | None, seed: int) -> Rules:
-    check_count("budget", budget)
+    check_count("budget", budget, MOST_KEPT)
     if not isinstance(policy, str) or policy not in get_args(Policy):
         raise UserError(f"policy: expected one of {', '.join(get_args(Policy))}, got {shown(policy)}")
     if isinstance(rate, bool) or not isinstance(rate, (int, float)):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 EMPTY = -1  # token id, priority and level where nothing is held
+MOST_KEPT = 2**24  # entries, and surprises to compare with: every query reads all entries
 Policy = Literal["surprise", "surprise-oldest", "always", "random", "reservoir"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 BY_SURPRISE: tuple[Policy, ...] = ("surprise", "surprise-oldest")
