@@ -1,5 +1,6 @@
 """The state as transformers carries it."""
 
+import copy
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from tolerances import assert_close
 
 from unimatrix.errors import UserError
 from unimatrix.hf import UniMatrixCache, UniMatrixConfig
+from unimatrix.hf.cache import CACHE_NAME
 
 
 def test_the_forward_pass_brings_the_cache_up_to_date(preset, make_model):
@@ -132,3 +134,18 @@ for name in ("unimatrix-core", "mamba2"):
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_what_is_prepared_holds_one_state_that_either_name_finds(preset, make_model):
+    model = make_model(preset)
+    ids = torch.randint(0, 256, (2, 6))
+    with torch.no_grad():
+        cache = model(ids[:, :5]).cache
+        prepared = model.prepare_inputs_for_generation(ids[:, 5:], **{CACHE_NAME: cache})
+        assert prepared["cache"] is prepared["past_key_values"] is prepared.get("past_key_values") is cache
+        assert "cache" in prepared
+        assert "past_key_values" in prepared
+        # as transformers' exporters do: each argument is copied by itself
+        copied = {name: copy.deepcopy(value) for name, value in prepared.items()}
+        found = model(**copied).logits
+        assert_close(found, model(ids).logits[:, -1:], "logits")

@@ -41,7 +41,7 @@ def by_one_name(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _EitherName:
-    """An output in which the state answers to both its names."""
+    """A mapping in which the state answers to both its names."""
 
     def __getitem__(self, k: Any) -> Any:
         return super().__getitem__(_known(k))  # type: ignore[reportAttributeAccessIssue]
@@ -58,6 +58,10 @@ def _known(key: Any) -> Any:
 
 
 setattr(_EitherName, _OTHER_NAME, property(lambda output: getattr(output, CACHE_NAME)))
+
+
+class Prepared(_EitherName, dict[str, Any]):
+    """Arguments of a forward pass: the state is found by both its names, and handed on by one."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from unimatrix.codec import shown
 from unimatrix.errors import UserError, UserTypeError
-from unimatrix.hf.cache import CACHE_NAME, CACHE_NAMES, UniMatrixCache, by_one_name
+from unimatrix.hf.cache import CACHE_NAME, Prepared, UniMatrixCache, by_one_name
 from unimatrix.hf.numbers import NumbersOnly
 from unimatrix.hf.settings import check_settings
 from unimatrix.hf.stopping import StopBytes
@@ -70,10 +70,9 @@ class Decoding(GenerationMixin):
             )
         for name in GENERATION_KWARGS:
             kwargs.pop(name, None)
-        inputs = _Generation.prepare_inputs_for_generation(self, *args, **kwargs)
-        # PEFT looks for the older name alone, and finding no state it would feed its prompt at every step
-        state = inputs.get(CACHE_NAME)
-        return inputs if state is None else inputs | dict.fromkeys(CACHE_NAMES, state)
+        # PEFT looks for the older name alone, and finding no state it would feed its prompt at every step;
+        # under two names it would be two states to those who copy each argument, as transformers' exporters
+        return Prepared(_Generation.prepare_inputs_for_generation(self, *args, **kwargs))
 
     def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
         """transformers' own, and rows without a token start from BOS, as it does without any input_ids."""
