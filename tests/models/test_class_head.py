@@ -124,7 +124,7 @@ def test_the_config_survives_json():
         ({"num_classes": 0, "first_token": 0}, "num_classes: expected a whole number of at least 1, got 0"),
         ({"num_classes": 4, "first_token": -1}, "first_token: expected a token id, got -1"),
         ({"num_classes": 4, "first_token": 1.5}, "first_token: expected a whole number, got 1.5"),
-        ({"num_classes": 4, "first_token": 7}, "classes among the 10 tokens, got 4 from token 7"),
+        ({"num_classes": 4, "first_token": 7}, "vocab_size 10, got 7 [+] 4"),
     ],
 )
 def test_bad_classes_are_one_line(setting, message):

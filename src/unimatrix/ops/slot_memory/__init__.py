@@ -135,7 +135,8 @@ def slot_memory(
     else:
         with without_autocast(query.device):
             reads, last = slot_memory_chunked(writes, state, rules, chunk_len or CHUNK_LEN)
-    return reads._replace(context=reads.context.to(value.dtype)), last
+    # not _replace: torch 2.9 compiles no such class made anew
+    return SlotReads(reads.context.to(value.dtype), *reads[1:]), last
 
 
 def _rules(num_slots: int, top_k: int | None, match_threshold: float, write_threshold: float) -> Rules:
