@@ -270,6 +270,16 @@ def test_eval_of_a_model_that_is_wrong_beyond_all_perplexities(call, small_run, 
     assert measured["perplexity"] is None
 
 
+def test_eval_takes_the_windows_that_training_was_measured_in(call, small_run, tmp_path) -> None:
+    run = tmp_path / "run"
+    words = small_run.parent / "sea.txt"
+    _, out, _ = call("train", words, *SMALL, "--steps", "2", "--eval-window", "5", "--out", run)
+    trained = float(out.split("Validation: ")[1].split(" ")[0])
+    _, row, _ = call("eval", run, "--json")
+    assert json.loads(row)["bpb"] == pytest.approx(trained, abs=1e-4)
+    assert "windows of 5 bytes" in json.loads(row)["windowing"]
+
+
 def test_eval_on_another_split_text_and_windowing(call, refused, small_run, tmp_path) -> None:
     _, split, _ = call("eval", small_run, "--split", "test", "--json")
     _, carried, _ = call("eval", small_run, "--carry-state", "--json")

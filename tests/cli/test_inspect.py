@@ -1,10 +1,13 @@
 """`unimatrix inspect` on trained checkpoints: a task's and a text's; and its complaints."""
 
+import dataclasses
 import json
 
 import pytest
 
 from unimatrix.cli import main
+from unimatrix.data.tasks import task_of
+from unimatrix.lab import look
 
 TINY = ["--d-model", "16", "--num-heads", "2", "--depth", "1", "--state-dim", "4", "--slots", "6"]
 LOOP = ["--steps", "2", "--batch-size", "2", "--tracker", "none", "--device", "cpu"]
@@ -46,6 +49,18 @@ def test_json_tells_every_position(call, recall_run):
     assert traced["expected"].startswith("v")
     _, other, _ = call("inspect", recall_run, "--json")
     assert json.loads(other) != traced
+
+
+def test_a_sample_is_the_sequence_that_was_evaluated(recall_run):
+    _, experiment = look._open(recall_run)
+    task = dataclasses.replace(experiment.task, eval_sequences=300)
+    for sample in (3, 255, 256, 299):
+        ids, _ = look._task_sequence(task, seed=7, sample=sample)
+        step, row = divmod(sample, 256)
+        drawn = task_of(task).make(
+            task, seed=7, step=step, batch_size=min(256, 300 - 256 * step), stream="eval"
+        )
+        assert drawn.input_ids[row, : len(ids)].tolist() == ids
 
 
 def test_a_prompt_of_symbols(call, refused, recall_run):

@@ -38,6 +38,8 @@ def mqar_run(tmp_path_factory):
         "4",
         "64",
         "8",
+        "--eval-tokens",
+        "640",
     )
     with contextlib.redirect_stdout(printed):
         assert main([*MQAR, *SMALL, *options, "--steps", "3", "--out", str(out)]) == 0
@@ -59,6 +61,7 @@ def test_train_takes_the_tasks_settings_and_ends_with_its_scores(mqar_run) -> No
         vocab_size=64,
         eval_cells=((32, 4), (64, 8)),
         eval_sequences=24,
+        eval_tokens=640,
     )
     titles = ("", ", 32 tokens 4 pairs", ", 64 tokens 8 pairs")
     for title, line in zip(titles, printed.splitlines()[-3:], strict=True):
@@ -73,7 +76,7 @@ def test_eval_says_what_training_said_and_takes_other_lengths_and_pairs(call, re
     assert about == "mqar, 24 sequences of length 24 from seed 7"
     assert [f"mqar: {score}", *variants] == printed.splitlines()[-3:]
     # asked with a cell it is asked with nothing else, and none of what it asks for is left as it was
-    _, cell, _ = call("eval", out, "--length", "64", "--num-pairs", "8")
+    _, cell, _ = call("eval", out, "--length", "64", "--num-pairs", "8", "--sequences", "10")
     assert f"mqar, 64 tokens 8 pairs: {cell.splitlines()[0]}" == variants[1]
     assert len(cell.splitlines()) == 2
     _, as_json, _ = call("eval", out, "--length", "1024", "--json")

@@ -60,6 +60,15 @@ def test_the_seed_and_what_is_only_shown_count_for_nothing(result) -> None:
     assert identity_of(first, data=texts) == first.identity
 
 
+def test_how_much_is_read_counts_where_other_depths_are_asked_for(result) -> None:
+    first = result(CORE, 7, 5.1)
+    assert identity_of(first, loop={"eval_bytes": 1000}) == first.identity
+    deep, shorter = (
+        identity_of(first, loop={"eval_depths": [2], "eval_bytes": read}) for read in (65_536, 1000)
+    )
+    assert len({first.identity, deep, shorter}) == 3
+
+
 @pytest.mark.parametrize("change", [{"steps": 81}, {"batch_size": 8}, {"compile": True}, {"eval_at": [40]}])
 def test_every_setting_that_counts_does(result, change) -> None:
     first = result(CORE, 7, 5.1)

@@ -267,6 +267,18 @@ def test_all_studies_in_one_run_share_their_experiments(tmp_path, go, monkeypatc
         assert not [d for _, verdict in summary.verdicts for d in verdict.details if "no seed" in d]
 
 
+def test_a_row_that_is_known_exactly_is_of_its_own_studys_runs(tmp_path, go, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(run_module, "_report", lambda studies, samples, **given: seen.append(samples))
+    other = SHORT.with_experiments(lambda one: dataclasses.replace(one, name=f"other.{one.name}"))
+    other = dataclasses.replace(other, name="other")
+    go(studies=(SHORT, other))
+    assert {name: set(runs) for name, runs in seen[0].items()} == {
+        SHORT.name: set(SHORT.names),
+        "other": set(other.names),
+    }
+
+
 def test_seeds_go_on_from_the_papers() -> None:
     assert first_seeds(1) == (7,)
     assert first_seeds(12) == (7, 11, 1, 2, 3, 4, 5, 6, 8, 9, 10, 12)

@@ -228,6 +228,20 @@ def test_a_run_that_diverges_counts_and_is_never_the_best(tmp_path, go, monkeypa
     assert b"Transformer" in render(drawing, form="svg")
     assert draw_search({"a": [lost]}, drawn=1, labels={"a": "A"}) is None
 
+    # while its step is timed too
+    step = Run.train_step
+
+    def fail(run):
+        if run.experiment.model.preset == "transformer":
+            raise TrainingStopped("training stopped: the loss is no longer finite at step 1; none")
+        step(run)
+
+    monkeypatch.setattr(Run, "train_step", fail)
+    found, _ = go(out=tmp_path / "again")
+    assert all(DIVERGED in row.metrics for row in found["transformer"])
+    assert not all(DIVERGED in row.metrics for row in found["unimatrix-core"])
+    monkeypatch.setattr(Run, "train_step", step)
+
     def refuse(experiment, **given):
         raise UserError("a full disk")
 
@@ -282,6 +296,13 @@ def test_recipes_come_back_from_their_file(tmp_path) -> None:
     recipes.write(tmp_path / "recipes.json")
     assert read_record(Recipes, tmp_path / "recipes.json") == recipes
     assert recipes.windows["transformer"].experiment.model.resolved(VOCAB_SIZE).d_model == 8
+
+
+def test_runs_beyond_a_hundred_stay_in_their_order(go) -> None:
+    (row, *_), _ = go()[0].values()
+    many = [dataclasses.replace(row, experiment=f"search.a.{number:02}") for number in (100, 9, 11, 101, 10)]
+    ordered = [name.rsplit(".")[-1] for name in names(by_contestant(many)["a"])]
+    assert ordered == ["09", "10", "11", "100", "101"]
 
 
 @pytest.mark.parametrize("bits_of_it", [None, float("nan"), float("inf"), 0.0, -1.0])

@@ -121,9 +121,10 @@ def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> in
     seed = trained_with.loop.seed if options.seed is None else options.seed
     if seed < 0:
         raise UserError(f"seed: expected at least 0, got {seed}")
-    number = task.eval_sequences if options.sequences is None else options.sequences
 
     def measured(config: TaskConfig) -> TaskScore:
+        # a variant has a number of its own, where long sequences are fewer
+        number = config.eval_sequences if options.sequences is None else options.sequences
         score = partial(
             task_score, model, config, num_sequences=number, seed=seed, batch_size=options.batch_size
         )
@@ -185,7 +186,8 @@ def _on_text(options: Options, trained_with: Experiment | None) -> int:
     window = options.window
     if window is None:
         limit = model.language_model.config.max_positions
-        window = limit or _WINDOW if trained_with is None else trained_with.loop.seq_len
+        loop = None if trained_with is None else trained_with.loop
+        window = limit or _WINDOW if loop is None else loop.eval_window or loop.seq_len
     begins = corpus.begins[options.split] if trained_with is not None and trained_with.loop.pack else None
     data, name = corpus.split(options.split), f"{corpus.name}, {options.split}"
     stream = None

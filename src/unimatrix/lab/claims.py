@@ -8,7 +8,8 @@ with fewer than two seeds it is always undecided. So "at least 75.6 %" asks for 
 whole interval. A claim with several comparisons is reproduced if all of them are, not reproduced if any is
 not, else undecided. Claims about parameter counts have nothing random in them and are decided exactly. A
 claim that the paper makes of named seeds is decided as it was made, seed by seed and without an interval. The
-intervals speak of the seeds, not of the data; they are not corrected for the number of claims.
+intervals speak of the seeds, not of the data; they are corrected neither for the number of claims nor for the
+comparisons within one: of many that must all hold and just do, one in forty lies on the other side by chance.
 """
 
 import math

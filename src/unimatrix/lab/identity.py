@@ -100,8 +100,11 @@ def run_identity(
         device: what it was computed on ("cuda:0"), of which the kind counts.
     """
     settings = _whole_settings(json.dumps(config))
+    numbers = _numbers_only({name: value for name, value in settings.items() if name != "model"})
+    if numbers["loop"].get("eval_depths"):  # other depths read this much of the text, at the end too
+        numbers["loop"]["eval_bytes"] = settings["loop"]["eval_bytes"]
     parts = {
-        "config": _numbers_only({name: value for name, value in settings.items() if name != "model"}),
+        "config": numbers,
         "model": _numbers_only(_whole_model(json.dumps(resolved["model"])), besides=_HOW_OF_A_MODEL),
         # 1 is where all begin: what gets a number of its own later leaves earlier runs what they were
         "versions": {name: number for name, number in resolved["versions"].items() if number != 1},

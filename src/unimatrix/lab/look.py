@@ -21,6 +21,7 @@ from unimatrix.data.tasks import IGNORE, TaskConfig, task_of
 from unimatrix.data.tokenizer import BOS, encode, token_name
 from unimatrix.errors import UserError
 from unimatrix.evals.inspection import SlotHistory, Traced, inspect_slots, slot_memory_of
+from unimatrix.evals.tasks import DRAWN_TOGETHER
 from unimatrix.hf import load
 from unimatrix.lab.results import Result, Samples, naming
 from unimatrix.lab.study import Inspection
@@ -83,10 +84,11 @@ def _task_sequence(task: TaskConfig, *, seed: int, sample: int) -> tuple[list[in
     """An evaluation sequence of the run's own stream up to its last question: token ids, and the answer."""
     if not 0 <= sample < task.eval_sequences:
         raise UserError(f"sample: expected 0 to {task.eval_sequences - 1}, got {sample}")
-    batch = task_of(task).make(task, seed=seed, step=0, batch_size=sample + 1, stream="eval")
-    labels = batch.labels[sample]
+    step, row = divmod(sample, DRAWN_TOGETHER)  # as the evaluation draws them
+    batch = task_of(task).make(task, seed=seed, step=step, batch_size=row + 1, stream="eval")
+    labels = batch.labels[row]
     last = int((labels != IGNORE).nonzero()[-1])
-    return batch.input_ids[sample, : last + 1].tolist(), int(labels[last])
+    return batch.input_ids[row, : last + 1].tolist(), int(labels[last])
 
 
 def _mentioned(history: SlotHistory) -> set[int]:

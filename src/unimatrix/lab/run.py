@@ -174,7 +174,8 @@ def reproduce(
     _inspect(studies, samples, seed=seeds[0], out=out)
     return _report(
         studies,
-        {study.name: samples for study in studies},
+        # of its own runs alone: texts of the same name may be read to another length elsewhere
+        {one.name: {name: samples[name] for name in one.names if name in samples} for one in studies},
         shown=shown,
         committed=committed,
         paper=paper,

@@ -48,6 +48,7 @@ PART_BYTES = 65_536  # the last of the validation text, that a run of a search i
 OF_THE_BUDGET, DIVERGED = "budget_seconds", "diverged"  # metrics of a row beside what it measured
 _SEED = 0  # of the draws, and of every run's weights and batches
 _TIMING_SHARE = 0.1  # of a run's seconds, spent before it on timing its step
+_TIMED_AS = 1_000  # as of a run of so many steps, so that the rate warms up while they are timed
 
 Draw = tuple[int, ...]  # which choice of each setting, in their order
 
@@ -196,15 +197,15 @@ def _run(
     space: Space, draw: Draw, number: int, *, corpus: Corpus, budget: Budget, threads: int
 ) -> tuple[Result, int | None]:
     """Time a step, then train for as many as fit; the row, and a signal that came too late to stop it."""
-    short = space.experiment(draw, number=number, steps=1)
-    timed = seconds_per_step(
-        {space.name: short}, corpus, threads=threads, seconds=_TIMING_SHARE * budget.seconds
-    )
-    steps = max(1, round(budget.seconds / timed[space.name]))
-    experiment = space.experiment(draw, number=number, steps=steps)
+    experiment = space.experiment(draw, number=number, steps=_TIMED_AS)
     quiet = PlainConsole(quiet=True)
     with TemporaryDirectory() as folder:
         try:
+            timed = seconds_per_step(
+                {space.name: experiment}, corpus, threads=threads, seconds=_TIMING_SHARE * budget.seconds
+            )
+            steps = max(1, round(budget.seconds / timed[space.name]))
+            experiment = space.experiment(draw, number=number, steps=steps)
             trained = train_one(experiment, corpus=corpus, out=Path(folder), console=quiet, threads=threads)
         except TrainingStopped:
             return _diverged(experiment, corpus, budget, threads), None
@@ -367,6 +368,6 @@ def by_contestant(rows: Iterable[Result]) -> dict[str, list[Result]]:
     """The newest whole row of each run in a file, by contestant, in the order of their numbers."""
     newest = {row.experiment: row for row in rows if is_whole(row)}
     found: dict[str, list[Result]] = {}
-    for name in sorted(newest):
+    for name in sorted(newest, key=lambda name: int(name.rsplit(".", 1)[1])):
         found.setdefault(name.split(".")[1], []).append(newest[name])
     return found

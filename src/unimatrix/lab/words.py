@@ -54,7 +54,8 @@ SCOPE = (
     "The intervals speak of the seeds only (initialisation, batches, dropout); of what is timed, of repeats "
     "on one machine. Where a text is read, every run reads the same one, and "
     "nothing is said of other texts; where a task draws its sequences, each seed draws its own, to train and "
-    "to evaluate on. The intervals are not corrected for the number of claims."
+    "to evaluate on. The intervals are not corrected for the number of claims, nor of the "
+    "comparisons within one."
 )
 
 
