@@ -169,6 +169,9 @@ def lower_bounds() -> list[str]:
 
 def test_range(options: argparse.Namespace) -> int:
     """The tests in four environments; the table goes into CONTRIBUTING.md once every row stands."""
+    oldest, newest = (python_version(one) for one in (options.oldest_python, options.newest_python))
+    if oldest == newest:  # shims of pyenv's stand on the PATH and do not answer
+        sys.exit(f"range: no Python newer than {oldest} answers here; name one with --newest-python PATH")
     lock = [f"{name}=={version}" for name, version in locked().items()]
     environments = {
         "lower": ("the declared lower bounds", options.oldest_python, lower_bounds()),
@@ -214,7 +217,7 @@ def test_row(interpreter: Path) -> dict[str, str]:
     return {"Python": python_version(interpreter)} | shown | ran | {"commit": of}
 
 
-def python_version(interpreter: Path) -> str:
+def python_version(interpreter: Path | str) -> str:
     command = [interpreter, "-c", "import platform; print(platform.python_version())"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -48,7 +48,9 @@ def environments(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "install", install)
     monkeypatch.setattr(module, "run_tests", run_tests)
     monkeypatch.setattr(module, "installed", lambda _: {"torch": "2.13.0", "numpy": "2.0.0"})
-    monkeypatch.setattr(module, "python_version", lambda _: "3.11.7")
+    monkeypatch.setattr(
+        module, "python_version", lambda one: "3.13.0" if "newest-python" in str(one) else "3.11.7"
+    )
     return module
 
 
@@ -64,9 +66,8 @@ def commit(root):
 def run_range(module, tmp_path, monkeypatch, *arguments):
     """The exit code, the environments in which tests ran, and the table in CONTRIBUTING.md."""
     module.ran.clear()
-    monkeypatch.setattr(
-        "sys.argv", ["environments.py", "range", "--folder", str(tmp_path / "kept"), *arguments]
-    )
+    asked = ["--newest-python", "a/newest-python", "--folder", str(tmp_path / "kept"), *arguments]
+    monkeypatch.setattr("sys.argv", ["environments.py", "range", *asked])
     code = module.main()
     text = module.TABLE.read_text()
     assert text.startswith("before\n")
@@ -89,8 +90,18 @@ def test_rows_one_at_a_time_make_the_table_once_all_are_there(environments, tmp_
     assert rows[0].startswith("| the declared lower bounds | 3.11.7 | 2.13.0 |  |  | 2.0.0 |  |  | 8 | 3 |")
     assert [row.rpartition(f" | {of} |")[2] for row in rows] == [""] * 4
     assert [row.split(" | ")[8:10] for row in rows[1:]] == [["10", "0"]] * 3
+    assert [row.split(" | ")[1] for row in rows] == ["3.11.7"] * 3 + ["3.13.0"]
     assert go()[1] == []
     assert go("--only", "lock", "newest")[1] == ["lock", "newest"]
+
+
+def test_the_oldest_python_is_not_tried_as_the_newest(environments, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["environments.py", "range", "--newest-python", "python3.11"])
+    with pytest.raises(
+        SystemExit, match=r"no Python newer than 3.11.7 answers here; name one with --newest-python"
+    ):
+        environments.main()
+    assert not environments.ran
 
 
 @pytest.mark.parametrize("name", ["src/code.py", "pyproject.toml", "lock.txt"])

@@ -1,5 +1,6 @@
 """The head of classes: its logits stand at the tokens that the classes are; no other has a chance."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,8 +9,8 @@ import torch.nn.functional as F
 from tolerances import assert_close
 
 import unimatrix
-from unimatrix.mixers import AttentionConfig, ClassHeadConfig, MLPConfig, TiedHeadConfig
-from unimatrix.models import LanguageModel, ModelConfig, parameter_count
+from unimatrix.mixers import AttentionConfig, ClassHeadConfig, MLPConfig, SuffixVotesConfig, TiedHeadConfig
+from unimatrix.models import LanguageModel, ModelConfig, Parts, parameter_count
 
 CLASSES = slice(9, 25)  # transformer-triple's 16 classes are the tokens 9 to 24 of 53
 
@@ -109,6 +110,35 @@ def test_it_starts_like_every_linear_layer():
     assert not head.bias.any()
 
 
+@pytest.mark.parametrize("gate", [False, True])
+def test_a_vote_for_what_is_no_class_counts_for_nothing(gate):
+    config = ModelConfig(
+        vocab_size=20,
+        d_model=16,
+        layers=(Parts(mixer=AttentionConfig(num_heads=2)),),
+        parts=Parts(suffix=SuffixVotesConfig(gate=gate)),
+        head=ClassHeadConfig(num_classes=5, first_token=10),
+    )
+    torch.manual_seed(0)
+    model = unimatrix.build(config)
+    ids = torch.tensor([[1, 2, 3, 11, 1, 2, 3, 12, 11, 12, 11, 12]])  # both kinds are pointed at, and none
+    logits, _ = model(ids)
+    without = unimatrix.build(dataclasses.replace(config, parts=Parts()))
+    without.load_state_dict(model.state_dict(), strict=False)
+    plain, _ = without(ids)
+    changed = (logits != plain).any(-1)[0].tolist()
+    pointed_at = [-1, -1, -1, -1, 2, 3, 11, -1, 1, 11, 12, 11]  # 10 to 14 are classes
+    assert changed == [token >= 10 for token in pointed_at]
+    assert torch.isneginf(logits[..., :10]).all()
+    answers = ids[:, [3, 7, 8, 11]] - 10
+    torch.nn.functional.cross_entropy(
+        logits[:, [2, 6, 7, 10], 10:15].flatten(0, 1), answers.flatten()
+    ).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), key
+    assert model.suffix.mixture.weights.grad.any()
+
+
 def test_the_config_survives_json():
     config = class_model().config
     assert config.head == ClassHeadConfig(num_classes=16, first_token=9)
@@ -122,6 +152,7 @@ def test_the_config_survives_json():
     ("setting", "message"),
     [
         ({"num_classes": 0, "first_token": 0}, "num_classes: expected a whole number of at least 1, got 0"),
+        ({"num_classes": 1, "first_token": 0}, "num_classes: expected at least 2, .* got 1"),
         ({"num_classes": 4, "first_token": -1}, "first_token: expected a token id, got -1"),
         ({"num_classes": 4, "first_token": 1.5}, "first_token: expected a whole number, got 1.5"),
         ({"num_classes": 4, "first_token": 7}, "vocab_size 10, got 7 [+] 4"),

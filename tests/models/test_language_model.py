@@ -286,3 +286,12 @@ def test_torch_compile_gives_the_same(name):
         grads.append([p.grad.clone() for p in model.parameters()])
     for mine, theirs in zip(*grads, strict=True):
         assert_close(theirs, mine, "gradient")
+
+
+def test_a_state_dict_whose_head_is_not_the_embedding_is_refused() -> None:
+    model = unimatrix.build("unimatrix-core", d_model=16, num_heads=2)
+    held = model.state_dict()
+    model.load_state_dict(held | {"head.weight": held["embedding.weight"].clone()})
+    with pytest.raises(unimatrix.UserError, match=r"head.weight: expected what embedding.weight holds"):
+        model.load_state_dict(held | {"head.weight": torch.zeros_like(held["embedding.weight"])})
+    assert torch.equal(model.embedding.weight, held["embedding.weight"])

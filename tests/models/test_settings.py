@@ -101,6 +101,16 @@ def test_depth_shares_or_stacks_as_the_model_does():
         )
 
 
+def test_one_layer_alone_does_not_tell_whether_more_steps_would_share_it():
+    one = edit(preset_config("transformer"), {"depth": 1})
+    with pytest.raises(
+        UserError, match=r"depth: one layer alone .* order, as \(0, 0, 0\) to share them, \(0, 1, 2\)"
+    ):
+        edit(one, {"depth": 3})
+    assert edit(one, {"order": (0, 1, 2)}).order == preset_config("transformer").order
+    assert edit(one, {"depth": 1}) == one
+
+
 def test_relative_widths_follow_the_model():
     wide = preset_config("recurrent-ffn-hybrid", d_model=96).resolved()
     assert (wide.layers[0]["feed_forward"].width, wide.layers[0]["feed_forward"].local_width) == (96, 96)

@@ -79,6 +79,10 @@ class ClassHeadConfig(HeadConfig):
     def __post_init__(self) -> None:
         check_types(self)
         check_counts(self, "num_classes")
+        if self.num_classes < 2:
+            raise UserError(
+                "num_classes: expected at least 2, as of one class there is nothing to learn, got 1"
+            )
         if self.first_token < 0:
             raise UserError(f"first_token: expected a token id, got {self.first_token}")
 

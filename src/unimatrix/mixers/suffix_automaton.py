@@ -92,10 +92,12 @@ class SuffixMixture(nn.Module):
         others = scores.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
         bias, by_evidence, by_model = self.weights.to(scores.dtype)
         evidence = self.evidence(votes)[..., None].to(scores.dtype)
-        wanted = bias + by_evidence * evidence + by_model * (own - others)
+        # a head of classes gives other tokens no chance, and no vote can: -inf would be NaN in the gradients
+        possible = own.isfinite()
+        wanted = bias + by_evidence * evidence + by_model * torch.where(possible, own - others, 0.0)
         if self.gate is not None:
             wanted = wanted + self.gate(hidden).to(scores.dtype)
-        voted = torch.where(votes.token[..., None] != NONE, others + wanted, own)
+        voted = torch.where((votes.token[..., None] != NONE) & possible, others + wanted, own)
         return scores.scatter(-1, chosen, voted).to(logits.dtype)
 
 

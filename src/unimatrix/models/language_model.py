@@ -468,10 +468,13 @@ def _leave_out_tied(model: LanguageModel, state_dict: dict[str, Any], prefix: st
 
 
 def _add_tied(model: LanguageModel, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Where a state dict holds it once, it is both."""
+    """Where a state dict holds it once, it is both; two that differ are not: one would be lost."""
     if model.tied and f"{prefix}embedding.weight" in state_dict:
-        weight = state_dict[f"{prefix}embedding.weight"]
-        state_dict.setdefault(f"{prefix}{model._head_name}.weight", weight)
+        name, weight = f"{prefix}{model._head_name}.weight", state_dict[f"{prefix}embedding.weight"]
+        head = state_dict.setdefault(name, weight)
+        alike = weight.shape == head.shape and weight.device == head.device
+        if alike and not weight.is_meta and not torch.equal(head, weight):
+            raise UserError(f"{name}: expected what embedding.weight holds, as both are one here, got others")
 
 
 def _tie_again(model: LanguageModel, _: Any) -> None:

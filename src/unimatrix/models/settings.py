@@ -182,6 +182,12 @@ class _Edit:
                 " layers and order"
             )
         shared = len(self.layers) == 1
+        if shared and self.config.depth == 1:
+            shares, stacks = ((0, 0, 0), (0, 1, 2)) if depth > 2 else ((0, 0), (0, 1))
+            raise UserError(
+                f"depth: one layer alone does not tell whether {shown(depth)} would share its weights;"
+                f" expected order, as {shares} to share them, {stacks} for weights of their own"
+            )
         if not shared:
             self.layers = [dict(self.layers[0]) for _ in range(depth)]
         self.own["order"] = (0,) * depth if shared else tuple(range(depth))
