@@ -9,7 +9,7 @@ import torch
 from unimatrix import UserError, build
 from unimatrix.bench import chunk_length, decode, equality, recall, throughput
 from unimatrix.bench.ceiling import measure_ceiling, multiply_adds
-from unimatrix.bench.timing import time_in_turns
+from unimatrix.bench.timing import _summary, time_in_turns
 from unimatrix.models import parameter_count
 from unimatrix.ops import backends_of
 
@@ -83,7 +83,7 @@ def test_the_better_mode_counts():
             batch=8,
             what="forward",
             mode=mode,
-            timing=throughput.Timing(median_s=1.0, low_s=1.0, high_s=1.0, calls=1),
+            timing=throughput.Timing(median_s=1.0, low_s=1.0, high_s=1.0, mean_s=1.0, calls=1),
             tokens_per_s=tokens_per_s,
             ceiling_share=0.1,
             backends={},
@@ -152,6 +152,29 @@ def test_a_quick_candidate_is_called_often_within_its_turn():
     )
     assert timings["slow"].calls == 1
     assert timings["quick"].calls > 10
+
+
+def test_a_turns_first_call_may_go_untimed_and_the_mean_counts_what_the_median_does_not():
+    last, calls = [], []
+
+    def call(name):
+        first = last[-1:] != [name]
+        last.append(name)
+        if name == "a":
+            calls.append("first" if first else "later")
+        time.sleep(0.03 if first else 0.001)
+
+    candidates = {name: lambda name=name: call(name) for name in ("a", "b")}
+    settings = {"min_rounds": 3, "max_rounds": 3, "seconds": 0.001, "warmup": 0, "turn_s": 0.02}
+    timings = time_in_turns(candidates, settle=True, **settings)
+    assert timings["a"].calls == calls.count("later") >= 3
+    assert calls.count("first") == 3
+    last.clear()
+    calls.clear()
+    timings = time_in_turns(candidates, **(settings | {"turn_s": 0.0}))
+    assert timings["a"].calls == calls.count("first") == 3
+    found = _summary([1.0, 1.0, 1.0, 9.0])
+    assert (found.median_s, found.mean_s) == (1.0, 3.0)
 
 
 def test_nothing_is_timed_when_the_fast_form_is_wrong(tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
-"""The ablation: what its protocol says of its rows, and claims that wait for no other run than theirs."""
+"""The ablation: what its protocol says of its rows, what its claims wait for, one of every answer."""
+
+import pytest
+from made_results import make_result
 
 from unimatrix.data import VOCAB_SIZE
-from unimatrix.studies.beyond.ablation import ABLATION, ADDED, EVERY, LEFT_OUT, OTHERS, WHOLE
+from unimatrix.studies.beyond.ablation import ABLATION, ADDED, EVERY, LEFT_OUT, OTHERS, RECALLS, WHOLE
 
 
 def test_the_protocol_says_in_what_the_transformers_differ_besides_their_name() -> None:
@@ -37,3 +40,30 @@ def test_no_claim_of_a_part_waits_for_another_number_of_steps() -> None:
             assert claim.statement == f"After {steps} steps the model is {words} with: {variant.label}"
             assert comparison.left.experiment == experiment
             assert experiment.loop.steps == comparison.right.experiment.loop.steps == steps
+
+
+@pytest.mark.parametrize(
+    ("misses", "expected"),
+    [
+        ({}, "reproduced"),
+        # of 2,048 answers: an interval over the five seeds goes past 100 % then, and never refutes
+        ({11: 1}, "not reproduced"),
+        ({11: 1, 3: 1}, "not reproduced"),
+    ],
+)
+def test_one_miss_refutes_every_answer(misses, expected) -> None:
+    experiment = WHOLE.experiments()[2]
+    runs = {seed: 100.0 * (1 - misses.get(seed, 0) / 2048) for seed in (7, 11, 1, 2, 3)}
+    samples = {
+        experiment.name: {
+            seed: make_result(experiment, seed, [100.0, right, 100.0]) for seed, right in runs.items()
+        }
+    }
+    four, six, eight = (claim.judge(samples) for claim in RECALLS)
+    assert (four.outcome, six.outcome, eight.outcome) == ("reproduced", expected, "reproduced")
+    assert six.details[1] == (
+        f"at or above 0 in {5 - len(misses)} of 5 seeds; claimed: in seeds 7, 11, 1, 2 and 3"
+    )
+    del samples[experiment.name][7]
+    assert RECALLS[0].judge(samples).text == "undecided at n = 4 seeds"
+    assert RECALLS[0].judge({}).details == ("unimatrix, 4 pairs - 100: no seed has run",)

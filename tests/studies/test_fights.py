@@ -7,7 +7,9 @@ from functools import cache
 import pytest
 import torch
 from made_results import make_result
+from tiny_studies import counting
 
+from unimatrix.bench.timing import Timing
 from unimatrix.codec import read_record
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError
@@ -28,6 +30,7 @@ from unimatrix.lab.search import (
 from unimatrix.models import build
 from unimatrix.models.estimate import estimate
 from unimatrix.studies.beyond import fights as module
+from unimatrix.studies.beyond import step_time
 from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, PARAMETERS, WINDOW
 from unimatrix.studies.beyond.fights import LABELS, RECIPES, best_opponent, fights, run_search
 
@@ -131,6 +134,38 @@ def test_an_experiment_is_the_best_recipe_for_its_seconds() -> None:
             assert experiment.optim.lr == recipe.optim.lr
 
 
+def test_a_fight_that_no_step_was_timed_of_is_named_and_only_before_the_timing_guessed() -> None:
+    """A run of one step, as long as a fight by a guess, would look like any other."""
+    rows = made_rows()
+    untimed = fights(recipes_of(rows))
+    assert {found.loop.steps for found in untimed.values()} == {1}
+    timed = dict.fromkeys(untimed, 0.03)
+    for missing in ("fight.lstm", "fight-large.unimatrix"):
+        others = {name: seconds for name, seconds in timed.items() if name != missing}
+        with pytest.raises(UserError, match=rf"^fair_fight\.json, .* expected .* got none of {missing}$"):
+            fights(recipes_of(rows, seconds_per_step=others))
+
+
+def test_a_step_is_timed_in_long_turns_and_its_mean_counts(monkeypatch) -> None:
+    asked = {}
+
+    def time_in_turns(calls, **settings):
+        asked.update(settings)
+        for call in calls.values():
+            call()
+        return {name: Timing(median_s=1.0, low_s=1.0, high_s=1.0, mean_s=2.0, calls=3) for name in calls}
+
+    monkeypatch.setattr(step_time, "time_in_turns", time_in_turns)
+    experiment = draws_of("transformer")[0]
+    experiment = dataclasses.replace(experiment, loop=dataclasses.replace(experiment.loop, device="cpu"))
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    assert step_time.mean_step({"one": experiment}, counting(), threads=1, seconds=7.0) == {"one": 2.0}
+    assert torch.equal(torch.rand(2), expected)
+    assert (asked["seconds"], asked["turn_s"], asked["settle"]) == (7.0, 0.5, True)
+
+
 def test_opponents_are_chosen_by_the_search_and_what_votes_by_its_streams() -> None:
     found = fights(recipes_of(made_rows()))
     assert best_opponent(best_of(made_rows())) == "transformer"
@@ -160,7 +195,7 @@ def test_a_search_leaves_the_recipes_and_a_figure(tmp_path, monkeypatch) -> None
         return dict.fromkeys(models, 0.05)
 
     monkeypatch.setattr(module, "search", search)
-    monkeypatch.setattr(module, "seconds_per_step", time)
+    monkeypatch.setattr(module, "mean_step", time)
     path = run_search(tmp_path, data="embedded", drawn=3, near=8, seconds=2.0)
     threads = torch.get_num_threads()
     assert (given["threads"], given["budget"]) == (threads, Budget(drawn=3, near=8, seconds=2.0))

@@ -324,10 +324,12 @@ def with_seconds(runs, seconds):
 @pytest.mark.parametrize(
     ("seconds", "expected", "difference"),
     [
-        # as fast as the Transformer, and faster: its 1,000 steps; three times slower: its 200; far slower: 80
+        # as fast as the Transformer, and faster: its 1,000 steps; three times slower: 333, between its 200
+        # and its 400; a quarter slower: 800, and not its 400; far slower: its 80
         (0.05, [NO, NO], 2.7 - 2.9),
         (0.04, [NO, NO], 2.7 - 2.9),
-        (0.15, [YES, YES], 3.8 - 2.9),
+        (0.15, [YES, YES], 3.8 - 0.6 * (1000 / 3 - 200) / 200 - 2.9),
+        (0.0625, [YES, NO], 3.2 - 0.5 * 400 / 600 - 2.9),
         (5.0, [YES, YES], 4.8 - 2.9),
     ],
 )

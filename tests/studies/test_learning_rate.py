@@ -39,6 +39,13 @@ def test_the_claim_asks_that_the_best_rate_is_between_the_rule_s_neighbours():
     good = fake({-2: 3.0, -1: 2.2, 0: 2.0, 1: 2.1, 2: 4.0})
     assert HOLDS.judge(good).outcome == "reproduced"
     assert HOLDS.judge(fake({-2: 3.0, -1: 2.2, 0: 2.0, 1: 1.9, 2: 1.8})).outcome == "not reproduced"
+    # the curve may turn a second time, and the best of all lie among the outer two
+    assert HOLDS.judge(fake({-2: 2.8, -1: 3.1, 0: 3.0, 1: 3.1, 2: 3.2})).outcome == "not reproduced"
+    assert HOLDS.judge(fake({-2: 3.2, -1: 3.1, 0: 3.0, 1: 3.1, 2: 2.8})).outcome == "not reproduced"
+    labels = [comparison.label for comparison in HOLDS.comparisons]
+    assert labels == [
+        f"{words} - rule's rate" for words in ("1 / 2.25", "1 / 1.5", "1.5 times", "2.25 times")
+    ]
     best = BestOf(tuple(EXPERIMENTS[max(WIDTHS)].values()))
     assert best.by_seed(good) == pytest.approx({1: 2.1, 2: 2.2})
     del good[EXPERIMENTS[max(WIDTHS)][2].name][2]

@@ -11,11 +11,20 @@ from tiny_studies import counting, tiny
 
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.evals.compressors import COMPRESSORS, compressor_bits
+from unimatrix.evals.streaming import stream_bits
 from unimatrix.lab.run import reproduce
 from unimatrix.lab.study import Row
 from unimatrix.lab.words import summarise
-from unimatrix.models import peer_presets, presets
-from unimatrix.studies.beyond.streaming import LABELS, PLAINLY, STREAM_BYTES, STREAMING, VOTED, VOTING
+from unimatrix.models import build, peer_presets, presets
+from unimatrix.studies.beyond.streaming import (
+    _DRAWN,
+    LABELS,
+    PLAINLY,
+    STREAM_BYTES,
+    STREAMING,
+    VOTED,
+    VOTING,
+)
 from unimatrix.studies.paper.claims import PAPER
 
 __all__ = ["one_thread"]
@@ -90,6 +99,20 @@ def test_programs_stand_in_the_table_and_models_in_the_figures(reproduced) -> No
     assert {line.group for line in reproduced.lines} >= {VOTING}
     assert reproduced.study.answer(reproduced.samples).count("not measured") >= 1, "Core was not trained"
     check_pictures(reproduced.study, reproduced.samples)
+
+
+def test_the_figure_by_position_says_how_many_models_it_has_and_whose_line_is_missing() -> None:
+    text = counting().valid[:200]
+
+    def reads_on(experiment) -> bool:
+        return stream_bits(build(experiment.model.resolved(VOCAB_SIZE)), text).reads_on
+
+    assert all(reads_on(VOTED[preset]) for preset in _DRAWN)
+    missing = [LABELS[preset] for preset in _DRAWN if not reads_on(PLAINLY[preset])]
+    assert missing == ["Transformer", "Transformer, modern"]
+    (figure,) = (one for one in STREAMING.figures if one.name == "streaming-positions")
+    said = f"{len(_DRAWN)} models with votes, and without them all but {' and '.join(missing)}, of which"
+    assert said in figure.caption
 
 
 def test_without_runs_a_program_has_no_number() -> None:

@@ -1,4 +1,7 @@
-"""How a duration is measured here: candidates take turns in one process, and the median is quoted."""
+"""How a duration is measured here: candidates take turns in one process, and the median is quoted.
+
+How long many calls take together is the mean's to say: see `Timing`.
+"""
 
 import statistics
 import time
@@ -15,11 +18,16 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """Seconds of one call: the median, the quartiles and the number of calls timed."""
+    """Seconds of one call: the median, the quartiles, the mean and the number of calls timed.
+
+    The mean times a number of calls is how long these take, where the median leaves out what now and then
+    takes longer.
+    """
 
     median_s: float
     low_s: float
     high_s: float
+    mean_s: float
     calls: int
 
 
@@ -31,13 +39,16 @@ def time_in_turns(
     max_rounds: int = 200,
     warmup: int = 3,
     turn_s: float = 0.0,
+    settle: bool = False,
     device: str = "cpu",
 ) -> dict[Key, Timing]:
     """Time every candidate once per round, round after round, after `warmup` untimed rounds.
 
     Taking turns lets a slow spell of the machine hit all candidates alike. Stops when about `seconds` are
     spent and min_rounds are done, or after max_rounds. A candidate's turn is as many calls as take turn_s
-    seconds, at least one: so quick ones are timed often beside slow ones.
+    seconds, at least one: so quick ones are timed often beside slow ones. With `settle` an untimed call comes
+    before each turn's: it finds the caches full of another candidate's numbers, which none meets that runs
+    alone.
     """
     if min_rounds < 1 or seconds <= 0:
         raise UserError(f"rounds and seconds: expected positive numbers, got {min_rounds} and {seconds}")
@@ -49,6 +60,9 @@ def time_in_turns(
     rounds = 0
     while rounds < max_rounds and (rounds < min_rounds or time.perf_counter() - begin < seconds):
         for name, call in candidates.items():
+            if settle:
+                call()
+                _finish(device)
             turn = time.perf_counter()
             while True:
                 _finish(device)
@@ -71,6 +85,8 @@ def _finish(device: str) -> None:
 
 def _summary(values: list[float]) -> Timing:
     if len(values) == 1:
-        return Timing(median_s=values[0], low_s=values[0], high_s=values[0], calls=1)
+        only = values[0]
+        return Timing(median_s=only, low_s=only, high_s=only, mean_s=only, calls=1)
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Timing(median_s=median, low_s=low, high_s=high, calls=len(values))
+    mean = statistics.fmean(values)
+    return Timing(median_s=median, low_s=low, high_s=high, mean_s=mean, calls=len(values))

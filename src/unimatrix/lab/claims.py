@@ -7,9 +7,11 @@ on the claim's side, "not reproduced" if the whole interval lies on the other si
 with fewer than two seeds it is always undecided. So "at least 75.6 %" asks for more than a mean of 75.6: its
 whole interval. A claim with several comparisons is reproduced if all of them are, not reproduced if any is
 not, else undecided. Claims about parameter counts have nothing random in them and are decided exactly. A
-claim that the paper makes of named seeds is decided as it was made, seed by seed and without an interval. The
-intervals speak of the seeds, not of the data; they are corrected neither for the number of claims nor for the
-comparisons within one: of many that must all hold and just do, one in forty lies on the other side by chance.
+claim that the paper makes of named seeds is decided as it was made, seed by seed and without an interval; so
+is one of "every" answer, which a single miss refutes, however wide an interval that ends at the most there
+can be. The intervals speak of the seeds, not of the data; they are corrected neither for the number of claims
+nor for the comparisons within one: of many that must all hold and just do, one in forty lies on the other
+side by chance.
 """
 
 import math
@@ -239,7 +241,7 @@ class CountedClaim:
 
 @dataclass(frozen=True, slots=True)
 class SeedBySeedClaim:
-    """A claim about single runs with named seeds, judged as the paper made it: one difference in each seed.
+    """A claim about single runs with named seeds, judged in each: as the paper made it, or of "every" answer.
 
     Reproduced if the comparison holds in each of `seeds`, not reproduced if it fails in one, undecided while
     one has not run. The details name every seed that has run; the others decide nothing.
@@ -265,7 +267,7 @@ class SeedBySeedClaim:
         """Each seed's difference; in how many of them the comparison holds, and in which it must."""
         comparison, unit = self.comparison, self.comparison.unit
         if not differences:
-            return (f"{comparison.label}: no seed has both runs",)
+            return (comparison.detail(None),)
         each = ", ".join(f"{value:+,.{unit.digits}f} (seed {seed})" for seed, value in differences.items())
         count = sum(comparison.holds(value) for value in differences.values())
         seeds = f"{len(differences)} {'seed' if len(differences) == 1 else 'seeds'}"
@@ -280,7 +282,8 @@ class SeedBySeedClaim:
 
 
 def _listed(seeds: Sequence[int]) -> str:
-    return " and ".join(str(seed) for seed in seeds)
+    *first, last = map(str, seeds)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def conjunction(outcomes: Sequence[Outcome]) -> Outcome:

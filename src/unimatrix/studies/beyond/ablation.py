@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unimatrix.lab.answers import Mean, Said, sentence
-from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured, Side
+from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured, SeedBySeedClaim, Side
 from unimatrix.lab.protocol import protocol_of
 from unimatrix.lab.study import Column, Row, Study
 from unimatrix.studies.beyond.streaming import WITHOUT_VOTES
@@ -22,6 +22,7 @@ SOURCE = "Not in the paper"
 # fixed before any run of five seeds
 BAR, STRETCH, AHEAD = 3.50, 3.30, 0.20
 SHORT_STEPS, LONG_STEPS = 80, 500
+RECALL_SEEDS = (7, 11, 1, 2, 3)  # in each of which "every answer" is asked for: those of the committed tables
 SCALED = {"head": {"kind": "scaled", "scale": 12.0}}
 
 
@@ -167,18 +168,20 @@ AHEAD_OF_ATTENTION = _below(
     "transformer",
     -AHEAD,
 )
-RECALLS = ComparedClaim(
-    "It recalls every answer of Table 4's task, with 4, 6 and 8 pairs",
-    SOURCE,
-    tuple(
+# each seed for itself: one miss refutes "every", and no interval would, whose upper end is past what can be
+RECALLS = tuple(
+    SeedBySeedClaim(
+        f"It recalls every answer of Table 4's task with {pairs} pairs",
+        SOURCE,
+        RECALL_SEEDS,
         recall.points(
             f"unimatrix, {pairs} pairs - 100",
             recall.accuracy(ROWS["whole"].measured_in(_RECALLED[0]), pairs),
             "at or above",
             100.0,
-        )
-        for pairs in (4, 6, 8)
-    ),
+        ),
+    )
+    for pairs in (4, 6, 8)
 )
 
 
@@ -243,7 +246,7 @@ ABLATION = Study(
         AT_THE_BAR,
         AT_THE_STRETCH,
         AHEAD_OF_ATTENTION,
-        RECALLS,
+        *RECALLS,
         *(claim for variant in LEFT_OUT for claim in _beside_the_whole(variant, "above", "worse")),
         *(claim for variant in ADDED for claim in _beside_the_whole(variant, "at or above", "no better")),
     ),

@@ -60,10 +60,11 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "mamba2": ("mamba2", "Mamba-2", {}),
     "m2rnn": ("m2rnn", "M2RNN", {}),
     "store": ("unimatrix-core", f"Core, surprise store of {USUAL_SLOTS}", _store("surprise")),
+    "store-oldest": ("unimatrix-core", "Core, that store, the oldest goes", _store("surprise-oldest")),
     "store-random": ("unimatrix-core", f"Core, random store of {USUAL_SLOTS}", _store("random")),
 }
 LOOKS_BACK = ("transformer", "assoc")
-STORES = ("store", "store-random")  # which vote for what they keep, as slots do
+STORES = ("store", "store-oldest", "store-random")  # which vote for what they keep, as slots do
 
 
 def _each_once(cells: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -218,19 +219,26 @@ AHEAD = ComparedClaim(
         if name not in STORES
     ),
 )
-SURPRISE = ComparedClaim(
-    f"At {LONGEST_ATTENDED:,} tokens a store that keeps what surprises answers more than one that keeps at "
-    "random, at the same budget",
-    SOURCE,
-    (
-        Comparison(
-            "surprise - random",
-            accuracy(OTHER["store"], LONGEST_ATTENDED),
-            "above",
-            accuracy(OTHER["store-random"], LONGEST_ATTENDED),
-            POINTS,
-        ),
-    ),
+
+
+def _store_answers_more(statement: str, label: str, left: str, right: str) -> ComparedClaim:
+    ours, theirs = (accuracy(OTHER[name], LONGEST_ATTENDED) for name in (left, right))
+    comparison = Comparison(label, ours, "above", theirs, POINTS)
+    return ComparedClaim(
+        f"At {LONGEST_ATTENDED:,} tokens, stores of one budget: {statement}", SOURCE, (comparison,)
+    )
+
+
+# one thing at a time, as in the study surprise-store: who comes in, then who goes
+SURPRISE = _store_answers_more(
+    "admitting what surprises answers more than admitting at random, the oldest going in both",
+    "surprise, the oldest goes - random",
+    *("store-oldest", "store-random"),
+)
+LEAST_GOES = _store_answers_more(
+    "of what surprises, letting the least surprising go answers more than letting the oldest go",
+    "surprise - surprise, the oldest goes",
+    *("store", "store-oldest"),
 )
 
 
@@ -294,7 +302,8 @@ PROTOCOL = (
     "clean: any token but the keys and values of its sequence, more than 8,000 different ones. No model "
     "votes by an automaton; that the automaton alone is always right with such filler is counted, not "
     f"measured. Attention and Assoc look back over everything and stop at {LONGEST_ATTENDED:,} tokens; the "
-    "Transformer has rotary positions, the others none.",
+    "Transformer has rotary positions, the others none. Where nothing else is said the least surprising goes "
+    "from a surprise store, which then takes in ever fewer; from the random one the oldest.",
 )
 
 
@@ -376,7 +385,7 @@ BINDING_LENGTH = Study(
     ),
     rows=(POINTER_ROWS[USUAL_SLOTS], *OTHER_ROWS, AUTOMATON, BY_GUESSING),
     columns=ON_LENGTHS,
-    claims=(FAR, NEWEST, SURPRISE),
+    claims=(FAR, NEWEST, SURPRISE, LEAST_GOES),
     figures=(
         _figure(
             "binding-length",

@@ -15,8 +15,9 @@ from unimatrix.errors import UserError
 from unimatrix.evals.provenance import machine
 from unimatrix.lab.figures import draw_search
 from unimatrix.lab.results import Result
-from unimatrix.lab.search import Best, Budget, Recipes, best_of, search, seconds_per_step
+from unimatrix.lab.search import Best, Budget, Recipes, best_of, search
 from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, VOTES, sized
+from unimatrix.studies.beyond.step_time import mean_step
 from unimatrix.train.config import Experiment
 
 RECIPES = Path(__file__).with_name("fair_fight.json")
@@ -84,9 +85,7 @@ def _timed(
         name: replace(found, loop=replace(found.loop, device="cpu"))
         for name, found in fights(recipes).items()
     }
-    return replace(
-        recipes, seconds_per_step=seconds_per_step(models, corpus, threads=threads, seconds=seconds)
-    )
+    return replace(recipes, seconds_per_step=mean_step(models, corpus, threads=threads, seconds=seconds))
 
 
 def best_opponent(found: Mapping[str, Best]) -> str:
@@ -101,7 +100,7 @@ def fights(recipes: Recipes) -> dict[str, Experiment]:
     ours, the modern Transformer and the best opponents, where they have a place for them.
 
     Raises:
-        UserError: a contestant has no best run.
+        UserError: a contestant has no best run; steps were timed, and none of one of these experiments.
     """
     windows, streams = recipes.windows, recipes.streams
     for best_runs, names in (
@@ -133,6 +132,18 @@ def fights(recipes: Recipes) -> dict[str, Experiment]:
     return {one.name: one for one in found}
 
 
+def _step_of(name: str, recipes: Recipes, *, unknown: float) -> float:
+    """The seconds of a step of that fight; `unknown` before any was timed."""
+    if not recipes.seconds_per_step:
+        return unknown
+    if name not in recipes.seconds_per_step:
+        # a file of other fights; a step guessed to be as long as the fight would make a run of one step
+        raise UserError(
+            f"{RECIPES.name}, seconds_per_step: expected the seconds of each fight's step, got none of {name}"
+        )
+    return recipes.seconds_per_step[name]
+
+
 def _fight(
     family: str,
     contestant: str,
@@ -145,7 +156,7 @@ def _fight(
 ) -> Experiment:
     """A contestant's recipe for so many seconds: their steps, once a step has been timed."""
     found, name = best.experiment, f"{family}.{contestant}{VOTING if votes else ''}"
-    steps = max(1, round(seconds / recipes.seconds_per_step.get(name, seconds)))
+    steps = max(1, round(seconds / _step_of(name, recipes, unknown=seconds)))
     model = replace(found.model, changes={**found.model.changes, **(VOTES if votes else {})})
     lr = found.optim.lr
     if parameters is not None:

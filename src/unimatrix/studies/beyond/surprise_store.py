@@ -111,41 +111,48 @@ def _in_stream(experiment: Experiment) -> Measured:
     return Measured(experiment, "stream_bpb")
 
 
-def _answers_more(where: str, found: dict[str, Experiment]) -> ComparedClaim:
-    left, right = _accuracy_of(found["surprise"]), _accuracy_of(found["random"])
+# one thing changes at a time: who is admitted where the oldest goes, then who goes where surprise admits.
+# "surprise" against "random" would change both
+ADMISSION, EVICTION = ("surprise-oldest", "random"), ("surprise", "surprise-oldest")
+WORDS = {
+    ADMISSION: "admission by surprise beats random admission, the oldest going in both",
+    EVICTION: "letting the least surprising go beats letting the oldest go, both admitting by surprise",
+}
+SHORT = {"surprise": "least surprising goes", "surprise-oldest": "surprise, oldest goes", "random": "random"}
+
+
+def _beats(pair: tuple[str, str], where: str, found: dict[str, Experiment]) -> ComparedClaim:
+    """That the first of the two policies is better there."""
+    of, side, unit = (_in_stream, "below", BPB) if found is ON_TEXT else (_accuracy_of, "above", POINTS)
+    left, right = pair
+    label = f"{SHORT[left]} - {SHORT[right]}, {where}"
     return ComparedClaim(
-        f"At equal budget surprise beats random admission {where}",
+        f"At equal budget {WORDS[pair]}, {where}",
         SOURCE,
-        (Comparison(f"Surprise - random, {where}", left, "above", right, POINTS),),
+        (Comparison(label, of(found[left]), side, of(found[right]), unit),),
     )
 
 
-BEATS_ON_RECALL = _answers_more("on recall", ON_RECALL)
-BEATS_ON_MQAR = _answers_more("on MQAR with blanks", ON_MQAR)
-BEATS_ON_CLEAN = _answers_more("on MQAR with clean filler", ON_CLEAN)
-BEATS_ON_TEXT = ComparedClaim(
-    "At equal budget surprise beats random admission on a text read as one stream",
-    SOURCE,
-    (
-        Comparison(
-            "Surprise - random, in the stream",
-            _in_stream(ON_TEXT["surprise"]),
-            "below",
-            _in_stream(ON_TEXT["random"]),
-            BPB,
-        ),
-    ),
-)
-BEATS = (BEATS_ON_RECALL, BEATS_ON_MQAR, BEATS_ON_CLEAN, BEATS_ON_TEXT)
+WHERE = {
+    "on recall": ON_RECALL,
+    "on MQAR with blanks": ON_MQAR,
+    "on MQAR with clean filler": ON_CLEAN,
+    "on a text read as one stream": ON_TEXT,
+}
+ADMITS = {where: _beats(ADMISSION, where, found) for where, found in WHERE.items()}
+LETS_GO = {where: _beats(EVICTION, where, found) for where, found in WHERE.items()}
 
 
 def _said(claim: ComparedClaim) -> Said:
-    return Said(
-        (claim,),
-        "surprise beats random",
-        "surprise does not beat random",
-        "these seeds do not decide whether surprise beats random",
-    )
+    return Said((claim,), "that is better", "that is not better", "these seeds do not decide which is better")
+
+
+def _numbers(policy: str) -> dict[str, Mean]:
+    """What that policy comes to on each of the four."""
+    return {
+        f"{name}_{policy.replace('-', '_')}": Mean(_accuracy_of(found[policy]), 1)
+        for name, found in (("recall", ON_RECALL), ("mqar", ON_MQAR), ("clean", ON_CLEAN))
+    } | {f"text_{policy.replace('-', '_')}": Mean(_in_stream(ON_TEXT[policy]), 3)}
 
 
 SURPRISE_STORE = Study(
@@ -153,21 +160,19 @@ SURPRISE_STORE = Study(
     title="Who is kept (not in the paper): a store filled by surprise and by its baselines",
     question="With room for a few tokens, is it worth keeping those that the recurrent state foretold worst?",
     answer=sentence(
-        "On recall surprise answers {recall} % and random admission {recall_random} %: {on_recall}; on MQAR "
-        "{mqar} and {mqar_random} %: {on_mqar}; where every filler is new {clean} and {clean_random} %: "
-        "{on_clean}; on a text as one stream {text} and {text_random} bits per byte: {on_text}.",
-        recall=Mean(_accuracy_of(ON_RECALL["surprise"]), 1),
-        recall_random=Mean(_accuracy_of(ON_RECALL["random"]), 1),
-        on_recall=_said(BEATS_ON_RECALL),
-        mqar=Mean(_accuracy_of(ON_MQAR["surprise"]), 1),
-        mqar_random=Mean(_accuracy_of(ON_MQAR["random"]), 1),
-        on_mqar=_said(BEATS_ON_MQAR),
-        clean=Mean(_accuracy_of(ON_CLEAN["surprise"]), 1),
-        clean_random=Mean(_accuracy_of(ON_CLEAN["random"]), 1),
-        on_clean=_said(BEATS_ON_CLEAN),
-        text=Mean(_in_stream(ON_TEXT["surprise"]), 3),
-        text_random=Mean(_in_stream(ON_TEXT["random"]), 3),
-        on_text=_said(BEATS_ON_TEXT),
+        "Where the oldest goes, admission by surprise answers {recall_surprise_oldest} % on recall and "
+        "random admission {recall_random} %: {recall_admits}; on MQAR {mqar_surprise_oldest} and "
+        "{mqar_random} %: {mqar_admits}; where every filler is new {clean_surprise_oldest} and "
+        "{clean_random} %: {clean_admits}; on a text as one stream {text_surprise_oldest} and {text_random} "
+        "bits per byte: {text_admits}. Where the least surprising goes in the oldest's place, surprise "
+        "answers {recall_surprise} %: {recall_lets_go}; {mqar_surprise} %: {mqar_lets_go}; "
+        "{clean_surprise} %: {clean_lets_go}; and needs {text_surprise} bits per byte: {text_lets_go}.",
+        **{name: mean for policy in (*ADMISSION, "surprise") for name, mean in _numbers(policy).items()},
+        **{
+            f"{name}_{what}": _said(claim)
+            for what, claims in (("admits", ADMITS), ("lets_go", LETS_GO))
+            for name, claim in zip(("recall", "mqar", "clean", "text"), claims.values(), strict=True)
+        },
     ),
     rows=tuple(
         Row(
@@ -178,7 +183,7 @@ SURPRISE_STORE = Study(
         for policy, label in LABELS.items()
     ),
     columns=COLUMNS,
-    claims=BEATS,
+    claims=(*ADMITS.values(), *LETS_GO.values()),
     figures=(
         *(
             of_column(
@@ -198,7 +203,11 @@ SURPRISE_STORE = Study(
         *protocol_of(*(one for found in _ALL for one in found.values())),
         f"Each depth step of Core has a store of its own with its own surprise: {RECALL_BUDGET} entries on "
         f"recall, {MQAR_BUDGET} on MQAR, {TEXT_BUDGET} on text. While there is room every token is stored; "
-        f"then surprise and random admit a share of {RATE:g}. The surprise of a token is the mean over the "
+        f"then, where the oldest goes, surprise and random admit a share of about {RATE:g}: random by "
+        "chance, surprise what surprises most among the newest 256 tokens. Where the least surprising goes, "
+        "a token must also surprise more than that one: ever fewer come in, and the store all but freezes. "
+        "So that row stands beside surprise where the oldest goes, and that one beside random admission: the "
+        "two ends differ in two things. The surprise of a token is the mean over the "
         "heads of |k - S v / |v|^2| / |k| before its write, without the factor 1 - rho. The oracle looks "
         "ahead in what one call reads: on the tasks to the keys that come again, on text to pairs of tokens "
         "that do, within 4,096 bytes, after which it forgets; it knows what will be asked for, not which of "

@@ -3,10 +3,11 @@
 Whether what Tables 1 and 2 say at 80 steps still holds later, at equal steps and at equal seconds.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+
+import numpy as np
 
 from unimatrix.lab.answers import Mean, Said, sentence
 from unimatrix.lab.claims import BPB, SECONDS, ComparedClaim, Comparison, Measured
@@ -27,26 +28,28 @@ TRANSFORMER, CORE, HYBRID = (
 
 @dataclass(frozen=True, slots=True)
 class InTheTimeOf:
-    """Bits per byte of the last evaluation that a model reached in the seconds of another's training."""
+    """Bits per byte that a model had reached in the seconds of another's training.
+
+    A line is drawn between two evaluations. Bits per byte fall ever more slowly, so that it lies above them:
+    what is left of the error counts against the model, no longer the whole way back to the last evaluation.
+    """
 
     experiment: Experiment
     other: Experiment
     steps: tuple[int, ...]
 
     def by_seed(self, samples: Samples) -> dict[int, float]:
-        """Of the seeds that both have; of the first evaluation where none was reached in that time."""
+        """Of the seeds that both have; outside the evaluations that of the first, or of the last."""
         limits = Measured(self.other, f"seconds_{self.steps[-1]}_steps").by_seed(samples)
-        found: dict[int, float] = {}
-        for step in self.steps:
-            seconds = Measured(self.experiment, f"seconds_{step}_steps").by_seed(samples)
-            bpb = Measured(self.experiment, f"bpb_{step}_steps").by_seed(samples)
-            reached = bpb.keys() & {seed for seed in limits if seconds.get(seed, math.inf) <= limits[seed]}
-            found |= {
-                seed: bpb[seed]
-                for seed in bpb.keys() & limits.keys()
-                if seed in reached or not found.get(seed)
-            }
-        return found
+        seconds, bpb = (
+            [Measured(self.experiment, f"{what}_{step}_steps").by_seed(samples) for step in self.steps]
+            for what in ("seconds", "bpb")
+        )
+        seeds = limits.keys() & set.intersection(*(set(each) for each in (*seconds, *bpb)))
+        return {
+            seed: float(np.interp(limits[seed], [at[seed] for at in seconds], [at[seed] for at in bpb]))
+            for seed in seeds
+        }
 
 
 def _columns(steps: Sequence[int]) -> tuple[Column, ...]:
@@ -152,7 +155,8 @@ def training_length(steps: Sequence[int]) -> Study:
             "parameters as in Tables 1 and 2, not matched.",
             f"Seconds: after {steps[-1]:,} steps, spent in training steps alone, without evaluation and "
             "checkpoints, eager, on the machine and with the threads named below, no other run beside it; on "
-            "another machine the models' order in time may be another.",
+            "another machine the models' order in time may be another. What a model had reached in another's "
+            "seconds lies on the straight line between the two evaluations around that time.",
         ),
     )
 
