@@ -14,6 +14,7 @@ from unimatrix.codec import read_record
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError
 from unimatrix.evals import parts_that_look_back
+from unimatrix.lab import search as search_module
 from unimatrix.lab.committed import COMMITTED
 from unimatrix.lab.results import read_results
 from unimatrix.lab.search import (
@@ -30,7 +31,6 @@ from unimatrix.lab.search import (
 from unimatrix.models import build
 from unimatrix.models.estimate import estimate
 from unimatrix.studies.beyond import fights as module
-from unimatrix.studies.beyond import step_time
 from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, PARAMETERS, WINDOW
 from unimatrix.studies.beyond.fights import LABELS, RECIPES, best_opponent, fights, run_search
 
@@ -155,13 +155,15 @@ def test_a_step_is_timed_in_long_turns_and_its_mean_counts(monkeypatch) -> None:
             call()
         return {name: Timing(median_s=1.0, low_s=1.0, high_s=1.0, mean_s=2.0, calls=3) for name in calls}
 
-    monkeypatch.setattr(step_time, "time_in_turns", time_in_turns)
+    monkeypatch.setattr(search_module, "time_in_turns", time_in_turns)
     experiment = draws_of("transformer")[0]
     experiment = dataclasses.replace(experiment, loop=dataclasses.replace(experiment.loop, device="cpu"))
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    assert step_time.mean_step({"one": experiment}, counting(), threads=1, seconds=7.0) == {"one": 2.0}
+    assert search_module.seconds_per_step({"one": experiment}, counting(), threads=1, seconds=7.0) == {
+        "one": 2.0
+    }
     assert torch.equal(torch.rand(2), expected)
     assert (asked["seconds"], asked["turn_s"], asked["settle"]) == (7.0, 0.5, True)
 
@@ -195,7 +197,7 @@ def test_a_search_leaves_the_recipes_and_a_figure(tmp_path, monkeypatch) -> None
         return dict.fromkeys(models, 0.05)
 
     monkeypatch.setattr(module, "search", search)
-    monkeypatch.setattr(module, "mean_step", time)
+    monkeypatch.setattr(module, "seconds_per_step", time)
     path = run_search(tmp_path, data="embedded", drawn=3, near=8, seconds=2.0)
     threads = torch.get_num_threads()
     assert (given["threads"], given["budget"]) == (threads, Budget(drawn=3, near=8, seconds=2.0))

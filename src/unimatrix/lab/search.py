@@ -47,6 +47,7 @@ SEARCH = "search.jsonl"
 PART_BYTES = 65_536  # the last of the validation text, that a run of a search is measured on
 OF_THE_BUDGET, DIVERGED = "budget_seconds", "diverged"  # metrics of a row beside what it measured
 _SEED = 0  # of the draws, and of every run's weights and batches
+TURN_SECONDS = 0.5  # of one model, where steps of several are timed
 _TIMING_SHARE = 0.1  # of a run's seconds, spent before it on timing its step
 _TIMED_AS = 1_000  # as of a run of so many steps, so that the rate warms up while they are timed
 
@@ -247,8 +248,14 @@ def _diverged(experiment: Experiment, corpus: Corpus, budget: Budget, threads: i
 def seconds_per_step(
     experiments: Mapping[str, Experiment], corpus: Corpus, *, threads: int, seconds: float
 ) -> dict[str, float]:
-    """The median seconds of a training step of each, in turns in this process; all of its loop's work.
+    """The mean seconds of a training step of each, in turns in this process; all of its loop's work.
 
+    A run has the machine to itself for all of its seconds. So a turn is long enough to have the caches to
+    itself, its first step is untimed, as it finds another model's numbers in them, and what counts is the
+    mean, which times a number of steps is how long they take: the median would leave out every slow step.
+
+    Args:
+        seconds: of the timing, in all; five rounds at least, of turns of at most `TURN_SECONDS`.
     Raises:
         Stopped: Ctrl-C or SIGTERM came; between steps, as what is raised within compiled code may be lost.
     """
@@ -265,9 +272,14 @@ def seconds_per_step(
             for name, found in experiments.items()
         }
         timed = time_in_turns(
-            {name: partial(step, run) for name, run in runs.items()}, seconds=seconds, min_rounds=5, warmup=2
+            {name: partial(step, run) for name, run in runs.items()},
+            seconds=seconds,
+            min_rounds=5,
+            warmup=2,
+            turn_s=min(TURN_SECONDS, seconds / (5 * len(runs))),
+            settle=True,
         )
-    return {name: timing.median_s for name, timing in timed.items()}
+    return {name: timing.mean_s for name, timing in timed.items()}
 
 
 def _part_of(corpus: Corpus) -> Corpus:
@@ -329,7 +341,7 @@ class Recipes:
     """What a search came to: the recipes, and how long a step of each model takes that is trained by them.
 
     text, budget: what was searched on, and with. windows, streams: contestant -> its best run by the bits
-    per byte of windows, and of a stream. seconds_per_step: experiment -> the median, of all in turns in one
+    per byte of windows, and of a stream. seconds_per_step: experiment -> the mean, of all in turns in one
     process.
     """
 

@@ -18,7 +18,7 @@ from unimatrix.lab.claims import SECONDS as IN_SECONDS
 from unimatrix.lab.figures import draw_over_cost, draw_search
 from unimatrix.lab.protocol import listed, protocol_of
 from unimatrix.lab.results import Result, Samples, read_results
-from unimatrix.lab.search import PART_BYTES, SEARCH, Recipes, by_contestant
+from unimatrix.lab.search import PART_BYTES, SEARCH, TURN_SECONDS, Recipes, by_contestant
 from unimatrix.lab.study import Column, Figure, Row, Study
 from unimatrix.models import build
 from unimatrix.studies.beyond.contestants import LEARNING, PARAMETERS, WINDOW
@@ -37,7 +37,6 @@ from unimatrix.studies.beyond.fights import (
     best_opponent,
     fights,
 )
-from unimatrix.studies.beyond.step_time import TURN_SECONDS
 from unimatrix.studies.makers import NOT_IN_THE_PAPER, of_column
 from unimatrix.train.config import Experiment
 

@@ -15,9 +15,8 @@ from unimatrix.errors import UserError
 from unimatrix.evals.provenance import machine
 from unimatrix.lab.figures import draw_search
 from unimatrix.lab.results import Result
-from unimatrix.lab.search import Best, Budget, Recipes, best_of, search
+from unimatrix.lab.search import Best, Budget, Recipes, best_of, search, seconds_per_step
 from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, VOTES, sized
-from unimatrix.studies.beyond.step_time import mean_step
 from unimatrix.train.config import Experiment
 
 RECIPES = Path(__file__).with_name("fair_fight.json")
@@ -85,7 +84,9 @@ def _timed(
         name: replace(found, loop=replace(found.loop, device="cpu"))
         for name, found in fights(recipes).items()
     }
-    return replace(recipes, seconds_per_step=mean_step(models, corpus, threads=threads, seconds=seconds))
+    return replace(
+        recipes, seconds_per_step=seconds_per_step(models, corpus, threads=threads, seconds=seconds)
+    )
 
 
 def best_opponent(found: Mapping[str, Best]) -> str:
