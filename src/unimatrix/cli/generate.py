@@ -42,7 +42,7 @@ class Options:
     prompt: str = ""
     """What to continue; empty starts a text, or goes on where the file or the state ends."""
     prompt_file: Path | None = None
-    """A file to read before the prompt, of any size: it is read in pieces, and not shown."""
+    """A file to read before the prompt, in pieces, and not shown; what keeps the text (unimatrix) grows."""
     load_state: Path | None = None
     """Go on from what this file says was read before; only the model that wrote it takes it."""
     save_state: Path | None = None

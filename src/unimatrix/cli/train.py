@@ -53,7 +53,7 @@ examples:
   unimatrix train mytext.txt
   unimatrix train mytext.txt --preset unimatrix-discovery --steps 4000 --d-model 128
   unimatrix train myfolder --pack
-  unimatrix train mytext.txt --set layers.*.mixer.rule_mixing=true --set parts.memory=slots
+  unimatrix train mytext.txt --set 'layers.*.mixer.rule_mixing=true' --set parts.memory=slots
   unimatrix train --experiment table1.unimatrix-core --steps 200 --lr 4e-4
   unimatrix train --experiment recall.unimatrix-core --num-pairs 6
   unimatrix train --experiment signal-noise.recurrent-ffn --num-distractors 15

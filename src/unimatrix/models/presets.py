@@ -141,7 +141,7 @@ PRESETS: dict[str, Preset] = {
     "triple-slot": Preset(
         TRIPLE_SLOT,
         "Triple-Latent with learned slots for the pair memory. 188,024 (d_model 60: 170,520).",
-        use="text, with the smallest state",
+        use="text, in a state of 2 kB",
     ),
     "triple-hybrid": Preset(
         TRIPLE_HYBRID,
