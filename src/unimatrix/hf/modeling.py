@@ -183,8 +183,8 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         """
         given, mask, starts, cache, use_cache, keep_streams = asked
         model: Any = self.language_model
-        state = None if cache is None else cache.state
-        pieces = [Read(state, given, mask, starts)] if cache is None else cache.take(given, mask, starts)
+        pieces = [Read(None, given, mask, starts)] if cache is None else cache.take(given, mask, starts)
+        state = pieces[0].state
         whole = len(pieces) == 1 and pieces[0].length == given.shape[1]
         # tokens that were read before stand first, and nothing is wanted of them
         unwanted = sum(piece.length for piece in pieces) - given.shape[1]
