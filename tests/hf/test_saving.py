@@ -12,6 +12,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixConfig, UniMatrixForCausalLM, UniMatrixModel, load
 from unimatrix.hf.config import CODE
+from unimatrix.mixers import (
+    AttentionConfig,
+    DeepEmbedConfig,
+    LSTMConfig,
+    SlotMemoryConfig,
+    SpectralLinear,
+    SuffixVotesConfig,
+)
 from unimatrix.models import ModelConfig, preset_config
 
 IDS = torch.tensor([list(b"the same to the last bit"), [*b"whatever text there may", 0]])
@@ -105,6 +113,41 @@ def test_what_half_a_checkpoint_lacks_is_told_and_drawn_as_in_a_fresh_model(pres
             ("addresses", ".u", "norm.weight", "mixture.weights")
         )
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("unimatrix-core", {"parts.memory": SlotMemoryConfig()}),
+        ("transformer", {"layers.*.recurrence": LSTMConfig()}),
+        ("unimatrix-core", {"layers.0.attention": AttentionConfig(qkv_init="xavier")}),
+        ("unimatrix-core", {"parts.deep_embed": DeepEmbedConfig(), "parts.suffix": SuffixVotesConfig()}),
+        ("unimatrix-core", {"spectral_norm": True}),
+    ],
+    ids=["memory", "lstm", "xavier", "tables", "spectral"],
+)
+def test_what_a_config_adds_starts_as_in_a_fresh_model(make_model, tmp_path, preset, changes):
+    model = make_model(preset)
+    model.save_pretrained(tmp_path)
+    config = UniMatrixConfig.from_preset(model.language_model.config, **changes)
+    loaded, info = UniMatrixForCausalLM.from_pretrained(tmp_path, config=config, output_loading_info=True)
+    fresh, file = UniMatrixForCausalLM(config).state_dict(), load_file(tmp_path / "model.safetensors")
+    assert info["missing_keys"]
+    for name, tensor in loaded.state_dict().items():
+        if name in file.keys() - info["missing_keys"]:
+            assert torch.equal(tensor, file[name]), name
+        elif tensor.numel() < 2 or fresh[name].std() == 0:
+            assert torch.equal(tensor, fresh[name]), name
+        else:
+            expected = float(fresh[name].std())
+            assert float(tensor.std()) == pytest.approx(expected, rel=6 * tensor.numel() ** -0.5), name
+    for module in loaded.modules():
+        if isinstance(module, SpectralLinear):
+            u, v = module.u.clone(), module.v.clone()
+            module.settle()
+            assert torch.equal(module.u, u)
+            assert torch.equal(module.v, v)
+    assert torch.isfinite(loaded(IDS).logits).all()
 
 
 def test_memory_without_weights_gets_those_of_a_fresh_model(preset, make_model):

@@ -26,7 +26,7 @@ from unimatrix.hf.decoding import Decoding
 from unimatrix.hf.loss import next_token_loss
 from unimatrix.hf.numbers import check_plain
 from unimatrix.hf.older_files import in_this_versions_names
-from unimatrix.mixers import HeadConfig
+from unimatrix.mixers import HeadConfig, Part
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 from unimatrix.models.documents import check_keeps_documents
 from unimatrix.models.input_checks import positions_at
@@ -311,14 +311,22 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             for tensor in tensors:
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
             return
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if not (model.tied and module is model.output_head) and not all(_is_there(tensor) for tensor in own):
-            # a module draws all of its weights together: what a file gave comes back afterwards
-            given = [(tensor, tensor.detach().clone()) for tensor in module.parameters() if _is_there(tensor)]
-            model.init_module(module)
-            with torch.no_grad():
-                for tensor, value in given:
-                    tensor.copy_(value)
+        if (model.tied and module is model.output_head) or all(map(_is_there, _own(module))):
+            return
+        # a part draws all of its weights together: what a file gave comes back afterwards, but of a module that
+        # lacks some not the buffers, which are made of its weights
+        part = _drawn_with(module, model)
+        given = [
+            (tensor, tensor.detach().clone())
+            for inner in part.modules()
+            for tensor in (_own(inner) if all(map(_is_there, _own(inner))) else inner.parameters(recurse=False))
+            if _is_there(tensor)
+        ]
+        model.init_module(part)
+        for tensor, value in given:
+            tensor.copy_(value)
+        for tensor in [*part.parameters(), *part.buffers()]:
+            tensor._is_hf_initialized = True  # type: ignore[attr-defined]
 
 
 class UniMatrixModel(UniMatrixPreTrainedModel):
@@ -482,6 +490,20 @@ def _beside_products(model: Any) -> str | None:
 
 def _is_there(tensor: Tensor) -> bool:
     return getattr(tensor, "_is_hf_initialized", False)
+
+
+def _own(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _drawn_with(module: nn.Module, model: nn.Module) -> nn.Module:
+    """The innermost that says how its weights start and that holds this module, or it itself."""
+    found = module
+    for outer in model.modules():  # the inner come after the outer
+        says = isinstance(outer, Part) or hasattr(outer, "init_weights")
+        if says and outer is not model and any(inner is module for inner in outer.modules()):
+            found = outer
+    return found
 
 
 def _positions_at(keep: int | Tensor, given: Tensor) -> Callable[[Tensor], Tensor]:
