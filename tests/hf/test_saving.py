@@ -190,20 +190,76 @@ def test_a_folder_loads_with_and_without_the_head(preset, make_model, tmp_path, 
             assert torch.equal(loaded.base_model(IDS).last_hidden_state, expected)
 
 
+BEFORE = "language_model.blocks.0.mixer."
+
+
+def older(tensors):
+    """Under the name that these had until 0.1."""
+    parts = [tensors.pop(BEFORE + f"{x}.weight") for x in ("d", "qkv")]
+    tensors[BEFORE + "dqkv.weight"] = torch.cat(parts)
+
+
 def test_the_files_of_earlier_versions_load(make_model, tmp_path):
     model = make_model("unimatrix-core")
     model.save_pretrained(tmp_path)
-    before = "language_model.blocks.0.mixer."
-
-    def older(tensors):
-        tensors[before + "dqkv.weight"] = torch.cat(
-            [tensors.pop(before + f"{x}.weight") for x in ("d", "qkv")]
-        )
-
     edit_weights(tmp_path, older)
     for loaded in (AutoModelForCausalLM.from_pretrained(tmp_path), load(tmp_path)[0]):
         assert torch.equal(loaded(IDS).logits, model(IDS).logits)
         assert loaded.name_or_path == str(tmp_path)
+
+
+def in_two_files(folder):
+    """One file as two and their index, what belongs together apart."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    where = {}
+    for number in (1, 2):
+        file = f"model-0000{number}-of-00002.safetensors"
+        some = {name: tensors[name] for name in sorted(tensors)[number - 1 :: 2]}
+        save_file(some, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(some, file)
+    index = {"metadata": {"total_size": 0}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_an_earlier_versions_several_files_and_subfolders_load(make_model, tmp_path):
+    model = make_model("unimatrix-core")
+    folder = tmp_path / "sub" / "folder"
+    for upgrade in (False, True):
+        model.save_pretrained(folder)
+        if upgrade:
+            edit_weights(folder, older)
+        for several in (False, True):
+            if several:
+                in_two_files(folder)
+            for loaded in (
+                UniMatrixForCausalLM.from_pretrained(tmp_path, subfolder="sub/folder"),
+                AutoModelForCausalLM.from_pretrained(folder),
+                load(folder)[0],
+            ):
+                assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+        shutil.rmtree(folder)
+
+
+def test_an_earlier_versions_weights_are_not_drawn_anew(make_model, tmp_path):
+    """In a file that is not looked into: transformers would draw them, and say so in its report alone."""
+    model = make_model("unimatrix-core")
+    model.save_pretrained(tmp_path)
+    edit_weights(tmp_path, older)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.fp16.safetensors")
+    with pytest.raises(UserError, match=r"expected this version's weights.*, got .*dqkv\.weight") as caught:
+        UniMatrixForCausalLM.from_pretrained(tmp_path, variant="fp16")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mixer_that_mixes_rules_keeps_what_an_earlier_version_would_have_named_so(make_model):
+    model, other = (make_model("unimatrix-core", rule_mixing=True, seed=n).language_model for n in (0, 1))
+    name = "blocks.0.mixer.dqkv.weight"
+    weight = model.state_dict()[name]
+    missing, unexpected = other.load_state_dict({name: weight}, strict=False)
+    assert name not in missing
+    assert not unexpected
+    assert torch.equal(other.state_dict()[name], weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -25,7 +25,7 @@ from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.decoding import Decoding
 from unimatrix.hf.loss import next_token_loss
 from unimatrix.hf.numbers import check_plain
-from unimatrix.hf.older_files import in_this_versions_names
+from unimatrix.hf.older_files import check_no_older, in_this_versions_names
 from unimatrix.mixers import HeadConfig, Part
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 from unimatrix.models.documents import check_keeps_documents
@@ -112,15 +112,19 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         transformers leaves them as views of the file, at addresses that are no multiple of a vector register:
         matrix products then round differently than in the model that was saved, and whoever overwrites
         the file changes the model. A folder of an earlier version's weights loads too.
+
+        Raises:
+            UserError: an earlier version's weights that do not lie in a folder, under their usual names.
         """
-        with quiet_progress(), in_this_versions_names(pretrained_model_name_or_path) as place:
-            loaded = super().from_pretrained(place, *model_args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        name, wanted = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        with quiet_progress(), in_this_versions_names(name, kwargs.get("subfolder")) as place:
+            model, info = super().from_pretrained(place, *model_args, output_loading_info=True, **kwargs)
+        check_no_older(name, info["unexpected_keys"])
+        model.name_or_path = model.config.name_or_path = str(name)
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.device.type == "cpu":
                 tensor.data = tensor.data.clone()
-        return loaded
+        return (model, info) if wanted else model
 
     def _ask(
         self,
