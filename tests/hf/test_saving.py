@@ -14,6 +14,7 @@ from unimatrix.hf import ByteTokenizer, UniMatrixConfig, UniMatrixForCausalLM, U
 from unimatrix.hf.config import CODE
 from unimatrix.mixers import (
     AttentionConfig,
+    ClassHeadConfig,
     DeepEmbedConfig,
     LSTMConfig,
     SlotMemoryConfig,
@@ -358,9 +359,22 @@ def test_the_names_of_transformers_change_the_settings(preset):
         ({"eos_token_id": [1, 2.5]}, "eos_token_id: expected a token id or None, got 2.5"),
         ({"pad_token_id": True}, "pad_token_id: expected a token id or None, got True"),
         ({"hidden_size": "wide"}, "d_model"),
+        (
+            {"tie_word_embeddings": False},
+            "tie_word_embeddings: expected true, as .* its embedding, got False",
+        ),
+        (
+            {"model": preset_config("mamba2").to_dict(), "tie_word_embeddings": False},
+            "tie_word_embeddings: expected true",
+        ),
     ],
 )
 def test_a_wrong_argument_of_the_config_is_named(settings, message):
     with pytest.raises(UserError, match=message) as caught:
         UniMatrixConfig(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_head_of_its_own_may_be_said_to_be_none_of_the_embedding():
+    model = preset_config("unimatrix-core", head=ClassHeadConfig(num_classes=4, first_token=0)).to_dict()
+    assert not UniMatrixConfig(model=model, tie_word_embeddings=False).tie_word_embeddings

@@ -145,8 +145,8 @@ class UniMatrixCache(Cache):
         """
         if self._again is not None:
             raise UserError(
-                f"state: expected a forward pass first, which reads {self._again.length} tokens again that crop"
-                " went back to, got none since"
+                f"state: expected a forward pass first, which reads {self._again.length} tokens again that"
+                " crop went back to, got none since"
             )
         return self._state
 

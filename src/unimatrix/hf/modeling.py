@@ -118,7 +118,8 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         """
         name, wanted = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         with quiet_progress(), in_this_versions_names(name, kwargs.get("subfolder")) as place:
-            model, info = super().from_pretrained(place, *model_args, output_loading_info=True, **kwargs)
+            loaded: Any = super().from_pretrained(place, *model_args, output_loading_info=True, **kwargs)
+        model, info = loaded
         check_no_older(name, info["unexpected_keys"])
         model.name_or_path = model.config.name_or_path = str(name)
         for tensor in [*model.parameters(), *model.buffers()]:
@@ -317,13 +318,15 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             return
         if (model.tied and module is model.output_head) or all(map(_is_there, _own(module))):
             return
-        # a part draws all of its weights together: what a file gave comes back afterwards, but of a module that
-        # lacks some not the buffers, which are made of its weights
+        # a part draws all of its weights together: what a file gave comes back afterwards, but of a module
+        # that lacks some not the buffers, which are made of its weights
         part = _drawn_with(module, model)
         given = [
             (tensor, tensor.detach().clone())
             for inner in part.modules()
-            for tensor in (_own(inner) if all(map(_is_there, _own(inner))) else inner.parameters(recurse=False))
+            for tensor in (
+                _own(inner) if all(map(_is_there, _own(inner))) else inner.parameters(recurse=False)
+            )
             if _is_there(tensor)
         ]
         model.init_module(part)

@@ -43,5 +43,7 @@ def upgrade_before_loading(module: nn.Module, state_dict: dict[str, Any], prefix
     """A load_state_dict pre-hook: `upgrade_weights` of what is the module's own."""
     # a mixer's that mixes rules, in a state dict without the rules, looks like an earlier version's
     keeps = prefix + _JOINT if getattr(module, "qkv", None) is None else None
-    own = {name: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix) and name != keeps}
+    own = {
+        name: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix) and name != keeps
+    }
     state_dict.update(upgrade_weights(own))
