@@ -60,6 +60,25 @@ def test_not_further_than_it_is_kept(make_model):
     assert cache.get_seq_length() == 303 - WINDOW
 
 
+def test_a_state_between_two_that_are_kept_is_not_given_out(make_model):
+    model, cache = make_model("unimatrix-core"), recording()
+    ids = torch.randint(0, 256, (1, 22))
+    with torch.no_grad():
+        model(ids[:, :18], cache=cache)
+        assert cache.state.position.tolist() == [18]
+        model(ids[:, 18:20], cache=cache)
+        cache.crop(-1)
+        assert (cache.get_seq_length(), cache.position.tolist()) == (19, [19])
+        with pytest.raises(UserError, match="state: expected a forward pass first, which reads 1 tokens aga"):
+            cache.state  # noqa: B018
+        model(ids[:, 19:20], cache=cache)
+        assert cache.state.position.tolist() == [20]
+        cache.crop(-2)  # to where one was kept
+        assert cache.state.position.tolist() == [18]
+        rest = model.language_model(ids[:, 18:], cache.state)[0]
+        assert_close(rest, model(ids).logits[:, 18:], "logits")
+
+
 def test_what_is_kept_does_not_grow(make_model):
     model, cache = make_model("unimatrix-core", max_positions=None), recording()
     with torch.no_grad():

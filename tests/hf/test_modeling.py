@@ -224,21 +224,6 @@ def test_embeddings_stand_for_ids_or_are_refused_where_a_part_reads_ids(preset, 
         assert torch.equal(generated, model.generate(ids, **settings)[:, 9:])
 
 
-@pytest.mark.parametrize("keep", [1, 3, 30, torch.tensor([0, 4]), torch.tensor([-1])], ids=str)
-def test_the_head_computes_the_kept_positions_alone(preset, make_model, keep):
-    model = make_model(preset)
-    ids = torch.randint(0, 256, (2, 9))
-    rows = []
-    model.get_output_embeddings().register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[1]))
-    with torch.no_grad():
-        all_of_them = model(ids).logits
-        kept = model(ids, logits_to_keep=keep).logits
-        expected = all_of_them[:, keep] if isinstance(keep, torch.Tensor) else all_of_them[:, -keep:]
-        assert_close(kept, expected, "logits")
-        assert rows == [9, expected.shape[1]]
-        assert torch.equal(model(ids, logits_to_keep=keep, labels=ids).loss, model(ids, labels=ids).loss)
-
-
 def recompute(model, **options) -> None:
     """By transformers' own method, whose name is another one from 5.24 on."""
     if hasattr(model, "activation_checkpointing_enable"):
@@ -332,7 +317,7 @@ def test_what_is_asked_of_the_recomputation_is_done(make_model):
             "unknown argument 'output_attentions'",
         ),
         ({"input_ids": torch.tensor([[1]]), "cache": 3}, "cache: expected a UniMatrixCache, got a int"),
-        ({"input_ids": torch.tensor([[1]]), "logits_to_keep": 1.5}, "at: expected a number"),
+        ({"input_ids": torch.tensor([[1]]), "logits_to_keep": 1.5}, "logits_to_keep: expected a number"),
     ],
 )
 def test_wrong_arguments_are_named(make_model, arguments, message):

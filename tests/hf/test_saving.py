@@ -12,6 +12,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer, UniMatrixConfig, UniMatrixForCausalLM, UniMatrixModel, load
 from unimatrix.hf.config import CODE
+from unimatrix.mixers import (
+    AttentionConfig,
+    ClassHeadConfig,
+    DeepEmbedConfig,
+    LSTMConfig,
+    SlotMemoryConfig,
+    SpectralLinear,
+    SuffixVotesConfig,
+)
 from unimatrix.models import ModelConfig, preset_config
 
 IDS = torch.tensor([list(b"the same to the last bit"), [*b"whatever text there may", 0]])
@@ -107,6 +116,41 @@ def test_what_half_a_checkpoint_lacks_is_told_and_drawn_as_in_a_fresh_model(pres
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("unimatrix-core", {"parts.memory": SlotMemoryConfig()}),
+        ("transformer", {"layers.*.recurrence": LSTMConfig()}),
+        ("unimatrix-core", {"layers.0.attention": AttentionConfig(qkv_init="xavier")}),
+        ("unimatrix-core", {"parts.deep_embed": DeepEmbedConfig(), "parts.suffix": SuffixVotesConfig()}),
+        ("unimatrix-core", {"spectral_norm": True}),
+    ],
+    ids=["memory", "lstm", "xavier", "tables", "spectral"],
+)
+def test_what_a_config_adds_starts_as_in_a_fresh_model(make_model, tmp_path, preset, changes):
+    model = make_model(preset)
+    model.save_pretrained(tmp_path)
+    config = UniMatrixConfig.from_preset(model.language_model.config, **changes)
+    loaded, info = UniMatrixForCausalLM.from_pretrained(tmp_path, config=config, output_loading_info=True)
+    fresh, file = UniMatrixForCausalLM(config).state_dict(), load_file(tmp_path / "model.safetensors")
+    assert info["missing_keys"]
+    for name, tensor in loaded.state_dict().items():
+        if name in file.keys() - info["missing_keys"]:
+            assert torch.equal(tensor, file[name]), name
+        elif tensor.numel() < 2 or fresh[name].std() == 0:
+            assert torch.equal(tensor, fresh[name]), name
+        else:
+            expected = float(fresh[name].std())
+            assert float(tensor.std()) == pytest.approx(expected, rel=6 * tensor.numel() ** -0.5), name
+    for module in loaded.modules():
+        if isinstance(module, SpectralLinear):
+            u, v = module.u.clone(), module.v.clone()
+            module.settle()
+            assert torch.equal(module.u, u)
+            assert torch.equal(module.v, v)
+    assert torch.isfinite(loaded(IDS).logits).all()
+
+
 def test_memory_without_weights_gets_those_of_a_fresh_model(preset, make_model):
     config = make_model(preset).config
     with torch.device("meta"):
@@ -147,20 +191,76 @@ def test_a_folder_loads_with_and_without_the_head(preset, make_model, tmp_path, 
             assert torch.equal(loaded.base_model(IDS).last_hidden_state, expected)
 
 
+BEFORE = "language_model.blocks.0.mixer."
+
+
+def older(tensors):
+    """Under the name that these had until 0.1."""
+    parts = [tensors.pop(BEFORE + f"{x}.weight") for x in ("d", "qkv")]
+    tensors[BEFORE + "dqkv.weight"] = torch.cat(parts)
+
+
 def test_the_files_of_earlier_versions_load(make_model, tmp_path):
     model = make_model("unimatrix-core")
     model.save_pretrained(tmp_path)
-    before = "language_model.blocks.0.mixer."
-
-    def older(tensors):
-        tensors[before + "dqkv.weight"] = torch.cat(
-            [tensors.pop(before + f"{x}.weight") for x in ("d", "qkv")]
-        )
-
     edit_weights(tmp_path, older)
     for loaded in (AutoModelForCausalLM.from_pretrained(tmp_path), load(tmp_path)[0]):
         assert torch.equal(loaded(IDS).logits, model(IDS).logits)
         assert loaded.name_or_path == str(tmp_path)
+
+
+def in_two_files(folder):
+    """One file as two and their index, what belongs together apart."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    where = {}
+    for number in (1, 2):
+        file = f"model-0000{number}-of-00002.safetensors"
+        some = {name: tensors[name] for name in sorted(tensors)[number - 1 :: 2]}
+        save_file(some, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(some, file)
+    index = {"metadata": {"total_size": 0}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_an_earlier_versions_several_files_and_subfolders_load(make_model, tmp_path):
+    model = make_model("unimatrix-core")
+    folder = tmp_path / "sub" / "folder"
+    for upgrade in (False, True):
+        model.save_pretrained(folder)
+        if upgrade:
+            edit_weights(folder, older)
+        for several in (False, True):
+            if several:
+                in_two_files(folder)
+            for loaded in (
+                UniMatrixForCausalLM.from_pretrained(tmp_path, subfolder="sub/folder"),
+                AutoModelForCausalLM.from_pretrained(folder),
+                load(folder)[0],
+            ):
+                assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+        shutil.rmtree(folder)
+
+
+def test_an_earlier_versions_weights_are_not_drawn_anew(make_model, tmp_path):
+    """In a file that is not looked into: transformers would draw them, and say so in its report alone."""
+    model = make_model("unimatrix-core")
+    model.save_pretrained(tmp_path)
+    edit_weights(tmp_path, older)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.fp16.safetensors")
+    with pytest.raises(UserError, match=r"expected this version's weights.*, got .*dqkv\.weight") as caught:
+        UniMatrixForCausalLM.from_pretrained(tmp_path, variant="fp16")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mixer_that_mixes_rules_keeps_what_an_earlier_version_would_have_named_so(make_model):
+    model, other = (make_model("unimatrix-core", rule_mixing=True, seed=n).language_model for n in (0, 1))
+    name = "blocks.0.mixer.dqkv.weight"
+    weight = model.state_dict()[name]
+    missing, unexpected = other.load_state_dict({name: weight}, strict=False)
+    assert name not in missing
+    assert not unexpected
+    assert torch.equal(other.state_dict()[name], weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -259,9 +359,22 @@ def test_the_names_of_transformers_change_the_settings(preset):
         ({"eos_token_id": [1, 2.5]}, "eos_token_id: expected a token id or None, got 2.5"),
         ({"pad_token_id": True}, "pad_token_id: expected a token id or None, got True"),
         ({"hidden_size": "wide"}, "d_model"),
+        (
+            {"tie_word_embeddings": False},
+            "tie_word_embeddings: expected true, as .* its embedding, got False",
+        ),
+        (
+            {"model": preset_config("mamba2").to_dict(), "tie_word_embeddings": False},
+            "tie_word_embeddings: expected true",
+        ),
     ],
 )
 def test_a_wrong_argument_of_the_config_is_named(settings, message):
     with pytest.raises(UserError, match=message) as caught:
         UniMatrixConfig(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_head_of_its_own_may_be_said_to_be_none_of_the_embedding():
+    model = preset_config("unimatrix-core", head=ClassHeadConfig(num_classes=4, first_token=0)).to_dict()
+    assert not UniMatrixConfig(model=model, tie_word_embeddings=False).tie_word_embeddings

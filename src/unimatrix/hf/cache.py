@@ -114,14 +114,13 @@ class Read(NamedTuple):
 class UniMatrixCache(Cache):
     """A model's state between two calls.
 
-    The forward pass replaces `state` and never writes into its tensors, so a state taken out stays valid.
+    The forward pass replaces the state and never writes into its tensors, so a state taken out stays valid.
 
     From `activate_past_recording` on it can go back (`crop`) by up to WINDOW tokens: it keeps the state from
     before every SPACING of them, and the tokens. What it goes back to lies between two of these states as a
     rule; the tokens from the first on are then read again, together with the next ones.
 
     Attributes:
-        state: the language model's state, None before the first token.
         seq_length: P, how many positions were fed, padding included.
         config: the configuration of the model whose state it is, None before the first token.
     """
@@ -130,12 +129,26 @@ class UniMatrixCache(Cache):
         super().__init__(
             layers=[]
         )  # transformers' layers hold keys and values; the state is kept here instead
-        self.state: Any = None
+        self._state: Any = None
         self.seq_length = 0
         self.config: Any = None
         self._recording = False
-        self._past: list[Read] = []  # the last tokens before `state`, oldest first
-        self._again: Read | None = None  # tokens after `state` that were read before; it is their state
+        self._past: list[Read] = []  # the last tokens before `_state`, oldest first
+        self._again: Read | None = None  # tokens after `_state` that were read before; it is their state
+
+    @property
+    def state(self) -> Any:
+        """The language model's state after seq_length positions, None before the first token.
+
+        Raises:
+            UserError: it went back to between two kept states, and nothing has been read since.
+        """
+        if self._again is not None:
+            raise UserError(
+                f"state: expected a forward pass first, which reads {self._again.length} tokens again that"
+                " crop went back to, got none since"
+            )
+        return self._state
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.seq_length
@@ -146,7 +159,7 @@ class UniMatrixCache(Cache):
         Only the first piece comes with its state. Before them come tokens that were read before; recording,
         the last WINDOW of a long text are a piece of their own, so that there is a state from before them.
         """
-        again, new = self._again, Read(self.state, given, mask, starts)
+        again, new = self._again, Read(self._state, given, mask, starts)
         pieces = [new]
         if self._recording and new.length > WINDOW:
             pieces = [new.part(0, -WINDOW), new.part(-WINDOW, None)]
@@ -158,7 +171,7 @@ class UniMatrixCache(Cache):
 
     def put(self, state: Any, num_new: int, pieces: list[Read]) -> None:
         """The state after num_new more tokens, the end of `pieces`, each of which has the state before it."""
-        self.state, self.seq_length, self._again = state, self.seq_length + num_new, None
+        self._state, self.seq_length, self._again = state, self.seq_length + num_new, None
         if not self._recording:
             return
         for piece in pieces:
@@ -193,7 +206,7 @@ class UniMatrixCache(Cache):
         while rest > 0:
             read = reads.pop()
             kept = read.length - rest
-            self.state, self._again = read.state, read.part(0, kept) if kept > 0 else None
+            self._state, self._again = read.state, read.part(0, kept) if kept > 0 else None
             rest = max(0, -kept)
             self._past = reads
 
@@ -202,7 +215,7 @@ class UniMatrixCache(Cache):
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.state = select_batch(self.state, indices)
+        self._state = select_batch(self._state, indices)
         self._past = [select_batch(read, indices) for read in self._past]
         self._again = select_batch(self._again, indices)
 
@@ -212,7 +225,7 @@ class UniMatrixCache(Cache):
             self.batch_select_indices(rows.repeat_interleave(repeats))
 
     def reset(self) -> None:
-        self.state, self.seq_length, self.config, self._past, self._again = None, 0, None, [], None
+        self._state, self.seq_length, self.config, self._past, self._again = None, 0, None, [], None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -224,7 +237,7 @@ class UniMatrixCache(Cache):
 
     @property
     def batch_size(self) -> int:
-        part = self.state if self._again is None else self._again.given
+        part = self._state if self._again is None else self._again.given
         while part is not None and not isinstance(part, Tensor):
             part = part[0]
         return -1 if part is None else part.shape[0]
@@ -232,7 +245,7 @@ class UniMatrixCache(Cache):
     @property
     def position(self) -> Tensor | None:
         """[B], how many tokens of the last document were read; None before the first."""
-        start = None if self.state is None else self.state.position
+        start = None if self._state is None else self._state.position
         again = self._again
         if again is None:
             return start
@@ -254,7 +267,8 @@ class UniMatrixCache(Cache):
 
 
 # in and out of torch.export, torch.func and whatever else takes nests of tensors apart
-_PARTS = ("state", "seq_length", "_past", "_again")
+_PARTS = ("_state", "seq_length", "_past", "_again")
+_KEYS = [pytree.GetAttrKey(name) for name in ("state", *_PARTS[1:])]  # as exported programs name them
 
 
 def _take_apart(cache: UniMatrixCache) -> tuple[list[Any], bool]:
@@ -263,7 +277,7 @@ def _take_apart(cache: UniMatrixCache) -> tuple[list[Any], bool]:
 
 def _take_apart_by_name(cache: UniMatrixCache) -> tuple[list[Any], bool]:
     parts, recording = _take_apart(cache)
-    return [(pytree.GetAttrKey(name), part) for name, part in zip(_PARTS, parts, strict=True)], recording
+    return list(zip(_KEYS, parts, strict=True)), recording
 
 
 def _put_together(parts: Iterable[Any], recording: bool) -> UniMatrixCache:

@@ -52,8 +52,9 @@ class UniMatrixConfig(PreTrainedConfig):
         use_cache: whether a forward pass outside training returns the model's state (as `cache`).
         bos_token_id, eos_token_id, pad_token_id: the byte vocabulary's; ids that the model's vocabulary
             does not reach become None.
+        tie_word_embeddings: says nothing here, and may not say that a tied head is another one.
     Raises:
-        UserError: `model` is no model configuration.
+        UserError: `model` is no model configuration, or another argument does not fit it.
     """
 
     model_type = "unimatrix"
@@ -61,7 +62,7 @@ class UniMatrixConfig(PreTrainedConfig):
 
     model: dict[str, Any] | None = None
     use_cache: bool = True
-    tie_word_embeddings: bool = True  # the output head is the embedding itself
+    tie_word_embeddings: bool = True
     bos_token_id: int | None = BOS
     eos_token_id: int | list[int] | None = EOS
     pad_token_id: int | None = PAD
@@ -82,6 +83,12 @@ class UniMatrixConfig(PreTrainedConfig):
         kwargs.pop("auto_map", None)
         if not isinstance(self.use_cache, bool):
             raise UserTypeError(f"use_cache: expected true or false, got {shown(self.use_cache)}")
+        head = getattr(config, "head", None)
+        if not self.tie_word_embeddings and (head is None or head.tied):  # Mamba-2's is always
+            raise UserError(
+                "tie_word_embeddings: expected true, as this model's head is its embedding, got"
+                f" {shown(self.tie_word_embeddings)}"
+            )
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             token_id = getattr(self, name)
             several = name == "eos_token_id" and isinstance(token_id, list)

@@ -7,7 +7,7 @@ through `generate` as a `UniMatrixCache`, so the prompt is read once and each fu
 Letters: B batch, T time, D width, V vocabulary, P tokens already in the state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -25,10 +25,11 @@ from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.decoding import Decoding
 from unimatrix.hf.loss import next_token_loss
 from unimatrix.hf.numbers import check_plain
-from unimatrix.hf.older_files import in_this_versions_names
-from unimatrix.mixers import HeadConfig
+from unimatrix.hf.older_files import check_no_older, in_this_versions_names
+from unimatrix.mixers import HeadConfig, Part
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 from unimatrix.models.documents import check_keeps_documents
+from unimatrix.models.input_checks import positions_at
 
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
 # what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
@@ -111,15 +112,20 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         transformers leaves them as views of the file, at addresses that are no multiple of a vector register:
         matrix products then round differently than in the model that was saved, and whoever overwrites
         the file changes the model. A folder of an earlier version's weights loads too.
+
+        Raises:
+            UserError: an earlier version's weights that do not lie in a folder, under their usual names.
         """
-        with quiet_progress(), in_this_versions_names(pretrained_model_name_or_path) as place:
-            loaded = super().from_pretrained(place, *model_args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        name, wanted = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        with quiet_progress(), in_this_versions_names(name, kwargs.get("subfolder")) as place:
+            loaded: Any = super().from_pretrained(place, *model_args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        check_no_older(name, info["unexpected_keys"])
+        model.name_or_path = model.config.name_or_path = str(name)
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.device.type == "cpu":
                 tensor.data = tensor.data.clone()
-        return loaded
+        return (model, info) if wanted else model
 
     def _ask(
         self,
@@ -183,8 +189,8 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         """
         given, mask, starts, cache, use_cache, keep_streams = asked
         model: Any = self.language_model
-        state = None if cache is None else cache.state
-        pieces = [Read(state, given, mask, starts)] if cache is None else cache.take(given, mask, starts)
+        pieces = [Read(None, given, mask, starts)] if cache is None else cache.take(given, mask, starts)
+        state = pieces[0].state
         whole = len(pieces) == 1 and pieces[0].length == given.shape[1]
         # tokens that were read before stand first, and nothing is wanted of them
         unwanted = sum(piece.length for piece in pieces) - given.shape[1]
@@ -193,7 +199,9 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             pieces[number] = piece._replace(state=state)
             fresh = max(0, piece.length - unwanted)
             unwanted = max(0, unwanted - piece.length)
-            at = keep if whole else fresh
+            later = sum(more.length for more in pieces[number + 1 :])
+            wanted = keep if isinstance(keep, int) else given.shape[1]
+            at = keep if whole else min(fresh, max(0, wanted - later))
             ids, embeds = (piece.given, None) if piece.given.dim() == 2 else (None, piece.given)
             about: dict[str, Any] = {"mask": piece.mask, "inputs_embeds": embeds}
             if piece.starts is not None:  # the peers know none
@@ -230,7 +238,9 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             streams = tuple(
                 torch.cat(depth, dim=1) for depth in zip(*(part.streams or () for part in parts), strict=True)
             )
-        return _Given(None if logits is None else _kept(logits, keep), hidden, streams)
+        if logits is not None and isinstance(keep, Tensor):
+            logits = positions_at(keep, logits)(logits)
+        return _Given(logits, hidden, streams)
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
         every = kwargs.get("every_n_layers", 1)
@@ -306,14 +316,24 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             for tensor in tensors:
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
             return
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if not (model.tied and module is model.output_head) and not all(_is_there(tensor) for tensor in own):
-            # a module draws all of its weights together: what a file gave comes back afterwards
-            given = [(tensor, tensor.detach().clone()) for tensor in module.parameters() if _is_there(tensor)]
-            model.init_module(module)
-            with torch.no_grad():
-                for tensor, value in given:
-                    tensor.copy_(value)
+        if (model.tied and module is model.output_head) or all(map(_is_there, _own(module))):
+            return
+        # a part draws all of its weights together: what a file gave comes back afterwards, but of a module
+        # that lacks some not the buffers, which are made of its weights
+        part = _drawn_with(module, model)
+        given = [
+            (tensor, tensor.detach().clone())
+            for inner in part.modules()
+            for tensor in (
+                _own(inner) if all(map(_is_there, _own(inner))) else inner.parameters(recurse=False)
+            )
+            if _is_there(tensor)
+        ]
+        model.init_module(part)
+        for tensor, value in given:
+            tensor.copy_(value)
+        for tensor in [*part.parameters(), *part.buffers()]:
+            tensor._is_hf_initialized = True  # type: ignore[attr-defined]
 
 
 class UniMatrixModel(UniMatrixPreTrainedModel):
@@ -381,8 +401,9 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
                 does a label at padding or after padding, or at a document's first token
                 (`next_token_loss`).
             use_cache: return the state; None means config.use_cache, and no in training.
-            logits_to_keep: the logits of so many last positions only, or of these positions; 0 means all.
-                The head computes no others, unless there are labels.
+            logits_to_keep: the logits of so many last positions only, or of these positions, as
+                `LanguageModel.logits` takes them; 0 means all. The head computes no others, unless there are
+                labels, or positions are given where the text is read in two pieces (a cache that records).
             inputs_embeds: [B, T, D] in the place of input_ids, where no part reads the ids themselves.
             output_hidden_states: return the stream behind the embeddings and behind each depth step; None
                 means config.output_hidden_states.
@@ -409,6 +430,7 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
             kwargs,
         )
         keep = logits_to_keep if isinstance(logits_to_keep, Tensor) else logits_to_keep or None
+        choose = None if keep is None else _positions_at(keep, asked.given)
         with_loss = labels is not None or kwargs.get("shift_labels") is not None
         read = self._read(asked, head=True, keep=None if with_loss else keep)
         logits, loss = read.logits, None
@@ -417,7 +439,7 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
             loss_kwargs = {name: kwargs[name] for name in LOSS_KWARGS if name in kwargs}
             about = {"mask": asked.mask, "starts": asked.starts, "training": self.training}
             loss = next_token_loss(self.loss_function, logits, labels, **about, **loss_kwargs)
-            logits = _kept(logits, keep)
+            logits = logits if choose is None else choose(logits)
         return UniMatrixOutput(
             loss=loss,  # type: ignore[arg-type]
             logits=logits,  # type: ignore[arg-type]
@@ -477,15 +499,26 @@ def _is_there(tensor: Tensor) -> bool:
     return getattr(tensor, "_is_hf_initialized", False)
 
 
-def _kept(logits: Tensor, keep: int | Tensor | None) -> Tensor:
-    if keep is None:
-        return logits
-    if isinstance(keep, bool) or not (
-        isinstance(keep, int)
-        or (isinstance(keep, Tensor) and not keep.is_floating_point() and keep.dim() < 2)
-    ):
-        raise UserTypeError(f"logits_to_keep: expected a whole number or positions, got {shown(keep)}")
-    return logits[:, keep] if isinstance(keep, Tensor) else logits[:, -keep:]
+def _own(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _drawn_with(module: nn.Module, model: nn.Module) -> nn.Module:
+    """The innermost that says how its weights start and that holds this module, or it itself."""
+    found = module
+    for outer in model.modules():  # the inner come after the outer
+        says = isinstance(outer, Part) or hasattr(outer, "init_weights")
+        if says and outer is not model and any(inner is module for inner in outer.modules()):
+            found = outer
+    return found
+
+
+def _positions_at(keep: int | Tensor, given: Tensor) -> Callable[[Tensor], Tensor]:
+    """`positions_at` under the name that transformers has for it."""
+    try:
+        return positions_at(keep, given)
+    except UserError as error:
+        raise type(error)(f"logits_to_keep{str(error).removeprefix('at')}") from None
 
 
 def unwrapped(language_model: Any, *, name: str = "language_model") -> TextModel:

@@ -41,5 +41,9 @@ def upgrade_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def upgrade_before_loading(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """A load_state_dict pre-hook: `upgrade_weights` of what is the module's own."""
-    own = {name: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}
+    # a mixer's that mixes rules, in a state dict without the rules, looks like an earlier version's
+    keeps = prefix + _JOINT if getattr(module, "qkv", None) is None else None
+    own = {
+        name: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix) and name != keeps
+    }
     state_dict.update(upgrade_weights(own))
