@@ -472,8 +472,12 @@ def _add_tied(model: LanguageModel, state_dict: dict[str, Any], prefix: str, *_:
     if model.tied and f"{prefix}embedding.weight" in state_dict:
         name, weight = f"{prefix}{model._head_name}.weight", state_dict[f"{prefix}embedding.weight"]
         head = state_dict.setdefault(name, weight)
-        alike = weight.shape == head.shape and weight.device == head.device
-        if alike and not weight.is_meta and not torch.equal(head, weight):
+        alike = (weight.shape, weight.dtype, weight.device) == (head.shape, head.dtype, head.device)
+        # NaN is told by those who look for it
+        same = (
+            torch.allclose(head, weight, 0.0, 0.0, equal_nan=True) if alike and not weight.is_meta else True
+        )
+        if not same:
             raise UserError(f"{name}: expected what embedding.weight holds, as both are one here, got others")
 
 
