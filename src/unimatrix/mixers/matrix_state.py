@@ -179,7 +179,7 @@ class MatrixStateMixer(Part):
         log_retention = F.logsigmoid(retention if retention.dtype == torch.float64 else retention.float())
         if self.d is not None and torch.is_grad_enabled():
             # of no token at all: d gets a gradient of zeros, which optimisers and DDP expect of every weight
-            log_retention = log_retention + self.d(u[:, :0]).sum()
+            log_retention = log_retention + self.d(u.detach()[:, :0]).sum()
         return _Written(q, k, v, log_retention, rule_weights, diag, gate, recent)
 
     def _run(
