@@ -2,6 +2,7 @@
 
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,10 @@ def test_the_oldest_python_is_not_tried_as_the_newest(environments, monkeypatch)
     ):
         environments.main()
     assert not environments.ran
+    # the other rows need none
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--only", "lock"])
+    assert environments.main() == 0
+    assert environments.ran == ["lock"]
 
 
 @pytest.mark.parametrize("name", ["src/code.py", "pyproject.toml", "lock.txt"])
