@@ -110,7 +110,13 @@ class MatrixStateMixer(Part):
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
         wanted = "error" in at.wanted
         y, after, *error = self(
-            x, state, mask=at.mask, starts=at.starts, context=given.context, with_error=wanted
+            x,
+            state,
+            mask=at.mask,
+            starts=at.starts,
+            context=given.context,
+            with_error=wanted,
+            with_idle=at.first,
         )
         return Given(add=y, error=error[0] if wanted else None), after
 
@@ -140,12 +146,14 @@ class MatrixStateMixer(Part):
         starts: Tensor | None = None,
         context: Stream | None = None,
         with_error: bool = False,
+        with_idle: bool = True,
     ) -> Any:
         """[B, T, D] to [B, T, D] and the next state; context [B, T, D] joins the readout before its gate.
 
-        with_error: also how badly the state foretold each token, [B, T, H] (see `_error`).
+        with_error: also how badly the state foretold each token, [B, T, H] (see `_error`). with_idle: whether
+        idle weights get their gradient of zeros, for which one call in a graph will do.
         """
-        written = self._project(u, state, mask, starts)
+        written = self._project(u, state, mask, starts, with_idle)
         y, after = self._run(written, state, mask, starts, context)
         return (y, after, self._error(written, state, mask, starts)) if with_error else (y, after)
 
@@ -155,6 +163,7 @@ class MatrixStateMixer(Part):
         state: MatrixStateMixerState | None,
         mask: TokenMask | None,
         starts: Tensor | None,
+        with_idle: bool,
     ) -> "_Written":
         """All that is read off the stream."""
         heads = (self.num_heads, self.state_dim)
@@ -177,7 +186,7 @@ class MatrixStateMixer(Part):
         retention, gate = self.gates(u).split([self.num_heads, u.shape[-1]], dim=-1)
         # float32 keeps retentions next to 1 apart from 1 whatever the model's dtype
         log_retention = F.logsigmoid(retention if retention.dtype == torch.float64 else retention.float())
-        if self.d is not None and torch.is_grad_enabled():
+        if with_idle and self.d is not None and torch.is_grad_enabled():
             # of no token at all: d gets a gradient of zeros, which optimisers and DDP expect of every weight
             log_retention = log_retention + self.d(u.detach()[:, :0]).sum()
         return _Written(q, k, v, log_retention, rule_weights, diag, gate, recent)

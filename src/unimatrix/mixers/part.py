@@ -34,6 +34,7 @@ class Reading(NamedTuple):
     mask: TokenMask | None = None  # [B, T] bool, False = no token
     starts: Tensor | None = None  # [B, T] bool, True = a document begins here, and every state is empty
     wanted: frozenset[str] = frozenset()  # ports that some part of the model reads; no other need be given
+    first: bool = True  # whether the layer is asked for the first time in the call; no later depth step
 
 
 class Given(NamedTuple):

@@ -100,6 +100,8 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         # asked once: a config looks through all of its parts each time
         self._in_pieces = config.read_in_pieces
+        # the depth step at which each layer is applied first
+        self._first_step = {which: step for step, which in reversed(list(enumerate(config.order)))}
         self._parts = [
             (name, part.gives, type(self.get_submodule(name))) for name, part in config.parts.items()
         ]
@@ -371,6 +373,7 @@ class LanguageModel(nn.Module):
         tokens = self.embedding(text.ids) if text.embeds is None else text.embeds
         x, position = self._embed(tokens, state, text)
         at = Reading(text.ids, tokens, text.mask, text.starts, self._wanted)
+        again = at._replace(first=False)
         given, parts, heard = self._ask_parts(x, {} if state is None else state.parts, at)
         if given.add is not None:
             x = x + self.dropout(given.add)
@@ -382,7 +385,7 @@ class LanguageModel(nn.Module):
                 x = x + given.shift[step]
             block = self.blocks[which]
             before = {} if state is None else state.steps[step]
-            x, after, given, told = block(x, before, at, given)
+            x, after, given, told = block(x, before, at if self._first_step[which] == step else again, given)
             if given.scale is not None:
                 x = x * given.scale
             for name, what in told.items():
