@@ -4,6 +4,7 @@ import pytest
 import torch
 from tolerances import assert_close
 
+import unimatrix
 from unimatrix import UserError
 from unimatrix.mixers import (
     MLP,
@@ -124,3 +125,13 @@ def test_one_token_at_a_time(name):
         y, state = mixer(x[:, t : t + 1], state)
         steps.append(y)
     assert_close(torch.cat(steps, 1), whole, "output")
+
+
+def test_idle_weights_take_part_once_a_call():
+    torch.manual_seed(0)
+    model, asked = unimatrix.build("unimatrix-core"), []
+    model.blocks[0].mixer.d.register_forward_hook(lambda *_: asked.append(1))
+    model(torch.randint(0, 256, (2, 8)))[0].sum().backward()
+    assert len(model.config.order) > 1
+    assert len(asked) == 1
+    assert torch.equal(model.blocks[0].mixer.d.weight.grad, torch.zeros_like(model.blocks[0].mixer.d.weight))

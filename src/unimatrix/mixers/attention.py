@@ -82,11 +82,9 @@ class CausalAttention(Part):
         real = None if mask is None else mask.clone()
         past = 0
         if state is None:
-            # as views they would keep the projection of the queries alive, which a graph does anyway; turned
-            # keys are none of it
-            if not v.requires_grad:
-                k = k.contiguous() if turned else k.clone(memory_format=torch.contiguous_format)
-                v = v.clone(memory_format=torch.contiguous_format)
+            # as views they would keep the projection of the queries alive; turned keys are none of it
+            k = k.contiguous() if turned else k.clone(memory_format=torch.contiguous_format)
+            v = v.clone(memory_format=torch.contiguous_format)
         else:
             past = state.k.shape[2]
             k = torch.cat([state.k, k], dim=2)

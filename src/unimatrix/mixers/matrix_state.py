@@ -163,7 +163,7 @@ class MatrixStateMixer(Part):
         state: MatrixStateMixerState | None,
         mask: TokenMask | None,
         starts: Tensor | None,
-        with_idle: bool,
+        with_idle: bool = True,
     ) -> "_Written":
         """All that is read off the stream."""
         heads = (self.num_heads, self.state_dim)
