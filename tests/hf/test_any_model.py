@@ -31,6 +31,15 @@ def test_a_model_of_ours(ours) -> None:
     assert (found.max_positions, found.folder, found.model.training) == (64, ours, False)
 
 
+def test_a_model_of_ours_with_words_for_tokens(ours, llama) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (ours / name).write_bytes((llama / name).read_bytes())
+    found = load_causal(ours)
+    assert isinstance(found.model, UniMatrixForCausalLM)
+    assert type(found.tokenizer) is type(load_causal(llama).tokenizer)
+    assert found.tokenizer("ab").input_ids == load_causal(llama).tokenizer("ab").input_ids
+
+
 def test_another_model_in_the_numbers_it_was_saved_in(llama, capfd) -> None:
     capfd.readouterr()
     found = load_causal(str(llama))

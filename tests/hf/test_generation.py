@@ -135,6 +135,17 @@ def test_a_model_without_the_byte_vocabulary_is_refused(folder, make_model):
         load(folder)
 
 
+def test_a_model_with_another_tokenizer_is_refused(folder, make_model):
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(UserError, match="expected a model that reads bytes, got one with a PreTrainedToken"):
+        load(folder)
+    settings.unlink()
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"reads bytes, got one with a tokenizer\.json"):
+        load(folder)
+
+
 def test_a_device_that_is_not_there(folder):
     for device in ("cuda:99", "no-such-device"):
         with pytest.raises(UserError, match=f"device '{device}': not available"):

@@ -297,6 +297,26 @@ def test_default_config_is_written_out_in_full(tmp_path):
     assert (stored["bos_token_id"], stored["eos_token_id"], stored["pad_token_id"]) == (256, 257, 258)
 
 
+@pytest.mark.parametrize("vocab_size", [64, 258, 300, 50_000])
+def test_special_ids_are_those_of_bytes_in_their_vocabulary_alone(vocab_size, tmp_path):
+    """Elsewhere 256 to 258 are tokens like others: a text would end at one of them, without a word."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    of_preset = UniMatrixConfig.from_preset("unimatrix-core", vocab_size=vocab_size)
+    changed = UniMatrixConfig()
+    changed.vocab_size = vocab_size
+    for config in (of_preset, changed, UniMatrixConfig(vocab_size=vocab_size)):
+        assert [getattr(config, name) for name in names] == [None] * 3
+        assert config.to_dict()["eos_token_id"] is None
+        config.eos_token_id = 57
+        config.vocab_size = vocab_size  # as resizing to the same size does
+        config.save_pretrained(tmp_path)
+        loaded = UniMatrixConfig.from_pretrained(tmp_path)
+        assert [getattr(loaded, name) for name in names] == [None, 57, None]
+    given = UniMatrixConfig(model=of_preset.model, bos_token_id=1, eos_token_id=[2, 3], pad_token_id=0)
+    assert [getattr(given, name) for name in names] == [1, [2, 3], 0]
+    assert [type(getattr(UniMatrixConfig(), name)) for name in names] == [int] * 3
+
+
 def test_config_with_an_unknown_model_setting_raises():
     with pytest.raises(UserError, match="unknown setting 'd_modle'"):
         UniMatrixConfig(model={"d_modle": 64})

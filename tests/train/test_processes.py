@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accelerate
 import numpy as np
 import pytest
 import safetensors.torch
@@ -14,7 +15,9 @@ import torch
 from ragged import ragged
 
 from unimatrix.data.tasks import RecallConfig
+from unimatrix.errors import UserError
 from unimatrix.train import latest_checkpoint, train
+from unimatrix.train.launch import start_accelerator
 from unimatrix.train.sources import TaskSource
 
 SCRIPT = """
@@ -130,3 +133,23 @@ def test_two_processes_equal_one(launched, tiny, text, console, monkeypatch):
     rng = safetensors.torch.load_file(latest_checkpoint(launched / "parts") / "rng.safetensors")
     assert rng["cpu"].shape[0] == 2
     assert not torch.equal(rng["cpu"][0], rng["cpu"][1])
+
+
+def test_the_command_in_two_processes_on_a_cpu_is_one_run(tmp_path):
+    """Nothing but the launcher tells it of the other: with the device left to it, each once trained alone."""
+    (tmp_path / "text").write_bytes(b"Once upon a time there was a text of one's own. " * 100)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "unimatrix", "train", str(tmp_path / "text"), "--out", str(tmp_path / "run")]
+    command += ["--steps", "2", "--d-model", "16", "--set", "layers.*.mixer.num_heads=2", "--tracker", "none"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=150)
+    assert done.returncode == 0, done.stderr
+    rng = safetensors.torch.load_file(tmp_path / "run" / "checkpoint-000002" / "rng.safetensors")
+    assert rng["cpu"].shape[0] == 2
+    assert done.stdout.count("Saved:") == 1
+
+
+def test_processes_that_do_not_find_each_other_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr(accelerate.Accelerator, "num_processes", 2)
+    with pytest.raises(UserError, match=r"^accelerate: 1 processes were started \(WORLD_SIZE\), and 2 found"):
+        start_accelerator(tiny())

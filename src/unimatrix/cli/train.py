@@ -1,6 +1,7 @@
 """`unimatrix train`: a text of one's own, or one of the paper's experiments; every setting is an option."""
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -102,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     if recipe.optim is OWN_TEXT.optim:  # no experiment's and no earlier run's
         recipe = _at_its_rate(recipe, arguments)
     options = _read(recipe, arguments)
-    console = PlainConsole()
+    console = PlainConsole(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
     named = (options.out, options.text, options.experiment, options.task)
     if options.resume and all(one is None for one in named):
         raise UserError(

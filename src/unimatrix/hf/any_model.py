@@ -18,6 +18,7 @@ from unimatrix.hf.generation import (
     find_folder,
     first_line,
     load,
+    other_tokenizer,
     put_on,
     quiet_log,
 )
@@ -75,7 +76,8 @@ def load_causal(path_or_hub_name: str | Path, device: str | torch.device | None 
     folder = find_folder(path_or_hub_name, files=MODEL_FILES)
     config = folder / "config.json"
     values = read_json(config) if config.is_file() else None
-    if not isinstance(values, dict) or values.get("model_type") == UniMatrixConfig.model_type:
+    ours = not isinstance(values, dict) or values.get("model_type") == UniMatrixConfig.model_type
+    if ours and other_tokenizer(folder) is None:
         model, tokenizer = load(folder, device)
     else:
         model, tokenizer = _load_other(folder)

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from unimatrix.codec import shown
-from unimatrix.data.tokenizer import BOS, EOS, PAD
+from unimatrix.data.tokenizer import BOS, EOS, PAD, VOCAB_SIZE
 from unimatrix.errors import UserError, UserTypeError
 from unimatrix.models import TextModelConfig, edit, preset_config, setting, text_config_from_dict
 
@@ -28,6 +28,11 @@ SETTINGS = {
     "num_attention_heads": "num_heads",
     "max_position_embeddings": "max_positions",
 }
+
+
+class _OfBytes(int):
+    """A special id that nobody gave: it counts where the vocabulary is that of bytes, and nowhere else."""
+
 
 CODE_FILE = "modeling_unimatrix.py"
 CODE = """\
@@ -50,8 +55,8 @@ class UniMatrixConfig(PreTrainedConfig):
     Args:
         model: its `to_dict()`; None means the preset `unimatrix-core` at the paper's size.
         use_cache: whether a forward pass outside training returns the model's state (as `cache`).
-        bos_token_id, eos_token_id, pad_token_id: the byte vocabulary's; ids that the model's vocabulary
-            does not reach become None.
+        bos_token_id, eos_token_id, pad_token_id: in a vocabulary of 259 ids those of bytes, in any other
+            None, unless they are given; ids that the model's vocabulary does not reach become None.
         tie_word_embeddings: says nothing here, and may not say that a tied head is another one.
     Raises:
         UserError: `model` is no model configuration, or another argument does not fit it.
@@ -63,9 +68,9 @@ class UniMatrixConfig(PreTrainedConfig):
     model: dict[str, Any] | None = None
     use_cache: bool = True
     tie_word_embeddings: bool = True
-    bos_token_id: int | None = BOS
-    eos_token_id: int | list[int] | None = EOS
-    pad_token_id: int | None = PAD
+    bos_token_id: int | None = _OfBytes(BOS)
+    eos_token_id: int | list[int] | None = _OfBytes(EOS)
+    pad_token_id: int | None = _OfBytes(PAD)
 
     def __post_init__(self, **kwargs: Any) -> None:
         changes = {name: kwargs.pop(name) for name in SETTINGS if kwargs.get(name) is not None}
@@ -95,7 +100,9 @@ class UniMatrixConfig(PreTrainedConfig):
             for one in token_id if several else [token_id]:
                 if one is not None and (not isinstance(one, int) or isinstance(one, bool)):
                     raise UserTypeError(f"{name}: expected a token id or None, got {shown(one)}")
-            if isinstance(token_id, int) and token_id >= config.vocab_size:
+            if isinstance(token_id, _OfBytes):
+                setattr(self, name, int(token_id) if config.vocab_size == VOCAB_SIZE else None)
+            elif isinstance(token_id, int) and token_id >= config.vocab_size:
                 setattr(self, name, None)
         super().__post_init__(**kwargs)
 
@@ -139,6 +146,8 @@ class UniMatrixConfig(PreTrainedConfig):
 
     @vocab_size.setter
     def vocab_size(self, value: int) -> None:
+        if self.vocab_size == VOCAB_SIZE != value:  # no longer bytes, and these ids are other tokens'
+            self.bos_token_id = self.eos_token_id = self.pad_token_id = None
         self._set("vocab_size", value)
 
     @property

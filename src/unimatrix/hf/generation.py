@@ -26,7 +26,8 @@ from unimatrix.hf.settings import check_settings
 from unimatrix.hf.tokenizer import ByteTokenizer
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-SETTING_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
+TOKENIZER_FILE = "tokenizer_config.json"
+SETTING_FILES = ("config.json", "generation_config.json", TOKENIZER_FILE)
 HUB_FILES = [*SETTING_FILES, *WEIGHT_FILES, "*.safetensors"]
 # what transformers lets out when such a file holds what it does not expect
 READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError)
@@ -48,9 +49,9 @@ def load(
         the model and its tokenizer.
     Raises:
         UserError: no such folder or hub model, the hub cannot be reached (known within seconds), a folder
-            without a model, another kind of model, damaged or missing weights (in a checkpoint of
-            training one altered byte is enough; a whole checkpoint beside it is named) or such as hold
-            NaN, a device that is not there.
+            without a model, another kind of model, one with another tokenizer than bytes', damaged or
+            missing weights (in a checkpoint of training one altered byte is enough; a whole checkpoint
+            beside it is named) or such as hold NaN, a device that is not there.
     """
     if not isinstance(path_or_hub_name, str | Path):
         raise UserTypeError(f"path_or_hub_name: expected a text or a path, got {shown(path_or_hub_name)}")
@@ -230,8 +231,23 @@ def _check_generation(folder: Path, *, vocab_size: int | None = None) -> None:
             raise UserError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
+def other_tokenizer(folder: Path) -> str | None:
+    """The kind of tokenizer that lies with a model, if it is another one than bytes'."""
+    path = folder / TOKENIZER_FILE
+    kind = _read_object(path).get("tokenizer_class") if path.is_file() else None
+    if kind is not None:
+        return None if kind == ByteTokenizer.__name__ else str(kind)
+    return "tokenizer.json" if (folder / "tokenizer.json").is_file() else None
+
+
 def _tokenizer(folder: Path) -> ByteTokenizer:
-    path = folder / "tokenizer_config.json"
+    path = folder / TOKENIZER_FILE
+    other = other_tokenizer(folder)
+    if other is not None:
+        raise UserError(
+            f"{folder}: expected a model that reads bytes, got one with a {other}; transformers'"
+            " AutoModelForCausalLM and AutoTokenizer load it"
+        )
     if not path.exists():
         return ByteTokenizer()
     try:

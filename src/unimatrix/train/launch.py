@@ -22,8 +22,8 @@ def start_accelerator(experiment: Experiment) -> "Accelerator":
 
     Raises:
         UserError: the device is not there or cannot compute in this precision, the batch cannot be shared
-            among the processes, or the way of splitting is one whose checkpoints would be wrong (FSDP,
-            DeepSpeed, ...).
+            among the processes, these do not find each other, or the way of splitting is one whose
+            checkpoints would be wrong (FSDP, DeepSpeed, ...).
     """
     # imported here: whoever reads a checkpoint or asks for a device needs none of it
     from accelerate import Accelerator
@@ -31,12 +31,12 @@ def start_accelerator(experiment: Experiment) -> "Accelerator":
     from accelerate.utils import GradientAccumulationPlugin
 
     loop, optim = experiment.loop, experiment.optim
-    device_kind(loop.device)
+    # accelerate joins processes on a CPU where it is told of the CPU, and elsewhere leaves each to itself
+    cpu = device_kind(loop.device) == "cpu"
     # accelerate keeps its first settings for the process's life; runs of one session may differ in theirs.
     # what belongs to a process group stays
     several = PartialState._shared_state != {} and PartialState().num_processes > 1
     AcceleratorState._reset_state(reset_partial_state=not several)
-    cpu = loop.device == "cpu"
     device = PartialState(cpu=cpu).device
     assert device is not None
     _check_precision(optim.precision, device)
@@ -52,6 +52,13 @@ def start_accelerator(experiment: Experiment) -> "Accelerator":
     kind = accelerator.distributed_type.value
     if kind not in _SUPPORTED:
         raise UserError(f"accelerate: expected one process or data-parallel ones (DDP), got {kind}")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    found = accelerator.num_processes
+    if found != started:
+        raise UserError(
+            f"accelerate: {started} processes were started (WORLD_SIZE), and {found} found each other;"
+            " expected all"
+        )
     pieces = accelerator.num_processes * optim.accumulation
     if loop.batch_size % pieces:
         raise UserError(
