@@ -76,8 +76,9 @@ def load_causal(path_or_hub_name: str | Path, device: str | torch.device | None 
     folder = find_folder(path_or_hub_name, files=MODEL_FILES)
     config = folder / "config.json"
     values = read_json(config) if config.is_file() else None
-    ours = not isinstance(values, dict) or values.get("model_type") == UniMatrixConfig.model_type
-    if ours and other_tokenizer(folder) is None:
+    known = isinstance(values, dict)  # what is none is told by `load`
+    ours = known and values.get("model_type") == UniMatrixConfig.model_type
+    if not known or (ours and other_tokenizer(folder) is None):
         model, tokenizer = load(folder, device)
     else:
         model, tokenizer = _load_other(folder)
