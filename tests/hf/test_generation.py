@@ -1,6 +1,7 @@
 """load() by folder, run or hub name, with errors one can act on."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -138,12 +139,17 @@ def test_a_model_without_the_byte_vocabulary_is_refused(folder, make_model):
 def test_a_model_with_another_tokenizer_is_refused(folder, make_model):
     settings = folder / "tokenizer_config.json"
     settings.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    with pytest.raises(UserError, match="expected a model that reads bytes, got one with a PreTrainedToken"):
+    with pytest.raises(UserError, match=r"expected a model that reads bytes, .* 'PreTrainedTokenizerFast'"):
+        load(folder)
+    settings.write_text(json.dumps({"tokenizer_class": "a\nb" * 999}))
+    with pytest.raises(UserError, match=r"^.{1,400}$"):
         load(folder)
     settings.unlink()
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"reads bytes, got one with a tokenizer\.json"):
-        load(folder)
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).write_text("{}")
+        with pytest.raises(UserError, match=rf"reads bytes, got one with a {re.escape(name)};"):
+            load(folder)
+        (folder / name).unlink()
 
 
 def test_a_device_that_is_not_there(folder):

@@ -312,6 +312,15 @@ def test_special_ids_are_those_of_bytes_in_their_vocabulary_alone(vocab_size, tm
         config.save_pretrained(tmp_path)
         loaded = UniMatrixConfig.from_pretrained(tmp_path)
         assert [getattr(loaded, name) for name in names] == [None, 57, None]
+    own = UniMatrixConfig(eos_token_id=7, pad_token_id=0)
+    with pytest.raises(UserError):
+        own.vocab_size = -1
+    assert [getattr(own, name) for name in names] == [256, 7, 0]
+    own.vocab_size = vocab_size
+    assert [getattr(own, name) for name in names] == [None, 7, 0]
+    UniMatrixConfig().save_pretrained(tmp_path)
+    asked = UniMatrixConfig.from_pretrained(tmp_path, eos_token_id=7, vocab_size=vocab_size)
+    assert [getattr(asked, name) for name in names] == [None, 7, None]
     given = UniMatrixConfig(model=of_preset.model, bos_token_id=1, eos_token_id=[2, 3], pad_token_id=0)
     assert [getattr(given, name) for name in names] == [1, [2, 3], 0]
     assert [type(getattr(UniMatrixConfig(), name)) for name in names] == [int] * 3

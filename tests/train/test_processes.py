@@ -17,7 +17,7 @@ from ragged import ragged
 from unimatrix.data.tasks import RecallConfig
 from unimatrix.errors import UserError
 from unimatrix.train import latest_checkpoint, train
-from unimatrix.train.launch import start_accelerator
+from unimatrix.train.launch import processes_started, start_accelerator
 from unimatrix.train.sources import TaskSource
 
 SCRIPT = """
@@ -153,3 +153,22 @@ def test_processes_that_do_not_find_each_other_are_refused(tiny, monkeypatch):
     monkeypatch.setattr(accelerate.Accelerator, "num_processes", 2)
     with pytest.raises(UserError, match=r"^accelerate: 1 processes were started \(WORLD_SIZE\), and 2 found"):
         start_accelerator(tiny())
+
+
+@pytest.mark.parametrize(("started", "expected"), [("", 1), ("0", 1), ("x", 1), ("3", 3)])
+def test_how_many_processes_were_started(started, expected, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", started)
+    assert processes_started() == expected
+
+
+def test_a_half_launch_is_told_and_leaves_nothing_behind(tiny, monkeypatch):
+    with monkeypatch.context() as inside:
+        # accelerate sets these itself; so they go back to what they were
+        for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR"):
+            inside.setenv(name, "")
+            inside.delenv(name)
+        inside.setenv("WORLD_SIZE", "2")
+        inside.setenv("ACCELERATE_USE_CPU", "true")
+        with pytest.raises(UserError, match=r"^accelerate: processes that are to work together cannot: "):
+            start_accelerator(tiny())
+    assert start_accelerator(tiny()).num_processes == 1

@@ -23,6 +23,7 @@ from unimatrix.evals import rates_text
 from unimatrix.models import ModelConfig, preset_config
 from unimatrix.train import Experiment, ModelChoice, TrainResult, train
 from unimatrix.train.config import BESIDE_CHANGES, TrackerName
+from unimatrix.train.launch import processes_started
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.recipe import (
     OWN_TEXT,
@@ -103,7 +104,8 @@ def run(arguments: Sequence[str]) -> int:
     if recipe.optim is OWN_TEXT.optim:  # no experiment's and no earlier run's
         recipe = _at_its_rate(recipe, arguments)
     options = _read(recipe, arguments)
-    console = PlainConsole(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
+    # of several processes one speaks
+    console = PlainConsole(quiet=processes_started() > 1 and os.environ.get("RANK", "0") != "0")
     named = (options.out, options.text, options.experiment, options.task)
     if options.resume and all(one is None for one in named):
         raise UserError(

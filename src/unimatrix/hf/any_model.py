@@ -15,6 +15,7 @@ from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.generation import (
     HUB_FILES,
     READING_ERRORS,
+    VOCABULARY_FILES,
     find_folder,
     first_line,
     load,
@@ -27,7 +28,7 @@ from unimatrix.hf.numbers import check_weights
 
 # what says how a text becomes tokens, in one of transformers' many ways
 _TOKENIZER_FILES = (
-    *("tokenizer.json", "*.model", "*.tiktoken", "tekken.json", "vocab.json", "vocab.txt"),
+    *VOCABULARY_FILES,
     *("merges.txt", "added_tokens.json", "special_tokens_map.json"),
 )
 # of a checkpoint that training goes on from

@@ -28,6 +28,7 @@ SETTINGS = {
     "num_attention_heads": "num_heads",
     "max_position_embeddings": "max_positions",
 }
+SPECIAL_IDS = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
 
 
 class _OfBytes(int):
@@ -94,7 +95,7 @@ class UniMatrixConfig(PreTrainedConfig):
                 "tie_word_embeddings: expected true, as this model's head is its embedding, got"
                 f" {shown(self.tie_word_embeddings)}"
             )
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for name in SPECIAL_IDS:
             token_id = getattr(self, name)
             several = name == "eos_token_id" and isinstance(token_id, list)
             for one in token_id if several else [token_id]:
@@ -146,9 +147,14 @@ class UniMatrixConfig(PreTrainedConfig):
 
     @vocab_size.setter
     def vocab_size(self, value: int) -> None:
-        if self.vocab_size == VOCAB_SIZE != value:  # no longer bytes, and these ids are other tokens'
-            self.bos_token_id = self.eos_token_id = self.pad_token_id = None
+        were_bytes = self.vocab_size == VOCAB_SIZE
         self._set("vocab_size", value)
+        for name, of_bytes in SPECIAL_IDS.items():
+            token_id = getattr(self, name)
+            unfit = isinstance(token_id, int) and token_id >= value
+            # no longer bytes, and their ids are other tokens'
+            if unfit or (were_bytes and value != VOCAB_SIZE and token_id == of_bytes):
+                setattr(self, name, None)
 
     @property
     def hidden_size(self) -> int:

@@ -32,6 +32,8 @@ HUB_FILES = [*SETTING_FILES, *WEIGHT_FILES, "*.safetensors"]
 # what transformers lets out when such a file holds what it does not expect
 READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError)
 PROBE_SECONDS = 5.0
+# in which other tokenizers keep their words
+VOCABULARY_FILES = ("tokenizer.json", "*.model", "*.tiktoken", "tekken.json", "vocab.json", "vocab.txt")
 _LONGEST_LINE = 120
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -236,8 +238,9 @@ def other_tokenizer(folder: Path) -> str | None:
     path = folder / TOKENIZER_FILE
     kind = _read_object(path).get("tokenizer_class") if path.is_file() else None
     if kind is not None:
-        return None if kind == ByteTokenizer.__name__ else str(kind)
-    return "tokenizer.json" if (folder / "tokenizer.json").is_file() else None
+        return None if kind == ByteTokenizer.__name__ else shown(kind)
+    files = (path.name for pattern in VOCABULARY_FILES for path in folder.glob(pattern))
+    return next(files, None)
 
 
 def _tokenizer(folder: Path) -> ByteTokenizer:

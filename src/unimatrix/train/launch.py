@@ -37,7 +37,11 @@ def start_accelerator(experiment: Experiment) -> "Accelerator":
     # what belongs to a process group stays
     several = PartialState._shared_state != {} and PartialState().num_processes > 1
     AcceleratorState._reset_state(reset_partial_state=not several)
-    device = PartialState(cpu=cpu).device
+    try:
+        device = PartialState(cpu=cpu).device
+    except ValueError as error:
+        AcceleratorState._reset_state(reset_partial_state=not several)  # half made, it would stay
+        raise UserError(f"accelerate: processes that are to work together cannot: {error}") from error
     assert device is not None
     _check_precision(optim.precision, device)
     try:
@@ -52,7 +56,7 @@ def start_accelerator(experiment: Experiment) -> "Accelerator":
     kind = accelerator.distributed_type.value
     if kind not in _SUPPORTED:
         raise UserError(f"accelerate: expected one process or data-parallel ones (DDP), got {kind}")
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = processes_started()
     found = accelerator.num_processes
     if found != started:
         raise UserError(
@@ -66,6 +70,12 @@ def start_accelerator(experiment: Experiment) -> "Accelerator":
             f"{optim.accumulation} accumulation), got {loop.batch_size}"
         )
     return accelerator
+
+
+def processes_started() -> int:
+    """How many processes of this run torchrun or accelerate launch says that it started; 1 without them."""
+    said = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(said)) if said.isdecimal() else 1
 
 
 def device_kind(device: Device) -> str:

@@ -3,8 +3,6 @@
 B windows of a piece, T = seq_len, V vocabulary, D width.
 """
 
-import os
-
 import torch
 
 from unimatrix.data import VOCAB_SIZE
@@ -15,6 +13,7 @@ from unimatrix.evals.tasks import DRAWN_TOGETHER
 from unimatrix.models import ModelConfig, estimate
 from unimatrix.models.estimate import least_state_bytes
 from unimatrix.train.config import Experiment
+from unimatrix.train.launch import processes_started
 
 _FLOAT = 4
 _ID = 8
@@ -27,8 +26,7 @@ def check_memory(experiment: Experiment) -> None:
     choice, optim, loop, task = experiment.model, experiment.optim, experiment.loop, experiment.task
     vocab_size = VOCAB_SIZE if task is None else task.vocab_size
     config = choice.resolved(vocab_size)
-    # as torchrun and accelerate launch tell each process
-    num_processes = max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    num_processes = processes_started()
     windows = -(-loop.batch_size // (num_processes * optim.accumulation))
     tokens = windows * loop.seq_len
     weights = estimate(config).parameters * _OF_A_WEIGHT
