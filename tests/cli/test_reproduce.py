@@ -34,7 +34,9 @@ def test_reproduce_takes_seeds_text_and_folder_and_report_follows(
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     # Discovery's recall is one of the longest
     assert [row["seed"] for row in rows] == [3] * 7
-    assert [row["config"]["data"] for row in rows] == [str(text)] * 4 + ["auto"] * 3
+    assert [row["config"]["data"] for row in rows] == ["sea.txt"] * 4 + ["auto"] * 3
+    assert str(tmp_path) not in (out / "results.jsonl").read_text()  # nor where anything else lay
+    assert str(text.parent) not in (out / "results.jsonl").read_text()
     page = (out / "report.html").read_text()
     code, again, err = call("report", "--out", out, "--studies", "table1", "table3")
     assert (code, err) == (0, "")

@@ -27,10 +27,10 @@ class Result:
 
     `metrics` holds what was evaluated, by name: "bpb" and "ppl" of a text, "loss" and "accuracy" (in percent)
     of a task. `data` holds kind ("text", "task" or "measurement"), name, notes, is_paper_corpus, and train
-    and valid with a sha256 each; `config` the experiment as its own to_dict() gives it; `curve` pairs of
-    (step, bits per byte or accuracy), perhaps none; `resolved` what the experiment's names stood for
-    (unimatrix.lab.identity); `stamp` the identity when it ran, by which its folder is named. Rows of version
-    0.1.0 have neither.
+    and valid with a sha256 each; `config` the experiment as its own to_dict() gives it, a text by its name;
+    `curve` pairs of (step, bits per byte or accuracy), perhaps none; `resolved` what the experiment's names
+    stood for (unimatrix.lab.identity); `stamp` the identity when it ran, by which its folder is named. Rows
+    of version 0.1.0 have neither.
     """
 
     experiment: str

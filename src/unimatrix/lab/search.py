@@ -33,7 +33,7 @@ from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve
 from unimatrix.lab.measured import Stopped
 from unimatrix.lab.results import Result, append_result, read_results
-from unimatrix.lab.training import computing_with, identity_of, left_in_words, train_one
+from unimatrix.lab.training import computing_with, identity_of, left_in_words, settings_of_row, train_one
 from unimatrix.models.estimate import estimate
 from unimatrix.train import Experiment
 from unimatrix.train.interrupts import Interrupts
@@ -239,7 +239,7 @@ def _diverged(experiment: Experiment, corpus: Corpus, budget: Budget, threads: i
         device=kind,
         backend="",
         date_utc=now_utc(),
-        config=experiment.to_dict(),
+        config=settings_of_row(experiment, data),
         resolved=resolve(experiment),
         stamp=identity_of(experiment, data),
     )

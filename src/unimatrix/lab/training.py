@@ -131,6 +131,12 @@ def identity_of(experiment: Experiment, data: Mapping[str, Any]) -> str:
     return run_identity(experiment.to_dict(), resolve(experiment), data, device=device)
 
 
+def settings_of_row(experiment: Experiment, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment's settings; a text by its name, as where it lies is of one machine alone."""
+    of_text = {"data": data["name"]} if experiment.task is None else {}
+    return experiment.to_dict() | of_text
+
+
 def _result(experiment: Experiment, trained: TrainResult, programs: Mapping[str, float]) -> Result:
     assert trained.metrics is not None
     return Result(
@@ -150,7 +156,7 @@ def _result(experiment: Experiment, trained: TrainResult, programs: Mapping[str,
         device=trained.device,
         backend=trained.backend,
         date_utc=now_utc(),
-        config=experiment.to_dict(),
+        config=settings_of_row(experiment, trained.data),
         resolved=resolve(experiment),
         stamp=identity_of(experiment, trained.data),
         curve=[[step, value] for step, value in trained.curve],
