@@ -147,6 +147,11 @@ def test_the_command_in_two_processes_on_a_cpu_is_one_run(tmp_path):
     rng = safetensors.torch.load_file(tmp_path / "run" / "checkpoint-000002" / "rng.safetensors")
     assert rng["cpu"].shape[0] == 2
     assert done.stdout.count("Saved:") == 1
+    command[command.index("--steps") + 1] = "3"
+    command += ["--resume"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=150)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "checkpoint-000003").is_dir()
 
 
 def test_processes_that_do_not_find_each_other_are_refused(tiny, monkeypatch):

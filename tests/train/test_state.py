@@ -119,6 +119,16 @@ def test_the_generators_go_on_where_they_were():
     assert torch.equal(torch.rand(5), drawn)
 
 
+def test_each_process_has_its_own_generator_back():
+    cpu, states = torch.device("cpu"), []
+    for seed in (1, 2, 3):
+        torch.manual_seed(seed)
+        states.append(torch.get_rng_state())
+    for index, state in enumerate(states):
+        assert load_rng_tensors({"cpu": torch.stack(states)}, cpu, process_index=index)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_checkpoint_without_random_numbers_for_this_process_says_so():
     cpu = torch.device("cpu")
     before = torch.get_rng_state()

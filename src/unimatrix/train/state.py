@@ -105,9 +105,10 @@ def load_rng_tensors(rows: Mapping[str, Tensor], device: torch.device, *, proces
     if process_index >= num_processes or not now.keys() <= rows.keys():
         return False
     try:
-        torch.set_rng_state(rows["cpu"][process_index])
+        # of its own: torch looks for a state at the beginning of its tensor's memory
+        torch.set_rng_state(rows["cpu"][process_index].clone())
         if device.type != "cpu":
-            torch.get_device_module(device.type).set_rng_state(rows[device.type][process_index])
+            torch.get_device_module(device.type).set_rng_state(rows[device.type][process_index].clone())
     except RuntimeError as error:
         raise UserError(
             f"expected states of generators, got others ({str(error).splitlines()[0]})"
