@@ -109,14 +109,14 @@ def uses() -> str:
 def summaries() -> list[Any]:
     """Every study with the committed rows, judged; read once."""
     if not _summaries:
-        from unimatrix.lab.results import latest_identities, read_results, select
+        from unimatrix.lab.newest import newest, on_each_text
+        from unimatrix.lab.results import read_results
         from unimatrix.lab.words import summarise
         from unimatrix.studies.catalogue import ALL
 
         rows = read_results(RESULTS / "results.jsonl")
-        _summaries.extend(
-            summarise(study, select(rows, latest_identities(rows, study.names))) for study in ALL.values()
-        )
+        studies = [told for study in ALL.values() for told in on_each_text(study, rows)]
+        _summaries.extend(summarise(study, newest(study, rows)) for study in studies)
     return _summaries
 
 

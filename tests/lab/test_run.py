@@ -120,6 +120,38 @@ def test_a_study_of_another_text_is_left_out_or_refused_and_its_rows_are_of_its_
     assert [any(summary.samples.values()) for summary in shown.summaries] == [True, False]
 
 
+def test_a_study_that_is_told_of_each_text_is_so_from_a_run_and_from_its_rows(tmp_path, go, corpus) -> None:
+    study = dataclasses.replace(SHORT, each_text=True)
+    other = dataclasses.replace(corpus, name="other", valid=corpus.test)
+    go(studies=(study,), seeds=(7, 11))
+    result, _ = go(studies=(study,), corpus=other)
+    quiet = Console(file=io.StringIO())
+    again = report(studies=(study,), paper=PAPER, out=tmp_path / "out", console=quiet)
+    for told in (result, again):
+        assert [summary.study.name for summary in told.summaries] == [SHORT.name, f"{SHORT.name}-counting"]
+        assert [{line.num_seeds for line in summary.lines} for summary in told.summaries] == [{1}, {2}]
+    assert again.page.read_text() == result.page.read_text()
+    # on the first text again nothing is trained, and it comes first
+    result, printed = go(studies=(study,))
+    assert "2, of which 2 finished before" in printed
+    assert [summary.study.name for summary in result.summaries] == [SHORT.name, f"{SHORT.name}-other"]
+
+
+def test_what_stands_in_for_runs_is_of_one_text_and_ones_own_of_another_is_ones_own(
+    tmp_path, go, corpus, committed
+) -> None:
+    study = dataclasses.replace(SHORT, each_text=True)
+    committed({name: {7: 0.0, 11: 0.01} for name in SHORT.names})
+    other = dataclasses.replace(corpus, name="other", valid=corpus.test)
+    go(studies=(study,), corpus=other)
+    result, _ = go(studies=(study,), skip=SHORT.names)
+    quiet = Console(file=io.StringIO())
+    again = report(studies=(study,), paper=PAPER, out=tmp_path / "out", console=quiet)
+    for told in (result, again):
+        assert [summary.study.text for summary in told.summaries] == ["counting", "other"]
+        assert [summary.shown for summary in told.summaries] == [SHORT.names, ()]
+
+
 def test_interrupted_and_started_again_it_continues(tmp_path, go, monkeypatch) -> None:
     real, calls = module.train, []
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from unimatrix.lab.answers import NOT_MEASURED
-from unimatrix.lab.results import latest_identities, read_results, select
+from unimatrix.lab.newest import newest
+from unimatrix.lab.results import read_results
 from unimatrix.lab.study import Row
 from unimatrix.models import build, parameter_count, preset_config
 from unimatrix.studies.catalogue import ALL, EXPERIMENTS, STUDIES
@@ -51,7 +52,7 @@ def test_every_printed_number_is_shown_by_a_row_or_a_claim() -> None:
 def committed():
     """Study -> the committed runs of it."""
     rows = read_results(ROOT / "docs" / "results" / "results.jsonl")
-    return {name: select(rows, latest_identities(rows, study.names)) for name, study in ALL.items()}
+    return {name: newest(study, rows) for name, study in ALL.items()}
 
 
 BEYOND = ("table1-exact", "table3-exact", "streaming", "training-length", "table5-all-fillers", "memory")

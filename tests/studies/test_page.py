@@ -8,8 +8,8 @@ from drawn import figures_of
 
 from unimatrix.lab.committed import COMMITTED, committed_rows
 from unimatrix.lab.look import read_trace
+from unimatrix.lab.newest import newest, on_each_text
 from unimatrix.lab.page import render_report
-from unimatrix.lab.results import latest_identities, select
 from unimatrix.lab.words import summarise
 from unimatrix.studies.catalogue import ALL
 from unimatrix.studies.paper.claims import PAPER
@@ -20,8 +20,9 @@ def page() -> str:
     """Of every study, on its newest committed rows."""
     rows = committed_rows()
     summaries = []
-    for study in ALL.values():
-        samples = select(rows, latest_identities(rows, study.names))
+    studies = [told for study in ALL.values() for told in on_each_text(study, rows)]
+    for study in studies:
+        samples = newest(study, rows)
         look = study.inspection
         traced = None if look is None else read_trace(COMMITTED, look, samples)
         summaries.append(summarise(study, samples, traced=traced))

@@ -27,6 +27,7 @@ from unimatrix.lab.committed import agreements, committed_rows, is_committed, se
 from unimatrix.lab.frames import written
 from unimatrix.lab.look import read_trace, write_trace
 from unimatrix.lab.measured import Stopped, measure_missing, seconds_to_measure, was_replaced
+from unimatrix.lab.newest import newest, on_each_text
 from unimatrix.lab.page import shared_cautions, write_report
 from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import (
@@ -34,7 +35,6 @@ from unimatrix.lab.results import (
     Result,
     Samples,
     append_result,
-    latest_identities,
     read_results,
     select,
     write_results,
@@ -169,14 +169,18 @@ def reproduce(
         )
     except Stopped as stopped:
         return Reproduction(summaries=(), page=None, stop_signal=stopped.signal)
-    finished = select(read_results(out / RESULTS), identities)
+    rows = read_results(out / RESULTS)
+    finished = select(rows, identities)
     samples = {name: runs or shown.get(name, {}) for name, runs in finished.items()}
     _inspect(studies, samples, seed=seeds[0], out=out)
+    # of its own runs alone: texts of the same name may be read to another length elsewhere
+    chosen = {one.name: {name: samples[name] for name in one.names if name in samples} for one in studies}
+    first = None if corpus is None else corpus.name
+    studies = [one for study in studies for one in on_each_text(study, rows, first=first)]
     return _report(
         studies,
-        # of its own runs alone: texts of the same name may be read to another length elsewhere
-        {one.name: {name: samples[name] for name in one.names if name in samples} for one in studies},
-        shown=shown,
+        {study.name: newest(study, rows) for study in studies if study.name not in chosen} | chosen,
+        shown=[run for runs in shown.values() for run in runs.values()],
         committed=committed,
         paper=paper,
         out=out,
@@ -193,7 +197,8 @@ def report(
 ) -> Reproduction:
     """Judge, draw and report again from OUT/results.jsonl and OUT/shown.jsonl, training nothing.
 
-    Of each experiment the newest settings count, on the text of the study's newest row.
+    Of each experiment the newest settings count, on the text of the study's newest row; some studies are
+    told of every text that they have rows of.
 
     Raises:
         UserError: there is no result of these studies yet, or the results file is damaged.
@@ -203,19 +208,21 @@ def report(
     # last, what stands in for runs: it was chosen by the settings and the text of the last reproduction
     shown = [] if is_committed(out) else read_results(out / SHOWN)
     rows = [*read_results(out / RESULTS), *shown]
-    samples = {study.name: _newest(study, rows) for study in studies}
+    told = [on_each_text(study, rows) for study in studies]
+    studies = list(chain.from_iterable(told))
+    samples = {study.name: newest(study, rows) for study in studies}
     if not any(runs for chosen in samples.values() for runs in chosen.values()):
         raise UserError(f"{out / RESULTS}: no finished run to report; run `unimatrix reproduce` first")
     found = _report(
         studies,
         samples,
-        shown={row.experiment for row in shown},
+        shown=shown,
         committed=[] if is_committed(out) else committed_rows(),
         paper=paper,
         out=out,
         console=console,
     )
-    for name in _outdated(studies, samples, rows):
+    for name in _outdated(told, samples, rows):
         say(
             console,
             f"Note: the runs of {name} are left out: their settings have changed since, or the newest run "
@@ -224,17 +231,15 @@ def report(
     return found
 
 
-def _newest(study: Study, rows: Iterable[Result]) -> Samples:
-    rows = [row for row in rows if study.is_of(row.data["name"]) and not was_replaced(row, [study])]
-    return select(rows, latest_identities(rows, study.names))
-
-
 def _outdated(
-    studies: Sequence[Study], samples: Mapping[str, Samples], rows: Sequence[Result]
+    told: Iterable[Sequence[Study]], samples: Mapping[str, Samples], rows: Sequence[Result]
 ) -> Iterable[str]:
-    """The studies' experiments that have rows, none of which counts any more."""
+    """The studies' experiments that have rows, none of which counts any more, on whatever text it is told."""
     names = dict.fromkeys(
-        name for study in studies for name in study.names if not samples[study.name].get(name)
+        name
+        for studies in told
+        for name in studies[0].names
+        if not any(samples[study.name].get(name) for study in studies)
     )
     return (name for name in names if any(row.experiment == name for row in rows))
 
@@ -243,14 +248,16 @@ def _report(
     studies: Sequence[Study],
     samples: Mapping[str, Samples],
     *,
-    shown: Collection[str],
+    shown: Sequence[Result],
     committed: Sequence[Result],
     paper: Paper,
     out: Path,
     console: Console,
 ) -> Reproduction:
+    """shown: the project's own runs among the samples."""
+    folders = {run.folder for run in shown}
     summaries = tuple(
-        _summary(study, samples[study.name], shown=shown, committed=committed, out=out) for study in studies
+        _summary(study, samples[study.name], shown=folders, committed=committed, out=out) for study in studies
     )
     page = write_report(summaries, paper, out)
     own = [row for row in read_results(out / RESULTS) if not was_replaced(row, studies)]
@@ -266,6 +273,8 @@ def _report(
 def _summary(
     study: Study, samples: Samples, *, shown: Collection[str], committed: Sequence[Result], out: Path
 ) -> Summary:
+    """shown: the folders of runs that were not trained here."""
+    shown = {name for name, runs in samples.items() if any(run.folder in shown for run in runs.values())}
     look = study.inspection
     traced = None if look is None else read_trace(out, look, samples)
     summary = summarise(study, samples, traced=traced, shown=shown)

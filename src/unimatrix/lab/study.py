@@ -3,6 +3,7 @@
 A further table is a further module that builds such a value, and one line in `studies.catalogue.STUDIES`.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,6 +171,7 @@ class Study:
     measurement: how the rows are measured, of a study that trains nothing.
     threads: that each of its runs computes with, on a CPU; one of several has the machine to itself.
     text: the name of the one text that it is of; "" for whatever text is asked for.
+    each_text: a report shows it once for every text that it has runs on, not for the newest alone.
     """
 
     name: str
@@ -186,6 +188,18 @@ class Study:
     measurement: Measurement | None = None
     threads: int = 1
     text: str = ""
+    each_text: bool = False
+
+    def of(self, text: str, *, further: bool = False) -> "Study":
+        """The same study of one text alone, which its title names.
+
+        further: beside the study of another text: then its own name and its figures' name the text, too.
+        """
+        title = re.sub(r"(?=( \([^()]*\))?:)", f", {text}", self.title, count=1)
+        if not further:
+            return replace(self, title=title, text=text)
+        figures = tuple(replace(figure, name=f"{figure.name}-{text}") for figure in self.figures)
+        return replace(self, name=f"{self.name}-{text}", title=title, text=text, figures=figures)
 
     def is_of(self, text: str) -> bool:
         """Whether runs on the text of that name are this study's."""

@@ -259,4 +259,5 @@ STREAMING = Study(
         "library's and has no place for votes. The programs are given the same bytes; their files need no "
         "model, whose weights are not counted here.",
     ),
+    each_text=True,
 )
