@@ -18,9 +18,7 @@ from unimatrix.codec import (
     check_can_be_written,
     check_file,
     decode,
-    did_you_mean,
     encode,
-    near_names,
     parse_json,
     read_json,
     read_json_lines,
@@ -241,24 +239,6 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
         file.truncate(2**40)  # a sparse file
     with pytest.raises(UserError, match="expected at most"):
         read_json(path)
-
-
-def test_only_near_names_are_near() -> None:
-    assert near_names("nosuch", ["bench", "eval"]) == []
-    assert near_names("bnch", ["bench", "eval"]) == ["bench"]
-    assert near_names("core", ["unimatrix-core", "transformer"]) == ["unimatrix-core"]
-    assert near_names("bench" * 10**6, ["bench", "eval"]) == near_names("x", []) == []
-
-
-def test_a_complaint_names_as_many_as_a_line_holds() -> None:
-    names = [f"a-name-{number}" for number in range(40)]
-    assert did_you_mean("zzz", names[:3]) == "known: a-name-0, a-name-1, a-name-2"
-    words = did_you_mean("zzz", names)
-    assert words.startswith("known: a-name-0, a-name-1, ")
-    held = words.count("a-name-")
-    assert words.endswith(f"a-name-{held - 1}, and {40 - held} more")
-    assert 70 < len(words) < 105
-    assert did_you_mean("zzz", []) == "known: none"
 
 
 json_values = st.recursive(

@@ -15,25 +15,19 @@ import errno
 import json
 import math
 import os
-import re
-import reprlib
 import stat
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from unimatrix.errors import UserError
+from unimatrix.errors import MAX_DIGITS, UserError, did_you_mean, shown
 
 Record = TypeVar("Record")
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
-_MOST_KNOWN = 80  # characters of names in a complaint
-MAX_DIGITS = 64  # of a whole number; Python itself stops at some thousands, in words of its own
 
 # what users call them
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "None"}
@@ -194,39 +188,6 @@ def encode(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def near_names(name: object, known: Collection[str], *, most: int = 3) -> list[str]:
-    """Those of the known names that somebody who wrote `name` may have meant; none if none is near."""
-    names, asked = [str(one) for one in known], str(name)
-    if len(asked) > 2 * max(map(len, names), default=0):
-        return []  # of a text of megabytes this would take seconds to find out
-    # a name's own word counts too: "core" is near "unimatrix-core"
-    holding = [one for one in names if len(asked) > 2 and asked in re.split(r"[-_.]", one)]
-    return list(dict.fromkeys([*get_close_matches(asked, names, n=most, cutoff=0.7), *holding]))[:most]
-
-
-def did_you_mean(name: object, known: Collection[str]) -> str:
-    """The end of a complaint about an unknown name: the near ones, or as many known ones as a line holds."""
-    near = near_names(name, known)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    names = [str(one) for one in known] or ["none"]
-    held = max(1, sum(length <= _MOST_KNOWN for length in accumulate(len(one) + 2 for one in names)))
-    more = [f"and {len(names) - held} more"] if held < len(names) else []
-    return f"known: {', '.join([*names[:held], *more])}"
-
-
-def shown(value: Any) -> str:
-    """A value in a complaint: what Python calls it, cut short, on one line."""
-    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:  # Python itself stops at some thousands
-        return f"a number of {value.bit_length()} bits"
-    return " ".join(_repr.repr(value).split()) if not isinstance(value, str) else _repr.repr(value)
-
-
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = _repr.maxlong = 60
-_repr.maxlevel, _repr.maxdict, _repr.maxlist = 2, 3, 3
 
 
 def described(hint: Any) -> str:

@@ -19,8 +19,7 @@ from torch import Tensor
 from unimatrix.bench.memory import METHODS, measured_peak
 from unimatrix.bench.processes import in_fresh_processes
 from unimatrix.bench.timing import time_in_turns
-from unimatrix.codec import shown
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 from unimatrix.evals.provenance import provenance
 from unimatrix.ops import SlotMemoryState, SlotReads, slot_memory
 

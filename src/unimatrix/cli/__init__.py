@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unimatrix.cli.again import imported
-from unimatrix.codec import did_you_mean, shown
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, did_you_mean, shown
 from unimatrix.extras import EXTRA_OF, MissingPackage
 
 BAD_INPUT, PIPE_CLOSED, CTRL_C = 2, 141, 130

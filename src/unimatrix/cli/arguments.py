@@ -24,8 +24,8 @@ from typing import (
 
 import tyro
 
-from unimatrix.codec import MAX_DIGITS, described, is_utf8, near_names, shown
-from unimatrix.errors import UserError
+from unimatrix.codec import described, is_utf8
+from unimatrix.errors import MAX_DIGITS, UserError, near_names, shown
 
 if TYPE_CHECKING:
     from unimatrix.data import Corpus

@@ -23,8 +23,8 @@ from unimatrix.bench import (
 from unimatrix.bench import slots as slot_bench
 from unimatrix.bench.terminal import throughput_tables
 from unimatrix.cli.arguments import parse
-from unimatrix.codec import did_you_mean, read_json, shown
-from unimatrix.errors import UserError
+from unimatrix.codec import read_json
+from unimatrix.errors import UserError, did_you_mean, shown
 from unimatrix.models import peer_presets, preset_config, presets, task_presets
 from unimatrix.studies.beyond import fights
 from unimatrix.train.launch import device_kind

@@ -17,9 +17,9 @@ from unimatrix.cli.inspect import check_figure
 from unimatrix.cli.printing import print_table
 from unimatrix.cli.progress import progress_on_stderr
 from unimatrix.cli.trained import check_reads_text
-from unimatrix.codec import check_can_be_written, is_utf8, read_bytes, shown
+from unimatrix.codec import check_can_be_written, is_utf8, read_bytes
 from unimatrix.data.tasks.ruler import RULER, Haystack
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 from unimatrix.evals.ruler import Cell, Row, Settings, plan, read_rows, run_ruler
 from unimatrix.extras import needs
 from unimatrix.hf.any_model import load_causal

@@ -17,8 +17,8 @@ import tyro
 
 from unimatrix.cli.again import command
 from unimatrix.cli.arguments import parse
-from unimatrix.codec import read_json, shown
-from unimatrix.errors import UserError
+from unimatrix.codec import read_json
+from unimatrix.errors import UserError, shown
 from unimatrix.studies.longest import only_in_full
 
 try:

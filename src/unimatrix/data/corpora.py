@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from unimatrix.codec import check_file, is_utf8, near_names, shown
+from unimatrix.codec import check_file, is_utf8
 from unimatrix.data import wikitext
 from unimatrix.data.documents import begins_of, check_begins
 from unimatrix.data.embedded import read_embedded
 from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.splits import SPLITS, Split
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, near_names, shown
 
 # the names that the splits go by in a folder: ours, and those of the official WikiText archives
 _SPLIT_FILES: tuple[dict[Split, str], ...] = (

@@ -8,8 +8,8 @@ import types
 from functools import cache
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from unimatrix.codec import decode, described, shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.codec import decode, described
+from unimatrix.errors import UserError, UserTypeError, shown
 
 # the bytes of every matrix can be counted in 64 bits
 _MOST_OF = {"vocab_size": 2**31 - 1, "max_positions": 2**31 - 1, "num_heads": 2**16}

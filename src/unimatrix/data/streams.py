@@ -11,8 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 
 # windows: of a text, by seed and step. starts: which of them start with BOS, likewise.
 # sequences: of a task, by seed, step and stream. table: of the triple interaction's lookup, by its seed.

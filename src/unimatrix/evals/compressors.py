@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimatrix.codec import did_you_mean, shown
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, did_you_mean, shown
 from unimatrix.evals.bits_per_byte import BitsPerByte
 from unimatrix.evals.model import check_text
 from unimatrix.extras import needs

@@ -20,7 +20,7 @@ import transformers
 from transformers import GenerationConfig
 
 from unimatrix.atomic import append_lines
-from unimatrix.codec import decode, did_you_mean, read_json_lines, shown
+from unimatrix.codec import decode, read_json_lines
 from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.tasks.ruler import (
     RULER,
@@ -33,7 +33,7 @@ from unimatrix.data.tasks.ruler import (
     make_sample,
     wonderwords,
 )
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, did_you_mean, shown
 from unimatrix.evals.model import evaluating
 from unimatrix.evals.provenance import provenance
 from unimatrix.hf.any_model import CausalModel

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unimatrix.codec import shown
 from unimatrix.data.tasks import IGNORE, Batch, TaskConfig, task_of
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 from unimatrix.evals.model import check_finite, device_of, evaluating, max_positions, sum_dtype, vocab_size
 from unimatrix.models import LanguageModel, Mamba2
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimatrix.codec import read_record, shown
-from unimatrix.errors import UserError
+from unimatrix.codec import read_record
+from unimatrix.errors import UserError, shown
 
 CHECKSUMS = "checksums.json"
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from unimatrix.codec import shown
 from unimatrix.data.tokenizer import BOS, EOS, PAD, VOCAB_SIZE
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.models import TextModelConfig, edit, preset_config, setting, text_config_from_dict
 
 DEFAULT_PRESET = "unimatrix-core"

@@ -11,8 +11,7 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.hf.cache import CACHE_NAME, Prepared, UniMatrixCache, by_one_name
 from unimatrix.hf.numbers import NumbersOnly
 from unimatrix.hf.settings import check_settings

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from unimatrix.codec import check_file, decode, read_json, shown
+from unimatrix.codec import check_file, decode, read_json
 from unimatrix.data.tokenizer import VOCAB_SIZE
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.hf.config import UniMatrixConfig
 from unimatrix.hf.modeling import UniMatrixForCausalLM

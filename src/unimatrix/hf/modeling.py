@@ -17,8 +17,8 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
-from unimatrix.codec import fits, shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.codec import fits
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.hf import packing
 from unimatrix.hf.cache import CACHE_NAME, Read, UniMatrixCache, UniMatrixModelOutput, UniMatrixOutput
 from unimatrix.hf.config import UniMatrixConfig

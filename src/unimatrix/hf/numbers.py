@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor
 
-from unimatrix.codec import described, fits, shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.codec import described, fits
+from unimatrix.errors import UserError, UserTypeError, shown
 
 
 def check_plain(name: str, value: object, kind: type) -> None:

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.mixers.documents import positions_in_document
 from unimatrix.models.documents import starts_from_cu_seqlens
 from unimatrix.models.input_checks import check_starts

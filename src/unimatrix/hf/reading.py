@@ -18,10 +18,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from unimatrix.codec import shown
 from unimatrix.data.streams import torch_seed
 from unimatrix.data.tokenizer import BOS, EOS
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.hf.modeling import UniMatrixForCausalLM
 from unimatrix.hf.numbers import check_logits, check_plain
 from unimatrix.hf.saved_state import load_state, save_state

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from unimatrix.atomic import replacing
-from unimatrix.codec import check_can_be_written, check_file, encode, is_utf8, parse_json, shown
+from unimatrix.codec import check_can_be_written, check_file, encode, is_utf8, parse_json
 from unimatrix.data.memory import check_fits, host_bytes
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.hf.generation import first_line
 from unimatrix.hf.modeling import unwrapped
 from unimatrix.hf.numbers import check_plain

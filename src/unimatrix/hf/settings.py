@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from unimatrix.codec import fits, shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.codec import fits
+from unimatrix.errors import UserError, UserTypeError, shown
 
 
 class _Kind(NamedTuple):

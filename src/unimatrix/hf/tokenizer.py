@@ -21,9 +21,9 @@ from typing import Any
 from transformers import AddedToken, PreTrainedTokenizer
 from transformers.utils import logging
 
-from unimatrix.codec import fits, shown
+from unimatrix.codec import fits
 from unimatrix.data.tokenizer import BOS, EOS, PAD, VOCAB_SIZE, decode
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 
 logger: Any = logging.get_logger(__name__)  # transformers adds warning_once
 

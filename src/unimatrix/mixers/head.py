@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimatrix.codec import shown
 from unimatrix.data.settings import check_counts, check_types
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 from unimatrix.mixers.part import Role, Size
 from unimatrix.mixers.registry import PartConfig
 

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, NamedTuple, cast, get_args, get_type_hints
 
 from torch import nn
 
-from unimatrix.codec import decode, did_you_mean, shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.codec import decode
+from unimatrix.errors import UserError, UserTypeError, did_you_mean, shown
 from unimatrix.mixers.part import PORTS, Part, Role, Size
 from unimatrix.ops.versions import VERSIONS
 

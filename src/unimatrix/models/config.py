@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from unimatrix.codec import decode, did_you_mean, encode, shown
+from unimatrix.codec import decode, encode
 from unimatrix.data.settings import check_counts, check_range, check_types
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, did_you_mean, shown
 from unimatrix.mixers import (
     AttentionConfig,
     HeadConfig,

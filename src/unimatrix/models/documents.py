@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.models.input_checks import check_starts
 from unimatrix.ops.shapes import TokenIds, TokenMask
 

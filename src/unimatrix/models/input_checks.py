@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 

@@ -6,8 +6,7 @@ The general language model, another's (Mamba-2), and the one that knows its task
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 from unimatrix.models.config import ModelConfig
 from unimatrix.models.language_model import LanguageModel
 from unimatrix.models.mamba2 import Mamba2, Mamba2Config

@@ -7,8 +7,7 @@ people's models in peer_presets.
 
 from typing import Any
 
-from unimatrix.codec import did_you_mean, shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, did_you_mean, shown
 from unimatrix.mixers import (
     AssociativeMemoryConfig,
     AttentionConfig,

@@ -13,9 +13,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from unimatrix.codec import did_you_mean, encode, shown
+from unimatrix.codec import encode
 from unimatrix.data.settings import check_type
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, did_you_mean, shown
 from unimatrix.mixers import PartConfig
 from unimatrix.mixers.registry import part_from_json
 from unimatrix.models.config import ModelConfig, Parts, check_known_settings

@@ -7,8 +7,7 @@ the names that they had (what did change is `unimatrix.mixers.upgrade_weights`).
 from collections.abc import Mapping
 from typing import Any
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 
 MAX_DEPTH = 2**12  # a model's order says for each step which layer it applies
 

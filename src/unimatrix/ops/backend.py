@@ -13,8 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from unimatrix.codec import near_names, shown
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, near_names, shown
 from unimatrix.ops.internals import differentiating, exporting
 
 Backend = Literal["auto", "reference", "chunked", "compiled"]

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.ops.internals import transforming, watched
 
 HeadVectors = Tensor  # [B, T, H, S]

@@ -2,8 +2,7 @@
 
 from collections import ChainMap
 
-from unimatrix.codec import did_you_mean, near_names, shown
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, did_you_mean, near_names, shown
 from unimatrix.lab.study import Study
 from unimatrix.studies.beyond import fair_fight
 from unimatrix.studies.beyond.ablation import ABLATION

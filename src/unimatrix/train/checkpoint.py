@@ -26,9 +26,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from unimatrix.atomic import flush
-from unimatrix.codec import check_file, encode, read_json, shown
+from unimatrix.codec import check_file, encode, read_json
 from unimatrix.data import VOCAB_SIZE
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
 from unimatrix.models import AnyModel, TypedLatent, config_from_dict, model_from_config, upgrade_weights

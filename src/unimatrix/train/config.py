@@ -12,12 +12,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from unimatrix.codec import decode, encode, is_utf8, shown
+from unimatrix.codec import decode, encode, is_utf8
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig, task_of
 from unimatrix.data.tasks.triple_interaction import Symbols
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.models import TASK_PRESETS, AnyModelConfig, ModelConfig, preset_config, settings_of
 from unimatrix.models.upgrade import MAX_DEPTH
 

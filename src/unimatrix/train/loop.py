@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from unimatrix.codec import described, shown
+from unimatrix.codec import described
 from unimatrix.data import Corpus
-from unimatrix.errors import UserTypeError
+from unimatrix.errors import UserTypeError, shown
 from unimatrix.extras import needs
 from unimatrix.models import AnyModel, Mamba2, parameter_count
 from unimatrix.ops import backends_of

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from unimatrix.codec import shown
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.data.tasks import TASKS
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 from unimatrix.models import ModelConfig
 from unimatrix.train.config import Experiment, LoopConfig, ModelChoice, OptimConfig
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from unimatrix.atomic import write_json
-from unimatrix.codec import encode, is_utf8, shown
-from unimatrix.errors import UserError
+from unimatrix.codec import encode, is_utf8
+from unimatrix.errors import UserError, shown
 from unimatrix.train.checkpoint import (
     Checkpoint,
     delete_checkpoints,

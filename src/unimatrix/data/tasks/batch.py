@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimatrix.codec import shown
 from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.streams import bit_generator
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 
 # the label of a position where nothing is asked: what torch's cross entropy leaves out by default
 IGNORE = -100

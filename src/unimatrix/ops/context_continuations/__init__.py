@@ -9,8 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 from unimatrix.ops.backend import NUMBA_INSTALLED, Backend, BackendChoice, choose_backend
 from unimatrix.ops.context_continuations.compiled import context_continuations_compiled
 from unimatrix.ops.context_continuations.reference import context_continuations_reference

@@ -10,8 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from unimatrix.codec import shown
-from unimatrix.errors import UserError, UserTypeError
+from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.ops.backend import Backend, BackendChoice, choose_backend, loops_problem
 from unimatrix.ops.internals import transforming, watched
 from unimatrix.ops.shapes import (
