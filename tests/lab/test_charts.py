@@ -89,6 +89,13 @@ def test_runs_that_measured_only_their_end_have_no_curve() -> None:
     assert [picture.draw() for picture in pictures(TABLE1, runs(curve=CURVE[-2:]))][-1] is None
 
 
+def test_curves_of_more_models_than_can_be_told_apart_are_not_drawn() -> None:
+    many = [dataclasses.replace(TABLE1.trained[1], label=f"model {number}") for number in range(21)]
+    for rows, drawn in ((many[:20], True), (many, False)):
+        study = dataclasses.replace(TABLE1, rows=tuple(rows), figures=())
+        assert (pictures(study, runs())[-1].draw() is not None) == drawn
+
+
 def trace(held, *, slots=2) -> Traced:
     """A history in which slot 0 holds what `held` says at each position, (key, value) or None."""
     steps = tuple(

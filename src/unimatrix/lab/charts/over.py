@@ -22,6 +22,7 @@ from unimatrix.lab.study import Study
 
 _HEIGHT = 300
 _MANY = 8  # lines, from which on a figure needs the whole width
+_MOST = 20  # beyond which nobody finds one
 _MARGIN = 76  # beside the axes, for the vertical one's numbers and title
 
 
@@ -196,12 +197,12 @@ def draw_curves(study: Study, samples: Samples) -> Drawing | None:
     """What runs measured while they trained: above the means, below each model's difference to the first.
 
     The curves of a study often lie in one band; in the differences, seed by seed, they can be told apart.
-    None if no run measured on its way.
+    None if no run measured on its way, and of more models than anyone can tell apart.
     """
     points = curves(study, samples)
-    if not points:
-        return None
     names = list(dict.fromkeys(point["series"] for point in points))
+    if not 0 < len(names) <= _MOST:
+        return None
     on_text = next(row for row in study.trained if row.name == names[0]).experiment.task is None
     label = "validation bits per byte" if on_text else "accuracy, percent"
     single, picked = theme.data(points), theme.picking(names)

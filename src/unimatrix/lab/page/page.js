@@ -71,6 +71,18 @@
     return fit;
   };
 
+  // Vega, Vega-Lite and vega-embed, packed to a third; asked for before the first figure, and once
+  const unpacked = async (packed) => {
+    const bytes = Uint8Array.from(atob(packed), (one) => one.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+  let library;
+  const drawing = () => library ??= (async () => {
+    const script = document.createElement("script");
+    script.textContent = await unpacked(byId("library").textContent);
+    document.head.append(script);
+  })();
+
   const drawn = new WeakMap();
   const draw = async (place, name) => {
     const width = place.clientWidth;
@@ -84,6 +96,12 @@
     const inner = document.createElement("div");
     inner.setAttribute("aria-hidden", "true"); // its place says what it is of, the table has its numbers
     place.replaceChildren(inner);
+    try {
+      await drawing();
+    } catch { // a browser from before 2023
+      place.textContent = "This browser cannot draw the figures; they lie beside the page as PNG and SVG.";
+      return;
+    }
     await vegaEmbed(inner, fitted(specs[name], width), options);
     // what scrolls can be reached by the keyboard
     if (place.scrollWidth > place.clientWidth) place.tabIndex = 0;
