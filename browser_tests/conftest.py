@@ -14,14 +14,15 @@ from made_results import make_result
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from unimatrix.lab.claims import Verdict
+from unimatrix.lab.committed import COMMITTED, committed_rows
 from unimatrix.lab.look import read_trace
+from unimatrix.lab.newest import newest, on_each_text
 from unimatrix.lab.page import render_report
-from unimatrix.lab.results import Result, read_results
+from unimatrix.lab.results import Result
 from unimatrix.lab.words import Summary, summarise
 from unimatrix.studies.catalogue import ALL
 from unimatrix.studies.paper.claims import PAPER
 
-ROOT = Path(__file__).resolve().parents[1]
 EVIL = "</script><img src=x onerror=\"document.title='taken'\"><b>"
 
 
@@ -38,21 +39,12 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-def committed_rows() -> tuple[Path, list[Result]]:
-    """The newest committed results and where they lie."""
-    path = max((ROOT / "docs" / "results").rglob("results.jsonl"), key=lambda one: one.stat().st_size)
-    return path.parent, read_results(path)
-
-
-def summaries(rows: list[Result], folder: Path) -> list[Summary]:
-    """Every study on its newest rows, whatever settings they ran with."""
+def summaries(rows: list[Result]) -> list[Summary]:
+    """Every study on its newest rows."""
     found = []
-    for study in ALL.values():
-        samples: dict[str, dict[int, Result]] = {}
-        for row in rows:
-            if row.experiment in study.names:
-                samples.setdefault(row.experiment, {})[row.seed] = row
-        traced = None if study.inspection is None else read_trace(folder, study.inspection, samples)
+    for study in (told for one in ALL.values() for told in on_each_text(one, rows)):
+        samples = newest(study, rows)
+        traced = None if study.inspection is None else read_trace(COMMITTED, study.inspection, samples)
         found.append(summarise(study, samples, traced=traced))
     return found
 
@@ -95,12 +87,12 @@ def hostile() -> list[Summary]:
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Pages by name: of the committed rows, of one seed of some studies, of none, of hostile words."""
-    folder, rows = committed_rows()
+    rows = committed_rows()
     few = [row for row in rows if row.seed == 7 and row.experiment.startswith(("table1", "recall."))]
     made = {
-        "committed": summaries(rows, folder),
-        "one-seed": summaries(few, folder),
-        "empty": summaries([], folder),
+        "committed": summaries(rows),
+        "one-seed": summaries(few),
+        "empty": summaries([]),
         "hostile": hostile(),
     }
     out = tmp_path_factory.mktemp("pages")
@@ -133,14 +125,18 @@ class Opened:
 
 @pytest.fixture
 def opened(browser: Browser, pages: dict[str, Path]):
-    """opened(name, width=1400, dark=False); at the end no page may have complained or asked the net."""
+    """opened(name, width=1400, dark=False, before=a script to run first).
+
+    At the end no page may have complained or asked the net.
+    """
     found: list[Opened] = []
     contexts = []
 
-    def open_page(name: str, *, width: int = 1400, dark: bool = False) -> Opened:
+    def open_page(name: str, *, width: int = 1400, dark: bool = False, before: str = "") -> Opened:
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
         )
+        context.add_init_script(before)
         contexts.append(context)
         found.append(Opened(context.new_page(), pages[name]))
         return found[-1]

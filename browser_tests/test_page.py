@@ -25,6 +25,16 @@ def test_every_study_is_there_and_every_figure_drawn(opened) -> None:
     assert not any("entries" in text for text in page.locator("svg .role-legend-label").all_text_contents())
 
 
+def test_a_browser_that_cannot_unpack_the_drawing_library_says_where_the_figures_are(opened) -> None:
+    page = opened("one-seed", before="delete window.DecompressionStream").page
+    figures = page.locator("figure[data-figure] .drawing")
+    assert figures.count() > 0
+    assert {text.partition(";")[0] for text in figures.all_inner_texts()} == {
+        "This browser cannot draw the figures"
+    }
+    assert page.locator("td .spark").count() > 0
+
+
 def test_a_name_in_a_legend_is_tapped_to_see_it_alone(opened) -> None:
     page = opened("committed").page
     for name in ("table1-curves", "figure3"):
