@@ -24,9 +24,10 @@ MARKED = re.compile(r"(?<=<!-- made: )([\w-]+) -->\n.*?(?=<!-- /made -->)", re.D
 
 # README's table: study, the row's label (its last one), the column, what that is
 HEADLINES = (
+    ("ablation", "unimatrix", "bpb", "text, 80 steps: bits per byte"),
     ("table1", "Transformer", "bpb", "text, 80 steps: bits per byte"),
-    ("table1", "UniMatrix-Core", "bpb", "text, 80 steps: bits per byte"),
     ("table2", "Triple-Hybrid", "bpb", "text, 80 steps: bits per byte"),
+    ("ablation", "unimatrix", "accuracy_4_pairs", "one of 4 pairs recalled, % right"),
     ("table4", "Transformer", "accuracy", "one of 4 pairs recalled, % right"),
     ("table4", "SparsePointer", "accuracy", "one of 4 pairs recalled, % right"),
     ("table6", "Transformer-Triple", "accuracy_affine", "a rule over three values, % right"),
@@ -143,9 +144,13 @@ def headlines() -> str:
     for name, label, key, what in HEADLINES:
         (summary,) = (one for one in summaries() if one.study.name == name)
         number = [column.key for column in summary.study.columns].index(key)
-        line = [line for line in summary.lines if line.label == label][-1]
+        row = [row for row in summary.study.trained if row.label == label][-1]
+        (line,) = (line for line in summary.lines if line.name == row.experiment.name)
         cell = line.cells[number]
-        lines.append((what, label, line.parameters_text, cell.paper, cell.ours))
+        # of the model that this column measures: a task's has another vocabulary
+        runs = summary.samples[row.measured_in(key).name].values()
+        (parameters,) = {f"{run.parameters:,}" for run in runs}
+        lines.append((what, label, parameters, cell.paper, cell.ours))
     return table(("measured", "model", "parameters", "paper", "ours"), lines)
 
 
