@@ -19,8 +19,12 @@ from unimatrix.ops import suffix_automaton
 from unimatrix.studies.beyond.binding_load import (
     AUTOMATON,
     BAR,
+    BATCH,
     BINDING_LENGTH,
     BINDING_LOAD,
+    CROWD,
+    CROWDED,
+    HOLDS_ITS_SHARE,
     LENGTHS,
     LOOKS_BACK,
     OTHER,
@@ -66,6 +70,21 @@ def test_five_seeds_without_a_miss_are_enough_answers_for_the_bar() -> None:
     assert answers_in(LENGTHS[-1], 4) == mqar.variants(task)["65536_tokens_4_pairs"].eval_sequences * 4
     for study in STUDIES:
         assert f"At 65,536 tokens that is {answers_in(65_536, 4)} answers for each seed." in study.protocol
+
+
+def test_the_crowd_is_asked_and_answers_as_often() -> None:
+    for slots, found in CROWDED.items():
+        assert slots >= CROWD[1] == found.task.num_pairs
+        assert found.loop.batch_size * found.task.length == TRAINED_ON.length * BATCH
+        for name, variant in mqar.variants(found.task).items():
+            assert 100.0 * 0.05 ** (1 / (5 * variant.eval_sequences * variant.num_asked)) >= BAR, name
+    asked = {comparison.label for comparison in HOLDS_ITS_SHARE.comparisons}
+    assert "64 slots, trained on 64 pairs, 256 pairs in 1,024 - 25" in asked
+
+
+def test_the_preset_has_its_votes_or_none() -> None:
+    voting, silent = (OTHER[name].model.resolved(8192) for name in ("unimatrix", "unimatrix-no-votes"))
+    assert voting.parts.keys() - silent.parts.keys() == {"suffix"}
 
 
 def test_without_runs_nothing_is_said() -> None:

@@ -15,10 +15,11 @@ from unimatrix.lab.run import reproduce
 from unimatrix.mixers import SurpriseStoreConfig
 from unimatrix.mixers.surprise_store import Policy
 from unimatrix.ops import surprise_store
-from unimatrix.studies.beyond.binding_load import LEAST_GOES, SURPRISE
+from unimatrix.studies.beyond.binding_load import LEAST_GOES, SURPRISE, WORTH
 from unimatrix.studies.beyond.surprise_store import (
     ADMISSION,
     ADMITS,
+    KEEPS,
     LABELS,
     LETS_GO,
     ON_CLEAN,
@@ -87,10 +88,15 @@ def test_where_the_oldest_goes_surprise_admits_as_many_as_chance_and_else_ever_f
 
 def test_a_claim_compares_policies_that_differ_in_one_thing() -> None:
     """Either who is admitted, or who goes: never a store that hardly changes with one that always does."""
-    admits = {"surprise": "surprise", "surprise-oldest": "surprise", "random": "chance"}
-    goes = {"surprise": "least", "surprise-oldest": "oldest", "random": "oldest"}
-    claims = [*SURPRISE_STORE.claims, SURPRISE, LEAST_GOES]
-    assert len(claims) == 10
+    admits = {
+        "surprise": "surprise",
+        "surprise-oldest": "surprise",
+        "random": "chance",
+        "reservoir": "chance",
+    }
+    goes = {"surprise": "least", "surprise-oldest": "oldest", "random": "oldest", "reservoir": "least"}
+    claims = [*SURPRISE_STORE.claims, SURPRISE, WORTH, LEAST_GOES]
+    assert len(claims) == 15
     for claim in claims:
         ((left, right),) = (
             [
@@ -108,8 +114,8 @@ def test_a_claim_compares_policies_that_differ_in_one_thing() -> None:
 
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory):
-    """Three policies and the oracle, on everything: two steps, 200 bytes."""
-    chosen = {LABELS[policy] for policy in ("random", "oracle", "surprise", "surprise-oldest")}
+    """Four policies and the oracle, on everything: two steps, 200 bytes."""
+    chosen = {LABELS[policy] for policy in ("random", "reservoir", "oracle", "surprise", "surprise-oldest")}
     rows = tuple(row for row in SURPRISE_STORE.rows if row.label in chosen)  # type: ignore[union-attr]
     study = tiny(dataclasses.replace(SURPRISE_STORE, rows=rows))
     found = reproduce(
@@ -127,7 +133,7 @@ def test_every_row_has_a_number_for_every_task_and_every_claim_a_verdict(reprodu
     for line in reproduced.lines:
         assert all(cell.ours for cell in line.cells), line.label
     verdicts = dict(reproduced.verdicts)
-    assert list(verdicts) == [*ADMITS.values(), *LETS_GO.values()]
+    assert list(verdicts) == [*ADMITS.values(), *LETS_GO.values(), *KEEPS.values()]
     assert {verdict.seeds for verdict in verdicts.values()} == {2}
     answer = reproduced.study.answer(reproduced.samples)
     assert "not measured" not in answer

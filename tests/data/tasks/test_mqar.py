@@ -417,3 +417,17 @@ def test_what_cannot_be_held_is_refused():
         draw(batch_size=0)
     with pytest.raises(UserError, match="64 sequences of a vocabulary of 1,000,000,000,000 tokens: needs at"):
         draw(MQARConfig(vocab_size=10**12))
+
+
+@pytest.mark.parametrize("power", [0.01, 1.0])
+def test_the_share_of_first_queries_near_the_pairs_is_counted_so(power) -> None:
+    config = MQARConfig(num_pairs=4, length=256, power=power)
+    batch = mqar.make(config, seed=3, step=0, batch_size=4096, stream="eval")
+    first = batch.input_ids[:, :1]
+    behind = config.first_query
+    at = (batch.input_ids[:, behind:] == first).int().argmax(dim=1)  # tokens after the first behind the pairs
+    for tokens in (1, 2, 16, 128):
+        expected = mqar.share_within(config, tokens)
+        assert within(float((at < tokens).float().mean()), expected, 4096)
+    assert mqar.share_within(config, 256 - behind) == pytest.approx(1.0)
+    assert mqar.share_within(config, 0) == 0.0

@@ -344,6 +344,16 @@ def _distances(draws: np.ndarray, count: int, *, power: float) -> np.ndarray:
     return np.take_along_axis(first, order, axis=1)
 
 
+def share_within(config: MQARConfig, tokens: int) -> float:
+    """How often the first pair is asked for at most so many tokens behind the last pair, from 0 to 1.
+
+    The pairs after it take what is left, so that theirs is hardly less.
+    """
+    places = (config.length - config.first_query) // 2
+    chances = np.arange(1, places + 1, dtype=np.float64) ** (config.power - 1.0)
+    return float(chances[: (tokens + 1) // 2].sum() / chances.sum())
+
+
 def _filler(config: MQARConfig, draws: np.ndarray, bound: np.ndarray) -> np.ndarray:
     """[B, F] int64: filler that is drawn, each token equally often.
 
