@@ -8,7 +8,7 @@ from torch import Tensor
 from trained_size import ALL_PRESETS, random_ids, trained_size
 
 import unimatrix
-from unimatrix.models import language_model, peer_presets, state_bytes, task_presets
+from unimatrix.models import language_model, move_state, peer_presets, state_bytes, task_presets
 from unimatrix.ops import TokenStoreState
 
 LENGTHS = (0, 1, 2, 5, 2048 + 7)
@@ -76,6 +76,27 @@ def test_a_state_shares_nothing_with_what_was_given(name):
     ids.fill_(7)
     mask.fill_(False)
     assert torch.equal(model(more, state)[0], expected)
+
+
+def places(state: object, *, text: bool = False) -> set[tuple[str, bool]]:
+    """On which devices tensors lie, each with whether it is of a text that is kept."""
+    if isinstance(state, Tensor):
+        return {(state.device.type, text)}
+    parts = state.values() if isinstance(state, dict) else () if state is None else state
+    text = text or isinstance(state, TokenStoreState)
+    return set().union(*(places(part, text=text) for part in parts))
+
+
+@pytest.mark.parametrize("name", [*ALL_PRESETS, *peer_presets()])
+def test_a_state_moves_and_the_text_that_it_keeps_stays_on_the_host(name):
+    model = trained_size(name)
+    ids = random_ids(2, 9, below=53)
+    with torch.no_grad():
+        state = model(ids)[1]
+        assert places(move_state(state, "meta")) <= {("meta", False), ("cpu", True)}
+        assert places(move_state(state, "meta")) >= {("meta", False)}
+        again = move_state(move_state(state, "cpu"), torch.device("cpu"))
+        assert torch.equal(model(ids[:, :4], again)[0], model(ids[:, :4], state)[0])
 
 
 @pytest.mark.parametrize("name", [*ALL_PRESETS, *task_presets(), *peer_presets()])

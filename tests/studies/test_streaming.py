@@ -31,8 +31,7 @@ __all__ = ["one_thread"]
 
 
 def test_every_preset_for_text_is_there_and_votes_where_it_has_a_place_for_votes() -> None:
-    # the LSTM has its streams in the study fair-fight
-    assert LABELS.keys() == (presets().keys() | peer_presets().keys()) - {"lstm"}
+    assert LABELS.keys() == presets().keys() | peer_presets().keys()
     assert LABELS.keys() - VOTED.keys() == {"mamba2"}
     for preset, experiment in VOTED.items():
         plain = PLAINLY[preset].model.resolved(VOCAB_SIZE)

@@ -21,7 +21,7 @@ from unimatrix.models.mamba2 import Mamba2, Mamba2Config, Mamba2State
 from unimatrix.models.peer_presets import PEER_PRESETS, peer_presets
 from unimatrix.models.presets import PRESETS, build, build_language_model, preset_config, presets
 from unimatrix.models.settings import edit, setting, settings_of
-from unimatrix.models.state import select_batch, state_bytes
+from unimatrix.models.state import move_state, select_batch, state_bytes
 from unimatrix.models.task_presets import TASK_PRESETS, task_presets
 from unimatrix.models.typed_latent import TypedLatent, TypedLatentConfig, TypedLatentState
 
@@ -52,6 +52,7 @@ __all__ = [
     "estimate",
     "is_model_config",
     "model_from_config",
+    "move_state",
     "parameter_count",
     "peer_presets",
     "preset_config",

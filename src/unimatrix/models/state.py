@@ -1,4 +1,4 @@
-"""What can be done with any model's state without knowing the model: count, gather, save it.
+"""What can be done with any model's state without knowing the model: count, gather, move it.
 
 A state is tensors in nested (named) tuples and dicts, batch first, None where there is nothing.
 """
@@ -36,6 +36,15 @@ def select_batch(state: State, index: Tensor) -> State:
         return torch.index_select(part, 0, index.to(part.device))
 
     return _map(select, state, (Tensor, TokenStoreState))
+
+
+def move_state(state: State, device: torch.device | str) -> State:
+    """The state on another device, to go on there; what is kept of the text stays on the host."""
+    return _map(
+        lambda part: part if isinstance(part, TokenStoreState) else part.to(device),
+        state,
+        (Tensor, TokenStoreState),
+    )
 
 
 def _map(function: Callable[[Any], Any], value: Any, leaf: Any = Tensor) -> Any:

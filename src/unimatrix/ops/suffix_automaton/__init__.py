@@ -47,7 +47,8 @@ def suffix_automaton(
     Returns:
         SuffixMatch(token, length, position), [B, T] int64 each, -1, 0, -1 where nothing occurred before; the
         state after the last position. It lies on the host: 8 bytes a token, 32 for each node of a tree that
-        has at most one a token and about 0.65 on text, and 11 to 16 for each of its edges.
+        has at most one a token and about 0.65 on text, and 11 to 16 for each of its edges. Every row is as
+        large as the longest.
 
     Raises:
         UserError: a wrong shape or dtype, an id out of range, a capacity under 2, a state that is

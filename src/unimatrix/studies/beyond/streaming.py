@@ -57,6 +57,7 @@ LABELS = {
     "recurrent-ffn-hybrid": "Recurrent-FFN-Hybrid",
     "mamba2": "Mamba-2",
     "m2rnn": "M2RNN",
+    "lstm": "LSTM",
 }
 WITHOUT_VOTES: Mapping[str, Any] = {"parts.suffix": None}  # of the preset unimatrix
 # whose parts are another library's: there is no place for votes

@@ -219,8 +219,8 @@ SURPRISE_STORE = Study(
         "the row in which the least surprising goes differs in the worth of a token alone.",
         "On the tasks the pairs come first, while there is room, so that every policy but the oracle's takes "
         "them in: where the oldest goes, what is compared is how many fillers come after them, and only "
-        f"where the least goes, who is kept. The rate of {RATE:g} and the budgets were set by hand before any "
-        "run and follow no rule: the running quantile keeps the share that is admitted at that rate.",
+        f"where the least goes, who is kept. The rate of {RATE:g} and the budgets were set by hand before "
+        "any run and follow no rule: the running quantile keeps the share that is admitted at that rate.",
         "The surprise of a token is the mean over the "
         "heads of |k - S v / |v|^2| / |k| before its write, without the factor 1 - rho. The oracle looks "
         "ahead in what one call reads: on the tasks to the keys that come again, on text to pairs of tokens "
