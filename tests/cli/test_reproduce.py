@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unimatrix.cli import reproduce as command
 from unimatrix.lab.committed import committed_rows, seconds_by_experiment
-from unimatrix.lab.run import Reproduction
+from unimatrix.lab.run import GaveUp, Reproduction
 from unimatrix.studies.catalogue import EXPERIMENTS, ONLY_IN_FULL, STUDIES
 
 
@@ -70,6 +70,28 @@ def test_reproduce_prints_the_command_that_goes_on(call, small_run, tmp_path, mo
     code, out, _ = call("reproduce", "--data", text, "--out", tmp_path / "my out")
     assert code == 143
     assert out.endswith(f"to go on: unimatrix reproduce --data {text} --out '{tmp_path}/my out'\n")
+
+
+def test_reproduce_tells_last_which_runs_stopped_for_good_and_ends_with_1(
+    call, small_run, tmp_path, monkeypatch
+) -> None:
+    found = {
+        "gave_up": tuple(
+            GaveUp(experiment=name, seed=7, why="training stopped: the loss (nan)") for name in ("a", "b")
+        )
+    }
+    monkeypatch.setattr(command, "reproduce", lambda **_: Reproduction(summaries=(), page=None, **found))
+    chosen = ("--data", small_run.parent / "sea.txt", "--out", tmp_path)
+    code, out, err = call("reproduce", *chosen)
+    assert (code, err) == (1, "")
+    why = "(training stopped: the loss (nan))"
+    told = f"Not trained to the end, and in no table: a, seed 7 {why}; b, seed 7 {why}\n"
+    assert out.endswith(told)
+    # a signal's code goes before it
+    found["stop_signal"] = 15
+    code, out, _ = call("reproduce", *chosen)
+    assert code == 143
+    assert f"{told}Stopped; to go on: " in out
 
 
 def test_reproduce_trains_one_seed_without_the_longest_unless_it_is_told_otherwise(

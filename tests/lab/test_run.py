@@ -186,6 +186,49 @@ def test_a_signal_ends_it_and_a_finished_run_is_kept(tmp_path, go, monkeypatch, 
     assert len(read_results(tmp_path / "out" / RESULTS)) == kept
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_cannot_go_on_has_no_row_and_the_page_is_of_the_others(tmp_path, go, jobs) -> None:
+    lost, kept = SHORT.names
+
+    def diverging(one):
+        return (
+            dataclasses.replace(one, optim=dataclasses.replace(one.optim, lr=1e30))
+            if one.name == lost
+            else one
+        )
+
+    study = SHORT.with_experiments(diverging)
+    result, printed = go(studies=(study,), seeds=(7, 11), jobs=jobs)
+    assert [(one.experiment, one.seed) for one in result.gave_up] == [(lost, 7), (lost, 11)]
+    assert all(one.why.startswith("training stopped") for one in result.gave_up)
+    assert (result.stop_signal, result.page) == (None, tmp_path / "out" / "report.html")
+    assert {(row["experiment"], row["seed"]) for row in rows(tmp_path)} == {(kept, 7), (kept, 11)}
+    printed = " ".join(printed.split())
+    assert f" {lost}, seed 7 (training stopped" in printed
+    assert "; 1 run left" in printed
+    (summary,) = result.summaries
+    assert [line.num_seeds for line in summary.lines] == [0, 2]
+    assert {verdict.outcome for _, verdict in summary.verdicts} == {"undecided"}
+    # what it lacks is trained again, and comes to the same; the others are not
+    result, printed = go(studies=(study,), seeds=(7, 11))
+    assert "4, of which 2 finished before" in printed
+    assert [(one.experiment, one.seed) for one in result.gave_up] == [(lost, 7), (lost, 11)]
+    # a page of nothing, where nothing is left
+    nothing, _ = go(
+        out=tmp_path / "none", studies=(dataclasses.replace(study, rows=study.rows[:1], claims=()),)
+    )
+    assert [line.num_seeds for line in nothing.summaries[0].lines] == [0]
+
+
+def test_what_training_refuses_still_ends_it(go, monkeypatch) -> None:
+    def refuse(*_, **__):
+        raise UserError("a full disk")
+
+    monkeypatch.setattr(module, "train", refuse)
+    with pytest.raises(UserError, match=r"^a full disk$"):
+        go()
+
+
 def test_more_seeds_train_only_the_new_ones_and_all_count(tmp_path, go) -> None:
     go()
     result, printed = go(seeds=(7, 11, 7))

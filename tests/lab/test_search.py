@@ -36,6 +36,8 @@ from unimatrix.lab.search import (
     near,
     search,
     seconds_per_step,
+    steps_of,
+    text_of,
 )
 from unimatrix.models import parameter_count
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig
@@ -117,6 +119,8 @@ def test_every_contestant_has_as_many_runs_of_the_same_seconds_and_all_are_kept(
         assert row.metrics[OF_THE_BUDGET] == BUDGET.seconds
         assert row.steps >= 1
         assert row.config["optim"]["warmup_steps"] == round(0.1 * row.steps)
+        assert row.config["optim"]["lr"] == AXES["lr"][int(row.metrics["choice_lr"])]
+        assert row.config["model"]["changes"]["num_heads"] == AXES["heads"][int(row.metrics["choice_heads"])]
         assert (row.threads, row.seed, row.data["valid"]["bytes"]) == (1, 0, 200)
         assert not row.data["is_paper_corpus"]
     # those after the first are near the best of these
@@ -216,7 +220,9 @@ def test_a_run_that_diverges_counts_and_is_never_the_best(tmp_path, go, monkeypa
     assert "search.unimatrix-core.00: diverged after " in printed
     assert [len(runs) for runs in found.values()] == [3, 3]
     lost = found["unimatrix-core"][0]
-    assert lost.metrics == {OF_THE_BUDGET: BUDGET.seconds, DIVERGED: 1.0}
+    told = SPACES[0].told(drawn(SPACES[0].sizes, 2)[0])
+    assert lost.metrics == {OF_THE_BUDGET: BUDGET.seconds, DIVERGED: 1.0, **told}
+    assert steps_of({"a": [lost]}) == {}, "it may have been lost while its step was timed"
     model = unimatrix.build(Experiment.from_dict(lost.config).model.resolved(VOCAB_SIZE))
     assert lost.parameters == parameter_count(model)
     assert best_of(found)["unimatrix-core"].experiment.name != lost.experiment
@@ -272,10 +278,55 @@ def test_steps_are_timed_in_turns_and_the_random_numbers_go_on() -> None:
     assert all(0.0 < seconds < 10.0 for seconds in found.values())
 
 
+def made_run(space, draw, *, number, value, steps):
+    row = make_result(space.experiment(draw, number=number, steps=steps), 0, value)
+    beside = {OF_THE_BUDGET: BUDGET.seconds, **space.told(draw)}
+    return dataclasses.replace(row, metrics=row.metrics | beside, machine="here", threads=2)
+
+
+def test_recipes_know_the_runs_of_their_search_by_budget_machine_threads_and_text() -> None:
+    row = made_run(SPACES[0], (0, 0), number=2, value=2.0, steps=5)
+    recipes = Recipes(
+        text="counting",
+        sha256s=text_of(row),
+        budget=BUDGET,
+        machine="here",
+        threads=2,
+        steps={},
+        windows={},
+        streams={},
+        seconds_per_step={},
+    )
+    assert recipes.is_of(row)
+    other = row.data | {"valid": row.data["valid"] | {"sha256": "another"}}
+    for changes in (
+        {"metrics": row.metrics | {OF_THE_BUDGET: 30.0}},
+        {"machine": "another"},
+        {"threads": 1},
+        {"data": other},
+        {"experiment": "search.unimatrix-core.03"},  # of a larger budget
+    ):
+        assert not recipes.is_of(dataclasses.replace(row, **changes))
+
+
+def test_a_loss_that_is_no_number_while_steps_are_timed_names_its_model(monkeypatch) -> None:
+    step = Run.train_step
+
+    def fail(run):
+        if run.experiment.model.preset == "transformer":
+            raise TrainingStopped("training stopped: the loss (nan)")
+        step(run)
+
+    monkeypatch.setattr(Run, "train_step", fail)
+    models = {f"fight.{space.name}": space.experiment((0, 0), number=0, steps=1) for space in SPACES}
+    with pytest.raises(TrainingStopped, match=r"^fight\.transformer: training stopped: the loss"):
+        seconds_per_step(models, counting(), threads=1, seconds=0.01)
+
+
 def test_recipes_come_back_from_their_file(tmp_path) -> None:
     runs = {
         space.name: [
-            make_result(space.experiment((at, 0), number=at, steps=5), 0, value)
+            made_run(space, (at, 0), number=at, value=value, steps=5 + at)
             for at, value in enumerate((3.0, 2.0, 2.5))
         ]
         for space in SPACES
@@ -283,18 +334,22 @@ def test_recipes_come_back_from_their_file(tmp_path) -> None:
     best = best_of(runs)
     assert {name: one.bpb for name, one in best.items()} == dict.fromkeys(runs, 2.0)
     assert best["transformer"].experiment.name == "search.transformer.01"
+    assert best["transformer"].choices == {"lr": 1, "heads": 0}
     assert best_of(runs, "stream_bpb") == {}
     recipes = Recipes(
         text="counting",
+        sha256s=text_of(runs["transformer"][0]),
         budget=BUDGET,
         machine="here",
         threads=2,
+        steps=steps_of(runs),
         windows=best,
         streams={},
         seconds_per_step={"fight.transformer": 0.25},
     )
     recipes.write(tmp_path / "recipes.json")
     assert read_record(Recipes, tmp_path / "recipes.json") == recipes
+    assert recipes.steps == dict.fromkeys(runs, (5, 7))
     assert recipes.windows["transformer"].experiment.model.resolved(VOCAB_SIZE).d_model == 8
 
 

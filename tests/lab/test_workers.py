@@ -1,5 +1,6 @@
 """Runs side by side in processes of their own: the same numbers, and what happens where one is stopped."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_studies import SHORT, counting, tiny
 
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab import workers as module
 from unimatrix.lab.training import THREADS, Book, Trained, train_in_turn
 from unimatrix.lab.workers import train_side_by_side
@@ -29,10 +30,16 @@ class Noted:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.results: dict[str, Trained] = {}
-        self.book = Book(begun=lambda run: self.begun.append(run.name), finished=self._finished)
+        self.gave_up: dict[str, str] = {}
+        self.book = Book(
+            begun=lambda run: self.begun.append(run.name), finished=self._finished, gave_up=self._gave_up
+        )
 
     def _finished(self, run, trained) -> None:
         self.results[run.name] = trained
+
+    def _gave_up(self, run, why) -> None:
+        self.gave_up[run.name] = str(why)
 
 
 def when_all_have_a_checkpoint(out: Path, act: Callable[[], None], *, runs: int) -> threading.Thread:
@@ -81,6 +88,28 @@ def test_side_by_side_gives_the_numbers_of_one_after_another_and_ctrl_c_stops_an
     assert any(step % 200 for step in sorted(steps)[2:]), "saved on the way out, not only on the way"
 
 
+def test_a_run_that_cannot_go_on_is_told_and_those_behind_it_are_trained(tmp_path) -> None:
+    """In turn and side by side: of one seed it would stop there whenever it was started again."""
+    first, last = SHORT_RUNS
+    lost = dataclasses.replace(first, name="lost", optim=dataclasses.replace(first.optim, lr=1e30))
+    quiet, runs, why = PlainConsole(quiet=True), (lost, first, last), set()
+    for how in ("turn", "side"):
+        noted, out = Noted(), tmp_path / how
+        given = {"corpus": counting(), "out": out, "book": noted.book}
+        if how == "turn":
+            stopped = train_in_turn(runs, console=quiet, **given)
+        else:
+            stopped = train_side_by_side(runs, jobs=2, **given)
+        assert stopped is None
+        assert noted.begun == [run.name for run in runs]
+        assert noted.results.keys() == {first.name, last.name}
+        assert noted.gave_up.keys() == {"lost"}
+        why |= {noted.gave_up["lost"].partition(";")[0]}
+    assert len(why) == 1
+    assert why.pop().startswith("training stopped")
+    assert not multiprocessing.active_children()
+
+
 def test_a_process_that_ends_is_told_by_its_runs_name_and_the_other_saves(tmp_path) -> None:
     noted = Noted()
 
@@ -126,6 +155,7 @@ def test_a_worker_without_parent_stops_itself_until_it_hears_it_and_at_last_ends
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [
+        (TrainingStopped("training stopped: the loss"), "training stopped: the loss"),
         (UserError("steps: expected 3"), "table1.transformer, seed 7: steps: expected 3"),
         (OSError(28, "No space left on device", "a/file"), "No space left on device"),
         ("Traceback: a fault", "table1.transformer, seed 7:\nTraceback: a fault"),

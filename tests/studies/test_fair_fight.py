@@ -11,13 +11,14 @@ from rich.console import Console
 from studies.test_fights import made_rows, recipes_of
 from tiny_studies import text_of
 
-from unimatrix.data import Corpus
+from unimatrix.data import VOCAB_SIZE, Corpus
 from unimatrix.errors import UserError
 from unimatrix.lab import committed
 from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.results import append_result
 from unimatrix.lab.run import reproduce
 from unimatrix.lab.search import SEARCH
+from unimatrix.models.estimate import estimate
 from unimatrix.studies import catalogue
 from unimatrix.studies.beyond.contestants import CONTESTANTS
 from unimatrix.studies.beyond.fair_fight import FAIR_FIGHT, NAMES, Reached, _When, fair_fight
@@ -28,8 +29,14 @@ from unimatrix.studies.paper.claims import PAPER
 
 def studies(**changes):
     """All five, of 22.5 seconds a step: 8 steps at 3 minutes."""
-    seconds_per_step = dict.fromkeys(fights(recipes_of(made_rows())), 22.5)
-    return fair_fight(recipes_of(made_rows(), seconds_per_step=seconds_per_step, **changes))
+    recipes = recipes_of(made_rows(), **changes)
+    return fair_fight(
+        dataclasses.replace(
+            recipes,
+            seconds_per_step=dict.fromkeys(fights(recipes), 22.5),
+            steps=recipes.steps | {"transformer": (25, 50)},
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +82,16 @@ def test_a_fight_from_its_recipes_to_its_figures(reproduced, tmp_path, monkeypat
     for rows in made_rows().values():
         for row in rows:
             append_result(tmp_path / SEARCH, row)
+            # of another search, and so in no figure of this one
+            other = {"threads": row.threads + 1, "metrics": row.metrics | {"bpb": 1.0}}
+            append_result(tmp_path / SEARCH, dataclasses.replace(row, **other))
     check_pictures(reproduced.study, samples)
     costs = {one["label"]: one["cost"] for one in records_of(reproduced.study, samples, "fair-fight-cost")}
     assert costs.keys() == shown.keys()
     assert all(100_000 < cost < 1_000_000 for cost in costs.values())
-    assert len(records_of(reproduced.study, samples, "fair-fight-search")) == 2 * len(CONTESTANTS)
+    runs = records_of(reproduced.study, samples, "fair-fight-search")
+    assert len(runs) == 2 * len(CONTESTANTS)
+    assert 1.0 not in {run["value"] for run in runs}
 
 
 def test_the_seconds_until_ours_is_as_good_lie_between_two_looks() -> None:
@@ -152,7 +164,41 @@ def test_every_study_has_its_models_its_threads_and_says_what_was_searched() -> 
         for contestant in CONTESTANTS.values():
             if not {"scale", "start"} <= contestant.axes.keys():
                 assert contestant.label.casefold() in unlike
-    assert "wider; on both sides" in " ".join(large.protocol)
+        assert "unimatrix 40; The paper's Transformer 25 to 50; Transformer, modern 40; " in words
+        assert "Dropout was 0 for all and was not searched: " in words
+        assert "The preset unimatrix itself (its layers, " in words
+        assert "an extra that no opponent had." in words
+    words = " ".join(large.protocol)
+    assert (
+        "(unimatrix, M2RNN and Triple-Hybrid) the number of heads grows with the width, on both sides"
+        in words
+    )
+    assert "as deep and wider." in words
+    assert "comes nearest to 1,500,000 weights, " in words
+    counts = {estimate(one.model.resolved(VOCAB_SIZE)).parameters for one in main.experiments}
+    for found, label in zip(
+        re.findall(r"([\d,]+) \((.+?), ([-+][\d.]+) %\)", " ".join(main.protocol)), (min, max), strict=True
+    ):
+        count = int(found[0].replace(",", ""))
+        assert count == label(counts)
+        assert found[1] in {row.label for row in main.trained}
+        assert float(found[2]) == pytest.approx(100 * (count / 174_848 - 1), abs=0.06)
+
+
+def test_behind_a_search_on_tokenised_wikitext_2_all_fight_on_its_raw_form_and_tinyshakespeare() -> None:
+    """Raw has the same articles: of it nobody can say that no recipe was searched on it."""
+    main, second, third, *_ = studies(text="wikitext-2")
+    assert [study.text for study in (main, second, third)] == [
+        "wikitext-2",
+        "wikitext-2-raw",
+        "tinyshakespeare",
+    ]
+    words = [" ".join(study.protocol) for study in (main, second, third)]
+    assert ["No recipe was searched on this text" in one for one in words] == [False, False, True]
+    assert "which has the same articles as this text, wikitext-2-raw: " in words[1]
+    assert "The windows and the stream here hold the same articles, tokenised." in words[0]
+    assert "The windows and the stream here hold those bytes." in words[1]
+    assert "on which the recipe of `unimatrix train` was tried by hand" in words[2]
 
 
 def test_each_is_of_one_text_by_name_and_the_further_ones_are_not_the_searched_one() -> None:

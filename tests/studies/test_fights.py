@@ -1,6 +1,7 @@
 """The fair fight: as much to search for each contestant, of about the same size; what its search leads to."""
 
 import dataclasses
+import itertools
 import statistics
 from functools import cache
 
@@ -12,7 +13,7 @@ from tiny_studies import counting
 from unimatrix.bench.timing import Timing
 from unimatrix.codec import read_record
 from unimatrix.data import VOCAB_SIZE
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals import parts_that_look_back
 from unimatrix.lab import search as search_module
 from unimatrix.lab.committed import COMMITTED
@@ -27,8 +28,10 @@ from unimatrix.lab.search import (
     by_contestant,
     drawn,
     near,
+    steps_of,
+    text_of,
 )
-from unimatrix.models import build
+from unimatrix.models import ModelConfig, build, settings_of
 from unimatrix.models.estimate import estimate
 from unimatrix.studies.beyond import fights as module
 from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, PARAMETERS, WINDOW
@@ -53,17 +56,24 @@ def count(model):
 def made_rows(better=None):
     """contestant -> runs as a search leaves them, the last one the best; `better` is ahead of all others."""
     rows = {}
-    for place, name in enumerate(CONTESTANTS):
-        values = [2.5 + place / 10, 2.4 + place / 10]
-        rows[name] = [
-            make_result(one, 0, value - (1.0 if name == better else 0.0))
-            for one, value in zip(draws_of(name)[:2], values, strict=True)
-        ]
+    for place, (name, contestant) in enumerate(CONTESTANTS.items()):
+        rows[name] = []
+        for at, (one, draw) in enumerate(zip(draws_of(name)[:2], drawn_of(contestant), strict=False)):
+            row = make_result(one, 0, 2.5 + (place - at) / 10 - (1.0 if name == better else 0.0))
+            beside = {OF_THE_BUDGET: BUDGET.seconds, **contestant.space.told(draw)}
+            rows[name].append(
+                dataclasses.replace(row, metrics=row.metrics | beside, machine="a machine", threads=2)
+            )
     return rows
+
+
+def drawn_of(contestant):
+    return drawn(contestant.space.sizes, BUDGET.drawn)
 
 
 def recipes_of(rows, **changes):
     given = {"text": "a text", "machine": "a machine", "threads": 2, "budget": BUDGET}
+    given |= {"sha256s": text_of(made_rows()["lstm"][0]), "steps": steps_of(rows)}
     best = {"windows": best_of(rows), "streams": best_of(rows, "stream_bpb")}
     return Recipes(**(given | best | {"seconds_per_step": {}} | changes))
 
@@ -89,7 +99,7 @@ def test_there_is_as_much_to_search_for_each_contestant() -> None:
 def test_each_draw_is_a_model_of_about_the_same_size_and_measured_alike(name) -> None:
     contestant = CONTESTANTS[name]
     for experiment in draws_of(name):
-        assert abs(count(experiment.model) / PARAMETERS - 1) < 0.1
+        assert abs(count(experiment.model) / PARAMETERS - 1) < 0.065
         assert experiment.loop.eval_window == WINDOW
         assert experiment.loop.seq_len in LEARNING["context"]
         config = experiment.model.resolved(VOCAB_SIZE)
@@ -98,6 +108,79 @@ def test_each_draw_is_a_model_of_about_the_same_size_and_measured_alike(name) ->
         assert (config.max_positions is None) == (not contestant.positions)
     looks = bool(parts_that_look_back(build(config))) and not contestant.positions
     assert contestant.looks_back == looks == (experiment.loop.stream_window is not None)
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
+def test_every_model_is_within_3_percent_where_its_heads_divide_such_a_width(name) -> None:
+    """Of all shapes; ours is never larger."""
+    contestant = CONTESTANTS[name]
+    learning = {"lr": 1e-3, "warmup": 0.02, "tokens": 1024, "context": 128}
+    kinds = contestant.axes.keys() - {"start", "scale"}  # which change no number of weights
+    for picks in itertools.product(*(contestant.axes[kind] for kind in kinds)):
+        chosen = {kind: choices[0] for kind, choices in contestant.axes.items()}
+        model = contestant.make({**learning, **chosen, **dict(zip(kinds, picks, strict=True))}, 10).model
+        width, off = model.changes["d_model"], count(model) / PARAMETERS - 1
+        assert width % 2 == 0
+        assert off <= 0.03 or name != "unimatrix"
+        assert abs(off) < 0.065
+        if abs(off) > 0.03:
+            between = [other for other in range(width - 8, width + 9, 2) if other != width]
+            for other in between:
+                try:
+                    found = count(dataclasses.replace(model, changes=model.changes | {"d_model": other}))
+                except UserError:
+                    continue
+                assert abs(found / PARAMETERS - 1) >= abs(off)
+
+
+def test_heads_of_a_fixed_size_grow_in_number_with_the_width() -> None:
+    """On both sides: elsewhere the heads, or the state, grow themselves."""
+    for name, contestant in CONTESTANTS.items():
+        small = draws_of(name)[0].model
+        resolved = small.resolved(VOCAB_SIZE)
+        settings = settings_of(resolved) if isinstance(resolved, ModelConfig) else {}
+        sizes = {path.rpartition(".")[2] for path in settings if path.startswith("layers.*.mixer.")}
+        assert (contestant.heads is not None) == bool(sizes & {"state_dim", "key_dim"})
+        wide = contestant.widened(small, 1_500_000)
+        assert abs(count(wide) / 1_500_000 - 1) < 0.03
+        if contestant.heads is None:
+            assert wide == dataclasses.replace(
+                small, changes=small.changes | {"d_model": wide.changes["d_model"]}
+            )
+            continue
+        path = "layers.*.mixer.num_heads"
+        assert settings[path] == contestant.heads
+        grown = settings_of(wide.resolved(VOCAB_SIZE))
+        times = wide.changes["d_model"] / small.changes["d_model"]
+        assert times > 2
+        assert abs(grown[path] - times * contestant.heads) <= 0.5
+        assert {key: value for key, value in grown.items() if key not in ("d_model", path)} == {
+            key: value for key, value in settings.items() if key not in ("d_model", path)
+        }
+
+
+def test_the_warm_up_is_the_share_that_was_chosen_however_few_the_steps() -> None:
+    """0.02 of 26 steps is rounded to 1, which is nearer to 0.05 of them."""
+    rows = made_rows()
+    for choice, share in enumerate(LEARNING["warmup"]):
+        for steps in (1, 10, 26, 29, 399):
+            best = best_of(rows)["lstm"]
+            loop = dataclasses.replace(best.experiment.loop, steps=steps)
+            optim = dataclasses.replace(best.experiment.optim, warmup_steps=round(share * steps))
+            found = dataclasses.replace(best.experiment, loop=loop, optim=optim)
+            best = dataclasses.replace(best, experiment=found, choices=best.choices | {"warmup": choice})
+            recipes = recipes_of(rows, windows=best_of(rows) | {"lstm": best})
+            fight = fights(
+                dataclasses.replace(recipes, seconds_per_step=dict.fromkeys(fights(recipes), 0.18))
+            )
+            assert fight["fight.lstm"].optim.warmup_steps == round(share * 1000)
+    for choices in ({}, {"warmup": 3}, {"warmup": -1}):
+        lost = best_of(rows)["lstm"]
+        lost = {"lstm": dataclasses.replace(lost, choices=choices)}
+        with pytest.raises(
+            UserError, match=r"^fair_fight\.json, choices of lstm: expected warmup, 0 to 2, got"
+        ):
+            fights(recipes_of(rows, windows=best_of(rows) | lost))
 
 
 def test_an_experiment_is_the_best_recipe_for_its_seconds() -> None:
@@ -126,7 +209,7 @@ def test_an_experiment_is_the_best_recipe_for_its_seconds() -> None:
         votes = [part for part in getattr(parts, "all_parts", {}).values() if "votes" in part.gives]
         assert len(votes) == name.endswith("-votes")
         if name.startswith("fight-large"):
-            assert abs(count(experiment.model) / 1_500_000 - 1) < 0.1
+            assert abs(count(experiment.model) / 1_500_000 - 1) < 0.03
             wider = experiment.model.changes["d_model"] / recipe.model.changes["d_model"]
             assert experiment.optim.lr == pytest.approx(recipe.optim.lr / wider)
         elif not votes:
@@ -135,10 +218,12 @@ def test_an_experiment_is_the_best_recipe_for_its_seconds() -> None:
 
 
 def test_a_fight_that_no_step_was_timed_of_is_named_and_only_before_the_timing_guessed() -> None:
-    """A run of one step, as long as a fight by a guess, would look like any other."""
+    """By a step of the search, so that the rate warms up while steps are timed about as in the fight."""
     rows = made_rows()
     untimed = fights(recipes_of(rows))
-    assert {found.loop.steps for found in untimed.values()} == {1}
+    assert {found.loop.steps for found in untimed.values()} == {40 * 180 // 30, 40 * 600 // 30}
+    shares = {found.optim.warmup_steps / found.loop.steps for found in untimed.values()}
+    assert shares == {LEARNING["warmup"][best_of(rows)["lstm"].choices["warmup"]]}
     timed = dict.fromkeys(untimed, 0.03)
     for missing in ("fight.lstm", "fight-large.unimatrix"):
         others = {name: seconds for name, seconds in timed.items() if name != missing}
@@ -203,9 +288,63 @@ def test_a_search_leaves_the_recipes_and_a_figure(tmp_path, monkeypatch) -> None
     assert (given["threads"], given["budget"]) == (threads, Budget(drawn=3, near=8, seconds=2.0))
     recipes = read_record(Recipes, path)
     assert recipes.windows == best_of(made_rows())
+    assert recipes.steps == dict.fromkeys(CONTESTANTS, (40, 40))
+    assert recipes.sha256s == text_of(made_rows()["lstm"][0])
     assert (recipes.threads, recipes.budget) == (threads, given["budget"])
     assert recipes.seconds_per_step.keys() == set(timed) == fights(recipes).keys()
     assert (tmp_path / "search.svg").read_text().startswith("<svg")
+
+
+def test_recipes_that_are_there_keep_their_timing_and_a_search_of_others_takes_another(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    """Other steps would be other runs: all that was fought by the first timing would count no more."""
+    timed, rows = [], [made_rows()]
+
+    def time(models, *_, **__):
+        timed.append(sorted(models))
+        return dict.fromkeys(models, 0.05 * len(timed))
+
+    def go():
+        return read_record(Recipes, run_search(tmp_path, data="embedded", drawn=12, near=8, seconds=30.0))
+
+    monkeypatch.setattr(module, "search", lambda *_, **__: rows[-1])
+    monkeypatch.setattr(module, "seconds_per_step", time)
+    first = go()
+    assert "stays" not in capsys.readouterr().out
+    assert go() == first
+    assert "fair_fight.json has these recipes and stays, with the steps" in capsys.readouterr().out
+    assert len(timed) == 1
+    # other recipes, a fight without its seconds, another machine, and what is no file of recipes
+    rows.append(made_rows(better="lstm"))
+    assert go().windows == best_of(rows[-1])
+    file = tmp_path / RECIPES.name
+    dataclasses.replace(go(), seconds_per_step={"fight.lstm": 1.0}).write(file)
+    assert go().seconds_per_step.keys() == set(timed[-1])
+    monkeypatch.setattr(module, "machine", lambda _: "another machine")
+    assert go().machine == "another machine"
+    file.write_text("{}")
+    assert go().windows == best_of(rows[-1])
+    assert len(timed) == 5
+
+
+def test_a_loss_that_is_no_number_while_steps_are_timed_loses_no_run_of_the_search(
+    tmp_path, monkeypatch
+) -> None:
+    def diverge(*_, **__):
+        raise TrainingStopped("fight.lstm: training stopped: the loss (nan) is no longer a finite number")
+
+    monkeypatch.setattr(module, "search", lambda *_, **__: made_rows())
+    monkeypatch.setattr(module, "seconds_per_step", diverge)
+    expected = (
+        rf"^timing the steps of the fights: fight\.lstm: .* kept in {tmp_path / SEARCH}, and the same command"
+    )
+    with pytest.raises(UserError, match=expected) as raised:
+        run_search(tmp_path, data="embedded", drawn=12, near=8, seconds=30.0)
+    assert not isinstance(raised.value, TrainingStopped)
+    assert (tmp_path / "search.svg").exists()
+    monkeypatch.setattr(module, "seconds_per_step", lambda models, *_, **__: dict.fromkeys(models, 0.05))
+    assert run_search(tmp_path, data="embedded", drawn=12, near=8, seconds=30.0).exists()
 
 
 def check_equal(rows, budget):
@@ -223,6 +362,7 @@ def test_the_committed_search_gave_all_the_same_and_the_recipes_are_its_best() -
     budget = Budget(drawn=1, near=1, seconds=40.0)
     if rows:
         recipes = read_record(Recipes, RECIPES)
+        rows = by_contestant(row for runs in rows.values() for row in runs if recipes.is_of(row))
         budget = recipes.budget
         assert (recipes.windows, recipes.streams) == (best_of(rows), best_of(rows, "stream_bpb"))
         assert recipes.seconds_per_step.keys() == fights(recipes).keys()

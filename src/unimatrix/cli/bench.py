@@ -56,7 +56,7 @@ measurements:
                 and a table of contexts
   search        the same search of settings for every contestant of the fair fight,
                 each run of the same seconds; then the time of a step of each model
-                (an hour and more; started again it goes on)
+                (two hours, about; started again it goes on)
   against       this version's speed over another's, a git revision or a folder
                 with its sources: both take turns, after what they give is
                 compared
@@ -201,7 +201,7 @@ class Search:
     ] = "auto"
     drawn: Annotated[int, tyro.conf.arg(metavar="N", help="Runs of a contestant drawn at random.")] = 12
     near: Annotated[int, tyro.conf.arg(metavar="N", help="Runs after them, near the best of these.")] = 8
-    seconds: Annotated[float, tyro.conf.arg(help="Seconds of training in each run.")] = 15.0
+    seconds: Annotated[float, tyro.conf.arg(help="Seconds of training in each run.")] = 30.0
     threads: Threads = 2
 
 

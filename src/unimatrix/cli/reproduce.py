@@ -25,7 +25,8 @@ ABOUT = """Train the models of the paper's tables, compare, and judge its claims
 Every finished run is a line of OUT/results.jsonl; started again, the command
 trains only what is missing. It writes OUT/report.html, OUT/figures/ and
 OUT/results.csv. The longest experiments are shown from the project's own runs;
---full trains them too.
+--full trains them too. Of a run whose loss is no longer a number the last line
+says so, and the exit code is then 1; all others are trained and reported.
 
 examples:
   unimatrix reproduce
@@ -80,8 +81,10 @@ def run(arguments: Sequence[str]) -> int:
         paper=PAPER,
         console=console,
     )
+    if result.gave_up:
+        say(console, f"Not trained to the end, and in no table: {'; '.join(map(str, result.gave_up))}")
     if result.stop_signal is None:
-        return 0
+        return 1 if result.gave_up else 0
     again = command("reproduce", *arguments)
     say(console, f"Stopped; to go on: {again}")
     return 128 + result.stop_signal

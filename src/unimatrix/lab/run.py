@@ -22,7 +22,7 @@ from rich.text import Text
 
 from unimatrix.atomic import replace_file
 from unimatrix.data import Corpus, load_corpus
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab.committed import agreements, committed_rows, is_committed, seconds_by_experiment
 from unimatrix.lab.frames import written
 from unimatrix.lab.look import read_trace, write_trace
@@ -69,15 +69,29 @@ def first_seeds(number: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GaveUp:
+    """A run that could not go on, such as one whose loss is no longer a number; why: in training's words."""
+
+    experiment: str
+    seed: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.experiment}, seed {self.seed} ({self.why})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reproduction:
     """What came out: one summary per study, and the page.
 
     stop_signal: the Ctrl-C or SIGTERM that ended it early; then nothing is reported and page is None.
+    gave_up: the runs whose training stopped for good; they have no row, and the page is of the others.
     """
 
     summaries: tuple[Summary, ...]
     page: Path | None
     stop_signal: int | None = None
+    gave_up: tuple[GaveUp, ...] = ()
 
 
 def reproduce(
@@ -97,6 +111,7 @@ def reproduce(
 
     A run is finished if results.jsonl has a row of the same settings, seed and text. Started again after an
     interruption it goes on where it stopped; more seeds add to those that are there, and all of them count.
+    A run whose loss or weights are no longer finite has no row; the others go on, and the page is of them.
 
     Args:
         studies: what is trained and judged; those of another text than this one are left out.
@@ -145,6 +160,7 @@ def reproduce(
     write_results(out / SHOWN, [*kept, *(run for runs in shown.values() for run in runs.values())])
     _announce(console, live, missing, corpus=corpus)
     _announce_skipped(console, skipped)
+    gave_up: list[GaveUp] = []
     stop_signal = _train_all(
         missing,
         jobs=jobs,
@@ -154,10 +170,11 @@ def reproduce(
         expected=seconds_by_experiment(anywhere),
         alone={name for study in studies for name in study.timed},
         threads={run.name: study.threads for study in studies for run in study.experiments},
+        gave_up=gave_up,
         afterwards=seconds_to_measure(studies, rows, anywhere, device=device),
     )
     if stop_signal is not None:
-        return Reproduction(summaries=(), page=None, stop_signal=stop_signal)
+        return Reproduction(summaries=(), page=None, stop_signal=stop_signal, gave_up=tuple(gave_up))
     # last and alone: what is timed must not share the machine
     try:
         identities |= measure_missing(
@@ -168,7 +185,7 @@ def reproduce(
             say=partial(say, console),
         )
     except Stopped as stopped:
-        return Reproduction(summaries=(), page=None, stop_signal=stopped.signal)
+        return Reproduction(summaries=(), page=None, stop_signal=stopped.signal, gave_up=tuple(gave_up))
     rows = read_results(out / RESULTS)
     finished = select(rows, identities)
     samples = {name: runs or shown.get(name, {}) for name, runs in finished.items()}
@@ -185,6 +202,7 @@ def reproduce(
         paper=paper,
         out=out,
         console=console,
+        gave_up=gave_up,
     )
 
 
@@ -253,6 +271,7 @@ def _report(
     paper: Paper,
     out: Path,
     console: Console,
+    gave_up: Sequence[GaveUp] = (),
 ) -> Reproduction:
     """shown: the project's own runs among the samples."""
     folders = {run.folder for run in shown}
@@ -267,7 +286,7 @@ def _report(
         console.print(Text(f"Note: {caution}", style="yellow"))
     _say_agreement(console, summaries)
     say(console, f"\nReport: {page}")
-    return Reproduction(summaries=summaries, page=page)
+    return Reproduction(summaries=summaries, page=page, gave_up=tuple(gave_up))
 
 
 def _summary(
@@ -385,12 +404,13 @@ def _train_all(
     expected: Mapping[str, float],
     alone: Collection[str],
     threads: Mapping[str, int],
+    gave_up: list[GaveUp],
     afterwards: float,
 ) -> int | None:
     """Train and append each run; the signal that ended it early, or None.
 
-    alone: the experiments that are timed. threads: of each experiment's runs. afterwards: the seconds that
-    the measuring will take.
+    alone: the experiments that are timed. threads: of each experiment's runs. gave_up: is given the runs that
+    could not go on. afterwards: the seconds that the measuring will take.
     """
     to_do = [run.name for run in missing]
     done: list[tuple[str, float]] = []
@@ -417,18 +437,23 @@ def _train_all(
             name = f"{run.name}, seed {run.loop.seed}: " if jobs > 1 else ""
             end = f"{left and f'; {left}'}"
             say(console, f"  {name}{trained.headline} after {trained.seconds:.1f} s{end}")
-            show(len(done), left)
+            show(len(missing) - len(to_do), left)
 
-        book = Book(begun=on_begun, finished=on_finished)
+        def on_gave_up(run: Experiment, why: TrainingStopped) -> None:
+            gave_up.append(GaveUp(experiment=run.name, seed=run.loop.seed, why=str(why)))
+            to_do.remove(run.name)
+            left = time_left()
+            say(console, f"  {gave_up[-1]}{left and f'; {left}'}")
+            show(len(missing) - len(to_do), left)
+
+        book = Book(begun=on_begun, finished=on_finished, gave_up=on_gave_up)
         together = [run for run in missing if run.name not in alone] if jobs > 1 else []
         stopped = None
         if len(together) > 1:
             stopped = train_side_by_side(together, jobs=jobs, corpus=corpus, out=out, book=book)
-            missing = [run for run in missing if run.name in alone]
         if stopped is None:
-            stopped = train_in_turn(
-                missing, corpus=corpus, out=out, console=console, book=book, threads=threads
-            )
+            rest = [run for run in missing if run.name in alone] if len(together) > 1 else missing
+            stopped = train_in_turn(rest, corpus=corpus, out=out, console=console, book=book, threads=threads)
         return stopped
 
 

@@ -3,8 +3,8 @@
 The first runs of a contestant are drawn from its space by a fixed seed, every choice of a setting about as
 often as any other; spaces of the same sizes get the same draws. The runs after them change two settings of
 the best of these, each to a choice beside it. All runs train for the same seconds on the same threads: as
-many steps as fit into these by the run's own median step, timed just before on the same kind of batches. So
-what a run learns depends on no clock once its steps are known, and they stand in its row.
+many steps as fit into these by the mean of the run's own step, timed just before on the same kind of batches.
+So what a run learns depends on no clock once its steps are known, and they stand in its row, with its draw.
 
 OUT/search.jsonl    the runs as results (unimatrix.lab.results), only ever appended to
 """
@@ -46,6 +46,8 @@ from unimatrix.train.sources import source_of
 SEARCH = "search.jsonl"
 PART_BYTES = 65_536  # the last of the validation text, that a run of a search is measured on
 OF_THE_BUDGET, DIVERGED = "budget_seconds", "diverged"  # metrics of a row beside what it measured
+_CHOICE = "choice_"  # and which choice of each setting it had, from 0
+_READ = ("train", "valid")  # the splits that a search reads
 _SEED = 0  # of the draws, and of every run's weights and batches
 TURN_SECONDS = 0.5  # of one model, where steps of several are timed
 _TIMING_SHARE = 0.1  # of a run's seconds, spent before it on timing its step
@@ -71,6 +73,10 @@ class Space:
         """How many choices each setting has."""
         return tuple(map(len, self.axes.values()))
 
+    def told(self, draw: Draw) -> dict[str, float]:
+        """The draw as metrics of its row."""
+        return {f"{_CHOICE}{name}": float(at) for name, at in zip(self.axes, draw, strict=True)}
+
     def experiment(self, draw: Draw, *, number: int, steps: int) -> Experiment:
         """The run of that number."""
         chosen = {name: of[at] for (name, of), at in zip(self.axes.items(), draw, strict=True)}
@@ -85,7 +91,7 @@ class Budget:
 
     drawn: int = 12
     near: int = 8
-    seconds: float = 15.0
+    seconds: float = 30.0
 
     @property
     def runs(self) -> int:
@@ -199,6 +205,7 @@ def _run(
 ) -> tuple[Result, int | None]:
     """Time a step, then train for as many as fit; the row, and a signal that came too late to stop it."""
     experiment = space.experiment(draw, number=number, steps=_TIMED_AS)
+    beside = {OF_THE_BUDGET: budget.seconds, **space.told(draw)}
     quiet = PlainConsole(quiet=True)
     with TemporaryDirectory() as folder:
         try:
@@ -209,16 +216,15 @@ def _run(
             experiment = space.experiment(draw, number=number, steps=steps)
             trained = train_one(experiment, corpus=corpus, out=Path(folder), console=quiet, threads=threads)
         except TrainingStopped:
-            return _diverged(experiment, corpus, budget, threads), None
+            return _diverged(experiment, corpus, beside, threads), None
     if trained.result is None:
         assert trained.stop_signal is not None
         raise Stopped(trained.stop_signal)
-    metrics = {**trained.result.metrics, OF_THE_BUDGET: budget.seconds}
-    row = dataclasses.replace(trained.result, metrics=metrics)
-    return row if is_whole(row) else _diverged(experiment, corpus, budget, threads), trained.stop_signal
+    row = dataclasses.replace(trained.result, metrics={**trained.result.metrics, **beside})
+    return row if is_whole(row) else _diverged(experiment, corpus, beside, threads), trained.stop_signal
 
 
-def _diverged(experiment: Experiment, corpus: Corpus, budget: Budget, threads: int) -> Result:
+def _diverged(experiment: Experiment, corpus: Corpus, beside: Mapping[str, float], threads: int) -> Result:
     """The row of a run whose loss or weights are no longer finite: it counts as one, and measured nothing."""
     data, kind = source_of(experiment, corpus).describe(), experiment.loop.device
     config = experiment.model.resolved(VOCAB_SIZE)
@@ -228,7 +234,7 @@ def _diverged(experiment: Experiment, corpus: Corpus, budget: Budget, threads: i
         seed=experiment.loop.seed,
         steps=experiment.loop.steps,
         parameters=estimate(config).parameters,
-        metrics={OF_THE_BUDGET: budget.seconds, DIVERGED: 1.0},
+        metrics={**beside, DIVERGED: 1.0},
         seconds=0.0,
         tokens_per_second=0.0,
         data=data,
@@ -257,14 +263,18 @@ def seconds_per_step(
     Args:
         seconds: of the timing, in all; five rounds at least, of turns of at most `TURN_SECONDS`.
     Raises:
+        TrainingStopped: a loss or a weight is no longer finite (names the experiment).
         Stopped: Ctrl-C or SIGTERM came; between steps, as what is raised within compiled code may be lost.
     """
     with computing_with(threads), torch.random.fork_rng(devices=[]), Interrupts() as interrupts:
 
-        def step(run: Run) -> None:
+        def step(name: str, run: Run) -> None:
             if interrupts.signal is not None:
                 raise Stopped(interrupts.signal)
-            run.train_step()
+            try:
+                run.train_step()
+            except TrainingStopped as error:
+                raise TrainingStopped(f"{name}: {error}") from error
 
         accelerator = start_accelerator(next(iter(experiments.values())))
         runs = {
@@ -272,7 +282,7 @@ def seconds_per_step(
             for name, found in experiments.items()
         }
         timed = time_in_turns(
-            {name: partial(step, run) for name, run in runs.items()},
+            {name: partial(step, name, run) for name, run in runs.items()},
             seconds=seconds,
             min_rounds=5,
             warmup=2,
@@ -300,19 +310,26 @@ def _in_words(row: Result) -> str:
     return f"{measured} after {row.steps:,} steps in {row.seconds:.1f} s"
 
 
+def _made_with(row: Result) -> tuple[float | None, str, int, dict[str, str]]:
+    """What the runs of one search have in common: seconds of the budget, machine, threads, text."""
+    return row.metrics.get(OF_THE_BUDGET), row.machine, row.threads, text_of(row)
+
+
+def text_of(row: Result) -> dict[str, str]:
+    """What a run of a search read, by split: the checksum of it."""
+    return {split: row.data[split]["sha256"] for split in _READ}
+
+
 class _Log:
     """The file of runs: which of them are there, of the same text, budget, machine and threads."""
 
     def __init__(self, path: Path, corpus: Corpus, budget: Budget, threads: int) -> None:
         self._path = path
-        sha256s = [corpus.fingerprint(split)["sha256"] for split in ("train", "valid")]
-        here = (budget.seconds, machine("cpu"), threads)  # steps are seconds over this machine's
+        sha256s = {split: corpus.fingerprint(split)["sha256"] for split in _READ}
+        # steps are seconds over this machine's
+        here = (budget.seconds, machine("cpu"), threads, sha256s)
         self._rows = {
-            row.experiment: row
-            for row in read_results(path)
-            if [row.data[split]["sha256"] for split in ("train", "valid")] == sha256s
-            and (row.metrics.get(OF_THE_BUDGET), row.machine, row.threads) == here
-            and is_whole(row)
+            row.experiment: row for row in read_results(path) if _made_with(row) == here and is_whole(row)
         }
 
     def find(self, space: Space, draw: Draw, number: int) -> Result | None:
@@ -322,7 +339,8 @@ class _Log:
             return None
         wanted = space.experiment(draw, number=number, steps=row.steps)
         found = dataclasses.replace(Experiment.from_dict(row.config), data=wanted.data)
-        return row if found == wanted and row.is_current else None
+        same = found == wanted and space.told(draw).items() <= row.metrics.items()
+        return row if same and row.is_current else None
 
     def append(self, row: Result) -> None:
         append_result(self._path, row)
@@ -330,36 +348,45 @@ class _Log:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Best:
-    """A contestant's best run, and what it was ordered by."""
+    """A contestant's best run, what it was ordered by, and which choice of each setting it had, from 0."""
 
     bpb: float
     experiment: Experiment
+    choices: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipes:
     """What a search came to: the recipes, and how long a step of each model takes that is trained by them.
 
-    text, budget: what was searched on, and with. windows, streams: contestant -> its best run by the bits
-    per byte of windows, and of a stream. seconds_per_step: experiment -> the mean, of all in turns in one
-    process.
+    text, sha256s, budget: what was searched on, and with. steps: contestant -> the fewest and the most that a
+    run of the search had. windows, streams: contestant -> its best run by the bits per byte of windows, and
+    of a stream. seconds_per_step: experiment -> the mean, of all in turns in one process.
     """
 
     text: str
+    sha256s: dict[str, str]
     budget: Budget
     machine: str
     threads: int
+    steps: dict[str, tuple[int, int]]
     windows: dict[str, Best]
     streams: dict[str, Best]
     seconds_per_step: dict[str, float]
 
+    def is_of(self, row: Result) -> bool:
+        """Whether a row is one of the search's: of its budget, machine, threads and text."""
+        here = (self.budget.seconds, self.machine, self.threads, self.sha256s)
+        return _made_with(row) == here and _number(row) < self.budget.runs
+
     def write(self, path: Path) -> None:
         """The file that `unimatrix.codec.read_record` reads."""
-        told: dict[str, Any] = {name: getattr(self, name) for name in ("text", "machine", "threads")}
+        names = ("text", "sha256s", "machine", "threads", "steps")
+        told: dict[str, Any] = {name: getattr(self, name) for name in names}
         told["budget"] = dataclasses.asdict(self.budget)
         for name in ("windows", "streams"):
             told[name] = {
-                contestant: {"bpb": best.bpb, "experiment": best.experiment.to_dict()}
+                contestant: dataclasses.asdict(best) | {"experiment": best.experiment.to_dict()}
                 for contestant, best in getattr(self, name).items()
             }
         told["seconds_per_step"] = dict(self.seconds_per_step)
@@ -370,16 +397,35 @@ def best_of(rows: Mapping[str, Sequence[Result]], metric: str = "bpb") -> dict[s
     """Each contestant's best run, of those that have measured this."""
     found = {name: min(runs, key=lambda row: bits(row, metric)) for name, runs in rows.items()}
     return {
-        name: Best(bpb=row.metrics[metric], experiment=Experiment.from_dict(row.config))
+        name: Best(
+            bpb=row.metrics[metric], experiment=Experiment.from_dict(row.config), choices=_choices(row)
+        )
         for name, row in found.items()
         if metric in row.metrics
     }
+
+
+def _choices(row: Result) -> dict[str, int]:
+    """Which choice of each setting a run had."""
+    told = {name: at for name, at in row.metrics.items() if name.startswith(_CHOICE)}
+    return {name.removeprefix(_CHOICE): int(at) for name, at in told.items()}
+
+
+def steps_of(rows: Mapping[str, Sequence[Result]]) -> dict[str, tuple[int, int]]:
+    """The fewest and the most steps of each contestant's runs; of those alone that did not diverge."""
+    found = {name: [row.steps for row in runs if DIVERGED not in row.metrics] for name, runs in rows.items()}
+    return {name: (min(steps), max(steps)) for name, steps in found.items() if steps}
 
 
 def by_contestant(rows: Iterable[Result]) -> dict[str, list[Result]]:
     """The newest whole row of each run in a file, by contestant, in the order of their numbers."""
     newest = {row.experiment: row for row in rows if is_whole(row)}
     found: dict[str, list[Result]] = {}
-    for name in sorted(newest, key=lambda name: int(name.rsplit(".", 1)[1])):
-        found.setdefault(name.split(".")[1], []).append(newest[name])
+    for row in sorted(newest.values(), key=_number):
+        found.setdefault(row.experiment.split(".")[1], []).append(row)
     return found
+
+
+def _number(row: Result) -> int:
+    """Which of its contestant's runs it is."""
+    return int(row.experiment.rsplit(".", 1)[1])

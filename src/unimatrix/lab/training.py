@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 from unimatrix.data import Corpus
+from unimatrix.errors import TrainingStopped
 from unimatrix.evals.compressors import COMPRESSORS, compressor_bits
 from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve, run_identity
@@ -45,10 +46,11 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Book:
-    """Who is told of the runs: each as it begins, and as it is finished."""
+    """Who is told of the runs: each as it begins, as it is finished, and as it stops for good, and why."""
 
     begun: Callable[[Experiment], None]
     finished: Callable[[Experiment, Trained], None]
+    gave_up: Callable[[Experiment, TrainingStopped], None]
 
 
 def train_in_turn(
@@ -62,12 +64,19 @@ def train_in_turn(
 ) -> int | None:
     """Train one run after another in this process; the signal that ended it early, or None.
 
+    A run that cannot go on is told to the book, and the next one begins: started again it would come to the
+    same end, and no run behind it would ever begin.
+
     threads: experiment -> of its runs, where these are not THREADS.
     """
     for experiment in missing:
         book.begun(experiment)
         number = threads.get(experiment.name, THREADS)
-        trained = train_one(experiment, corpus=corpus, out=out, console=console, threads=number)
+        try:
+            trained = train_one(experiment, corpus=corpus, out=out, console=console, threads=number)
+        except TrainingStopped as why:
+            book.gave_up(experiment, why)
+            continue
         if trained.result is not None:
             book.finished(experiment, trained)
         if trained.stop_signal is not None:

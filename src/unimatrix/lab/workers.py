@@ -20,7 +20,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from unimatrix.data import Corpus
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab.training import Book, Trained, train_one
 from unimatrix.train import Experiment
 from unimatrix.train.interrupts import Interrupts
@@ -58,6 +58,8 @@ class _Worker:
             raise UserError(
                 f"{run}: its process {_end(self.process.exitcode)}; finished runs are kept"
             ) from None
+        if isinstance(answer, TrainingStopped):
+            raise answer
         if isinstance(answer, UserError):
             raise UserError(f"{run}: {answer}")
         if isinstance(answer, OSError):
@@ -72,8 +74,9 @@ def train_side_by_side(
 ) -> int | None:
     """Train the runs, `jobs` at a time; the signal that ended it early, or None.
 
-    Where one fails, or its process ends, those beside it save a checkpoint and stop, as after Ctrl-C. Another
-    Ctrl-C ends them at once.
+    A run that cannot go on is told to the book, and its worker is given the next one. Where training refuses
+    one, or its process ends, those beside it save a checkpoint and stop, as after Ctrl-C. Another Ctrl-C ends
+    them at once.
 
     Raises:
         UserError: what training refuses, or a process that ended (names the run).
@@ -95,15 +98,18 @@ def train_side_by_side(
             for worker in (worker for worker in busy if worker.pipe in ready):
                 experiment = worker.at
                 assert experiment is not None
+                trained = None
                 try:
                     trained = worker.answer()
+                except TrainingStopped as why:
+                    book.gave_up(experiment, why)
                 except (UserError, OSError, RuntimeError) as error:
                     failed = failed or error
                     continue
-                if trained.result is not None:
+                if trained is not None and trained.result is not None:
                     book.finished(experiment, trained)
                 if failed is None:
-                    stopped = stopped or interrupts.signal or trained.stop_signal
+                    stopped = stopped or interrupts.signal or (trained and trained.stop_signal)
                     if stopped is None and waiting:
                         worker.give(waiting.popleft(), book)
     if failed is not None:

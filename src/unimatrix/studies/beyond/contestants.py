@@ -1,8 +1,8 @@
 """Who takes part in the fair fight, and what is searched for each: as many choices of as many settings.
 
 Four settings of the training are the same for all, and four of the model are each contestant's own. A model's
-width is none of them: it follows from the others, as near to PARAMETERS as a multiple of 4 comes (of 8 with
-rotary positions).
+width is none of them: it follows from the others, as near to PARAMETERS as an even width comes that its heads
+divide.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unimatrix.data import VOCAB_SIZE
+from unimatrix.errors import UserError
 from unimatrix.lab.search import PART_BYTES, Space
 from unimatrix.models.estimate import estimate
 from unimatrix.train.config import Experiment, LoopConfig, ModelChoice, OptimConfig
@@ -24,6 +25,7 @@ LEARNING: Mapping[str, tuple[Any, ...]] = {
 }
 Changes = Mapping[str, Any]
 
+_ANY_HEADS = 8  # a multiple of this is a width for every number of heads that is searched
 _FEED, _MIXER = "layers.*.feed_forward", "layers.*.mixer"
 
 
@@ -45,7 +47,9 @@ class Contestant:
 
     axes: setting -> its choices, each what it changes in the preset. base: what is always changed.
     positions: it has learned ones, as many as its context, and so no stream. looks_back: in a stream it
-    forgets after as many bytes as it trained on. has_parts: it has a place for votes.
+    forgets after as many bytes as it trained on. has_parts: it has a place for votes. heads: how many it has,
+    where the size of a head is a setting of its own and they are not searched; as the width grows, so does
+    their number.
     """
 
     label: str
@@ -55,6 +59,7 @@ class Contestant:
     positions: bool = False
     looks_back: bool = False
     has_parts: bool = True
+    heads: int | None = None
 
     def make(self, chosen: Mapping[str, Any], steps: int) -> Experiment:
         """The experiment of a choice of each setting; measured in WINDOW, and as a stream where it can be."""
@@ -71,7 +76,6 @@ class Contestant:
                     max_positions=context if self.positions else None,
                 ),
                 PARAMETERS,
-                step=8 if self.looks_back else 4,
             ),
             optim=OptimConfig(
                 lr=chosen["lr"],
@@ -90,28 +94,46 @@ class Contestant:
             ),
         )
 
+    def widened(self, model: ModelChoice, parameters: int) -> ModelChoice:
+        """A model of this contestant, as deep, at the width that comes nearest to so many weights."""
+        return sized(model, parameters, per_head=self.heads and model.changes["d_model"] / self.heads)
+
     @property
     def space(self) -> Space:
         """What is searched."""
         return Space(name=self.preset, axes={**LEARNING, **self.axes}, make=self.make)
 
 
-def sized(choice: ModelChoice, parameters: int, *, step: int = 8) -> ModelChoice:
-    """The same model at the width, a multiple of `step`, that comes nearest to so many weights."""
-    low, high = 1, 1024 // step
+def sized(choice: ModelChoice, parameters: int, *, per_head: float | None = None) -> ModelChoice:
+    """The same model at the even width that comes nearest to so many weights, of those that its heads divide.
+
+    per_head: the width that there is a head for, where their number follows the width.
+    """
+
+    def at(width: int) -> ModelChoice:
+        heads = {} if per_head is None else {f"{_MIXER}.num_heads": max(1, round(width / per_head))}
+        return replace(choice, changes={**choice.changes, "d_model": width, **heads})
+
+    low, high = 1, 1024 // _ANY_HEADS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _count(choice, middle * step) <= parameters else (low, middle)
-    width = min((low * step, high * step), key=lambda width: abs(_count(choice, width) - parameters))
-    return _at_width(choice, width)
+        enough = _count(at(middle * _ANY_HEADS)) <= parameters
+        low, high = (middle, high) if enough else (low, middle)
+    models = [at(width) for width in range(low * _ANY_HEADS, high * _ANY_HEADS + 1, 2)]
+    return min(filter(_can_be, models), key=lambda model: abs(_count(model) - parameters))
 
 
-def _at_width(choice: ModelChoice, width: int) -> ModelChoice:
-    return replace(choice, changes={**choice.changes, "d_model": width})
+def _can_be(choice: ModelChoice) -> bool:
+    """Whether the heads divide the width, in pairs of numbers where their positions are rotary."""
+    try:
+        _count(choice)
+    except UserError:
+        return False
+    return True
 
 
-def _count(choice: ModelChoice, width: int) -> int:
-    return estimate(_at_width(choice, width).resolved(VOCAB_SIZE)).parameters
+def _count(choice: ModelChoice) -> int:
+    return estimate(choice.resolved(VOCAB_SIZE)).parameters
 
 
 CONTESTANTS: Mapping[str, Contestant] = {
@@ -122,6 +144,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
             preset="unimatrix",
             axes={"depth": _DEPTH, "shape": _EXPANSION, "start": _START, "scale": _SCALE},
             base={"parts.suffix": None},  # all are searched without votes
+            heads=4,
         ),
         Contestant(
             label="The paper's Transformer",
@@ -150,6 +173,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
             label="M2RNN",
             preset="m2rnn",
             axes={"depth": _DEPTH, "shape": _EXPANSION, "start": _START, "scale": _SCALE},
+            heads=3,
         ),
         Contestant(
             label="LSTM",
@@ -165,6 +189,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
             label="Triple-Hybrid",
             preset="triple-hybrid",
             axes={"depth": _DEPTH, "shape": _EXPANSION, "start": _START, "scale": _SCALE},
+            heads=4,
         ),
         Contestant(
             label="Recurrent-FFN-Hybrid",

@@ -21,7 +21,8 @@ from unimatrix.lab.results import Result, Samples, read_results
 from unimatrix.lab.search import PART_BYTES, SEARCH, TURN_SECONDS, Recipes, by_contestant
 from unimatrix.lab.study import Column, Figure, Row, Study
 from unimatrix.models import build
-from unimatrix.studies.beyond.contestants import LEARNING, PARAMETERS, WINDOW
+from unimatrix.models.estimate import estimate
+from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, PARAMETERS, WINDOW
 from unimatrix.studies.beyond.fights import (
     HALF,
     LABELS,
@@ -47,6 +48,7 @@ PAPERS = "transformer"
 # fixed before any run: below both Transformers in windows, below the modern one in streams with votes
 AHEAD, AHEAD_IN_STREAMS = 0.20, 0.10
 UNEVEN = 0.05  # of the seconds that are given, by which those that training took may differ; fixed likewise
+SAME_ARTICLES = {"wikitext-2-raw", "wikitext-2"}  # in their validation texts too
 WITHOUT, WITH = "Without votes", "With an exact suffix automaton's votes"
 
 COLUMNS = (
@@ -232,7 +234,10 @@ def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, text: str
     def draw_runs(_study: Study, samples: Samples) -> "Drawing | None":
         from unimatrix.lab.committed import COMMITTED  # with pandas: a catalogue needs none
 
-        rows = by_contestant(read_results(COMMITTED / SEARCH)) if any(samples.values()) else {}
+        if not any(samples.values()):
+            return None
+        # the file keeps what was searched with another budget, elsewhere or on another text
+        rows = by_contestant(filter(recipes.is_of, read_results(COMMITTED / SEARCH)))
         return draw_search(rows, drawn=recipes.budget.drawn, labels=LABELS) if rows else None
 
     return Study(
@@ -263,7 +268,7 @@ def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, text: str
                 draw=draw_runs,
             ),
         ),
-        protocol=(*protocol_of(*found), *_protocol(recipes, text), _recipes(found)),
+        protocol=(*protocol_of(*found), *_protocol(recipes, found, text), _recipes(found)),
         threads=recipes.threads,
         text=text,
     )
@@ -273,11 +278,80 @@ def _recipes(found: Sequence[Experiment]) -> str:
     """What the search came to, for the models without votes and then for those with them."""
     each = [
         f"{_label(one)}{', with votes' if one.name.endswith(VOTING) else ''} d = "
-        f"{one.model.changes['d_model']}, depth {one.model.changes['depth']}, rate {one.optim.lr:g}, "
+        f"{one.model.changes['d_model']}{_heads(one)}, depth {one.model.changes['depth']}, rate "
+        f"{one.optim.lr:g}, "
         f"{one.loop.batch_size} windows of {one.loop.seq_len}"
         for one in found
     ]
     return f"The recipes (d: width; rate: of learning, at its peak): {'; '.join(each)}."
+
+
+def _heads(experiment: Experiment) -> str:
+    """How many heads it has, in a list of settings; nothing where it has none."""
+    changes = experiment.model.changes
+    told = [value for name, value in changes.items() if name.rpartition(".")[2] == "num_heads"]
+    number = told[0] if told else CONTESTANTS[experiment.model.preset].heads
+    return "" if number is None else f", heads {number}"
+
+
+def _weights(found: Sequence[Experiment], wanted: int) -> str:
+    """How many weights the models have, and how far that is off what all were to have."""
+    counts = {estimate(one.model.resolved(VOCAB_SIZE)).parameters: _label(one) for one in found}
+    ends = [
+        f"{count:,} ({counts[count]}, {100 * (count / wanted - 1):+.1f} %)"
+        for count in (min(counts), max(counts))
+    ]
+    return (
+        f"Every model is as wide as comes nearest to {wanted:,} weights, of the even widths that its heads "
+        f"divide: those here have {ends[0]} to {ends[1]}."
+    )
+
+
+def _by_hand(text: str) -> str:
+    """What the preset unimatrix had before the search, and what this text has to do with it."""
+    here = {
+        "wikitext-2-raw": " The windows and the stream here hold those bytes.",
+        "wikitext-2": " The windows and the stream here hold the same articles, tokenised.",
+        "tinyshakespeare": " They are of another text than this one, on which the recipe of `unimatrix "
+        "train` was tried by hand; it is not the fight's.",
+        "python-stdlib-3.11.7": " They are of another text than this one.",
+    }
+    return (
+        "The preset unimatrix itself (its layers, its sizes, how it starts and how its logits are scaled) "
+        f"was designed by hand before, in dozens of runs measured on the first {PART_BYTES:,} bytes of "
+        "the validation text of WikiText-2 raw (docs/log.md has them): an extra that no opponent had."
+        f"{here.get(text, '')}"
+    )
+
+
+def _searched_on(recipes: Recipes, text: str) -> str:
+    """What the search has seen of the text that is measured here."""
+    if text == recipes.text:
+        return (
+            f"The windows are of the whole validation text, and so hold the {PART_BYTES:,} bytes that the "
+            "search was measured on; the stream ends before them where the text has "
+            f"{STREAM_BYTES + PART_BYTES:,} bytes or more."
+        )
+    if {text, recipes.text} <= SAME_ARTICLES:
+        return (
+            f"The search was made on {recipes.text}, which has the same articles as this text, {text}: "
+            "rare words alone are told otherwise, as <unk>, in one of them. So the windows hold the articles "
+            "that the search was measured on; the stream ends before them."
+        )
+    return f"No recipe was searched on this text, {text}."
+
+
+def _steps(recipes: Recipes) -> str:
+    """How many steps the runs of the search had: the fewer, the further from what the fight asks."""
+    each = [
+        f"{LABELS[name]} {least:,} to {most:,}" if least < most else f"{LABELS[name]} {least:,}"
+        for name, (least, most) in recipes.steps.items()
+    ]
+    return (
+        f"In these {recipes.budget.seconds:g} s a run of the search had so many steps: {'; '.join(each)}. "
+        "Equal seconds favour quick models here: where the steps were few, what was best in them is less "
+        "likely to be best in the many of the fight."
+    )
 
 
 def _duel(
@@ -304,7 +378,7 @@ def _duel(
         figures=(of_column(name, "Bits per byte, in windows", "bpb", diamonds=""),),
         protocol=(
             *protocol_of(*found),
-            *_protocol(recipes, recipes.text),
+            *_protocol(recipes, found, recipes.text),
             _recipes(found),
             *((more,) if more else ()),
         ),
@@ -313,33 +387,31 @@ def _duel(
     )
 
 
-def _protocol(recipes: Recipes, text: str) -> tuple[str, ...]:
+def _protocol(recipes: Recipes, found: Sequence[Experiment], text: str) -> tuple[str, ...]:
     steps_ms = [1e3 * seconds for seconds in recipes.seconds_per_step.values()]
     each = f": {min(steps_ms):.1f} to {max(steps_ms):.1f} ms" if steps_ms else ""
     budget = recipes.budget
-    seen = (
-        f"The windows are of the whole validation text, and so hold the {PART_BYTES:,} bytes that the search "
-        "was measured on; the stream ends before them where the text has "
-        f"{STREAM_BYTES + PART_BYTES:,} bytes or more."
-        if text == recipes.text
-        else f"No recipe was searched on this text, {text}."
-    )
+    wanted = LARGE if found[0].name.startswith("fight-large.") else PARAMETERS
     return (
-        f"Every model has {PARAMETERS:,} weights within 10 %, unless the title says how many. Its steps were "
-        f"fixed before: {SECONDS:.0f} s, or {LONG_SECONDS:.0f}, over the mean seconds of its step, timed "
-        f"for all in turns of {TURN_SECONDS:g} s, the first step of each untimed, in one process on "
-        f"{recipes.threads} threads ({recipes.machine}){each}. The column of seconds says how long training "
-        "then took, without evaluation; every run has the machine to itself. That column may be "
-        f"{100 * UNEVEN:g} % off what was given (fixed before any run); beyond that they were not equal.",
+        f"{_weights(found, wanted)} Its steps were fixed before: {SECONDS:.0f} s, or {LONG_SECONDS:.0f}, "
+        f"over the mean seconds of its step, timed for all in turns of {TURN_SECONDS:g} s, the first step of "
+        f"each untimed, in one process on {recipes.threads} threads ({recipes.machine}){each}. The column of "
+        "seconds says how long training then took, without evaluation; every run has the machine to itself. "
+        f"That column may be {100 * UNEVEN:g} % off what was given (fixed before any run); beyond that they "
+        "were not equal.",
         f"The same search for every contestant, on {recipes.text}: {budget.drawn} runs drawn from as many "
         f"choices of as many settings ({listed(LEARNING)} and four of the model's), then {budget.near} near "
         f"the best of these, {budget.seconds:g} s each, measured on the last {PART_BYTES:,} bytes of "
         f"the validation text (docs/results/{SEARCH} has every one). The width follows from "
         "the number of weights. All were searched without votes; what votes has its best "
-        "recipe for streams, what does not its best for windows.",
+        "recipe for streams, what does not its best for windows. "
+        f"{_steps(recipes)}",
+        "Dropout was 0 for all and was not searched: a text of 10 MB is read about once in three minutes. A "
+        "small text is read several times, and there it might help: it was not tried.",
+        _by_hand(text),
         f"All are measured in windows of {WINDOW}, whatever they trained on; the first {STREAM_BYTES:,} "
         "bytes of the validation text, or all of a shorter one, are also read as one stream, in which "
-        f"attention forgets after as many bytes as it trained on. {seen}",
+        f"attention forgets after as many bytes as it trained on. {_searched_on(recipes, text)}",
         "Not alike: the paper's Transformer has learned positions, and so no stream, and no scale of its "
         "logits; Recurrent-FFN-Hybrid has rotary positions in place of learned ones. Mamba-2 is another "
         "library's: it has no scale of its logits, starts as that library starts it, with nothing to search "
@@ -350,7 +422,7 @@ def _protocol(recipes: Recipes, text: str) -> tuple[str, ...]:
 def fair_fight(recipes: Recipes) -> tuple[Study, ...]:
     """The studies that these recipes make: all for SECONDS, on three texts; the best two longer, and larger.
 
-    Each is of one text by name, and left out on any other; on the further two no recipe was searched.
+    Each is of one text by name, and left out on any other; the further two are not that of the search.
     """
     found = fights(recipes)
     further = zip(("second", "third"), (text for text in TEXTS if text != recipes.text), strict=False)
@@ -383,8 +455,11 @@ def fair_fight(recipes: Recipes) -> tuple[Study, ...]:
             name="fair-fight-large",
             title=f"The fair fight with {LARGE / 1e6:g} million weights",
             question="Does the order of the best two stay in larger models?",
-            more="The recipes are those of the small models, as deep and wider; on both sides the learning "
-            "rate falls as much as the width grows, a rule that was tried for neither.",
+            more="The recipes are those of the small models, as deep and wider. Where the size of a head is "
+            f"a setting of its own ({listed(one.label for one in CONTESTANTS.values() if one.heads)}) "
+            "the number of heads grows with the width, on both sides; elsewhere it stays, and the heads, or "
+            "the state, are as much wider. The learning rate falls as much as the width grows, on both "
+            "sides, a rule that was tried for neither.",
         ),
     )
 

@@ -4,27 +4,39 @@ Steps are fixed by the search: the seconds of a fight over those of a step, so t
 it is made, and how equal the seconds were stands in its row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from unimatrix.codec import read_record
 from unimatrix.data import Corpus, load_corpus
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals.provenance import machine
 from unimatrix.lab.figures import draw_search
-from unimatrix.lab.results import Result
-from unimatrix.lab.search import Best, Budget, Recipes, best_of, search, seconds_per_step
-from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, VOTES, sized
+from unimatrix.lab.search import (
+    SEARCH,
+    Best,
+    Budget,
+    Recipes,
+    best_of,
+    search,
+    seconds_per_step,
+    steps_of,
+    text_of,
+)
+from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, VOTES
 from unimatrix.train.config import Experiment
+from unimatrix.train.progress import PlainConsole, say
 
 RECIPES = Path(__file__).with_name("fair_fight.json")
 SECONDS, LONG_SECONDS = 180.0, 600.0
 LARGE = 1_500_000  # weights
 STREAM_BYTES = 262_144  # 2^18
-# the search is made on one text; all fight once more on the first two of the others, by their corpora's names
-TEXTS = ("wikitext-2-raw", "python-stdlib-3.11.7", "tinyshakespeare")
+# the search is made on one text; all fight once more on the first two of the others, by corpora's names:
+# behind a search on tokenised WikiText-2 on its raw form and tinyshakespeare
+TEXTS = ("wikitext-2-raw", "tinyshakespeare", "python-stdlib-3.11.7")
 OURS, MODERN = "unimatrix", "transformer-modern"
 HALF = 0.5
 LOOKS = (0.125, 0.25, HALF, 0.75)  # shares of our steps, after which all of the text is measured too
@@ -45,12 +57,14 @@ def run_search(
     """Search for every contestant, then time a step of each model; OUT/fair_fight.json, what it came to.
 
     Beside it OUT/search.jsonl, every run, and OUT/search.svg, all of them at a glance. torch's threads are
-    those of all runs.
+    those of all runs. A fair_fight.json that is there stays if its recipes are these: another timing would
+    give the fights other steps, and what was trained by this one would count no more.
 
     Args:
         data: what `load_corpus` takes. seconds: of a run. calibration: of the timing at the end.
     Raises:
-        UserError: what `search` refuses; a contestant without a run that was measured.
+        UserError: what `search` refuses; a contestant without a run that was measured; a loss that is no
+            longer finite while a step is timed. Runs are kept.
         Stopped: by Ctrl-C; finished runs are kept.
     """
     from unimatrix.lab.charts import save_drawing
@@ -63,30 +77,50 @@ def run_search(
     if drawing is not None:
         save_drawing(drawing, out / "search.svg")
     path = out / RECIPES.name
-    _timed(rows, corpus, budget=budget, threads=threads, seconds=calibration).write(path)
-    return path
-
-
-def _timed(
-    rows: Mapping[str, Sequence[Result]], corpus: Corpus, *, budget: Budget, threads: int, seconds: float
-) -> Recipes:
-    """The best recipes, and the seconds of a step of every model of the studies."""
     recipes = Recipes(
         text=corpus.name,
+        sha256s=text_of(next(row for runs in rows.values() for row in runs)),
         budget=budget,
         machine=machine("cpu"),
         threads=threads,
+        steps=steps_of(rows),
         windows=best_of(rows),
         streams=best_of(rows, "stream_bpb"),
         seconds_per_step={},
     )
+    if _is_timed(recipes, path):
+        say(PlainConsole(), f"{path} has these recipes and stays, with the steps that were timed for it")
+        return path
+    try:
+        _timed(recipes, corpus, seconds=calibration).write(path)
+    except TrainingStopped as error:
+        raise UserError(
+            f"timing the steps of the fights: {error}; every run of the search is kept in {out / SEARCH}, "
+            "and the same command goes on with the timing"
+        ) from error
+    return path
+
+
+def _is_timed(recipes: Recipes, path: Path) -> bool:
+    """Whether the file has these recipes, and the seconds of a step of every fight."""
+    if not path.exists():
+        return False
+    try:
+        found = read_record(Recipes, path)
+    except UserError:  # of another version, or damaged: it is written anew
+        return False
+    same = replace(found, seconds_per_step={}) == recipes
+    return same and found.seconds_per_step.keys() == fights(recipes).keys()
+
+
+def _timed(recipes: Recipes, corpus: Corpus, *, seconds: float) -> Recipes:
+    """The same with the seconds of a step of every model of the studies."""
     models = {
         name: replace(found, loop=replace(found.loop, device="cpu"))
         for name, found in fights(recipes).items()
     }
-    return replace(
-        recipes, seconds_per_step=seconds_per_step(models, corpus, threads=threads, seconds=seconds)
-    )
+    timed = seconds_per_step(models, corpus, threads=recipes.threads, seconds=seconds)
+    return replace(recipes, seconds_per_step=timed)
 
 
 def best_opponent(found: Mapping[str, Best]) -> str:
@@ -133,16 +167,29 @@ def fights(recipes: Recipes) -> dict[str, Experiment]:
     return {one.name: one for one in found}
 
 
-def _step_of(name: str, recipes: Recipes, *, unknown: float) -> float:
-    """The seconds of a step of that fight; `unknown` before any was timed."""
+def _step_of(name: str, recipes: Recipes, best: Best) -> float:
+    """The seconds of a step of that fight; before any was timed, about those of the search.
+
+    So the rate warms up over about as many steps while they are timed as it does in the fight.
+    """
     if not recipes.seconds_per_step:
-        return unknown
+        return recipes.budget.seconds / best.experiment.loop.steps
     if name not in recipes.seconds_per_step:
-        # a file of other fights; a step guessed to be as long as the fight would make a run of one step
+        # a file of other fights; the search's step is another model's where it votes or is larger
         raise UserError(
             f"{RECIPES.name}, seconds_per_step: expected the seconds of each fight's step, got none of {name}"
         )
     return recipes.seconds_per_step[name]
+
+
+def _warmup_of(contestant: str, best: Best) -> float:
+    """The share of the steps that was chosen; of few steps their rounded number does not tell it."""
+    shares, at = LEARNING["warmup"], best.choices.get("warmup")
+    if at is None or not 0 <= at < len(shares):
+        raise UserError(
+            f"{RECIPES.name}, choices of {contestant}: expected warmup, 0 to {len(shares) - 1}, got {at}"
+        )
+    return shares[at]
 
 
 def _fight(
@@ -157,17 +204,16 @@ def _fight(
 ) -> Experiment:
     """A contestant's recipe for so many seconds: their steps, once a step has been timed."""
     found, name = best.experiment, f"{family}.{contestant}{VOTING if votes else ''}"
-    steps = max(1, round(seconds / _step_of(name, recipes, unknown=seconds)))
+    steps = max(1, round(seconds / _step_of(name, recipes, best)))
     model = replace(found.model, changes={**found.model.changes, **(VOTES if votes else {})})
     lr = found.optim.lr
     if parameters is not None:
-        wide = sized(model, parameters)
+        wide = CONTESTANTS[contestant].widened(model, parameters)
         # what a rate does to a layer's outputs grows with its width. Not by the rule of train.recipe, which
         # falls faster: that one was tried for ours alone, and this one for neither side
         lr *= found.model.changes["d_model"] / wide.changes["d_model"]
         model = wide
-    share = found.optim.warmup_steps / found.loop.steps
-    share = min(LEARNING["warmup"], key=lambda choice: abs(choice - share))  # before it was rounded to steps
+    share = _warmup_of(contestant, best)
     looks = {round(look * steps) for look in LOOKS} - {0} if contestant == OURS else set()
     return replace(
         found,
