@@ -353,6 +353,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "studies": studies,
     "speed-line": speed_line,
     "speed-core": lambda: speed("throughput.json", over="transformer"),
+    "speed-unimatrix": lambda: speed("unimatrix/throughput.json", over="transformer"),
     "speed-latent": lambda: speed("latent/throughput.json", over="transformer"),
     "speed-recurrent-ffn": lambda: speed("recurrent-ffn/throughput.json", over="transformer"),
     "speed-mamba2": lambda: speed("all/throughput.json", over="mamba2"),
