@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.rows import FAST
+from unimatrix.ops.rows import FAST, all_finite, larger
 from unimatrix.ops.surprise_store.state import (
     DRAW_BITS,
     EMPTY,
@@ -214,7 +214,7 @@ def _longest(query, key, keys, source, empty):
             square = 0.0
             for e in range(len(query)):
                 square += its[e] * its[e]
-            longest = max(longest, square)
+            longest = larger(longest, square)
     for e in range(len(query)):
         asking += query[e] * query[e]
     return math.sqrt(asking) * math.sqrt(longest)
@@ -237,6 +237,8 @@ def forward(
         score = np.empty(budget, query.dtype)
         column = np.empty(top_k, np.int64)  # which entry is read there
         taken = np.empty(budget, np.bool_)
+        # nothing times NaN or infinity is NaN: an entry without weight is then read all the same
+        careful = not (all_finite(value[b]) and all_finite(values[b]))
         for n in range(budget):
             source[n] = n
         for t in range(length):
@@ -258,6 +260,7 @@ def forward(
             )  # fmt: skip
             if entry >= 0:
                 source[entry] = budget + t
+            spoilt = False  # whether a score is NaN
             for n in range(budget):
                 taken[n] = priorities[b, n] < 0
                 if not taken[n]:
@@ -269,6 +272,7 @@ def forward(
                         for e in range(width):
                             dot += key[b, source[n] - budget, e] * query[b, t, e]
                     score[n] = dot * scale
+                    spoilt |= math.isnan(score[n])
             margin = 0.0
             if top_k < budget:
                 margin = TIE * scale * _longest(query[b, t], key[b], keys[b], source, taken)
@@ -279,19 +283,22 @@ def forward(
                     most = -np.inf
                     for n in range(budget):
                         if not taken[n]:
-                            most = max(most, score[n])
+                            most = larger(most, score[n]) if spoilt else max(most, score[n])
                     for n in range(budget - 1, -1, -1):
                         if not taken[n] and not score[n] < most - margin:
                             best = n
                 if best >= 0:
                     column[j], taken[best] = best, True
-                    top = max(top, score[best])
+                    top = larger(top, score[best])
             total = query.dtype.type(0)
+            if top == -np.inf and column.min() < 0:
+                # as in a softmax over all K, in which an empty entry weighs next to nothing, and then 0
+                top, total = np.inf, query.dtype.type(1)
             for j in range(top_k):
                 n = column[j]
                 if n >= 0:
                     below = score[n] - top
-                    weights[b, t, j] = math.exp(below) if below > NO_WEIGHT else 0.0
+                    weights[b, t, j] = 0.0 if below <= NO_WEIGHT else math.exp(below)  # of NaN it is NaN
                     total += weights[b, t, j]
             for j in range(top_k):
                 n = column[j]
@@ -302,7 +309,7 @@ def forward(
                 read_ids[b, t, j] = held_ids[b, n] if source[n] < budget else token_ids[b, source[n] - budget]
                 if keeping:
                     sources[b, t, j] = source[n]
-                if weight > 0.0:
+                if weight != 0.0 or careful:
                     if source[n] < budget:
                         for w in range(value_width):
                             context[b, t, w] += weight * values[b, n, w]
@@ -325,6 +332,10 @@ def backward(
     scale = 1.0 / math.sqrt(width)
     for b in numba.prange(batch):
         d_score = np.empty(top_k, query.dtype)
+        # nothing times NaN or infinity is NaN: what was read without weight has a part then too
+        careful = False
+        for x in (query[b], key[b], value[b], keys[b], values[b], d_context[b], d_weights[b]):
+            careful = careful or not all_finite(x)
         for n in range(budget):
             s = last[b, n]
             if s >= 0:
@@ -339,7 +350,7 @@ def backward(
             mean = query.dtype.type(0)
             for j in range(top_k):
                 weight, s = weights[b, t, j], sources[b, t, j]
-                if weight != 0.0:
+                if weight != 0.0 or (careful and s >= 0):
                     its, into = values[b, s % budget], d_values[b, s % budget]
                     if s >= budget:
                         its, into = value[b, s - budget], d_value[b, s - budget]
@@ -351,7 +362,7 @@ def backward(
                     mean += weight * d_score[j]
             for j in range(top_k):
                 weight, s = weights[b, t, j], sources[b, t, j]
-                if weight != 0.0:
+                if weight != 0.0 or (careful and s >= 0):
                     step = weight * (d_score[j] - mean) * scale
                     its, into = keys[b, s % budget], d_keys[b, s % budget]
                     if s >= budget:
