@@ -88,12 +88,12 @@ def bare(x):
 
 @numba.njit(fastmath=FAST)
 def all_finite(x):
-    """Whether no number of x [m, n] is NaN or infinite: a loop may then leave out what it weighs with 0."""
-    total = x.dtype.type(0)
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            total += x[i, j] * 0  # NaN of both
-    return total == 0
+    """Whether no number of x is NaN or infinite: a loop may then leave out what it weighs with 0."""
+    flat, nothing = x.reshape(x.size), x.dtype.type(0)
+    total = nothing
+    for i in range(flat.size):
+        total += flat[i] * nothing  # NaN of both
+    return total == nothing
 
 
 @numba.njit

@@ -147,6 +147,15 @@ def _weigh_without_total(score, stamps, weights):
 
 
 @numba.njit
+def _read_without_weight(stamps, weights, values, context):
+    """Nothing times NaN or infinity is NaN: add to context [W] what the held slots of weight 0 give."""
+    for s in range(len(weights)):
+        if weights[s] == 0.0 and stamps[s] != NOT_HELD:
+            for w in range(len(context)):
+                context[w] += weights[s] * values[s, w]
+
+
+@numba.njit
 def _first_versions(ages):
     """What `replaced` says of the bindings that a state brings along."""
     version = np.empty(ages.shape[0], np.int64)
@@ -176,7 +185,6 @@ def forward(
         log_strength = np.empty(slots, query.dtype)  # -inf of an empty slot, so that it has no weight
         held, held_owners = hold(keys[b], ages[b])
         version = _first_versions(ages[b])
-        # nothing times NaN or infinity is NaN: a held slot without weight is then read all the same
         careful = not (all_finite(value[b]) and all_finite(values[b]))
         clock = 0
         for s in range(slots):
@@ -223,10 +231,12 @@ def forward(
             if math.isnan(total):
                 total = _weigh_without_total(score, held.stamps, weights[b, t])
             for s in range(slots):
-                if weights[b, t, s] != 0.0 or (careful and held.stamps[s] != NOT_HELD):
+                if weights[b, t, s] != 0.0:
                     weights[b, t, s] /= total
                     for w in range(value_width):
                         context[b, t, w] += weights[b, t, s] * values[b, s, w]
+            if careful:
+                _read_without_weight(held.stamps, weights[b, t], values[b], context[b, t])
         for s in range(slots):
             ages[b, s] = age_of(held, s, clock)
         until_here(held_owners)
@@ -260,7 +270,7 @@ def forward_best(
         logs = bare(memory)
         held, held_owners = hold(keys[b], ages[b])
         version = _first_versions(ages[b])
-        careful = not (all_finite(value[b]) and all_finite(values[b]))  # as in `forward`
+        careful = not (all_finite(value[b]) and all_finite(values[b]))
         for s in range(slots):
             logs[s] = 0.0 if ages[b, s] < 0 else math.log(np.float64(strengths[b, s]))
         best, best_owners = room_for(top_k)

@@ -220,6 +220,17 @@ def _longest(query, key, keys, source, empty):
     return math.sqrt(asking) * math.sqrt(longest)
 
 
+@numba.njit
+def _read_without_weight(column, source, weights, values, value, context):
+    """Nothing times NaN or infinity is NaN: add to context [W] what is read with weight 0."""
+    for j in range(len(column)):
+        n = column[j]
+        if n >= 0 and weights[j] == 0.0:
+            its = values[n] if source[n] < len(values) else value[source[n] - len(values)]
+            for w in range(len(context)):
+                context[w] += weights[j] * its[w]
+
+
 @kernel(fastmath=FAST)
 def forward(
     query, key, value, token_ids, levels, real, allowed, starts, keys, values, held_ids, policy, rate, start,
@@ -237,7 +248,6 @@ def forward(
         score = np.empty(budget, query.dtype)
         column = np.empty(top_k, np.int64)  # which entry is read there
         taken = np.empty(budget, np.bool_)
-        # nothing times NaN or infinity is NaN: an entry without weight is then read all the same
         careful = not (all_finite(value[b]) and all_finite(values[b]))
         for n in range(budget):
             source[n] = n
@@ -260,7 +270,6 @@ def forward(
             )  # fmt: skip
             if entry >= 0:
                 source[entry] = budget + t
-            spoilt = False  # whether a score is NaN
             for n in range(budget):
                 taken[n] = priorities[b, n] < 0
                 if not taken[n]:
@@ -272,9 +281,10 @@ def forward(
                         for e in range(width):
                             dot += key[b, source[n] - budget, e] * query[b, t, e]
                     score[n] = dot * scale
-                    spoilt |= math.isnan(score[n])
-            margin = 0.0
+            margin, spoilt = 0.0, False  # whether a score is NaN
             if top_k < budget:
+                for n in range(budget):
+                    spoilt |= not taken[n] and math.isnan(score[n])
                 margin = TIE * scale * _longest(query[b, t], key[b], keys[b], source, taken)
             top = -np.inf
             for j in range(top_k):
@@ -289,7 +299,7 @@ def forward(
                             best = n
                 if best >= 0:
                     column[j], taken[best] = best, True
-                    top = larger(top, score[best])
+                    top = max(top, score[best])  # whatever it is, a score that is NaN makes the total NaN
             total = query.dtype.type(0)
             if top == -np.inf and column.min() < 0:
                 # as in a softmax over all K, in which an empty entry weighs next to nothing, and then 0
@@ -309,13 +319,15 @@ def forward(
                 read_ids[b, t, j] = held_ids[b, n] if source[n] < budget else token_ids[b, source[n] - budget]
                 if keeping:
                     sources[b, t, j] = source[n]
-                if weight != 0.0 or careful:
+                if weight != 0.0:
                     if source[n] < budget:
                         for w in range(value_width):
                             context[b, t, w] += weight * values[b, n, w]
                     else:
                         for w in range(value_width):
                             context[b, t, w] += weight * value[b, source[n] - budget, w]
+            if careful:
+                _read_without_weight(column, source, weights[b, t], values[b], value[b], context[b, t])
         for n in range(budget):
             last[b, n] = source[n]
 
