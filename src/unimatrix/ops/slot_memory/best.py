@@ -155,8 +155,8 @@ def _sort(scores, numbers):
 def read_best(best, held, careful, values, slot_ids, context, weights, read_ids, read_slots):
     """Fill context [W], weights, ids and slots [k] of a position, the lowest slot first.
 
-    Where fewer than k hold something the lowest empty slots make up the number, with weight 0. Careful: a held
-    slot without weight is read all the same, since nothing times NaN or infinity is NaN.
+    Where fewer than k hold something the lowest empty slots make up the number, with weight 0. Careful: a
+    held slot without weight is read all the same, since nothing times NaN or infinity is NaN.
     """
     scores, numbers, stamps, count = best.scores, best.numbers, held.stamps, best.count[0]
     top, empty, total = -np.inf, held.counts[EMPTY_FROM], 0.0

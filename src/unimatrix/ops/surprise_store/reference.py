@@ -103,7 +103,7 @@ def _read(
         most = largest_scores(query[:, None], state.keys)[:, 0]
         best = top_entries(_scores(query, keys), held, most, rules.top_k)
         held, token_ids = (x.gather(-1, best) for x in (held, token_ids))
-        # keys before any product with the query: what is not read has no part in a gradient, not nothing times NaN
+        # before any product with the query: what is not read gets no gradient, not nothing times NaN
         keys, values = (x.gather(1, best[..., None].expand(-1, -1, x.shape[-1])) for x in (keys, values))
     weights = softmax_over(_scores(query, keys), held)
     return (weights[..., None] * values).sum(-2), weights, token_ids
