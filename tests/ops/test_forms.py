@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from tolerances import assert_close
 from torch import Tensor
 
+from unimatrix import UserError
 from unimatrix.ops import BackendChoice
 
 LENGTHS = (1, 2, 15, 16, 17, 63, 257)  # around a chunk of 16 and a block of the loops, and 16 of them
@@ -169,6 +170,42 @@ def test_whatever_stands_at_masked_positions_reaches_nothing(case, backend, wron
         assert torch.isfinite(x).all(), name
         assert torch.equal(found[1][name], x), name
         assert name.startswith("output") or not along_time(name) or (x[~mask] == 0).all(), name
+
+
+@every_fast_form
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("kind", ["ordinary", "sharp", "starts"])
+def test_one_wrong_number_shows_wherever_the_equation_has_it(case, backend, wrong, kind):
+    """Not finite where the equation is not, in outputs, last state and gradients; and as it is elsewhere.
+
+    The chunked forms multiply whole chunks, where nothing times infinity is no number: there it may be more.
+    """
+    if backend == "chunked" and kind == "starts":
+        return  # a gate where a text begins gets no gradient there; in the equation, nothing times NaN
+    inputs = CASES[case].make(length=9, dtype=torch.float32 if kind == "ordinary" else torch.float64)
+    if kind == "sharp" and "query" in inputs:
+        inputs["query"] = 300 * inputs["query"]  # many a weight is 0
+    options = {"starts": beginnings(2, 9)} if kind == "starts" else {}
+    for name, x in inputs.items():
+        # near the end of a position, at the beginning of a state, whose first rows are held
+        at = (1, 5, *(size - 1 for size in x.shape[2:])) if along_time(name) else (1, *[0] * (x.dim() - 1))
+        spoilt = inputs | {name: x.clone()}
+        spoilt[name][at] = wrong
+        try:
+            expected = run(case, spoilt, "reference", **options)
+        except UserError:  # a gate out of its range
+            with pytest.raises(UserError, match=name):
+                run(case, spoilt, backend, **options)
+            continue
+        got = run(case, spoilt, backend, **options)
+        for quantity, theirs in expected.items():
+            ours, finite = got[quantity], theirs.isfinite()
+            assert not ours[~finite].isfinite().any(), f"{name}: {quantity}"
+            assert backend == "chunked" or ours[finite].isfinite().all(), f"{name}: {quantity}"
+        both = {
+            quantity: got[quantity].isfinite() & theirs.isfinite() for quantity, theirs in expected.items()
+        }
+        assert_same(*({q: x.where(both[q], 0.0) for q, x in found.items()} for found in (got, expected)))
 
 
 @every_form

@@ -143,3 +143,44 @@ def test_any_stream(seed, length, num_slots, stream, data):
 def test_bad_input_is_one_line(change, message):
     with pytest.raises(UserError, match=message):
         slot_memory(**({**make_inputs(5), "num_slots": 8} | change))
+
+
+@pytest.mark.parametrize("backend", FORMS)
+@pytest.mark.parametrize("top_k", [None, 2])
+@pytest.mark.parametrize("held", [1, 3])
+def test_a_score_of_minus_infinity_weighs_nothing_beside_an_empty_slot(backend, top_k, held):
+    """Where all slots are held by such scores there is no softmax of them."""
+    state = empty_state(1, 3, 2, 2, dtype=torch.float64)
+    state.keys[:, :held], state.strengths[:, :held] = -torch.inf, 1.0
+    state.ages[:, :held], state.values[:, :held] = torch.arange(held), 1.0
+    numbers = {name: torch.ones(1, 1, 2, dtype=torch.float64) for name in ("query", "key", "value")}
+    reads, _ = slot_memory(
+        **numbers,
+        token_ids=torch.zeros(1, 1, dtype=torch.int64),
+        write_strength=torch.zeros(1, 1, dtype=torch.float64),
+        num_slots=3,
+        top_k=top_k,
+        state=state,
+        backend=backend,
+    )
+    assert bool(reads.weights.isnan().all()) == (held == 3)
+    assert held == 3 or (reads.weights == 0).all()
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("part", ["keys", "values", "strengths"])
+def test_one_wrong_number_among_many_slots_shows(backend, wrong, part):
+    """Of many slots the loops look at few: those of the largest bounds."""
+    texts = {"stream": "all different", "gate": "on", "num_slots": 300}
+    inputs, before = make_inputs(40, seed=1, **texts), make_inputs(299, **texts)
+    inputs["state"] = state = slot_memory(**before, num_slots=300)[1]
+    assert (state.ages != EMPTY).sum(1).min() > 256
+    getattr(state, part)[1, 7].fill_(wrong)
+    expected, got = (
+        slot_memory(**inputs, num_slots=300, top_k=4, backend=b)[0] for b in ("reference", backend)
+    )
+    assert torch.equal(got.slots, expected.slots)
+    assert torch.equal(got.weights.isnan(), expected.weights.isnan())
+    assert torch.equal(got.context.isfinite(), expected.context.isfinite())
+    assert part == "values" or wrong == -torch.inf or got.weights.isnan().any()

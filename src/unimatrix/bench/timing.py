@@ -40,6 +40,7 @@ def time_in_turns(
     warmup: int = 3,
     turn_s: float = 0.0,
     settle: bool = False,
+    before: Mapping[Key, Callable[[], object]] | None = None,
     device: str = "cpu",
 ) -> dict[Key, Timing]:
     """Time every candidate once per round, round after round, after `warmup` untimed rounds.
@@ -53,7 +54,8 @@ def time_in_turns(
     if min_rounds < 1 or seconds <= 0:
         raise UserError(f"rounds and seconds: expected positive numbers, got {min_rounds} and {seconds}")
     for _ in range(warmup):
-        for call in candidates.values():
+        for name, call in candidates.items():
+            before[name]()
             call()
     spent: dict[Key, list[float]] = {name: [] for name in candidates}
     begin = time.perf_counter()
@@ -61,10 +63,12 @@ def time_in_turns(
     while rounds < max_rounds and (rounds < min_rounds or time.perf_counter() - begin < seconds):
         for name, call in candidates.items():
             if settle:
+                before[name]()
                 call()
                 _finish(device)
             turn = time.perf_counter()
             while True:
+                before[name]()
                 _finish(device)
                 start = time.perf_counter()
                 call()
@@ -74,6 +78,10 @@ def time_in_turns(
                     break
         rounds += 1
     return {name: _summary(values) for name, values in spent.items()}
+
+
+def _nothing() -> None:
+    pass
 
 
 def _finish(device: str) -> None:

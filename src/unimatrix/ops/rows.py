@@ -86,6 +86,22 @@ def bare(x):
     return carray(_pointer(x.ctypes.data, 0, x.dtype.type(0)), x.shape)  # pyright: ignore[reportCallIssue]
 
 
+@numba.njit(fastmath=FAST)
+def all_finite(x):
+    """Whether no number of x is NaN or infinite: a loop may then leave out what it weighs with 0."""
+    flat, nothing = x.reshape(x.size), x.dtype.type(0)
+    total = nothing
+    for i in range(flat.size):
+        total += flat[i] * nothing  # NaN of both
+    return total == nothing
+
+
+@numba.njit
+def larger(x, y):
+    """The larger of two numbers, NaN if one of them is: `max` may return the other one."""
+    return x if x > y or x != x else y
+
+
 @numba.njit
 def until_here(owner):
     """The owner lives until here: numba frees an array behind its last use, and sees none through `bare`."""

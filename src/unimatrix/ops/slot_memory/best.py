@@ -152,15 +152,20 @@ def _sort(scores, numbers):
 
 
 @numba.njit(fastmath=FAST, error_model="numpy")
-def read_best(best, held, values, slot_ids, context, weights, read_ids, read_slots):
+def read_best(best, held, careful, values, slot_ids, context, weights, read_ids, read_slots):
     """Fill context [W], weights, ids and slots [k] of a position, the lowest slot first.
 
-    Where fewer than k hold something the lowest empty slots make up the number, with weight 0.
+    Where fewer than k hold something the lowest empty slots make up the number, with weight 0. Careful: a
+    held slot without weight is read all the same, since nothing times NaN or infinity is NaN.
     """
     scores, numbers, stamps, count = best.scores, best.numbers, held.stamps, best.count[0]
     top, empty, total = -np.inf, held.counts[EMPTY_FROM], 0.0
     for i in range(count):
         top = max(top, scores[i])
+    if top == -np.inf and count < scores.shape[0]:
+        # as in a softmax over all k, in which an empty slot weighs next to nothing, and then 0
+        top = np.inf
+        total = 1.0
     for i in range(count):
         below = scores[i] - top
         scores[i] = 0.0 if below <= NO_WEIGHT else math.exp(below)
@@ -177,6 +182,6 @@ def read_best(best, held, values, slot_ids, context, weights, read_ids, read_slo
         s, weight = numbers[i], weights.dtype.type(scores[i] / total if count > 0 else 0.0)
         read_slots[i], weights[i] = s, weight
         read_ids[i] = -1 if stamps[s] == NOT_HELD else slot_ids[s]
-        if weight != 0.0:
+        if weight != 0.0 or (careful and stamps[s] != NOT_HELD):
             for w in range(context.shape[0]):
                 context[w] += weight * values[s, w]

@@ -109,7 +109,9 @@ def set_slot(bounds, held, logs, s):
     for e in range(keys.shape[1]):
         units[s, e] = keys[s, e] * factor
     bounds.sizes[s] = norm
-    bounds.offsets[s] = logs[s] + abs(logs[s]) * 4 * UNIT + SMALL if logs[s] > -np.inf else -np.inf
+    # a score that is NaN comes first: its bound is the largest
+    offset = np.inf if math.isnan(logs[s]) else logs[s]
+    bounds.offsets[s] = offset + abs(offset) * 4 * UNIT + SMALL if offset > -np.inf else -np.inf
 
 
 @intrinsic

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.rows import FAST, bare, until_here
+from unimatrix.ops.rows import FAST, all_finite, bare, until_here
 from unimatrix.ops.shapes import check_range
 from unimatrix.ops.slot_memory.best import NO_WEIGHT, find_best, read_best, room_for
 from unimatrix.ops.slot_memory.bounds import (
@@ -31,6 +31,7 @@ from unimatrix.ops.slot_memory.bounds import (
     write_slot,
 )
 from unimatrix.ops.slot_memory.held import (
+    NOT_HELD,
     USED,
     age_of,
     free_slot,
@@ -87,7 +88,7 @@ def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
     )
     backward(
         threads_for(writes.query.numel() * state.keys.shape[1]),
-        *[array(x) for x in (*given, starts, weights)],
+        *[array(x) for x in (*given, state.ages, starts, weights)],
         array(read_slots) if read_slots.shape[2] else None,
         *[array(x) for x in (slot_of, replaced, *into)],
         *[x.numpy() for x in (*grad_state, *grads)],
@@ -128,6 +129,33 @@ def _release(held, values, slot_ids, strengths):
 
 
 @numba.njit
+def _weigh_without_total(score, stamps, weights):
+    """Fill weights [N] where no total is a number: a score is NaN or inf, or none is above -inf.
+
+    As a softmax over all slots has it in which an empty one weighs next to nothing, and then 0: it is what
+    keeps the weights numbers where all held slots are at -inf. Returns what the weights are divided by: 1.
+    """
+    low, full = True, True
+    for s in range(len(score)):
+        if stamps[s] == NOT_HELD:
+            full = False
+        elif score[s] != -np.inf:
+            low = False
+    for s in range(len(score)):
+        weights[s] = 0.0 if stamps[s] == NOT_HELD or (low and not full) else np.nan
+    return score.dtype.type(1)
+
+
+@numba.njit
+def _read_without_weight(stamps, weights, values, context):
+    """Nothing times NaN or infinity is NaN: add to context [W] what the held slots of weight 0 give."""
+    for s in range(len(weights)):
+        if weights[s] == 0.0 and stamps[s] != NOT_HELD:
+            for w in range(len(context)):
+                context[w] += weights[s] * values[s, w]
+
+
+@numba.njit
 def _first_versions(ages):
     """What `replaced` says of the bindings that a state brings along."""
     version = np.empty(ages.shape[0], np.int64)
@@ -157,6 +185,7 @@ def forward(
         log_strength = np.empty(slots, query.dtype)  # -inf of an empty slot, so that it has no weight
         held, held_owners = hold(keys[b], ages[b])
         version = _first_versions(ages[b])
+        careful = not (all_finite(value[b]) and all_finite(values[b]))
         clock = 0
         for s in range(slots):
             log_strength[s] = -np.inf if ages[b, s] < 0 else math.log(strengths[b, s])
@@ -191,19 +220,23 @@ def forward(
                     dot += keys[b, s, e] * query[b, t, e]
                 score[s] = dot * scale + log_strength[s]
             for s in range(slots):
-                if score[s] > top:  # never of NaN
+                if score[s] > top:  # never of NaN, which makes the total NaN
                     top = score[s]
             total = query.dtype.type(0)
             for s in range(slots):
                 read_ids[b, t, s] = slot_ids[b, s]
                 below = score[s] - top
-                weights[b, t, s] = math.exp(below) if below > NO_WEIGHT else 0.0
+                weights[b, t, s] = 0.0 if below <= NO_WEIGHT else math.exp(below)  # of NaN it is NaN
                 total += weights[b, t, s]
+            if math.isnan(total):
+                total = _weigh_without_total(score, held.stamps, weights[b, t])
             for s in range(slots):
-                if weights[b, t, s] > 0.0:
+                if weights[b, t, s] != 0.0:
                     weights[b, t, s] /= total
                     for w in range(value_width):
                         context[b, t, w] += weights[b, t, s] * values[b, s, w]
+            if careful:
+                _read_without_weight(held.stamps, weights[b, t], values[b], context[b, t])
         for s in range(slots):
             ages[b, s] = age_of(held, s, clock)
         until_here(held_owners)
@@ -237,6 +270,7 @@ def forward_best(
         logs = bare(memory)
         held, held_owners = hold(keys[b], ages[b])
         version = _first_versions(ages[b])
+        careful = not (all_finite(value[b]) and all_finite(values[b]))
         for s in range(slots):
             logs[s] = 0.0 if ages[b, s] < 0 else math.log(np.float64(strengths[b, s]))
         best, best_owners = room_for(top_k)
@@ -271,7 +305,7 @@ def forward_best(
                     slot_of[b, t], replaced[b, t], version[s] = s, version[s], t
                 find_best(best, wide, likely, bounds, CHUNK + t - first, held, logs, query[b, t])
                 read_best(
-                    best, held, values[b], slot_ids[b],
+                    best, held, careful, values[b], slot_ids[b],
                     context[b, t], weights[b, t], read_ids[b, t], read_slots[b, t],
                 )  # fmt: skip
             t = stop
@@ -297,10 +331,22 @@ def _read_slot(read_slots, b, t, i):
     return read_slots[b, t, i]
 
 
+@numba.njit
+def _is_finite(arrays, strengths, ages):
+    """Whether all numbers of a row are, and the logarithms of the strengths held, with their derivatives."""
+    for s in range(len(ages)):
+        if ages[s] >= 0 and not 0.0 < strengths[s] < np.inf:
+            return False
+    finite = True
+    for x in arrays:
+        finite = finite and all_finite(x)
+    return finite
+
+
 @kernel(fastmath=FAST)
 def backward(
-    query, key, value, strength, keys0, values0, strengths0, starts, weights, read_slots, slot_of, replaced,
-    d_context, d_weights,
+    query, key, value, strength, keys0, values0, strengths0, ages0, starts, weights, read_slots,
+    slot_of, replaced, d_context, d_weights,
     d_keys, d_values, d_strengths, d_query, d_key, d_value, d_strength,
 ):  # fmt: skip
     """Fill d_query ... d_strength; d_keys, d_values, d_strengths come as the gradients of the last state and
@@ -314,12 +360,20 @@ def backward(
     for b in numba.prange(batch):
         keys, values, strengths = keys0[b].copy(), values0[b].copy(), strengths0[b].copy()
         d_score = np.empty(reads, query.dtype)
+        holds = np.empty(slots, np.bool_)  # which slots hold something now
+        # nothing times NaN or infinity is NaN: of held slots those without weight have a part then too
+        careful = not _is_finite(
+            (query[b], key[b], value[b], keys0[b], values0[b], d_context[b], d_weights[b]),
+            strengths0[b], ages0[b],
+        )  # fmt: skip
         reached = slots  # no slot from here on has a gradient
         written = length  # from here on what the slots hold now was written
         for t in range(length - 1, -1, -1):
             if t < written:
                 stop = written
                 written = _beginning(starts, b, t) if starting else 0
+                for s in range(slots):
+                    holds[s] = ages0[b, s] >= 0 and not (starting and starts[b, written])
                 for u in range(written, min(stop, length)):
                     s = slot_of[b, u]
                     if s >= 0:
@@ -328,6 +382,7 @@ def backward(
                         for w in range(value_width):
                             values[s, w] = value[b, u, w]
                         strengths[s] = strength[b, u]
+                        holds[s] = True
             for e in range(width):
                 d_query[b, t, e] = 0.0
                 d_key[b, t, e] = 0.0
@@ -337,7 +392,7 @@ def backward(
             mean = query.dtype.type(0)
             for i in range(reads):
                 s, weight = _read_slot(read_slots, b, t, i), weights[b, t, i]
-                if weight != 0.0:
+                if weight != 0.0 or (careful and holds[s]):
                     dot = query.dtype.type(0)
                     for w in range(value_width):
                         dot += d_context[b, t, w] * values[s, w]
@@ -346,7 +401,7 @@ def backward(
                     mean += weight * d_score[i]
             for i in range(reads):
                 s, weight = _read_slot(read_slots, b, t, i), weights[b, t, i]
-                if weight != 0.0:
+                if weight != 0.0 or (careful and holds[s]):
                     step = weight * (d_score[i] - mean)
                     d_strengths[b, s] += step / strengths[s]
                     for e in range(width):
@@ -357,6 +412,7 @@ def backward(
             s = slot_of[b, t]
             if s >= 0:
                 before = replaced[b, t]
+                holds[s] = before != WAS_EMPTY
                 for e in range(width):
                     d_key[b, t, e] = d_keys[b, s, e]
                     d_keys[b, s, e] = 0.0

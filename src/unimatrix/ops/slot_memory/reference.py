@@ -91,13 +91,15 @@ def _read(query: Tensor, real: Tensor | None, state: SlotMemoryState, rules: Rul
             slots = torch.where(real[:, None], slots, torch.arange(rules.top_k, device=slots.device))
         state = SlotMemoryState(*(rows(x, slots) for x in state))
         taken, strengths = taken.gather(1, slots), strengths.gather(1, slots)
-    score = (state.keys * query[:, None]).sum(-1) / query.shape[-1] ** 0.5 + strengths.log()
+    # whatever stands in an empty slot, it holds nothing: nothing times NaN or infinity is NaN
+    keys, values = (x.masked_fill(~taken[..., None], 0.0) for x in (state.keys, state.values))
+    score = (keys * query[:, None]).sum(-1) / query.shape[-1] ** 0.5 + strengths.log()
     kept, token_ids = taken, state.token_ids
     if real is not None:
         kept = kept & real[:, None]
         token_ids = token_ids.masked_fill(~real[:, None], EMPTY)
     weights = softmax_over(score, kept)
-    return SlotReads((weights[..., None] * state.values).sum(-2), weights, token_ids, slots)
+    return SlotReads((weights[..., None] * values).sum(-2), weights, token_ids, slots)
 
 
 def top_slots(score: Tensor, taken: Tensor, top_k: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.ops.jit import kernel
-from unimatrix.ops.rows import FAST
+from unimatrix.ops.rows import FAST, all_finite, larger
 from unimatrix.ops.surprise_store.state import (
     DRAW_BITS,
     EMPTY,
@@ -214,10 +214,21 @@ def _longest(query, key, keys, source, empty):
             square = 0.0
             for e in range(len(query)):
                 square += its[e] * its[e]
-            longest = max(longest, square)
+            longest = larger(longest, square)
     for e in range(len(query)):
         asking += query[e] * query[e]
     return math.sqrt(asking) * math.sqrt(longest)
+
+
+@numba.njit
+def _read_without_weight(column, source, weights, values, value, context):
+    """Nothing times NaN or infinity is NaN: add to context [W] what is read with weight 0."""
+    for j in range(len(column)):
+        n = column[j]
+        if n >= 0 and weights[j] == 0.0:
+            its = values[n] if source[n] < len(values) else value[source[n] - len(values)]
+            for w in range(len(context)):
+                context[w] += weights[j] * its[w]
 
 
 @kernel(fastmath=FAST)
@@ -237,6 +248,7 @@ def forward(
         score = np.empty(budget, query.dtype)
         column = np.empty(top_k, np.int64)  # which entry is read there
         taken = np.empty(budget, np.bool_)
+        careful = not (all_finite(value[b]) and all_finite(values[b]))
         for n in range(budget):
             source[n] = n
         for t in range(length):
@@ -269,8 +281,10 @@ def forward(
                         for e in range(width):
                             dot += key[b, source[n] - budget, e] * query[b, t, e]
                     score[n] = dot * scale
-            margin = 0.0
+            margin, spoilt = 0.0, False  # whether a score is NaN
             if top_k < budget:
+                for n in range(budget):
+                    spoilt |= not taken[n] and math.isnan(score[n])
                 margin = TIE * scale * _longest(query[b, t], key[b], keys[b], source, taken)
             top = -np.inf
             for j in range(top_k):
@@ -279,19 +293,22 @@ def forward(
                     most = -np.inf
                     for n in range(budget):
                         if not taken[n]:
-                            most = max(most, score[n])
+                            most = larger(most, score[n]) if spoilt else max(most, score[n])
                     for n in range(budget - 1, -1, -1):
                         if not taken[n] and not score[n] < most - margin:
                             best = n
                 if best >= 0:
                     column[j], taken[best] = best, True
-                    top = max(top, score[best])
+                    top = max(top, score[best])  # whatever it is, a score that is NaN makes the total NaN
             total = query.dtype.type(0)
+            if top == -np.inf and column.min() < 0:
+                # as in a softmax over all K, in which an empty entry weighs next to nothing, and then 0
+                top, total = np.inf, query.dtype.type(1)
             for j in range(top_k):
                 n = column[j]
                 if n >= 0:
                     below = score[n] - top
-                    weights[b, t, j] = math.exp(below) if below > NO_WEIGHT else 0.0
+                    weights[b, t, j] = 0.0 if below <= NO_WEIGHT else math.exp(below)  # of NaN it is NaN
                     total += weights[b, t, j]
             for j in range(top_k):
                 n = column[j]
@@ -302,13 +319,15 @@ def forward(
                 read_ids[b, t, j] = held_ids[b, n] if source[n] < budget else token_ids[b, source[n] - budget]
                 if keeping:
                     sources[b, t, j] = source[n]
-                if weight > 0.0:
+                if weight != 0.0:
                     if source[n] < budget:
                         for w in range(value_width):
                             context[b, t, w] += weight * values[b, n, w]
                     else:
                         for w in range(value_width):
                             context[b, t, w] += weight * value[b, source[n] - budget, w]
+            if careful:
+                _read_without_weight(column, source, weights[b, t], values[b], value[b], context[b, t])
         for n in range(budget):
             last[b, n] = source[n]
 
@@ -325,6 +344,10 @@ def backward(
     scale = 1.0 / math.sqrt(width)
     for b in numba.prange(batch):
         d_score = np.empty(top_k, query.dtype)
+        # nothing times NaN or infinity is NaN: what was read without weight has a part then too
+        careful = False
+        for x in (query[b], key[b], value[b], keys[b], values[b], d_context[b], d_weights[b]):
+            careful = careful or not all_finite(x)
         for n in range(budget):
             s = last[b, n]
             if s >= 0:
@@ -339,7 +362,7 @@ def backward(
             mean = query.dtype.type(0)
             for j in range(top_k):
                 weight, s = weights[b, t, j], sources[b, t, j]
-                if weight != 0.0:
+                if weight != 0.0 or (careful and s >= 0):
                     its, into = values[b, s % budget], d_values[b, s % budget]
                     if s >= budget:
                         its, into = value[b, s - budget], d_value[b, s - budget]
@@ -351,7 +374,7 @@ def backward(
                     mean += weight * d_score[j]
             for j in range(top_k):
                 weight, s = weights[b, t, j], sources[b, t, j]
-                if weight != 0.0:
+                if weight != 0.0 or (careful and s >= 0):
                     step = weight * (d_score[j] - mean) * scale
                     its, into = keys[b, s % budget], d_keys[b, s % budget]
                     if s >= budget:

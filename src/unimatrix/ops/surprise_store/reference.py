@@ -98,15 +98,20 @@ def _read(
     held = state.priorities != EMPTY
     if real is not None:
         held = held & real[:, None]
-    score = (state.keys * query[:, None]).sum(-1) / query.shape[-1] ** 0.5
-    values, token_ids = state.values, state.token_ids.masked_fill(~held, EMPTY)
+    keys, values, token_ids = state.keys, state.values, state.token_ids.masked_fill(~held, EMPTY)
     if rules.top_k < rules.budget:
         most = largest_scores(query[:, None], state.keys)[:, 0]
-        best = top_entries(score, held, most, rules.top_k)
-        score, held, token_ids = (x.gather(-1, best) for x in (score, held, token_ids))
-        values = values.gather(1, best[..., None].expand(-1, -1, values.shape[-1]))
-    weights = softmax_over(score, held)
+        best = top_entries(_scores(query, keys), held, most, rules.top_k)
+        held, token_ids = (x.gather(-1, best) for x in (held, token_ids))
+        # before any product with the query: what is not read gets no gradient, not nothing times NaN
+        keys, values = (x.gather(1, best[..., None].expand(-1, -1, x.shape[-1])) for x in (keys, values))
+    weights = softmax_over(_scores(query, keys), held)
     return (weights[..., None] * values).sum(-2), weights, token_ids
+
+
+def _scores(query: Tensor, keys: Tensor) -> Tensor:
+    """Of query [B, E] and keys [B, N, E]: [B, N]."""
+    return (keys * query[:, None]).sum(-1) / query.shape[-1] ** 0.5
 
 
 def largest_scores(query: Tensor, keys: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def _decoding(batch: int) -> Study:
     )
 
 
-DECODING = Measurement(name="decoding", take=take_decoding, repeats=REPEATS)
+DECODING = Measurement(name="decoding", take=take_decoding, repeats=REPEATS, version=2)
 DECODING_STUDIES = tuple(_decoding(batch) for batch in BATCHES)
 MEMORY = Study(
     name="memory",
