@@ -177,6 +177,26 @@ def test_a_turns_first_call_may_go_untimed_and_the_mean_counts_what_the_median_d
     assert (found.median_s, found.mean_s) == (1.0, 3.0)
 
 
+def test_what_comes_before_a_call_comes_before_each_and_is_not_timed():
+    order = []
+
+    def before():
+        order.append("before")
+        time.sleep(0.02)
+
+    timings = time_in_turns(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")},
+        before={"a": before},
+        seconds=0.001,
+        min_rounds=2,
+        max_rounds=2,
+        warmup=1,
+        settle=True,
+    )
+    assert timings["a"].median_s < 0.01
+    assert order == ["before", "a", "b"] + 2 * ["before", "a", "before", "a", "b", "b"]
+
+
 def test_nothing_is_timed_when_the_fast_form_is_wrong(tmp_path, monkeypatch):
     from unimatrix.ops import matrix_state as op
 
@@ -299,6 +319,22 @@ def test_decode_apart_from_reading_and_by_batch():
         (row["batch"], row["position"]): row for row in result["rows"] if row["model"] == "unimatrix-core"
     }
     assert of_core[3, 4]["state_bytes"] == 3 * of_core[1, 4]["state_bytes"]
+
+
+def test_tokens_are_timed_behind_the_newest_state():
+    """Behind an older one a part that keeps the text would make an index anew, which no decoding does."""
+    read = []
+
+    def model(token, state):
+        read.append((token.shape, state))
+        return None, state + 1
+
+    begin, each = decode._decoder(model, 0, 2, "cpu")
+    for _ in range(2):
+        read.clear()
+        begin()
+        assert each() == 1 + decode.TOKENS_PER_CALL
+        assert read == [((2, 1), number) for number in range(1 + decode.TOKENS_PER_CALL)]
 
 
 def test_a_model_whose_state_is_wrong_is_not_decoded(monkeypatch):

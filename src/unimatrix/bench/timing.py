@@ -49,8 +49,9 @@ def time_in_turns(
     spent and min_rounds are done, or after max_rounds. A candidate's turn is as many calls as take turn_s
     seconds, at least one: so quick ones are timed often beside slow ones. With `settle` an untimed call comes
     before each turn's: it finds the caches full of another candidate's numbers, which none meets that runs
-    alone.
+    alone. before: what is done, untimed, before each call of a candidate.
     """
+    before = {name: _nothing for name in candidates} | dict(before or {})
     if min_rounds < 1 or seconds <= 0:
         raise UserError(f"rounds and seconds: expected positive numbers, got {min_rounds} and {seconds}")
     for _ in range(warmup):

@@ -135,8 +135,8 @@ def _decoding(batch: int) -> Study:
         ),
         protocol=(
             "Time to the first token: a prompt of so many tokens is read from nothing, with the logits of "
-            "its last token alone. Time per token: from the state that it leaves, "
-            f"{decode.TOKENS_PER_CALL} tokens are read one by one"
+            "its last token alone. Time per token: behind it and one token more, so that the state is the "
+            f"newest of its text, {decode.TOKENS_PER_CALL} tokens are read one by one"
             f"{', each a step of the whole batch' if batch > 1 else ''}. Eager mode, no learned positions.",
             f"{REPEATS} repeats, each in a fresh process; all models in turns. Before, each model's logits "
             "one token at a time must be those of the whole.",
