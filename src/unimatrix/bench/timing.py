@@ -51,7 +51,7 @@ def time_in_turns(
     before each turn's: it finds the caches full of another candidate's numbers, which none meets that runs
     alone. before: what is done, untimed, before each call of a candidate.
     """
-    before = {name: _nothing for name in candidates} | dict(before or {})
+    before = dict.fromkeys(candidates, _nothing) | dict(before or {})
     if min_rounds < 1 or seconds <= 0:
         raise UserError(f"rounds and seconds: expected positive numbers, got {min_rounds} and {seconds}")
     for _ in range(warmup):
