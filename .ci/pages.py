@@ -348,8 +348,8 @@ def automaton_contexts() -> str:
     said = (
         f"A row of {found['length']:,} bytes of text took the automaton {ns[0]:.0f} ns a token and the table "
         f"of contexts {ns[1]:.0f}; a step behind {found['position']:,} tokens {us[0]:.1f} and {us[1]:.1f} "
-        f"us; they kept {size[0]:.1f} and {size[1]:.1f} bytes a token. Of the words above {compared:,} answers "
-        f"were {result['peer']['name']}'s, each."
+        f"us; they kept {size[0]:.1f} and {size[1]:.1f} bytes a token. Of the words above "
+        f"{compared:,} answers were {result['peer']['name']}'s, each."
     )
     return textwrap.fill(said, 120, break_on_hyphens=False)
 
