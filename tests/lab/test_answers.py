@@ -2,7 +2,7 @@
 
 import pytest
 
-from unimatrix.lab.answers import NOT_MEASURED, Mean, Said, sentence
+from unimatrix.lab.answers import NOT_MEASURED, Mean, Said, sentence, sentences
 from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured
 from unimatrix.studies.catalogue import experiment
 
@@ -57,3 +57,12 @@ def test_large_numbers_are_separated(result) -> None:
     name = CORE.experiment.name
     runs = {seed: result(name, seed, 5.0, metrics={"bpb": 1_234_560.0 + seed}) for seed in (7, 8)}
     assert Mean(CORE, 1, " tokens").text({name: runs}) == "1,234,567.5 tokens"
+
+
+def test_of_several_sentences_those_that_have_run_are_said(samples) -> None:
+    answer = sentences(ANSWER, sentence("Core alone has {core}.", core=Mean(CORE, 1)))
+    assert answer({}) == NOT_MEASURED
+    both = samples({CORE.experiment.name: {7: 5.0}, TRANSFORMER.experiment.name: {7: 5.2}})
+    assert answer(both) == "5.00 BPB against 5.20: open. Core alone has 5.0."
+    one = samples({TRANSFORMER.experiment.name: {7: 5.2}})
+    assert answer(one) == "(not measured yet) against 5.20: open."

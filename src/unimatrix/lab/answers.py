@@ -77,3 +77,13 @@ class Sentence:
 def sentence(template: str, **parts: Part | str) -> Sentence:
     """A `Sentence` of these parts; a text stands for itself."""
     return Sentence(template, parts)
+
+
+def sentences(*each: Answer) -> Answer:
+    """An `Answer` of several; what has not run at all is passed over, and says so where nothing has."""
+
+    def answer(samples: Samples) -> str:
+        said = [found for one in each if (found := one(samples)) != NOT_MEASURED]
+        return " ".join(said) or NOT_MEASURED
+
+    return answer

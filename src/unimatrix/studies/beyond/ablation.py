@@ -6,16 +6,21 @@ recipe for texts of one's own, and what it recalls after Table 4's; compared wit
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unimatrix.lab.answers import Mean, Said, sentence
+from unimatrix.lab.answers import Mean, Said, sentence, sentences
 from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured, SeedBySeedClaim, Side
+from unimatrix.lab.figures import draw_metric
 from unimatrix.lab.protocol import protocol_of
-from unimatrix.lab.study import Column, Row, Study
+from unimatrix.lab.results import Samples
+from unimatrix.lab.study import Column, Figure, Row, Study
 from unimatrix.studies.beyond.streaming import WITHOUT_VOTES
 from unimatrix.studies.makers import of_column
 from unimatrix.studies.paper import recall, text
 from unimatrix.train.config import Experiment, OptimConfig
+
+if TYPE_CHECKING:
+    from unimatrix.lab.charts import Drawing
 
 PRESET = "unimatrix"
 SOURCE = "Not in the paper"
@@ -201,25 +206,38 @@ def _beside_the_whole(variant: _Variant, side: Side, words: str) -> tuple[Compar
     )
 
 
+def _draw_beside_attention(study: Study, samples: Samples) -> "Drawing | None":
+    """The whole and the Transformers alone, of many rows."""
+    shown = [ROWS[variant.name].experiment.name for variant in (WHOLE, *OTHERS)]
+    rows = tuple(replace(row, group="") for row in study.trained if row.experiment.name in shown)
+    return draw_metric(replace(study, rows=rows), samples, key="bpb")
+
+
 ABLATION = Study(
     name="ablation",
     title="What the parts of unimatrix are worth (not in the paper): validation BPB and recall",
     question="Which of the parts help the model that a user should take, and which were left out of it?",
-    answer=sentence(
-        "Whole, it needs {whole} bits per byte after 80 steps and {long} after {steps}, where a Transformer "
-        "with the same head needs {transformer} and {transformer_long}; it answers {recalled} % of the "
-        "questions with 8 pairs. {bar}.",
-        whole=Mean(_bits("whole"), 3),
-        long=Mean(_bits("whole", "bpb_long"), 3),
-        steps=f"{LONG_STEPS}",
-        transformer=Mean(_bits("transformer"), 3),
-        transformer_long=Mean(_bits("transformer", "bpb_long"), 3),
-        recalled=Mean(recall.accuracy(ROWS["whole"].measured_in(_RECALLED[0]), 8), 1),
-        bar=Said(
-            (AT_THE_BAR, AHEAD_OF_ATTENTION),
-            f"It is below {BAR} and {AHEAD} ahead of that Transformer",
-            f"It is not both below {BAR} and {AHEAD} ahead of that Transformer",
-            f"These seeds do not decide whether it is below {BAR} and {AHEAD} ahead of that Transformer",
+    answer=sentences(
+        sentence(
+            "Whole, it needs {whole} bits per byte after 80 steps, where a Transformer with the same head "
+            "needs {transformer}. {bar}.",
+            whole=Mean(_bits("whole"), 3),
+            transformer=Mean(_bits("transformer"), 3),
+            bar=Said(
+                (AT_THE_BAR, AHEAD_OF_ATTENTION),
+                f"It is below {BAR} and {AHEAD} ahead of that Transformer",
+                f"It is not both below {BAR} and {AHEAD} ahead of that Transformer",
+                f"These seeds do not decide whether it is below {BAR} and {AHEAD} ahead of that Transformer",
+            ),
+        ),
+        sentence(
+            f"After {LONG_STEPS} steps it needs {{long}}, and that Transformer {{transformer_long}}.",
+            long=Mean(_bits("whole", "bpb_long"), 3),
+            transformer_long=Mean(_bits("transformer", "bpb_long"), 3),
+        ),
+        sentence(
+            "It answers {recalled} % of the questions with 8 pairs.",
+            recalled=Mean(recall.accuracy(ROWS["whole"].measured_in(_RECALLED[0]), 8), 1),
         ),
     ),
     rows=tuple(ROWS.values()),
@@ -251,6 +269,13 @@ ABLATION = Study(
         *(claim for variant in ADDED for claim in _beside_the_whole(variant, "at or above", "no better")),
     ),
     figures=(
+        Figure(
+            name="ablation-attention",
+            title=f"Beside attention, after {SHORT_STEPS} steps",
+            caption="Mean over the seeds with its 95 % interval, each seed as a small point. Lower is "
+            "better.",
+            draw=_draw_beside_attention,
+        ),
         of_column("ablation-80", "Bits per byte after 80 steps", "bpb", diamonds=""),
         of_column("ablation-long", f"Bits per byte after {LONG_STEPS} steps", "bpb_long", diamonds=""),
     ),

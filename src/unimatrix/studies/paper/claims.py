@@ -98,7 +98,7 @@ PAPER = Paper(
     # the first three of these that have run
     findings={
         "fair-fight": "fair-fight",
-        "ablation": "ablation-80",
+        "ablation": "ablation-attention",
         "table1": "figure2",
         "table5": "table5-slots",
     },
