@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from unimatrix.lab.answers import NOT_MEASURED
-from unimatrix.lab.newest import newest
+from unimatrix.lab.newest import newest, on_each_text
 from unimatrix.lab.results import read_results
 from unimatrix.lab.study import Row
 from unimatrix.models import build, parameter_count, preset_config
+from unimatrix.studies.beyond.streaming import STREAMING
 from unimatrix.studies.catalogue import ALL, EXPERIMENTS, STUDIES
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.studies.paper.published import Printed, PrintedCount, every_path
@@ -61,8 +62,11 @@ BEYOND += ("context-votes", "surprise-store", "ablation", "learning-rate", "trip
 BEYOND += ("fair-fight", "fair-fight-second", "fair-fight-third")
 BEYOND += ("fair-fight-long", "fair-fight-large")
 # of whose runs the first seed's, or the first three seeds', are committed
-ONE_SEED = ("context-votes", "learning-rate", "fair-fight-large")
+ONE_SEED = ("learning-rate", "fair-fight-large")
 THREE_SEEDS = ("fair-fight-long",)
+FIVE = {7, 11, 1, 2, 3}
+# the texts that streams were read from, the newest first
+STREAMS = {"python-stdlib-3.11.7": FIVE, "tinyshakespeare": FIVE}
 # what no committed run is of: a name goes from here when its rows come
 NOT_RUN_YET = ("binding.", "depth-text.", "depth-recall.", "store.", "ablation-long.")
 NOT_RUN_YET += ("triple-untyped.",)
@@ -87,10 +91,20 @@ def test_every_study_answers_with_the_committed_runs(committed) -> None:
 def test_the_committed_runs_are_of_five_seeds_and_of_today_s_settings(committed) -> None:
     for name, study in STUDIES.items():
         for experiment in study.names:
-            seeds = {7} if name in ONE_SEED else {7, 11, 1} if name in THREE_SEEDS else {7, 11, 1, 2, 3}
+            seeds = {7} if name in ONE_SEED else {7, 11, 1} if name in THREE_SEEDS else FIVE
             seeds = set() if experiment.startswith(NOT_RUN_YET) else seeds
             assert committed[name].get(experiment, {}).keys() == seeds, experiment
     assert all(row.is_current for row in read_results(ROOT / "docs" / "results" / "results.jsonl"))
+
+
+def test_streams_are_of_every_text_that_they_were_read_from() -> None:
+    rows = read_results(ROOT / "docs" / "results" / "results.jsonl")
+    told = {study.text: newest(study, rows) for study in on_each_text(STREAMING, rows)}
+    assert list(told) == list(STREAMS)
+    for text, seeds in STREAMS.items():
+        assert {name: runs.keys() for name, runs in told[text].items()} == dict.fromkeys(
+            STREAMING.names, seeds
+        )
 
 
 def test_no_committed_row_names_a_folder_of_the_machine_it_ran_on() -> None:
