@@ -46,6 +46,14 @@ def test_the_first_text_keeps_the_name_and_the_others_names_and_figures_tell_the
     assert STREAMING.of("pear").short == "Texts as one stream, pear (not in the paper)"
 
 
+@pytest.mark.parametrize("text", ["a\\d", "x\\1", "(brackets): and colon", "../up", "two words"])
+def test_a_text_may_have_any_name(text) -> None:
+    told = EACH.of(text, further=True)
+    assert told.title.startswith(f"Table 1, {text}:")
+    assert (told.text, told.name) == (text, f"{EACH.name}-{text}")
+    assert all("/" not in figure.name for figure in told.figures)
+
+
 def test_a_text_that_was_asked_for_comes_first_though_nothing_ran_on_it(on) -> None:
     rows = [on("apples", 7), on("pear", 7)]
     assert [one.text for one in on_each_text(EACH, rows, first="apples")] == ["apples", "pear"]

@@ -184,3 +184,31 @@ def test_one_wrong_number_among_many_slots_shows(backend, wrong, part):
     assert torch.equal(got.weights.isnan(), expected.weights.isnan())
     assert torch.equal(got.context.isfinite(), expected.context.isfinite())
     assert part == "values" or wrong == -torch.inf or got.weights.isnan().any()
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("part", ["keys", "values", "strengths"])
+@pytest.mark.parametrize("top_k", [None, 2, 5])
+@pytest.mark.parametrize("held", [0, 2])
+def test_what_lies_in_an_empty_slot_reaches_nothing(backend, wrong, part, top_k, held):
+    inputs = make_inputs(3, stream="all different", gate="off", num_slots=5)
+    state = empty_state(2, 5, WIDTH, VALUE_WIDTH, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(3)
+    state.keys[:, :held] = torch.randn(2, held, WIDTH, generator=rng, dtype=torch.float64)
+    state.values[:, :held], state.strengths[:, :held] = 1.0, 1.0
+    state.ages[:, :held], state.token_ids[:, :held] = torch.arange(held), 7
+    getattr(state, part)[:, 4] = wrong
+    inputs |= {"state": state, "write_strength": torch.zeros(2, 3, dtype=torch.float64)}
+    found = {}
+    for form in ("reference", backend):
+        given = {
+            name: x.clone().requires_grad_() if name in ("query", "key", "value") else x
+            for name, x in inputs.items()
+        }
+        reads, _ = slot_memory(**given, num_slots=5, top_k=top_k, backend=form)
+        (reads.context.sum() + (reads.weights**2).sum()).backward()
+        found[form] = {"weights": reads.weights, "context": reads.context, "gradient": given["query"].grad}
+    for quantity, theirs in found["reference"].items():
+        assert theirs.isfinite().all()
+        assert_close(found[backend][quantity], theirs, "gradient" if quantity == "gradient" else "output")

@@ -52,6 +52,7 @@ def time_in_turns(
     alone. before: what is done, untimed, before each call of a candidate.
     """
     before = dict.fromkeys(candidates, _nothing) | dict(before or {})
+    assert before.keys() == candidates.keys()
     if min_rounds < 1 or seconds <= 0:
         raise UserError(f"rounds and seconds: expected positive numbers, got {min_rounds} and {seconds}")
     for _ in range(warmup):

@@ -70,7 +70,10 @@ def first_seeds(number: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GaveUp:
-    """A run that could not go on, such as one whose loss is no longer a number; why: in training's words."""
+    """A run that could not go on: its loss is no longer a number, or the model refused a step.
+
+    why: in training's words.
+    """
 
     experiment: str
     seed: int

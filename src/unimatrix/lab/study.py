@@ -195,10 +195,12 @@ class Study:
 
         further: beside the study of another text: then its own name and its figures' name the text, too.
         """
-        title = re.sub(r"(?=( \([^()]*\))?:)", f", {text}", self.title, count=1)
+        # by a function: a text is called as its folder is, and that may look like a group of a pattern
+        title = re.sub(r"(?=( \([^()]*\))?:)", lambda _: f", {text}", self.title, count=1)
         if not further:
             return replace(self, title=title, text=text)
-        figures = tuple(replace(figure, name=f"{figure.name}-{text}") for figure in self.figures)
+        short = re.sub(r"[^\w.-]+", "-", text)
+        figures = tuple(replace(figure, name=f"{figure.name}-{short}") for figure in self.figures)
         return replace(self, name=f"{self.name}-{text}", title=title, text=text, figures=figures)
 
     def is_of(self, text: str) -> bool:

@@ -357,9 +357,13 @@ class LanguageModel(nn.Module):
             for name in path.split("."):  # get_submodule is not for every release's torch.compile
                 part = getattr(part, name)
             in_place = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-            piece = max(1, PIECE_TOKENS // max(1, len(hidden)))
             # under autocast votes may be of a wider dtype than the logits
-            if not in_place or hidden.dim() < 3 or hidden.shape[1] <= piece or under_autocast(hidden.device):
+            if not in_place or hidden.dim() < 3 or under_autocast(hidden.device):
+                logits = part.vote(logits, hidden, given)
+                continue
+            # asked here alone: a graph for all batches may not ask how large one is
+            piece = max(1, PIECE_TOKENS // max(1, len(hidden)))
+            if hidden.shape[1] <= piece:
                 logits = part.vote(logits, hidden, given)
                 continue
             for start in range(0, hidden.shape[1], piece):

@@ -99,7 +99,7 @@
     try {
       await drawing();
     } catch { // a browser from before 2023
-      place.textContent = "This browser cannot draw the figures; they lie beside the page as PNG and SVG.";
+      place.textContent = "This browser cannot draw the figures; one from 2023 or later can. Where the page was made they lie beside it.";
       return;
     }
     await vegaEmbed(inner, fitted(specs[name], width), options);

@@ -143,7 +143,9 @@ def _read_chunk(
     values = torch.cat([state.values, chunk.value], dim=1)
     candidates = Candidates(keys, values, ids, strengths, safe)
     read = _read_all if rules.top_k == slots else _read_best
-    reads = read(chunk, candidates, version, taken, held, rules.top_k)
+    # nothing times NaN or infinity is NaN: whatever stands where nothing is held, no product may meet it
+    keys, values = (x.masked_fill(~written[..., None], 0.0) for x in (keys, values))
+    reads = read(chunk, candidates._replace(keys=keys, values=values), version, taken, held, rules.top_k)
     after = _state_after(chunk, slot_of, newest, state, candidates)
     if chunk.starts is not None and length:
         after = emptied(after, lost[:, -1])

@@ -130,17 +130,22 @@ def _release(held, values, slot_ids, strengths):
 
 @numba.njit
 def _weigh_without_total(score, stamps, weights):
-    """Fill weights [N] where no total is a number: a score is NaN or inf, or none is above -inf.
+    """Weights [N] whose total is no number: a score is NaN or inf, or none is above -inf.
 
-    As a softmax over all slots has it in which an empty one weighs next to nothing, and then 0: it is what
-    keeps the weights numbers where all held slots are at -inf. Returns what the weights are divided by: 1.
+    As a softmax over all slots has it in which an empty one weighs next to nothing, and then 0, whatever
+    lies in it: it is what keeps the weights numbers where all held slots are at -inf. Returns what the
+    weights are to be divided by.
     """
-    low, full = True, True
+    low, full, total = True, True, score.dtype.type(0)
     for s in range(len(score)):
         if stamps[s] == NOT_HELD:
-            full = False
-        elif score[s] != -np.inf:
+            full, weights[s] = False, 0.0
+            continue
+        total += weights[s]
+        if score[s] != -np.inf:
             low = False
+    if not math.isnan(total):
+        return total
     for s in range(len(score)):
         weights[s] = 0.0 if stamps[s] == NOT_HELD or (low and not full) else np.nan
     return score.dtype.type(1)
