@@ -24,8 +24,10 @@ def tiny(study: Study, **loop: object) -> Study:
             # whose layers are not alike, or whose order says how deep it is
             if model.preset == "unimatrix-hybrid" or "order" in model.changes:
                 del sizes["depth"]
-            if not model.preset.startswith(("transformer", "recurrent-ffn", "m2rnn")):
+            if not model.preset.startswith(("transformer", "recurrent-ffn", "m2rnn", "lstm")):
                 sizes["state_dim"] = 4
+            if model.preset == "lstm":
+                del sizes["num_heads"]
             model = dataclasses.replace(model, changes={**model.changes, **sizes})
         settings = {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_every": 1, "eval_bytes": 64}
         task = full.task

@@ -329,7 +329,7 @@ def test_all_studies_in_one_run_share_their_experiments(tmp_path, go, monkeypatc
         "table2": 5,
         "section5.6-tuned": len(SECTION56_TUNED.rows),
         "section5.6-perplexity": 3,
-        "streaming": 2 * 37 + 2 + 4 * 4,
+        "streaming": 2 * 39 + 2 + 4 * 4,
         "binding-length": 2,  # what looks back stops before the longest
         **dict.fromkeys(("depth-text", "depth-recall"), 10 * 4),  # separate blocks are as deep as they are
     }
