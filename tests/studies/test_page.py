@@ -47,3 +47,9 @@ def test_no_axis_of_logarithms_is_drawn_out_to_whole_powers(page) -> None:
     found = [scale for scale in scales(figures_of(page)["specs"]) if scale.get("type") == "log"]
     assert found
     assert [scale for scale in found if scale.get("nice") is not False] == [], json.dumps(found)
+
+
+def test_no_caption_has_a_mark_with_nothing_before_it() -> None:
+    captions = [figure.caption for study in ALL.values() for figure in study.figures]
+    assert captions
+    assert [caption for caption in captions if "; ." in caption or " ." in caption] == []

@@ -22,8 +22,6 @@ def of_column(
 ) -> Figure:
     """A figure of one column, a line for each row. diamonds, bars: what they stand for; "" for none."""
     marks = [f"{mark} are {what}" for mark, what in (("diamonds", diamonds), ("bars", bars)) if what]
-    caption = (
-        f"Mean over the seeds with its 95 % interval, each seed as a small point; {'; '.join(marks)}. "
-        f"{'Higher' if higher else 'Lower'} is better."
-    )
+    told = "; ".join(["Mean over the seeds with its 95 % interval, each seed as a small point", *marks])
+    caption = f"{told}. {'Higher' if higher else 'Lower'} is better."
     return Figure(name=name, title=title, caption=caption, draw=partial(draw_metric, key=key))
