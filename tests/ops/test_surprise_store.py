@@ -1,5 +1,6 @@
 """The surprise store: who is kept, by hand and by count, by every policy in every form; wrong arguments."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -105,6 +106,28 @@ def test_each_policy_by_hand(backend):
 
 
 @every_form
+def test_calibrated_to_the_budget_a_store_holds_the_most_surprising_of_all(backend):
+    surprises = torch.randperm(50, generator=torch.Generator().manual_seed(4)).double().tolist()
+    held = kept(surprises, "surprise", backend, rate=None, window=50)
+    assert held == sorted(sorted(range(50), key=lambda n: -surprises[n])[:BUDGET])
+    # at a fixed rate some of them came while it was closed to their like
+    assert kept(surprises, "surprise", backend, rate=0.05, window=50) != held
+
+
+@pytest.mark.parametrize("policy", ["surprise-oldest", "random"])
+def test_calibrated_to_the_budget_admission_halves_where_the_text_doubles(policy):
+    rows, length, window = 400, 4000, 200
+    inputs = make(length, batch=rows, dtype=torch.float32)
+    inputs["token_ids"] = torch.randint(0, 10**9, (rows, length), generator=torch.Generator().manual_seed(1))
+    ids = store(inputs, policy=policy, rate=None, window=window, budget=4)[0].token_ids
+    stored = (ids == inputs["token_ids"][..., None]).any(-1).double().mean(0)  # [T]
+    for begin, end in ((50, 100), (100, 200), (1000, 2000), (2000, 4000)):
+        ranks = [math.ceil(4 * (min(n, window) + 1) / (n + 1)) for n in range(begin, end)]
+        expected = sum(r / (min(n, window) + 1) for r, n in zip(ranks, range(begin, end), strict=True))
+        assert stored[begin:end].sum().item() == pytest.approx(expected, rel=0.1), (begin, end)
+
+
+@every_form
 def test_of_equal_surprises_the_older_one_goes_and_rounding_decides_nothing(backend):
     assert kept([1.0, 2.0, 1.0, 2.0, 1.0], "surprise", backend, budget=3, rate=1.0) == [1, 3, 4]
     nearly = [1.0 + 1e-9, 2.0, 1.0, 2.0 - 1e-9, 1.0 - 1e-9]
@@ -206,11 +229,12 @@ def test_next_to_the_best_the_lowest_entry_is_read_and_further_off_the_best(back
 @every_policy
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("top_k", [None, 2])
+@pytest.mark.parametrize("rate", [None, 0.25])
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "masked, starts"])
-def test_equals_the_reference(policy, dtype, top_k, plain):
+def test_equals_the_reference(policy, dtype, top_k, plain, rate):
     for length in (1, CHUNK - 1, CHUNK, CHUNK + 1, 67):
         inputs = make(length, dtype=dtype)
-        options = {"policy": policy, "top_k": top_k} | ({} if plain else given(length))
+        options = {"policy": policy, "top_k": top_k, "rate": rate} | ({} if plain else given(length))
         if length > 1:
             options["state"] = store(make(9, dtype=dtype, seed=1), policy=policy)[1]
         expected = run(inputs, "reference", **options)
@@ -280,7 +304,7 @@ def test_no_tensor_grows_faster_than_the_text():
         ({"policy": None}, "policy: expected one of"),
         ({"rate": 0.0}, "rate: expected above 0 and at most 1, got 0"),
         ({"rate": float("nan")}, "rate: expected above 0"),
-        ({"rate": "x"}, "rate: expected a number"),
+        ({"rate": "x"}, "rate: expected a number or None"),
         ({"window": 0}, "window: expected 1 to 16777216, got 0"),
         ({"top_k": 7}, "top_k: expected 1 to budget = 6, got 7"),
         ({"seed": -1}, "seed: expected at least 0"),

@@ -57,7 +57,7 @@ class SurpriseStore(Part):
         *,
         budget: int,
         policy: Policy = "surprise",
-        rate: float = 0.125,
+        rate: float | None = None,
         window: int = 256,
         top_k: int | None = None,
         width: int = 16,
@@ -176,7 +176,8 @@ class SurpriseStoreConfig(PartConfig):
 
     budget: entries at most. policy: who is kept, see `unimatrix.ops.surprise_store`; oracle is told what will
     be asked for, by a look ahead in the text that one call reads, for experiments alone. rate: the share that
-    is admitted once the store is full, of the surprise policies and random. window: with how many surprises
+    is admitted once the store is full, of the surprise policies and random; None: the budget over the tokens
+    so far. window: with how many surprises
     before it a token's own is compared. top_k: entries that a query reads. seed: of the random policies.
     asked: (first, behind the last) of the ids that ask when they come again, for the oracle; None: any id
     that is followed by the same token again.
@@ -190,7 +191,7 @@ class SurpriseStoreConfig(PartConfig):
     gives: ClassVar[frozenset[str]] = frozenset({"add", "votes", "seen"})
     budget: int = 64
     policy: Policy = "surprise"
-    rate: float = 0.125
+    rate: float | None = None
     window: int = 256
     top_k: int | None = None
     width: int = 16
@@ -206,7 +207,7 @@ class SurpriseStoreConfig(PartConfig):
             check_count(name, getattr(self, name), MOST_KEPT)
         if self.top_k is not None and not 1 <= self.top_k <= self.budget:
             raise UserError(f"top_k: expected 1 to budget = {self.budget}, got {self.top_k}")
-        if not 0.0 < self.rate <= 1.0:
+        if self.rate is not None and not 0.0 < self.rate <= 1.0:
             raise UserError(f"rate: expected above 0 and at most 1, got {self.rate}")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed: expected at least 0 and below 2^63, got {self.seed}")

@@ -5,6 +5,7 @@ the CPU and reads many positions at once on any device. All agree in outputs, st
 (tests/ops/test_surprise_store.py).
 """
 
+from types import NoneType
 from typing import get_args
 
 import torch
@@ -31,6 +32,7 @@ from unimatrix.ops.surprise_store.chunked import decisions_problem, surprise_sto
 from unimatrix.ops.surprise_store.compiled import surprise_store_compiled
 from unimatrix.ops.surprise_store.reference import surprise_store_reference
 from unimatrix.ops.surprise_store.state import (
+    CALIBRATED,
     EMPTY,
     MOST_KEPT,
     Offers,
@@ -57,7 +59,7 @@ def surprise_store(
     *,
     budget: int = 64,
     policy: Policy = "surprise",
-    rate: float = 0.125,
+    rate: float | None = None,
     window: int = 256,
     top_k: int | None = None,
     seed: int = 0,
@@ -73,13 +75,17 @@ def surprise_store(
     The criterion is this project's own. Each position is first stored or not, then reads. While there is room
     every token is stored. Then it depends on the policy which one comes in, and which one goes for it:
 
-        surprise           whose surprise is among the largest `rate` of its own and the `window` before it (a
-                           running quantile, in whole ranks, rounded up, so at least one); the least
-                           surprising one goes, which may be itself
+        surprise           whose surprise is among the largest r of its own and the `window` before it (a
+                           running quantile); the least surprising one goes, which may be itself
         surprise-oldest    the same; the oldest one goes
         always             every one; the oldest goes: first in, first out
-        random             a share `rate`, whatever they are; the oldest goes
+        random             r in as many as that, whatever they are; the oldest goes
         reservoir          so that every token of the text is held with the same probability
+
+    r is calibrated to the budget: N for each n tokens, n those so far, this one included. Or it is `rate` for
+    each one. It is rounded up to a whole number, so at least 1: calibrated, a store in which the oldest goes
+    reaches back in proportion to the text, at most (R + 1) N tokens or so. While the text fits in the window,
+    policy surprise then holds the N most surprising tokens of all.
 
         beta_n = query_t . K_n / sqrt(E);  w = softmax(beta) over what is held;  context_t = sum_n w_n V_n
 
@@ -97,8 +103,8 @@ def surprise_store(
             here and in every argument.
         token_ids: [B, T] int64, >= 0, the ids stored with the values.
         surprise: [B, T], >= 0; it decides, and gets no gradient. Only the surprise policies look at it.
-        budget: N, entries at most, up to 2^24. rate: in (0, 1]. window: R, how many earlier surprises
-            are kept to compare a new one with, up to 2^24.
+        budget: N, entries at most, up to 2^24. rate: in (0, 1]; None is calibrated to the budget. window: R,
+            how many earlier surprises are kept to compare a new one with, up to 2^24.
         top_k: entries that a query reads, at most N; None is all.
         seed: of the random policies.
         allowed: [B, T] bool; a False position is a token that reads, and is never stored.
@@ -161,13 +167,13 @@ def surprise_store(
     return StoreReads(reads.context.to(values), reads.weights, reads.token_ids), last
 
 
-def _rules(budget: int, policy: Policy, rate: float, top_k: int | None, seed: int) -> Rules:
+def _rules(budget: int, policy: Policy, rate: float | None, top_k: int | None, seed: int) -> Rules:
     check_count("budget", budget, MOST_KEPT)
     if not isinstance(policy, str) or policy not in get_args(Policy):
         raise UserError(f"policy: expected one of {', '.join(get_args(Policy))}, got {shown(policy)}")
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-        raise UserTypeError(f"rate: expected a number, got {shown(rate)}")
-    if not 0.0 < rate <= 1.0:
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, NoneType)):
+        raise UserTypeError(f"rate: expected a number or None, got {shown(rate)}")
+    if rate is not None and not 0.0 < rate <= 1.0:
         raise UserError(f"rate: expected above 0 and at most 1, got {rate}")
     if top_k is not None:
         check_count("top_k", top_k, budget, limit="budget")
@@ -175,7 +181,9 @@ def _rules(budget: int, policy: Policy, rate: float, top_k: int | None, seed: in
         raise UserTypeError(f"seed: expected a whole number, got {shown(seed)}")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed: expected at least 0 and below 2^63, got {shown(seed)}")
-    return Rules(budget, top_k or budget, policy, float(rate), first_mixed(seed))
+    return Rules(
+        budget, top_k or budget, policy, CALIBRATED if rate is None else float(rate), first_mixed(seed)
+    )
 
 
 def _check(

@@ -20,6 +20,7 @@ from torch import Tensor
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.rows import FAST, all_finite, larger
 from unimatrix.ops.surprise_store.state import (
+    CALIBRATED,
     DRAW_BITS,
     EMPTY,
     MULTIPLIERS,
@@ -135,13 +136,18 @@ def _admit(level, token_id, allowed, policy, rate, b, priorities, recent, seen, 
             entry = n
     written = allowed and priority > priorities[b, entry]
     if written and priorities[b, entry] >= 0:
+        compared = min(count, window) + 1
+        ranks = np.int64(math.ceil(rate * compared))
+        if rate == CALIBRATED:
+            before = max(count, 0)  # a state from a file may say anything
+            ranks = (budget * compared + before) // (before + 1)  # rounded up
         if policy == RANDOM:
-            written = draw < rate * 2.0**DRAW_BITS
+            written = draw * compared < ranks << DRAW_BITS
         elif policy in (SURPRISE, SURPRISE_OLDEST):
             above = 0
             for r in range(window):
                 above += recent[b, r] >= level
-            written = above < rate * (min(count, window) + 1.0)
+            written = above < ranks
     recent[b, count % window] = level
     seen[b] = count + 1
     if written:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unimatrix.ops.surprise_store.state import (
     BY_SURPRISE,
+    CALIBRATED,
     DRAW_BITS,
     EMPTY,
     SEEN_BITS,
@@ -76,12 +77,17 @@ def decide(
     full = held.all(-1)
     draw = (mixed >> (64 - DRAW_BITS)) & (2**DRAW_BITS - 1)
     admitted, priority = torch.ones_like(full), state.seen
+    compared = state.seen.clamp_max(state.recent.shape[1]) + 1  # itself, and the newest before it
+    if rules.rate == CALIBRATED:
+        before = state.seen.clamp_min(0)  # a state from a file may say anything
+        ranks = (rules.budget * compared + before) // (before + 1)  # rounded up
+    else:
+        ranks = (rules.rate * compared.double()).ceil().long()
     if rules.policy in BY_SURPRISE:
-        window = state.recent.shape[1]
         above = ((state.recent >= level[:, None]) & (state.recent != EMPTY)).sum(-1)
-        admitted = above < rules.rate * (state.seen.clamp_max(window) + 1).double()
+        admitted = above < ranks
     if rules.policy == "random":
-        admitted = draw < rules.rate * 2.0**DRAW_BITS
+        admitted = draw * compared < ranks << DRAW_BITS
     if rules.policy == "surprise":
         priority = (level << SEEN_BITS) + state.seen
     if rules.policy == "reservoir":

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 EMPTY = -1  # token id, priority and level where nothing is held
+CALIBRATED = 0.0  # as a rate: the budget over the tokens so far
 MOST_KEPT = 2**24  # entries, and surprises to compare with: every query reads all entries
 Policy = Literal["surprise", "surprise-oldest", "always", "random", "reservoir"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -63,7 +64,7 @@ class Rules(NamedTuple):
     budget: int
     top_k: int
     policy: Policy
-    rate: float
+    rate: float  # or CALIBRATED
     start: int  # the random number before the first token, of the seed
 
 

@@ -349,8 +349,8 @@ PROTOCOL = (
     f"{FEWEST_FILLERS:,} different ones. No model but unimatrix votes by an automaton; that the automaton "
     "alone is always right with such filler is counted, not measured. Attention and Assoc look back over "
     f"everything and stop at {LONGEST_ATTENDED:,} tokens; the Transformer has rotary positions, the others "
-    "none. Where nothing else is said the least surprising goes from a surprise store, which then takes in "
-    "ever fewer; from the random one the oldest.",
+    "none. Where nothing else is said the least surprising goes from a surprise store; from the random one "
+    "the oldest.",
     "Half of the filler is such tokens as values are, and a write gate of slots sees its token alone: with "
     "their oldest going, it cannot hold all pairs behind much filler. The most that a perfect gate of that "
     "kind holds, simulated by hand: of 4 pairs in 64 tokens 86 % in 16 slots, of 16 pairs in 256 tokens 86 % "

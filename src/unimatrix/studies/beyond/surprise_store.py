@@ -25,7 +25,6 @@ LABELS = {
     "reservoir": "Reservoir",
     "oracle": "Oracle, told what will be asked for",
 }
-RATE = 0.125  # of surprise and random, once the store is full
 # of each: the pairs fit beside as much again, or just so; far fewer entries than tokens
 RECALL_BUDGET, MQAR_BUDGET, TEXT_BUDGET = 16, 8, 64
 RECALL = RecallConfig(eval_sequences=1024)
@@ -41,7 +40,7 @@ def _experiment(
     asked = None
     if policy == "oracle" and isinstance(task, RecallConfig | MQARConfig):
         asked = (task.first_key, task.first_value)
-    store = SurpriseStoreConfig(budget=budget, policy=policy, rate=RATE, asked=asked)
+    store = SurpriseStoreConfig(budget=budget, policy=policy, asked=asked)
     return Experiment(
         name=f"store.{name}.{policy}",
         model=ModelChoice(
@@ -211,16 +210,15 @@ SURPRISE_STORE = Study(
         *protocol_of(*(one for found in _ALL for one in found.values())),
         f"Each depth step of Core has a store of its own with its own surprise: {RECALL_BUDGET} entries on "
         f"recall, {MQAR_BUDGET} on MQAR, {TEXT_BUDGET} on text. While there is room every token is stored; "
-        f"then, where the oldest goes, surprise and random admit a share of about {RATE:g}: random by "
-        "chance, surprise what surprises most among the newest 256 tokens. Where the least surprising goes, "
-        "a token must also surprise more than that one: ever fewer come in, and the store all but freezes. "
+        "then surprise and random admit a share of the budget over the tokens so far, at least one in 257: "
+        "random by chance, surprise what surprises most among the newest 257. "
+        "Where the least surprising goes, a token must also surprise more than that one: fewer come in. "
         "So that row stands beside surprise where the oldest goes, and that one beside random admission: the "
         "two ends differ in two things. A reservoir keeps every token with the same probability; beside it "
         "the row in which the least surprising goes differs in the worth of a token alone.",
         "On the tasks the pairs come first, while there is room, so that every policy but the oracle's takes "
         "them in: where the oldest goes, what is compared is how many fillers come after them, and only "
-        f"where the least goes, who is kept. The rate of {RATE:g} and the budgets were set by hand before "
-        "any run and follow no rule: the running quantile keeps the share that is admitted at that rate.",
+        "where the least goes, who is kept. The budgets were set by hand before any run.",
         "The surprise of a token is the mean over the "
         "heads of |k - S v / |v|^2| / |k| before its write, without the factor 1 - rho. The oracle looks "
         "ahead in what one call reads: on the tasks to the keys that come again, on text to pairs of tokens "
