@@ -66,7 +66,7 @@ ONE_SEED = ("learning-rate", "fair-fight-large")
 THREE_SEEDS = ("fair-fight-long",)
 FIVE = {7, 11, 1, 2, 3}
 # the texts that streams were read from, the newest first
-STREAMS = {"python-stdlib-3.11.7": FIVE, "tinyshakespeare": FIVE}
+STREAMS = dict.fromkeys(("python-stdlib-3.11.7", "tinyshakespeare", "wikitext-2-raw"), FIVE)
 # what no committed run is of: a name goes from here when its rows come
 NOT_RUN_YET = ("binding.", "depth-text.", "depth-recall.", "store.", "ablation-long.")
 NOT_RUN_YET += ("triple-untyped.",)
