@@ -99,17 +99,21 @@ def _kind(kind: str) -> alt.FieldEqualPredicate:
     return alt.FieldEqualPredicate(field="kind", equal=kind)
 
 
+def _legend(names: Sequence[str], lines: bool) -> alt.Legend | None:
+    return theme.legend(names, lines=lines, filled=not lines)
+
+
 def _colour(names: Sequence[str], *, first: int = 0, lines: bool = False) -> alt.Color:
     """The series in the order of their names, from that colour on."""
     colours = [theme.SERIES[(first + number) % len(theme.SERIES)] for number in range(len(names))]
     scale = alt.Scale(domain=list(names), range=colours)
-    return alt.Color("series:N", scale=scale, legend=theme.legend(names, lines=lines))
+    return alt.Color("series:N", scale=scale, legend=_legend(names, lines))
 
 
 def _dash(names: Sequence[str], *, lines: bool = False) -> alt.StrokeDash:
     dashes = [theme.DASHES[number % len(theme.DASHES)] for number in range(len(names))]
     scale = alt.Scale(domain=list(names), range=dashes)
-    return alt.StrokeDash("series:N", scale=scale, legend=theme.legend(names, lines=lines))
+    return alt.StrokeDash("series:N", scale=scale, legend=_legend(names, lines))
 
 
 def _means(base: alt.Chart, *, x: alt.X, label: str, series: Sequence[str], noun: str) -> list[alt.Chart]:
@@ -117,7 +121,7 @@ def _means(base: alt.Chart, *, x: alt.X, label: str, series: Sequence[str], noun
     y = alt.Y("value:Q", title=label, scale=alt.Scale(zero=False))
     marks = [theme.SHAPES[number % len(theme.SHAPES)] for number in range(len(series))]
     scale = alt.Scale(domain=list(series), range=marks)
-    shape = alt.Shape("series:N", scale=scale, legend=theme.legend(series))
+    shape = alt.Shape("series:N", scale=scale, legend=_legend(series, lines=False))
     bounds = [
         alt.Tooltip(f"{end}:Q", title=f"95 % interval, {end}", format=",.4~f") for end in ("low", "high")
     ]

@@ -107,15 +107,17 @@ def data(records: Sequence[Mapping[str, Any]]) -> alt.InlineData:
     return alt.InlineData(values=[dict(record) for record in records])
 
 
-def legend(names: Sequence[str], *, lines: bool = False) -> alt.Legend | None:
-    """One above the figure, of points or of lines; none where there is nothing to tell apart."""
+def legend(names: Sequence[str], *, lines: bool = False, filled: bool = False) -> alt.Legend | None:
+    """One above the figure, of points (`filled`, or any) or of lines; none where there is nothing to tell."""
     if len(names) < 2:
         return None
     columns = 2 if max(map(len, names)) < 26 else 1  # on a phone there is room for no more
     if lines:
         looks = {"symbolType": "stroke", "symbolSize": 400, "symbolOpacity": 1, "symbolStrokeWidth": 2.5}
         return alt.Legend(title=None, orient="top", columns=columns, **looks)
-    return alt.Legend(title=None, orient="top", columns=columns)
+    # a point that stands for a dashed line would have a dashed outline
+    outline = {"symbolStrokeWidth": 0} if filled else {}
+    return alt.Legend(title=None, orient="top", columns=columns, **outline)
 
 
 def picking(names: Sequence[str]) -> alt.Parameter | None:
