@@ -14,11 +14,12 @@ from unimatrix.data.settings import check_counts, check_types
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.older_weights import upgrade_before_loading
-from unimatrix.mixers.part import Given, Part, Reading, Role, Size
+from unimatrix.mixers.part import Given, Part, Reading, Role, Size, called_as_written
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.mixers.short_convolution import ShortConvolution
 from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.ops import Backend, BackendChoice, matrix_state
+from unimatrix.ops.matrix_state.step import matrix_state_step, takes_step
 from unimatrix.ops.shapes import MatrixState, Stream, TokenMask
 
 _TINY = 1e-30  # of a norm: nothing is divided by zero
@@ -153,9 +154,34 @@ class MatrixStateMixer(Part):
         with_error: also how badly the state foretold each token, [B, T, H] (see `_error`). with_idle: whether
         idle weights get their gradient of zeros, for which one call in a graph will do.
         """
+        if mask is None and starts is None and not with_error and self._takes_step(u, state):
+            return self._step(u, state, context)
         written = self._project(u, state, mask, starts, with_idle)
         y, after = self._run(written, state, mask, starts, context)
         return (y, after, self._error(written, state, mask, starts)) if with_error else (y, after)
+
+    def _takes_step(self, u: Stream, state: MatrixStateMixerState | None) -> bool:
+        """Whether what lies between the projections of one token can be one loop, and nobody is to see it."""
+        convolution = self.convolution
+        if state is None or self.qkv is None or self.rules is not None:
+            return False
+        if convolution is not None and not called_as_written(convolution, ShortConvolution):
+            return False
+        weight = None if convolution is None else convolution.weight
+        return takes_step(u, state.matrix, state.recent, weight, self.backend)
+
+    def _step(
+        self, u: Stream, state: MatrixStateMixerState, context: Stream | None
+    ) -> tuple[Stream, MatrixStateMixerState]:
+        """`forward` of one token, where `_takes_step` allows it."""
+        gates = self.gates(u)
+        weight = None if self.convolution is None else self.convolution.weight
+        eps = _EPS if self.output_norm else None
+        y, last, recent = matrix_state_step(self.qkv(u), gates, state.matrix, state.recent, weight, eps)
+        out = self.readout(y)
+        if context is not None:
+            out = out + context
+        return torch.sigmoid(gates[..., self.num_heads :]) * out, MatrixStateMixerState(last, recent)
 
     def _project(
         self,

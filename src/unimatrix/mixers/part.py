@@ -135,6 +135,16 @@ def give(kind: type[nn.Module], part: Any, x: Stream, state: Any, at: Reading, g
     return own.give(part, x, state, at, given)  # type: ignore[attr-defined]
 
 
+def called_as_written(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling it is calling `kind.forward`: no subclass, no wrapper, no hook that is to see it."""
+    return (
+        type(module) is kind
+        and "forward" not in module.__dict__  # where accelerate puts one that brings the weights
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+    )
+
+
 def joined(before: Given, got: Given) -> Given:
     """What later parts and the model find after a part gave `got`; votes and what was seen stay with it."""
     return Given(

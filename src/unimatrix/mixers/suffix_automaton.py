@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from unimatrix.mixers.kept_text import (
+    STRENGTH,
     HitState,
     KeptTextConfig,
     count_hits,
@@ -31,6 +32,7 @@ from unimatrix.mixers.part import Given, Part, Reading, Size
 from unimatrix.ops import BackendChoice, TokenStoreState, suffix_automaton
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, accumulation_dtype
 from unimatrix.ops.token_store import NONE
+from unimatrix.ops.votes import mixes_here, vote_mixed
 
 # the shortest match of each bucket, and how often one is right in a text of some length: of Python's sources
 # and of WikiText-2, between the two (docs/log.md)
@@ -86,6 +88,9 @@ class SuffixMixture(nn.Module):
         """
         if logits.shape[-1] == 1:
             return logits  # the one token has all, and there are no others to share
+        if mixes_here(logits, self.weights):
+            gate = None if self.gate is None else self.gate(hidden).to(logits.dtype)
+            return vote_mixed(logits, *votes, self.expected, self.weights, gate, STRENGTH)
         scores = logits.to(accumulation_dtype(logits.dtype))
         chosen = votes.token.clamp_min(0)[..., None]
         own = scores.gather(-1, chosen)

@@ -9,6 +9,7 @@ views come as an address and the strides of batch, time and head (the inner stri
 arrays.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
-from unimatrix.ops.rows import address, flags, place, unit_stride
+from unimatrix.ops.rows import FAST, ZEROS, address, flags, place, unit_stride
 from unimatrix.ops.rows import row as numbers
 from unimatrix.ops.shapes import check_retention
 from unimatrix.ops.threads import threads_for
@@ -134,10 +135,89 @@ def run_backward(
     return grad_q, grad_k, grad_v, grad_rho, grad_weights, None if diag is None else grad_diag, grad_state
 
 
+def run_step(
+    qkv: Tensor,
+    gates: Tensor,
+    state: Tensor,
+    recent: Tensor | None,
+    kernel: Tensor | None,
+    y: Tensor,
+    last: Tensor,
+    left: Tensor | None,
+    taps: int,
+    norm_eps: float,
+) -> int:
+    """Fill y, last and left, see `unimatrix.ops.matrix_state.step`; returns how many retentions are NaN."""
+    batch, heads, dim, _ = state.shape
+    return _step(
+        threads_for(state.numel()),
+        qkv.data_ptr(),
+        gates.data_ptr(),
+        gates.shape[-1],
+        state.data_ptr(),
+        address(recent),
+        address(kernel),
+        y.data_ptr(),
+        last.data_ptr(),
+        address(left),
+        (batch, heads, dim, taps),
+        norm_eps,
+        ZEROS[qkv.dtype],
+    )
+
+
 def border_shape(q: Tensor, keep: bool) -> tuple[int, int, int, int]:
     """Shape of the kept states: one of S * S numbers per block of BLOCK tokens."""
     batch, length, heads, dim = q.shape
     return batch, heads, -(-length // BLOCK) if keep else 0, dim * dim
+
+
+@kernel(fastmath=FAST)
+def _step(qkv, gates, gates_width, state, recent, weight, y, last, left, sizes, norm_eps, zero):
+    """taps = 0: no convolution, recent, weight and left are of no tensor. norm_eps < 0: no norm."""
+    batch, heads, dim, taps = sizes
+    past, inner, square = max(taps - 1, 0), heads * dim, dim * dim
+    wrong = 0
+    for bh in numba.prange(batch * heads):
+        b, h = np.int64(bh) // heads, np.int64(bh) % heads
+        x = numbers(qkv, b * 3 * inner, 3 * inner, zero)
+        before = numbers(recent, b * past * 3 * inner, past * 3 * inner, zero)
+        kept = numbers(left, b * past * 3 * inner, past * 3 * inner, zero)
+        taken = numbers(weight, 0, taps * 3 * inner, zero)
+        vectors = np.empty((3, dim), x.dtype)  # q, k, v of this head
+        for which in range(3):
+            for i in range(dim):
+                c = which * inner + h * dim + i
+                vectors[which, i] = x[c]
+                if taps > 0:
+                    total = taken[past * 3 * inner + c] * x[c]
+                    for j in range(past):
+                        total += taken[j * 3 * inner + c] * before[j * 3 * inner + c]
+                        kept[j * 3 * inner + c] = before[(j + 1) * 3 * inner + c] if j + 1 < past else x[c]
+                    vectors[which, i] = total / (1 + math.exp(-total))
+        logit = np.float64(numbers(gates, b * gates_width + h, 1, zero)[0])
+        small = math.exp(-abs(logit))  # of the smaller of rho and 1 - rho over the larger one
+        rho, write = 1 / (1 + small), small / (1 + small)
+        if logit < 0:
+            rho, write = write, rho
+        wrong += 0 if rho <= 1 else 1
+        rho, write = x.dtype.type(rho), x.dtype.type(write)
+        old = numbers(state, np.int64(bh) * square, square, zero)
+        new = numbers(last, np.int64(bh) * square, square, zero)
+        read = numbers(y, np.int64(bh) * dim, dim, zero)
+        squares = 0.0
+        for i in range(dim):
+            total, written = zero, write * vectors[1, i]
+            for j in range(dim):
+                new[i * dim + j] = rho * old[i * dim + j] + written * vectors[2, j]
+                total += new[i * dim + j] * vectors[0, j]
+            read[i] = total
+            squares += np.float64(total) * total
+        if norm_eps >= 0:
+            scale = x.dtype.type(1 / math.sqrt(squares / dim + norm_eps))
+            for i in range(dim):
+                read[i] *= scale
+    return wrong
 
 
 @cache
