@@ -18,6 +18,8 @@ from unimatrix.ops.backend import loops_problem
 from unimatrix.ops.internals import watched
 from unimatrix.ops.shapes import TokenIds, TokenMask
 
+MOST_LOGITS = 2**13  # of more torch takes the exponentials faster, several at once
+
 
 def counts_here(ids: TokenIds, guesses: Tensor, counts: Tensor, pointed: Tensor, present: Tensor) -> bool:
     """Whether `hits_counted` takes these: on the CPU, and nobody follows the operators."""
@@ -61,8 +63,13 @@ def hits_counted(
 
 
 def mixes_here(logits: Tensor, weights: Tensor) -> bool:
-    """Whether `vote_mixed` takes these: no gradients, nobody following, plain floats on the CPU."""
-    if torch.is_grad_enabled() or loops_problem(logits) is not None or watched(logits):
+    """Whether `vote_mixed` takes these: no gradients, nobody following, few plain floats on the CPU."""
+    if (
+        logits.numel() > MOST_LOGITS
+        or torch.is_grad_enabled()
+        or loops_problem(logits) is not None
+        or watched(logits)
+    ):
         return False
     return logits.dtype in (torch.float32, torch.float64) and weights.dtype == logits.dtype
 
