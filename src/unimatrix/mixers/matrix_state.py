@@ -162,8 +162,9 @@ class MatrixStateMixer(Part):
 
     def _takes_step(self, u: Stream, state: MatrixStateMixerState | None) -> bool:
         """Whether what lies between the projections of one token can be one loop, and nobody is to see it."""
-        convolution = self.convolution
-        if state is None or self.qkv is None or self.rules is not None:
+        parts = self._modules  # looked up once: torch's own way costs as much as a product
+        convolution = parts.get("convolution")
+        if state is None or parts.get("qkv") is None or parts.get("rules") is not None:
             return False
         if convolution is not None and not called_as_written(convolution, ShortConvolution):
             return False
@@ -174,11 +175,12 @@ class MatrixStateMixer(Part):
         self, u: Stream, state: MatrixStateMixerState, context: Stream | None
     ) -> tuple[Stream, MatrixStateMixerState]:
         """`forward` of one token, where `_takes_step` allows it."""
-        gates = self.gates(u)
-        weight = None if self.convolution is None else self.convolution.weight
+        parts: dict[str, Any] = self._modules
+        convolution, gates = parts.get("convolution"), parts["gates"](u)
+        weight = None if convolution is None else convolution.weight
         eps = _EPS if self.output_norm else None
-        y, last, recent = matrix_state_step(self.qkv(u), gates, state.matrix, state.recent, weight, eps)
-        out = self.readout(y)
+        y, last, recent = matrix_state_step(parts["qkv"](u), gates, state.matrix, state.recent, weight, eps)
+        out = parts["readout"](y)
         if context is not None:
             out = out + context
         return torch.sigmoid(gates[..., self.num_heads :]) * out, MatrixStateMixerState(last, recent)

@@ -53,13 +53,14 @@ def hits_counted(
         of each position's own buckets with what its token tells, [B, T, E, 2]; the next counts, pointed and
         present. Nothing is modified.
     """
-    given = [x.contiguous() for x in (ids, guesses, buckets)]
-    carried = [x.clone(memory_format=torch.contiguous_format) for x in (counts, pointed, present)]
     own = guesses.new_empty(*guesses.shape, 2)
-    none = present.new_empty(0, 0)
-    flags = [none if x is None else x.contiguous() for x in (mask, starts)]
-    _loops().count(*(x.numpy() for x in (*given, *flags, *carried, own)))
-    return (own, *carried)  # type: ignore[return-value]
+    carried = tuple([x.clone(memory_format=torch.contiguous_format) for x in (counts, pointed, present)])
+    _loops().count(
+        *(ids.contiguous(), guesses.contiguous(), buckets.contiguous()),
+        *(None if mask is None else mask.contiguous(), None if starts is None else starts.contiguous()),
+        *(*carried, own),
+    )
+    return own, *carried
 
 
 def mixes_here(logits: Tensor, weights: Tensor) -> bool:
@@ -101,12 +102,9 @@ def vote_mixed(
     """
     mixed = logits.clone(memory_format=torch.contiguous_format)
     unknown = _loops().mix(
-        mixed.view(token.numel(), mixed.shape[-1]).numpy(),
-        *(x.reshape(-1).numpy() for x in (token, bucket)),
-        counts.reshape(-1, 2).numpy(),
-        *(x.detach().contiguous().numpy() for x in (expected, weights)),
-        (mixed.new_empty(0) if gate is None else gate.reshape(-1)).numpy(),
-        strength,
+        *(mixed, token.contiguous(), bucket.contiguous(), counts.contiguous()),
+        *(expected.detach().contiguous(), weights.detach().contiguous()),
+        *(None if gate is None else gate.contiguous(), strength),
     )
     if unknown:
         most = mixed.shape[-1] - 1
