@@ -32,8 +32,9 @@ def draw_metric(study: Study, samples: Samples, *, key: str) -> Drawing | None:
     column = study.column(key)
     shown = [record for record in found if record["column"] == key]
     scale = alt.Scale(zero=False, padding=14)
-    if "percent" in column.axis and _highest(shown) > 100:
-        scale.domainMax, scale.clamp = 100, True  # an interval may reach further, no accuracy does
+    if "percent" in column.axis and _highest(shown) > 90:
+        # an interval, or the next round number, may lie further: no accuracy does
+        scale.domainMax, scale.clamp, scale.nice = 100, True, False
     x = alt.X("value:Q", title=theme.wrapped(column.axis), scale=scale)
     layers = _layers(_kinds(shown), x=x, digits=column.digits)
     chart = alt.layer(*layers, data=theme.data(found)).transform_filter(
