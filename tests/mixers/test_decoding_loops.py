@@ -4,6 +4,8 @@ import pytest
 import torch
 from tolerances import assert_close
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
+from torch.testing._internal.two_tensor import TwoTensor
 
 import unimatrix
 from unimatrix import UserError
@@ -37,14 +39,21 @@ def tokens(length: int, dtype: torch.dtype = torch.float64, seed: int = 0, batch
 @pytest.fixture
 def steps(monkeypatch) -> list[int]:
     """How many tokens went through the loop."""
+    return counting(monkeypatch, matrix_state, "matrix_state_step")
+
+
+def counting(monkeypatch, where, name: str) -> list[int]:
+    """Grows by one with each call of a loop that it took."""
     taken: list[int] = []
-    loop = matrix_state.matrix_state_step
+    loop = getattr(where, name)
 
-    def counted(*given):
-        taken.append(1)
-        return loop(*given)
+    def counted(*given, **settings):
+        found = loop(*given, **settings)
+        if found is not None:
+            taken.append(1)
+        return found
 
-    monkeypatch.setattr(matrix_state, "matrix_state_step", counted)
+    monkeypatch.setattr(where, name, counted)
     return taken
 
 
@@ -103,6 +112,11 @@ def test_what_the_loop_must_not_see_goes_the_long_way(steps):
         assert_close(part(u, state)[0], ours, "output")
         assert seen == [1]
         handle.remove()
+        called: list[str] = []
+        handle = register_module_forward_hook(lambda module, *_: called.append(type(module).__name__))
+        part(u, state)
+        handle.remove()
+        assert "ShortConvolution" in called
         wider = (state.matrix[:, :, :4], state.matrix[:1], state.matrix[:, :2])
         for matrix in wider:
             with pytest.raises(UserError, match="state: expected shape"):
@@ -121,6 +135,36 @@ def test_what_the_loop_must_not_see_goes_the_long_way(steps):
     y, _ = part(u.requires_grad_(), state)
     y.sum().backward()
     assert u.grad is not None
+    assert len(steps) == 1
+
+
+@pytest.mark.parametrize("heads", [(6, 4, 4), (12, 2, 2), (1, 8, 8), (3, 8, 4), (300, 32, 32)], ids=str)
+@pytest.mark.parametrize("variant", [{}, {"kernel_size": 4}], ids=["plain", "convolved"])
+def test_a_state_of_other_heads_is_refused(heads, variant):
+    """Also one of as many numbers: the loop knows addresses alone."""
+    part = mixer(**variant)
+    with torch.no_grad():
+        state = part(tokens(5))[1]
+        with pytest.raises(UserError, match="expected shape"):
+            part(tokens(1), state._replace(matrix=torch.zeros(2, *heads, dtype=torch.float64)))
+        with pytest.raises(ValueError, match="unpack"):
+            part(tokens(1)[:, :, None], state)
+
+
+def test_what_is_no_plain_tensor_goes_the_long_way(steps):
+    part, u = mixer(kernel_size=4), tokens(1)
+    with torch.no_grad():
+        state = part(tokens(5))[1]
+        expected = part(u, state)[0]
+        assert len(steps) == 1
+        negated = torch._neg_view(-state.matrix)
+        with pytest.raises(UserError, match="negated view"):
+            part(u, state._replace(matrix=negated))
+        two = TwoTensor(state.recent, state.recent.clone())
+        assert_close(part(u, state._replace(recent=two))[0].a, expected, "output")
+        weight = part.convolution.weight.data
+        part.convolution.weight = torch.nn.Parameter(TwoTensor(weight, weight.clone()), requires_grad=False)
+        assert_close(part(u, state)[0].a, expected, "output")
     assert len(steps) == 1
 
 
@@ -160,7 +204,7 @@ def test_counts_are_as_in_torch(monkeypatch, each, length, masked, starting):
         for form in states:
             with monkeypatch.context() as patch:
                 if form == "torch":
-                    patch.setattr(kept_text, "counts_here", lambda *_: False)
+                    patch.setattr(kept_text, "hits_counted", lambda *_: None)
                 before = states[form]
                 kept = None if before is None else [before.counts.clone(), *map(torch.clone, before.pointed)]
                 own[form], states[form] = count_hits(*given, 5, before, mask, starts)
@@ -198,7 +242,7 @@ def test_the_mixture_is_as_in_torch(monkeypatch, dtype, gate):
     kept = logits.clone()
     with torch.no_grad():
         ours = mixture(logits, votes, hidden)
-        assert torch.equal(logits, kept) or torch.equal(logits.isnan(), kept.isnan())
+        assert torch.equal(logits.nan_to_num(7.0), kept.nan_to_num(7.0))
         monkeypatch.setattr(suffix_automaton, "mixes_here", lambda *_: False)
         expected = mixture(logits, votes, hidden)
     assert ours.dtype == expected.dtype
@@ -220,6 +264,52 @@ def test_a_vote_for_no_token_of_the_vocabulary_is_named():
             SuffixMixture()(logits, votes._replace(token=token), hidden)
 
 
+def test_votes_that_are_not_as_a_loop_takes_them_are_as_in_torch_or_refused(monkeypatch):
+    mixture = SuffixMixture(D)
+    torch.nn.init.normal_(mixture.gate.weight)
+    logits, votes, hidden = votes_on(6, 7, torch.float32)
+    taken = counting(monkeypatch, suffix_automaton, "vote_mixed")
+    with torch.no_grad():
+        expected = mixture(logits, votes, hidden)
+        assert taken == [1]
+        two = votes._replace(token=TwoTensor(votes.token, votes.token.clone()))
+        assert_close(mixture(logits, two, hidden).a, expected, "output", torch.float32)
+        narrow = votes._replace(counts=votes.counts.int())
+        assert_close(mixture(logits, narrow, hidden), expected, "output", torch.float32)
+        assert_close(
+            mixture(logits, votes, hidden[:1]), _with_gate_of(mixture, logits, votes, hidden[:1]), "output"
+        )
+        with pytest.raises(RuntimeError):
+            mixture(logits[:1], votes, hidden[:1])  # more votes than rows
+        wide = SuffixMixture().bfloat16()
+        wide.weights.data = wide.weights.data.float()
+        with_grad = wide(logits[:, :1], SuffixVotes(*(x[:, :1] for x in votes)), hidden)
+    with torch.enable_grad():
+        expected = wide(logits[:, :1], SuffixVotes(*(x[:, :1] for x in votes)), hidden)
+    assert_close(with_grad, expected, "output", torch.float32)
+    assert taken == [1]
+
+
+def _with_gate_of(mixture, logits, votes, hidden):
+    with torch.enable_grad():
+        return mixture(logits, votes, hidden).detach()
+
+
+def test_counts_that_are_not_as_a_loop_takes_them_are_as_in_torch_or_refused(monkeypatch):
+    taken = counting(monkeypatch, kept_text, "hits_counted")
+    ids, guesses, buckets = guessed(2, 5, 1, 5)
+    expected, state = count_hits(ids, guesses, buckets, 5, None, None, None)
+    assert taken == [1]
+    mask = torch.ones(2, 5, dtype=torch.int64)
+    assert torch.equal(count_hits(ids, guesses, buckets, 5, None, mask.bool(), None)[0], expected)
+    for counts in (state.counts[:, :0], state.counts[:, :3]):
+        with pytest.raises(RuntimeError):
+            count_hits(ids, guesses, buckets, 5, state._replace(counts=counts), None, None)
+    twos = TwoTensor(guesses, guesses.clone())
+    assert torch.equal(count_hits(ids, twos, buckets, 5, None, None, None)[0].a, expected)
+    assert len(taken) == 2
+
+
 def test_no_rows_no_votes():
     logits, votes, hidden = votes_on(0, 7, torch.float32)
     with torch.no_grad():
@@ -227,20 +317,28 @@ def test_no_rows_no_votes():
 
 
 def test_the_preset_decodes_through_every_loop(monkeypatch):
-    """All three at once: logits of one token after the other are those of the whole."""
+    """All three at once: logits of one token after the other are those of the whole in torch."""
     torch.manual_seed(0)
     model = unimatrix.build("unimatrix", vocab_size=11, max_positions=None).double().eval()
+    torch.nn.init.normal_(model.suffix.mixture.gate.weight)
     ids = torch.randint(0, 11, (2, 60), generator=torch.Generator().manual_seed(1))
+    whole = model(ids)[0].detach()  # with gradients: neither a step nor a mixture takes its loop
+    taken = {
+        name: counting(monkeypatch, where, name)
+        for name, where in (
+            ("matrix_state_step", matrix_state),
+            ("hits_counted", kept_text),
+            ("vote_mixed", suffix_automaton),
+        )
+    }
     with torch.no_grad():
-        for name, where in (("counts_here", kept_text), ("mixes_here", suffix_automaton)):
-            taken, real = [], getattr(where, name)
-            monkeypatch.setattr(
-                where, name, lambda *given, real=real, taken=taken: taken.append(1) or real(*given)
-            )
-        whole = model(ids)[0]
         state, pieces = None, []
         for t in range(60):
             logits, state = model(ids[:, t : t + 1], state)[:2]
             pieces.append(logits)
     assert_close(torch.cat(pieces, 1), whole, "output")
-    assert taken
+    assert {name: len(calls) for name, calls in taken.items()} == {
+        "matrix_state_step": 3 * 59,  # the first token has no state yet
+        "hits_counted": 60,
+        "vote_mixed": 60,
+    }

@@ -145,6 +145,10 @@ def test_the_share_that_is_admitted_is_the_rate_on_any_scale():
             ids = store(wide, policy=policy, budget=4, rate=0.1, window=200)[0].token_ids[0]
             stored = (ids == torch.arange(6000)[:, None]).any(-1)  # each is read where it comes in
             assert stored[500:].double().mean().item() == pytest.approx(0.1, abs=0.015)
+    for window in (1, 9):  # chance does not look at surprises
+        ids = store(inputs, policy="random", budget=4, rate=0.1, window=window)[0].token_ids[0]
+        stored = (ids == torch.arange(6000)[:, None]).any(-1)
+        assert stored[500:].double().mean().item() == pytest.approx(0.1, abs=0.015)
 
 
 def test_a_reservoir_holds_every_token_equally_often():

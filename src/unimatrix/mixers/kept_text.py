@@ -26,7 +26,7 @@ from unimatrix.mixers.previous import Previous, shift
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops.shapes import TokenIds, TokenMask
 from unimatrix.ops.token_store import MOST_TOKENS, NONE, REGISTERS, TokenStoreState
-from unimatrix.ops.votes import counts_here, hits_counted
+from unimatrix.ops.votes import hits_counted
 
 STRENGTH = 2.0  # K: the expectation counts as so many guesses
 
@@ -104,9 +104,10 @@ def count_hits(
     if state is None:
         before = Previous(ids.new_zeros(batch, 2 * each), ids.new_zeros(batch, dtype=torch.bool))
         state = HitState(ids.new_zeros(batch, num_buckets, 2), before)
-    if counts_here(ids, guesses, state.counts, *state.pointed):
-        own, *after = hits_counted(ids, guesses, buckets, state.counts, *state.pointed, mask, starts)
-        return own, HitState(after[0], Previous(*after[1:]))
+    counted = hits_counted(ids, guesses, buckets, state.counts, *state.pointed, mask, starts, num_buckets)
+    if counted is not None:
+        own, counts, *newest = counted
+        return own, HitState(counts, Previous(*newest))
     pointed = torch.cat([guesses, buckets], dim=-1)  # [B, T, 2 E]
     newest, present, carry = shift(pointed, state.pointed, mask, starts)
     foretold, of = newest.split(each, dim=-1)

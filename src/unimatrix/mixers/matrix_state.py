@@ -19,8 +19,9 @@ from unimatrix.mixers.registry import PartConfig
 from unimatrix.mixers.short_convolution import ShortConvolution
 from unimatrix.mixers.spectral import SpectralLinear
 from unimatrix.ops import Backend, BackendChoice, matrix_state
-from unimatrix.ops.matrix_state.step import matrix_state_step, takes_step
-from unimatrix.ops.shapes import MatrixState, Stream, TokenMask
+from unimatrix.ops.internals import watched
+from unimatrix.ops.matrix_state.step import matrix_state_step
+from unimatrix.ops.shapes import MatrixState, Stream, TokenMask, under_autocast
 
 _TINY = 1e-30  # of a norm: nothing is divided by zero
 # of the output norm: small reads are lifted a hundred times, whatever their size, and large ones bounded;
@@ -154,36 +155,59 @@ class MatrixStateMixer(Part):
         with_error: also how badly the state foretold each token, [B, T, H] (see `_error`). with_idle: whether
         idle weights get their gradient of zeros, for which one call in a graph will do.
         """
-        if mask is None and starts is None and not with_error and self._takes_step(u, state):
-            return self._step(u, state, context)
-        written = self._project(u, state, mask, starts, with_idle)
+        made = None
+        if mask is None and starts is None and not with_error and self._may_step(u, state):
+            made = self._products(u)
+            stepped = self._step(*made, state, context)
+            if stepped is not None:
+                return stepped
+        written = self._project(u, state, mask, starts, with_idle, made)
         y, after = self._run(written, state, mask, starts, context)
         return (y, after, self._error(written, state, mask, starts)) if with_error else (y, after)
 
-    def _takes_step(self, u: Stream, state: MatrixStateMixerState | None) -> bool:
-        """Whether what lies between the projections of one token can be one loop, and nobody is to see it."""
-        parts = self._modules  # looked up once: torch's own way costs as much as a product
-        convolution = parts.get("convolution")
-        if state is None or parts.get("qkv") is None or parts.get("rules") is not None:
+    def _may_step(self, u: Stream, state: MatrixStateMixerState | None) -> bool:
+        """Whether what lies between the projections may be one loop: one token, and nobody is to see it."""
+        if state is None or u.dim() != 3 or u.shape[1] != 1 or torch.is_grad_enabled():
             return False
+        parts = self._modules  # looked up here: torch's own way costs as much as a product
+        if parts.get("qkv") is None or parts.get("rules") is not None:
+            return False
+        convolution = parts.get("convolution")
         if convolution is not None and not called_as_written(convolution, ShortConvolution):
             return False
-        weight = None if convolution is None else convolution.weight
-        return takes_step(u, state.matrix, state.recent, weight, self.backend)
+        return not watched(u) and not under_autocast(u.device)
+
+    def _products(self, u: Stream) -> tuple[Tensor, Tensor]:
+        """qkv [B, T, 3 HS] and gates [B, T, H + D], without spectral norm and rules."""
+        parts: dict[str, Any] = self._modules
+        return parts["qkv"](u), parts["gates"](u)
 
     def _step(
-        self, u: Stream, state: MatrixStateMixerState, context: Stream | None
-    ) -> tuple[Stream, MatrixStateMixerState]:
-        """`forward` of one token, where `_takes_step` allows it."""
-        parts: dict[str, Any] = self._modules
-        convolution, gates = parts.get("convolution"), parts["gates"](u)
-        weight = None if convolution is None else convolution.weight
-        eps = _EPS if self.output_norm else None
-        y, last, recent = matrix_state_step(parts["qkv"](u), gates, state.matrix, state.recent, weight, eps)
-        out = parts["readout"](y)
+        self, qkv: Tensor, gates: Tensor, state: Any, context: Stream | None
+    ) -> tuple[Stream, MatrixStateMixerState] | None:
+        """`forward` of one token behind its products, where `_may_step`; None: it is for the op."""
+        convolution: Any = self._modules.get("convolution")
+        found = matrix_state_step(
+            qkv,
+            gates,
+            state.matrix,
+            state.recent,
+            None if convolution is None else convolution.weight,
+            heads=(self.num_heads, self.state_dim),
+            norm_eps=_EPS if self.output_norm else None,
+            backend=self.backend,
+        )
+        if found is None:
+            return None
+        y, last, recent = found
+        return self._out(y, gates[..., self.num_heads :], context), MatrixStateMixerState(last, recent)
+
+    def _out(self, y: Tensor, gate: Stream, context: Stream | None) -> Stream:
+        """The gated readout of y [B, T, HS]."""
+        out = self.readout(y)
         if context is not None:
             out = out + context
-        return torch.sigmoid(gates[..., self.num_heads :]) * out, MatrixStateMixerState(last, recent)
+        return torch.sigmoid(gate) * out
 
     def _project(
         self,
@@ -192,8 +216,9 @@ class MatrixStateMixer(Part):
         mask: TokenMask | None,
         starts: Tensor | None,
         with_idle: bool = True,
+        made: tuple[Tensor, Tensor] | None = None,
     ) -> "_Written":
-        """All that is read off the stream."""
+        """All that is read off the stream; `made`, if its products are there already."""
         heads = (self.num_heads, self.state_dim)
         rule_weights = diag = None
         if self.dqkv is not None:
@@ -201,7 +226,7 @@ class MatrixStateMixer(Part):
             diag = diag.unflatten(-1, heads)
         else:
             assert self.qkv is not None
-            qkv = self.qkv(u)
+            qkv = self.qkv(u) if made is None else made[0]
         recent = None
         if self.convolution is not None:
             before = None if state is None else state.recent
@@ -211,7 +236,8 @@ class MatrixStateMixer(Part):
             diag = None
         else:
             rule_weights = self.rules(u).unflatten(-1, (self.num_heads, 3)).softmax(-1)
-        retention, gate = self.gates(u).split([self.num_heads, u.shape[-1]], dim=-1)
+        gates = self.gates(u) if made is None else made[1]
+        retention, gate = gates.split([self.num_heads, u.shape[-1]], dim=-1)
         # float32 keeps retentions next to 1 apart from 1 whatever the model's dtype
         log_retention = F.logsigmoid(retention if retention.dtype == torch.float64 else retention.float())
         if with_idle and self.d is not None and torch.is_grad_enabled():
@@ -242,10 +268,7 @@ class MatrixStateMixer(Part):
         )
         if self.output_norm:
             y = F.rms_norm(y, y.shape[-1:], eps=_EPS)
-        out = self.readout(y.flatten(2))
-        if context is not None:
-            out = out + context
-        return torch.sigmoid(gate) * out, MatrixStateMixerState(last, recent)
+        return self._out(y.flatten(2), gate, context), MatrixStateMixerState(last, recent)
 
     def _error(
         self,

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from unimatrix.errors import UserError
+from unimatrix.ops.internals import hooked_everywhere
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 # where a part stands: once in a model; in a layer, its outputs added behind the layer's first or second norm;
@@ -142,6 +143,7 @@ def called_as_written(module: nn.Module, kind: type[nn.Module]) -> bool:
         and "forward" not in module.__dict__  # where accelerate puts one that brings the weights
         and not module._forward_hooks
         and not module._forward_pre_hooks
+        and not hooked_everywhere()
     )
 
 

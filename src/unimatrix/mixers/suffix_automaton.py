@@ -88,9 +88,11 @@ class SuffixMixture(nn.Module):
         """
         if logits.shape[-1] == 1:
             return logits  # the one token has all, and there are no others to share
-        if mixes_here(logits, self.weights):
-            gate = None if self.gate is None else self.gate(hidden).to(logits.dtype)
-            return vote_mixed(logits, *votes, self.expected, self.weights, gate, STRENGTH)
+        gate = None if self.gate is None else self.gate(hidden)
+        if mixes_here(logits):
+            mixed = vote_mixed(logits, *votes, self.expected, self.weights, gate, STRENGTH)
+            if mixed is not None:
+                return mixed
         scores = logits.to(accumulation_dtype(logits.dtype))
         chosen = votes.token.clamp_min(0)[..., None]
         own = scores.gather(-1, chosen)
@@ -100,8 +102,8 @@ class SuffixMixture(nn.Module):
         # a head of classes gives other tokens no chance, and no vote can: -inf would be NaN in the gradients
         possible = own.isfinite()
         wanted = bias + by_evidence * evidence + by_model * torch.where(possible, own - others, 0.0)
-        if self.gate is not None:
-            wanted = wanted + self.gate(hidden).to(scores.dtype)
+        if gate is not None:
+            wanted = wanted + gate.to(scores.dtype)
         voted = torch.where((votes.token[..., None] != NONE) & possible, others + wanted, own)
         return scores.scatter(-1, chosen, voted).to(logits.dtype)
 

@@ -19,6 +19,7 @@ NAMES: dict[str, Any] = {
     "_are_functorch_transforms_active": getattr(torch._C, "_are_functorch_transforms_active", None),
     "get_interpreter_stack": getattr(_functorch, "get_interpreter_stack", None),
     "TransformType": getattr(_functorch, "TransformType", None),
+    "_has_any_global_hook": getattr(torch.nn.modules.module, "_has_any_global_hook", None),
     "is_legacy_batchedtensor": getattr(_functorch, "is_legacy_batchedtensor", None),
     # a number that changes, not a function
     "_current_level": (lambda: forward_ad._current_level) if hasattr(forward_ad, "_current_level") else None,
@@ -46,6 +47,7 @@ _depth = NAMES["_len_torch_dispatch_stack"] or _no
 _transforms = NAMES["_are_functorch_transforms_active"] or _no
 _legacy = NAMES["is_legacy_batchedtensor"] or _no
 _level = NAMES["_current_level"] or (lambda: 0)
+hooked_everywhere = NAMES["_has_any_global_hook"] or _no  # whether hooks are to see the calls of all modules
 
 
 def watched(x: Tensor) -> bool:
@@ -61,6 +63,16 @@ def watched(x: Tensor) -> bool:
         or _transforms()
         or _missing
     )
+
+
+def plain(dtype: torch.dtype, *tensors: Tensor) -> bool:
+    """Whether a loop may read them all by their addresses: numbers of that dtype on the CPU, no subclass."""
+    for x in tensors:
+        if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+            return False
+        if x.dtype != dtype or not x.is_cpu or x.layout != torch.strided or x.is_neg():
+            return False
+    return True
 
 
 def transforming() -> bool:

@@ -144,8 +144,7 @@ def run_step(
     y: Tensor,
     last: Tensor,
     left: Tensor | None,
-    taps: int,
-    norm_eps: float,
+    norm_eps: float | None,
 ) -> int:
     """Fill y, last and left, see `unimatrix.ops.matrix_state.step`; returns how many retentions are NaN."""
     batch, heads, dim, _ = state.shape
@@ -160,8 +159,8 @@ def run_step(
         y.data_ptr(),
         last.data_ptr(),
         address(left),
-        (batch, heads, dim, taps),
-        norm_eps,
+        (batch, heads, dim, 0 if kernel is None else kernel.shape[0]),
+        -1.0 if norm_eps is None else norm_eps,
         ZEROS[qkv.dtype],
     )
 
@@ -174,7 +173,7 @@ def border_shape(q: Tensor, keep: bool) -> tuple[int, int, int, int]:
 
 @kernel(fastmath=FAST)
 def _step(qkv, gates, gates_width, state, recent, weight, y, last, left, sizes, norm_eps, zero):
-    """taps = 0: no convolution, recent, weight and left are of no tensor. norm_eps < 0: no norm."""
+    """Everything by address, a state as it lies. taps = 0: no convolution. norm_eps < 0: no norm."""
     batch, heads, dim, taps = sizes
     past, inner, square = max(taps - 1, 0), heads * dim, dim * dim
     wrong = 0

@@ -79,13 +79,13 @@ def surprise_store(
                            running quantile); the least surprising one goes, which may be itself
         surprise-oldest    the same; the oldest one goes
         always             every one; the oldest goes: first in, first out
-        random             r in as many as that, whatever they are; the oldest goes
+        random             r in as many as that, whatever they are, or a share `rate`; the oldest goes
         reservoir          so that every token of the text is held with the same probability
 
     r is calibrated to the budget: N for each n tokens, n those so far, this one included. Or it is `rate` for
     each one. It is rounded up to a whole number, so at least 1: calibrated, a store in which the oldest goes
     reaches back in proportion to the text, at most (R + 1) N tokens or so. While the text fits in the window,
-    policy surprise then holds the N most surprising tokens of all.
+    and all of it may be stored, policy surprise then holds the N most surprising tokens.
 
         beta_n = query_t . K_n / sqrt(E);  w = softmax(beta) over what is held;  context_t = sum_n w_n V_n
 

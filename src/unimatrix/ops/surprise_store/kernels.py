@@ -143,6 +143,8 @@ def _admit(level, token_id, allowed, policy, rate, b, priorities, recent, seen, 
             ranks = (budget * compared + before) // (before + 1)  # rounded up
         if policy == RANDOM:
             written = draw * compared < ranks << DRAW_BITS
+            if rate != CALIBRATED:
+                written = draw < rate * 2.0**DRAW_BITS
         elif policy in (SURPRISE, SURPRISE_OLDEST):
             above = 0
             for r in range(window):

@@ -87,7 +87,8 @@ def decide(
         above = ((state.recent >= level[:, None]) & (state.recent != EMPTY)).sum(-1)
         admitted = above < ranks
     if rules.policy == "random":
-        admitted = draw * compared < ranks << DRAW_BITS
+        calibrated = draw * compared < ranks << DRAW_BITS
+        admitted = calibrated if rules.rate == CALIBRATED else draw < rules.rate * 2.0**DRAW_BITS
     if rules.policy == "surprise":
         priority = (level << SEEN_BITS) + state.seen
     if rules.policy == "reservoir":

@@ -2,9 +2,9 @@
 
 In torch they are `unimatrix.mixers.kept_text.count_hits` and `unimatrix.mixers.suffix_automaton`, which any
 device takes and autograd follows; for one token that is a hundred calls for a few dozen numbers. Loops and
-torch agree (tests/mixers/test_vote_loops.py).
+torch agree (tests/mixers/test_decoding_loops.py).
 
-Letters: B batch, T time, E guesses of a position, N buckets, R rows, V vocabulary.
+Letters: B batch, T time, E guesses of a position, N buckets, V vocabulary.
 """
 
 from functools import cache
@@ -15,20 +15,10 @@ from torch import Tensor
 
 from unimatrix.errors import UserError
 from unimatrix.ops.backend import loops_problem
-from unimatrix.ops.internals import watched
+from unimatrix.ops.internals import plain, watched
 from unimatrix.ops.shapes import TokenIds, TokenMask
 
 MOST_LOGITS = 2**13  # of more torch takes the exponentials faster, several at once
-
-
-def counts_here(ids: TokenIds, guesses: Tensor, counts: Tensor, pointed: Tensor, present: Tensor) -> bool:
-    """Whether `hits_counted` takes these: on the CPU, and nobody follows the operators."""
-    batch, _, each = guesses.shape
-    if loops_problem(ids) is not None or watched(ids):
-        return False
-    whole = all(x.dtype == torch.int64 and x.device == ids.device for x in (ids, guesses, counts, pointed))
-    there = present.dtype == torch.bool and present.shape == (batch,) and pointed.shape == (batch, 2 * each)
-    return whole and there and counts.dim() == 3 and counts.shape[::2] == (batch, 2)
 
 
 def hits_counted(
@@ -40,39 +30,44 @@ def hits_counted(
     present: Tensor,
     mask: TokenMask | None,
     starts: TokenMask | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Count, token after token, whether it is what was guessed before it.
+    num_buckets: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """Count, token after token, whether it is what was guessed before it; None where that is for torch.
 
     Args:
         ids: [B, T] int64. guesses, buckets: [B, T, E] int64 of what comes next, -1 for none, and why.
         counts: [B, N, 2] int64, times and hits so far. pointed: [B, 2 E], guesses and buckets of the newest
             token; present: [B] bool, whether there is one.
         mask: [B, T] bool, False is no token. starts: [B, T] bool, where a text begins, before its token.
+        num_buckets: N, at least 1.
 
     Returns:
         of each position's own buckets with what its token tells, [B, T, E, 2]; the next counts, pointed and
         present. Nothing is modified.
     """
-    own = guesses.new_empty(*guesses.shape, 2)
+    batch, length, each = guesses.shape
+    flags = [x for x in (mask, starts) if x is not None]
+    if loops_problem(ids) is not None or watched(ids):
+        return None
+    if not plain(torch.int64, ids, guesses, buckets, counts, pointed) or not plain(
+        torch.bool, present, *flags
+    ):
+        return None
+    if buckets.shape != guesses.shape or counts.shape != (batch, num_buckets, 2) or num_buckets < 1:
+        return None
+    if pointed.shape != (batch, 2 * each) or present.shape != (batch,):
+        return None
+    for x in (ids, *flags):
+        if x.shape != (batch, length):
+            return None
+    own = guesses.new_empty(batch, length, each, 2)
     carried = tuple([x.clone(memory_format=torch.contiguous_format) for x in (counts, pointed, present)])
     _loops().count(
         *(ids.contiguous(), guesses.contiguous(), buckets.contiguous()),
         *(None if mask is None else mask.contiguous(), None if starts is None else starts.contiguous()),
         *(*carried, own),
     )
-    return own, *carried
-
-
-def mixes_here(logits: Tensor, weights: Tensor) -> bool:
-    """Whether `vote_mixed` takes these: no gradients, nobody following, few plain floats on the CPU."""
-    if (
-        logits.numel() > MOST_LOGITS
-        or torch.is_grad_enabled()
-        or loops_problem(logits) is not None
-        or watched(logits)
-    ):
-        return False
-    return logits.dtype in (torch.float32, torch.float64) and weights.dtype == logits.dtype
+    return (own, *carried)  # type: ignore[return-value]
 
 
 def vote_mixed(
@@ -84,8 +79,8 @@ def vote_mixed(
     weights: Tensor,
     gate: Tensor | None,
     strength: float,
-) -> Tensor:
-    """The logits in which the token that is voted for has its new share.
+) -> Tensor | None:
+    """The logits in which the token that is voted for has its new share; None where that is for torch.
 
         logit p' = w_0 + w_1 logit r + w_2 logit p + gate,     r = (hits + K pi) / (times + K)
 
@@ -100,6 +95,14 @@ def vote_mixed(
     Raises:
         UserError: a token that is none of V, as of a state from elsewhere.
     """
+    floating = (logits, expected, weights) if gate is None else (logits, expected, weights, gate)
+    if not plain(logits.dtype, *floating) or not plain(torch.int64, token, bucket, counts):
+        return None
+    rows = logits.shape[:-1]
+    if token.shape != rows or bucket.shape != rows or counts.shape != (*rows, 2):
+        return None
+    if weights.shape != (3,) or expected.shape[0] < 1 or (gate is not None and gate.shape != (*rows, 1)):
+        return None
     mixed = logits.clone(memory_format=torch.contiguous_format)
     unknown = _loops().mix(
         *(mixed, token.contiguous(), bucket.contiguous(), counts.contiguous()),
@@ -110,6 +113,13 @@ def vote_mixed(
         most = mixed.shape[-1] - 1
         raise UserError(f"votes: expected tokens from 0 to {most}, got {unknown} of {token.numel()} beyond")
     return mixed
+
+
+def mixes_here(logits: Tensor) -> bool:
+    """Whether `vote_mixed` may be asked: no gradients, nobody following the operators, few logits."""
+    if logits.numel() > MOST_LOGITS or torch.is_grad_enabled() or watched(logits):
+        return False
+    return logits.dtype in (torch.float32, torch.float64) and loops_problem(logits) is None
 
 
 @cache
