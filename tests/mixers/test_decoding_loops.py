@@ -19,6 +19,14 @@ VARIANTS = {
     "plain": {},
     "convolved": {"kernel_size": 4},
     "one tap": {"kernel_size": 1, "output_norm": True},
+    "mixed": {"rule_mixing": True},
+    "mixed, convolved, spectral": {
+        "rule_mixing": True,
+        "kernel_size": 3,
+        "spectral_norm": True,
+        "output_norm": True,
+    },
+    "spectral": {"spectral_norm": True},
     "as in unimatrix": {"kernel_size": 4, "output_norm": True, "idle_diag": False},
 }
 

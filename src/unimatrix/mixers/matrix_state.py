@@ -155,13 +155,12 @@ class MatrixStateMixer(Part):
         with_error: also how badly the state foretold each token, [B, T, H] (see `_error`). with_idle: whether
         idle weights get their gradient of zeros, for which one call in a graph will do.
         """
-        made = None
+        products = self._products(u)
         if mask is None and starts is None and not with_error and self._may_step(u, state):
-            made = self._products(u)
-            stepped = self._step(*made, state, context)
+            stepped = self._step(products, state, context)
             if stepped is not None:
                 return stepped
-        written = self._project(u, state, mask, starts, with_idle, made)
+        written = self._written(products, u, state, mask, starts, with_idle)
         y, after = self._run(written, state, mask, starts, context)
         return (y, after, self._error(written, state, mask, starts)) if with_error else (y, after)
 
@@ -169,27 +168,31 @@ class MatrixStateMixer(Part):
         """Whether what lies between the projections may be one loop: one token, and nobody is to see it."""
         if state is None or u.dim() != 3 or u.shape[1] != 1 or torch.is_grad_enabled():
             return False
-        parts = self._modules  # looked up here: torch's own way costs as much as a product
-        if parts.get("qkv") is None or parts.get("rules") is not None:
-            return False
-        convolution = parts.get("convolution")
+        convolution = self._modules.get("convolution")
         if convolution is not None and not called_as_written(convolution, ShortConvolution):
             return False
         return not watched(u) and not under_autocast(u.device)
 
-    def _products(self, u: Stream) -> tuple[Tensor, Tensor]:
-        """qkv [B, T, 3 HS] and gates [B, T, H + D], without spectral norm and rules."""
-        parts: dict[str, Any] = self._modules
-        return parts["qkv"](u), parts["gates"](u)
+    def _products(self, u: Stream) -> "_Products":
+        """All that is read off the stream."""
+        parts: dict[str, Any] = self._modules  # looked up here: torch's own way costs as much as a product
+        joint, rules, diag = parts.get("dqkv"), parts.get("rules"), None
+        if joint is None:
+            qkv = parts["qkv"](u)
+        else:
+            inner = self.num_heads * self.state_dim
+            diag, qkv = joint(u).split([inner, 3 * inner], dim=-1)
+        if rules is None:
+            return _Products(qkv, parts["gates"](u), None, None)
+        return _Products(qkv, parts["gates"](u), rules(u), diag)
 
     def _step(
-        self, qkv: Tensor, gates: Tensor, state: Any, context: Stream | None
+        self, products: "_Products", state: Any, context: Stream | None
     ) -> tuple[Stream, MatrixStateMixerState] | None:
         """`forward` of one token behind its products, where `_may_step`; None: it is for the op."""
         convolution: Any = self._modules.get("convolution")
         found = matrix_state_step(
-            qkv,
-            gates,
+            *products,
             state.matrix,
             state.recent,
             None if convolution is None else convolution.weight,
@@ -200,7 +203,9 @@ class MatrixStateMixer(Part):
         if found is None:
             return None
         y, last, recent = found
-        return self._out(y, gates[..., self.num_heads :], context), MatrixStateMixerState(last, recent)
+        return self._out(y, products.gates[..., self.num_heads :], context), MatrixStateMixerState(
+            last, recent
+        )
 
     def _out(self, y: Tensor, gate: Stream, context: Stream | None) -> Stream:
         """The gated readout of y [B, T, HS]."""
@@ -209,34 +214,28 @@ class MatrixStateMixer(Part):
             out = out + context
         return torch.sigmoid(gate) * out
 
-    def _project(
+    def _written(
         self,
+        products: "_Products",
         u: Stream,
         state: MatrixStateMixerState | None,
         mask: TokenMask | None,
         starts: Tensor | None,
-        with_idle: bool = True,
-        made: tuple[Tensor, Tensor] | None = None,
+        with_idle: bool,
     ) -> "_Written":
-        """All that is read off the stream; `made`, if its products are there already."""
-        heads = (self.num_heads, self.state_dim)
-        rule_weights = diag = None
-        if self.dqkv is not None:
-            diag, qkv = self.dqkv(u).split([heads[0] * heads[1], 3 * heads[0] * heads[1]], dim=-1)
-            diag = diag.unflatten(-1, heads)
-        else:
-            assert self.qkv is not None
-            qkv = self.qkv(u) if made is None else made[0]
-        recent = None
+        """What the op takes."""
+        qkv, gates, rules, diag = products
+        heads, recent = (self.num_heads, self.state_dim), None
         if self.convolution is not None:
             before = None if state is None else state.recent
             qkv, recent = self.convolution(qkv, before, mask=mask, starts=starts)
         q, k, v = qkv.unflatten(-1, (3, *heads)).unbind(2)  # [B, T, H, S]
-        if self.rules is None:
-            diag = None
-        else:
-            rule_weights = self.rules(u).unflatten(-1, (self.num_heads, 3)).softmax(-1)
-        gates = self.gates(u) if made is None else made[1]
+        rule_weights = None
+        if rules is not None and diag is not None:
+            rule_weights, diag = (
+                rules.unflatten(-1, (self.num_heads, 3)).softmax(-1),
+                diag.unflatten(-1, heads),
+            )
         retention, gate = gates.split([self.num_heads, u.shape[-1]], dim=-1)
         # float32 keeps retentions next to 1 apart from 1 whatever the model's dtype
         log_retention = F.logsigmoid(retention if retention.dtype == torch.float64 else retention.float())
@@ -306,8 +305,17 @@ class MatrixStateMixer(Part):
         return error if mask is None else error * mask[..., None]
 
 
-class _Written(NamedTuple):
+class _Products(NamedTuple):
     """What the mixer reads off the stream."""
+
+    qkv: Tensor  # [B, T, 3 HS]
+    gates: Tensor  # [B, T, H + D], a retention logit for each head first
+    rules: Tensor | None  # [B, T, 3 H], logits
+    diag: Tensor | None  # [B, T, HS], with rules alone
+
+
+class _Written(NamedTuple):
+    """What the op takes, and what comes after it."""
 
     q: Tensor  # [B, T, H, S]
     k: Tensor

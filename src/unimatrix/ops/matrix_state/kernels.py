@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unimatrix.ops.jit import kernel
 from unimatrix.ops.matrix_state.steps import reverse, reverse_mixed, write_and_read, write_mixed_and_read
-from unimatrix.ops.rows import FAST, ZEROS, address, flags, place, unit_stride
+from unimatrix.ops.rows import FAST, ZEROS, address, flags, larger, place, unit_stride
 from unimatrix.ops.rows import row as numbers
 from unimatrix.ops.shapes import check_retention
 from unimatrix.ops.threads import threads_for
@@ -138,6 +138,8 @@ def run_backward(
 def run_step(
     qkv: Tensor,
     gates: Tensor,
+    rules: Tensor | None,
+    diag: Tensor | None,
     state: Tensor,
     recent: Tensor | None,
     kernel: Tensor | None,
@@ -153,6 +155,8 @@ def run_step(
         qkv.data_ptr(),
         gates.data_ptr(),
         gates.shape[-1],
+        address(rules),
+        address(diag),
         state.data_ptr(),
         address(recent),
         address(kernel),
@@ -172,7 +176,7 @@ def border_shape(q: Tensor, keep: bool) -> tuple[int, int, int, int]:
 
 
 @kernel(fastmath=FAST)
-def _step(qkv, gates, gates_width, state, recent, weight, y, last, left, sizes, norm_eps, zero):
+def _step(qkv, gates, gates_width, rules, diag, state, recent, weight, y, last, left, sizes, norm_eps, zero):
     """Everything by address, a state as it lies. taps = 0: no convolution. norm_eps < 0: no norm."""
     batch, heads, dim, taps = sizes
     past, inner, square = max(taps - 1, 0), heads * dim, dim * dim
@@ -200,15 +204,31 @@ def _step(qkv, gates, gates_width, state, recent, weight, y, last, left, sizes, 
         if logit < 0:
             rho, write = write, rho
         wrong += 0 if rho <= 1 else 1
-        rho, write = x.dtype.type(rho), x.dtype.type(write)
+        outer, crossed, along = write, 0.0, 0.0  # of k v^T, v k^T and Diag(d)
+        if rules != 0:
+            logits = numbers(rules, np.int64(bh) * 3, 3, zero)
+            most = larger(larger(logits[0], logits[1]), logits[2])
+            of_outer, of_diag = math.exp(logits[0] - most), math.exp(logits[1] - most)
+            of_sym = math.exp(logits[2] - most)
+            share = write / (of_outer + of_diag + of_sym)
+            outer, crossed, along = share * (of_outer + 0.5 * of_sym), share * 0.5 * of_sym, share * of_diag
+        rho, outer = x.dtype.type(rho), x.dtype.type(outer)
+        crossed, along = x.dtype.type(crossed), x.dtype.type(along)
+        d = numbers(diag, np.int64(bh) * dim, dim, zero)
         old = numbers(state, np.int64(bh) * square, square, zero)
         new = numbers(last, np.int64(bh) * square, square, zero)
         read = numbers(y, np.int64(bh) * dim, dim, zero)
         squares = 0.0
         for i in range(dim):
-            total, written = zero, write * vectors[1, i]
+            k, v = outer * vectors[1, i], crossed * vectors[2, i]
             for j in range(dim):
-                new[i * dim + j] = rho * old[i * dim + j] + written * vectors[2, j]
+                new[i * dim + j] = rho * old[i * dim + j] + k * vectors[2, j]
+            if rules != 0:
+                for j in range(dim):
+                    new[i * dim + j] += v * vectors[1, j]
+                new[i * dim + i] += along * d[i]
+            total = zero
+            for j in range(dim):
                 total += new[i * dim + j] * vectors[0, j]
             read[i] = total
             squares += np.float64(total) * total

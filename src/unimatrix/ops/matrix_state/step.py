@@ -23,6 +23,8 @@ from unimatrix.ops.shapes import MatrixState, check_retention
 def matrix_state_step(
     qkv: Tensor,
     gates: Tensor,
+    rules: Tensor | None,
+    diag: Tensor | None,
     state: MatrixState,
     recent: Tensor | None,
     kernel: Tensor | None,
@@ -34,11 +36,13 @@ def matrix_state_step(
     """Read one token and write it; None where that is for the op: tensors of another shape, dtype or kind.
 
         q, k, v = SiLU(sum over j < K of kernel_j * x_{t-j}),  x = qkv; without a kernel x itself
-        S_t = rho S_{t-1} + (1 - rho) k v^T,  rho = sigmoid(gates),  y = S_t q
+        S_t = rho S_{t-1} + (1 - rho) U,  U = k v^T, with rules as in `matrix_state`;  y = S_t q
+        rho = sigmoid(gates),  pi = softmax(rules)
         y / sqrt(mean(y^2) + norm_eps) for each head, without norm_eps y itself
 
     Args:
         qkv: [B, 1, 3 HS]. gates: [B, 1, at least H], a retention logit for each head first. heads: H, S.
+        rules: [B, 1, 3 H] and diag: [B, 1, HS], the d of the diagonal rule; or neither.
         state: [B, H, S, S]. recent: [B, K - 1, 3 HS], the inputs before. kernel: [K, 3 HS], the oldest first.
 
     Returns:
@@ -50,6 +54,14 @@ def matrix_state_step(
     if state.shape != (batch, *heads, heads[1]) or not plain(qkv.dtype, qkv, gates, state):
         return None
     if qkv.dtype not in (torch.float32, torch.float64) or compiled_problem(state, state) is not None:
+        return None
+    if rules is not None and diag is not None:
+        if rules.shape != (batch, 1, 3 * heads[0]) or diag.shape != (batch, 1, channels // 3):
+            return None
+        if not plain(qkv.dtype, rules, diag):
+            return None
+        rules, diag = rules.contiguous(), diag.contiguous()
+    elif rules is not None or diag is not None:
         return None
     left = None
     if recent is not None and kernel is not None:
@@ -64,7 +76,7 @@ def matrix_state_step(
         return None
     qkv, gates, state = qkv.contiguous(), gates.contiguous(), state.contiguous()
     y, last = qkv.new_empty(batch, 1, channels // 3), torch.empty_like(state)
-    if _run()(qkv, gates, state, recent, kernel, y, last, left, norm_eps):
+    if _run()(qkv, gates, rules, diag, state, recent, kernel, y, last, left, norm_eps):
         check_retention("log_retention", F.logsigmoid(gates[..., : heads[0]]))
     return y, last, left
 
