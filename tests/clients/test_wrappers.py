@@ -7,6 +7,7 @@ import torch
 from accelerate import cpu_offload, disk_offload
 from accelerate.utils import offload_state_dict
 from small_models import PRESETS, small_model
+from tolerances import assert_close
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -33,7 +34,8 @@ def test_weights_that_come_for_each_call(preset, tmp_path):
         assert all(parameter.is_meta for parameter in offloaded.parameters())
         logits, state = offloaded(IDS)
         assert torch.equal(logits, expected)
-        assert torch.equal(offloaded(IDS[:, :1], state)[0], expected_next)
+        # a hooked module is called, where a step without hooks is one loop
+        assert_close(offloaded(IDS[:, :1], state)[0], expected_next, "logits", torch.float32)
 
 
 class EightBit(nn.Module):

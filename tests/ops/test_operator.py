@@ -156,7 +156,7 @@ import sys
 sys.path[:0] = {[str(Path(every_op.__file__).parent)]!r}
 import torch
 from torch.autograd import forward_ad
-for home in (torch._C, torch._C._functorch, forward_ad):
+for home in (torch._C, torch._C._functorch, forward_ad, torch.nn.modules.module):
     if hasattr(home, {gone!r}):
         found = getattr(home, {gone!r})
         delattr(home, {gone!r})

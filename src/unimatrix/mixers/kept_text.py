@@ -26,7 +26,7 @@ from unimatrix.mixers.previous import Previous, shift
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops.shapes import TokenIds, TokenMask
 from unimatrix.ops.token_store import MOST_TOKENS, NONE, REGISTERS, TokenStoreState
-from unimatrix.ops.votes import hits_counted
+from unimatrix.ops.token_store.votes import hits_counted
 
 STRENGTH = 2.0  # K: the expectation counts as so many guesses
 

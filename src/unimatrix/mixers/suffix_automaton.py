@@ -32,7 +32,7 @@ from unimatrix.mixers.part import Given, Part, Reading, Size
 from unimatrix.ops import BackendChoice, TokenStoreState, suffix_automaton
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, accumulation_dtype
 from unimatrix.ops.token_store import NONE
-from unimatrix.ops.votes import mixes_here, vote_mixed
+from unimatrix.ops.token_store.votes import mixes_here, vote_mixed
 
 # the shortest match of each bucket, and how often one is right in a text of some length: of Python's sources
 # and of WikiText-2, between the two (docs/log.md)

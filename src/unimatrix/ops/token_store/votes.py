@@ -117,13 +117,14 @@ def vote_mixed(
 
 def mixes_here(logits: Tensor) -> bool:
     """Whether `vote_mixed` may be asked: no gradients, nobody following the operators, few logits."""
-    if logits.numel() > MOST_LOGITS or torch.is_grad_enabled() or watched(logits):
+    # watched first: a graph for all lengths may not ask how many there are
+    if torch.is_grad_enabled() or watched(logits) or logits.numel() > MOST_LOGITS:
         return False
     return logits.dtype in (torch.float32, torch.float64) and loops_problem(logits) is None
 
 
 @cache
 def _loops() -> Any:
-    from unimatrix.ops.votes import kernels
+    from unimatrix.ops.token_store import vote_loops
 
-    return kernels
+    return vote_loops

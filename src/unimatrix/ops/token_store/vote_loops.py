@@ -2,8 +2,8 @@
 
 Imported only when one runs; the machine code is kept on disk (unimatrix.ops.jit).
 
-Letters: as in unimatrix.ops.votes. All tensors are contiguous and come as addresses, 0 for none: numpy arrays
-of them would cost as much as a token's loops.
+Letters: as in unimatrix.ops.token_store.votes. All tensors are contiguous and come as addresses, 0 for none:
+numpy arrays of them would cost as much as a token's loops.
 """
 
 import math
