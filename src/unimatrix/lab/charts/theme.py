@@ -112,12 +112,12 @@ def legend(names: Sequence[str], *, lines: bool = False, filled: bool = False) -
     if len(names) < 2:
         return None
     columns = 2 if max(map(len, names)) < 26 else 1  # on a phone there is room for no more
+    looks: dict[str, Any] = {}
     if lines:
         looks = {"symbolType": "stroke", "symbolSize": 400, "symbolOpacity": 1, "symbolStrokeWidth": 2.5}
-        return alt.Legend(title=None, orient="top", columns=columns, **looks)
-    # a point that stands for a dashed line would have a dashed outline
-    outline = {"symbolStrokeWidth": 0} if filled else {}
-    return alt.Legend(title=None, orient="top", columns=columns, **outline)
+    elif filled:
+        looks = {"symbolStrokeWidth": 0}  # or a point that stands for a dashed line has a dashed outline
+    return alt.Legend(title=None, orient="top", columns=columns, **looks)
 
 
 def picking(names: Sequence[str]) -> alt.Parameter | None:
