@@ -100,7 +100,7 @@ def test_the_error_is_that_of_the_state_before_the_write(settings):
     mixer, block = model.blocks[0].mixer, model.blocks[0]
     x = model.embedding(IDS) + model.positions((MASK.cumsum(1) - 1).clamp_min(0))
     u = block.mixer_norm(x)
-    written = mixer._project(u, None, MASK, None)
+    written = mixer._written(mixer._products(u), u, None, MASK, None, with_idle=True)
     for row in range(2):
         state = None
         for t in range(30):
