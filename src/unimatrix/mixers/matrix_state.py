@@ -203,9 +203,8 @@ class MatrixStateMixer(Part):
         if found is None:
             return None
         y, last, recent = found
-        return self._out(y, products.gates[..., self.num_heads :], context), MatrixStateMixerState(
-            last, recent
-        )
+        gate = products.gates[..., self.num_heads :]
+        return self._out(y, gate, context), MatrixStateMixerState(last, recent)
 
     def _out(self, y: Tensor, gate: Stream, context: Stream | None) -> Stream:
         """The gated readout of y [B, T, HS]."""
@@ -232,10 +231,8 @@ class MatrixStateMixer(Part):
         q, k, v = qkv.unflatten(-1, (3, *heads)).unbind(2)  # [B, T, H, S]
         rule_weights = None
         if rules is not None and diag is not None:
-            rule_weights, diag = (
-                rules.unflatten(-1, (self.num_heads, 3)).softmax(-1),
-                diag.unflatten(-1, heads),
-            )
+            rule_weights = rules.unflatten(-1, (self.num_heads, 3)).softmax(-1)
+            diag = diag.unflatten(-1, heads)
         retention, gate = gates.split([self.num_heads, u.shape[-1]], dim=-1)
         # float32 keeps retentions next to 1 apart from 1 whatever the model's dtype
         log_retention = F.logsigmoid(retention if retention.dtype == torch.float64 else retention.float())

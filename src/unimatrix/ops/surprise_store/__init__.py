@@ -181,9 +181,8 @@ def _rules(budget: int, policy: Policy, rate: float | None, top_k: int | None, s
         raise UserTypeError(f"seed: expected a whole number, got {shown(seed)}")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed: expected at least 0 and below 2^63, got {shown(seed)}")
-    return Rules(
-        budget, top_k or budget, policy, CALIBRATED if rate is None else float(rate), first_mixed(seed)
-    )
+    share = CALIBRATED if rate is None else float(rate)
+    return Rules(budget, top_k or budget, policy, share, first_mixed(seed))
 
 
 def _check(

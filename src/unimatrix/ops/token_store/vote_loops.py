@@ -73,11 +73,8 @@ def _count(
         counts = row(all_counts, b * num_buckets * 2, num_buckets * 2, WHOLE)
         pointed = row(all_pointed, b * 2 * each, 2 * each, WHOLE)
         own = row(all_own, b * length * each * 2, length * each * 2, WHOLE)
-        present, here, begins = (
-            flags(all_present, b, 1),
-            flags(real, b * length, length),
-            flags(starts, b * length, length),
-        )
+        present, here = flags(all_present, b, 1), flags(real, b * length, length)
+        begins = flags(starts, b * length, length)
         for t in range(length):
             if starts != 0 and begins[t]:
                 for i in range(num_buckets * 2):

@@ -49,9 +49,9 @@ def hits_counted(
     flags = [x for x in (mask, starts) if x is not None]
     if loops_problem(ids) is not None or watched(ids):
         return None
-    if not plain(torch.int64, ids, guesses, buckets, counts, pointed) or not plain(
-        torch.bool, present, *flags
-    ):
+    if not plain(torch.bool, present, *flags):
+        return None
+    if not plain(torch.int64, ids, guesses, buckets, counts, pointed):
         return None
     if buckets.shape != guesses.shape or counts.shape != (batch, num_buckets, 2) or num_buckets < 1:
         return None
