@@ -5,11 +5,12 @@ is the doubt: what is surprising need not be what will be asked for. That is mos
 which is as new to the state as any pair, and of text, where what was read last matters most.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from unimatrix.data.tasks import MQARConfig, RecallConfig, TaskConfig
-from unimatrix.lab.answers import Mean, Said, sentence
+from unimatrix.lab.answers import Answer, Mean, Said, sentence, sentences
 from unimatrix.lab.claims import BPB, POINTS, ComparedClaim, Comparison, Measured
 from unimatrix.lab.protocol import protocol_of
 from unimatrix.lab.study import Column, Row, Study
@@ -154,32 +155,36 @@ def _said(claim: ComparedClaim) -> Said:
     return Said((claim,), "that is better", "that is not better", "these seeds do not decide which is better")
 
 
-def _numbers(policy: str) -> dict[str, Mean]:
-    """What that policy comes to on each of the four."""
-    return {
-        f"{name}_{policy.replace('-', '_')}": Mean(_accuracy_of(found[policy]), 1)
-        for name, found in (("recall", ON_RECALL), ("mqar", ON_MQAR), ("clean", ON_CLEAN))
-    } | {f"text_{policy.replace('-', '_')}": Mean(_in_stream(ON_TEXT[policy]), 3)}
+def _set_against(words: str, pair: tuple[str, str], claims: Mapping[str, ComparedClaim]) -> Answer:
+    """One sentence: what the two policies come to on each of the four, and whether the first is better."""
+    on = {"recall": ON_RECALL, "mqar": ON_MQAR, "clean": ON_CLEAN}
+    return sentence(
+        f"{words}: "
+        "{recall_left} and {recall_right} % on recall ({recall_said}), "
+        "{mqar_left} and {mqar_right} % on MQAR ({mqar_said}), "
+        "{clean_left} and {clean_right} % where every filler is new ({clean_said}), "
+        "{text_left} and {text_right} bits per byte of a text as one stream ({text_said}).",
+        **{
+            f"{name}_{side}": Mean(_accuracy_of(found[policy]), 1)
+            for name, found in on.items()
+            for side, policy in zip(("left", "right"), pair, strict=True)
+        },
+        **{
+            f"text_{side}": Mean(_in_stream(ON_TEXT[policy]), 3)
+            for side, policy in zip(("left", "right"), pair, strict=True)
+        },
+        **{f"{name}_said": _said(claim) for name, claim in zip((*on, "text"), claims.values(), strict=True)},
+    )
 
 
 SURPRISE_STORE = Study(
     name="surprise-store",
     title="Who is kept (not in the paper): a store filled by surprise and by its baselines",
     question="With room for a few tokens, is it worth keeping those that the recurrent state foretold worst?",
-    answer=sentence(
-        "Where the oldest goes, admission by surprise answers {recall_surprise_oldest} % on recall and "
-        "random admission {recall_random} %: {recall_admits}; on MQAR {mqar_surprise_oldest} and "
-        "{mqar_random} %: {mqar_admits}; where every filler is new {clean_surprise_oldest} and "
-        "{clean_random} %: {clean_admits}; on a text as one stream {text_surprise_oldest} and {text_random} "
-        "bits per byte: {text_admits}. Where the least surprising goes in the oldest's place, surprise "
-        "answers {recall_surprise} %: {recall_lets_go}; {mqar_surprise} %: {mqar_lets_go}; "
-        "{clean_surprise} %: {clean_lets_go}; and needs {text_surprise} bits per byte: {text_lets_go}.",
-        **{name: mean for policy in (*ADMISSION, "surprise") for name, mean in _numbers(policy).items()},
-        **{
-            f"{name}_{what}": _said(claim)
-            for what, claims in (("admits", ADMITS), ("lets_go", LETS_GO))
-            for name, claim in zip(("recall", "mqar", "clean", "text"), claims.values(), strict=True)
-        },
+    answer=sentences(
+        _set_against("Keeping what surprises most against a reservoir, which keeps all alike", WORTH, KEEPS),
+        _set_against("Where the oldest goes, admission by surprise against chance", ADMISSION, ADMITS),
+        _set_against("Admitted by surprise, the least surprising goes against the oldest", EVICTION, LETS_GO),
     ),
     rows=tuple(
         Row(
