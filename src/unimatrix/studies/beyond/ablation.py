@@ -81,7 +81,9 @@ _MIXER, _FEED = "layers.*.mixer", "layers.*.feed_forward"
 _SLOTS = {"kind": "slots", "num_slots": 64}
 _AS_IN_TABLE_4 = {"qkv_init": "xavier"}  # from N(0, 0.02) the Transformer stays at chance
 _LATE = {"kind": "convolution", "kernel_size": 3}
-_GATED = {"kind": "gated_mlp", "width": 128}
+# of as many weights as the preset's
+_GATED = {"kind": "gated_mlp", "expansion": 4.5}
+_PLAIN = {"kind": "mlp", "expansion": 7}
 _RECALLED = tuple(f"accuracy_{pairs}_pairs" for pairs in (4, 6, 8))
 _LEFT_OUT, _ADDED, _OTHERS = "One thing left out", "One thing more or other", "Attention with the same head"
 WHOLE = _Variant(name="whole", label="unimatrix")
@@ -92,6 +94,8 @@ LEFT_OUT = tuple(
         ("no-output-norm", "reads not normalised", {f"{_MIXER}.output_norm": False}),
         ("head-1", "logits not scaled", {"head": "tied"}),
         ("std-0.02", "weights from N(0, 0.02)", {"init_std": 0.02}),
+        ("no-gain", "the gated MLP from N(0, 0.01) too", {_FEED: _GATED}),
+        ("plain-mlp", "an MLP without gates, of as many weights", {_FEED: _PLAIN}),
         ("no-gate", "votes without a gate", {"parts.suffix.gate": False}),
         ("no-votes", "no votes", WITHOUT_VOTES),
     )
@@ -105,9 +109,13 @@ ADDED = (
             ("slots-read", "64 slots that are read alone", {"parts.memory": _SLOTS | {"pointer": False}}),
             ("contexts", "votes of contexts", {"parts.contexts": "context_votes"}),
             ("late", "a convolution past the layers", {"parts.late": _LATE}),
-            ("rules", "rule mixing", {f"{_MIXER}.idle_diag": True, f"{_MIXER}.rule_mixing": True}),
+            (
+                "rules",
+                "rule mixing, the MLPs narrower for it",
+                {f"{_MIXER}.idle_diag": True, f"{_MIXER}.rule_mixing": True, f"{_FEED}.expansion": 4.1},
+            ),
             ("rms-norm", "RMSNorm in LayerNorm's place", {"norm": "rms_norm"}),
-            ("gated-mlp", "a gated MLP of as many weights", {_FEED: _GATED}),
+            ("deeper", "three layers with narrower MLPs", {"depth": 3, f"{_FEED}.expansion": 2.5}),
         )
     ),
     _Variant(
@@ -121,7 +129,7 @@ ADDED = (
             "layers.0.mixer.kernel_size": 4,
             "layers.0.mixer.idle_diag": False,
             "layers.0.mixer.output_norm": True,
-            "layers.0.feed_forward.expansion": 4,
+            "layers.0.feed_forward": _GATED | {"expansion": 3.5, "gain": 0.5},
             "parts.suffix": {"kind": "suffix_votes", "gate": True},
         }
         | SCALED,
@@ -143,7 +151,7 @@ OTHERS = (
         name="transformer-modern",
         label="transformer-modern",
         preset="transformer-modern",
-        changes=SCALED,
+        changes=SCALED | {f"{_FEED}.gain": 0.5},
         long_lr=4e-3,
         on_recall=_AS_IN_TABLE_4,
         group=_OTHERS,

@@ -37,6 +37,15 @@ _DEPTH = _each("depth", 2, 3, 4)
 _START = _each("init_std", 0.005, 0.01, 0.02)
 _SCALE = _each("head", *({"kind": "scaled", "scale": scale} for scale in (4.0, 8.0, 12.0)))
 _EXPANSION = _each(f"{_FEED}.expansion", 2, 3, 4)
+# found by hand for ours; the modern Transformer gains by it as much (docs/log.md)
+_GAIN = 0.5
+
+
+def _gated(*expansions: float) -> tuple[Changes, ...]:
+    """A gated MLP that starts as ours does."""
+    return _each(_FEED, *({"kind": "gated_mlp", "expansion": wide, "gain": _GAIN} for wide in expansions))
+
+
 _HEADS = _each(f"{_MIXER}.num_heads", 1, 2, 4)
 VOTES: Changes = {"parts.suffix": {"kind": "suffix_votes", "gate": True}}
 
@@ -142,7 +151,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
         Contestant(
             label="unimatrix",
             preset="unimatrix",
-            axes={"depth": _DEPTH, "shape": _EXPANSION, "start": _START, "scale": _SCALE},
+            axes={"depth": _DEPTH, "shape": _gated(3.0, 4.5, 6.0), "start": _START, "scale": _SCALE},
             base={"parts.suffix": None},  # all are searched without votes
             heads=4,
         ),
@@ -156,6 +165,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
             label="Transformer, modern",
             preset="transformer-modern",
             axes={"depth": _DEPTH, "shape": _HEADS, "start": _START, "scale": _SCALE},
+            base={f"{_FEED}.gain": _GAIN},
             looks_back=True,
         ),
         Contestant(
@@ -172,7 +182,12 @@ CONTESTANTS: Mapping[str, Contestant] = {
         Contestant(
             label="M2RNN",
             preset="m2rnn",
-            axes={"depth": _DEPTH, "shape": _EXPANSION, "start": _START, "scale": _SCALE},
+            axes={
+                "depth": _DEPTH,
+                "shape": (*_each(f"{_FEED}.expansion", 3), *_gated(3.0, 4.5)),
+                "start": _START,
+                "scale": _SCALE,
+            },
             heads=3,
         ),
         Contestant(
@@ -180,7 +195,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
             preset="lstm",
             axes={
                 "depth": _each("depth", 1, 2, 3),
-                "shape": ({}, *_each(_FEED, *({"kind": "mlp", "expansion": wide} for wide in (1, 2)))),
+                "shape": ({}, *_each(_FEED, {"kind": "mlp", "expansion": 2}), *_gated(2.0)),
                 "start": _START,
                 "scale": _SCALE,
             },
