@@ -36,7 +36,7 @@ def test_counts_are_the_papers(name, vocab_size, count):
 # the paper describes the first and prints no count of it; the others are not the paper's
 NOT_PRINTED = "recurrent-ffn-readout"
 OWN = {
-    "unimatrix": (156_765, 144_285),
+    "unimatrix": (171_033, 158_553),
     "transformer-modern": (163_712, 151_232),
     "unimatrix-hybrid": (191_368, 178_888),
     "unimatrix-rosa-exact": (103_876, 78_916),
@@ -99,8 +99,8 @@ def test_initial_weights(name):
     model = unimatrix.build(name)
     std = model.config.init_std
     for key, parameter in model.named_parameters():
-        if key.startswith(("suffix", "contexts")):
-            continue  # what votes are worth at first stands in their own tests
+        if key.startswith(("suffix", "contexts")) or (name == "unimatrix" and "gate_and_up" in key):
+            continue  # what votes are worth at first, and how a gated MLP starts, stand in their own tests
         if (
             "convolution.weight" in key and parameter.shape[0] == 4
         ):  # a short one, as torch starts convolutions

@@ -20,7 +20,7 @@ from unimatrix.studies.makers import NOT_IN_THE_PAPER
 from unimatrix.train.config import Experiment, LoopConfig, ModelChoice
 from unimatrix.train.recipe import OWN_TEXT, PRESET, rate_of_width
 
-# heads of one size, so that their number goes with the width; 156,765, 585,385 and 1,989,662 parameters (a
+# heads of one size, so that their number goes with the width; 171,033, 646,177 and 2,209,487 parameters (a
 # test counts)
 WIDTHS = {64: 4, 128: 8, 240: 15}
 FACTOR, STEPS, SEQ_LEN = 1.5, 150, 128
