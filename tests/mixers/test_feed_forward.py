@@ -57,6 +57,7 @@ def test_without_it_all_start_alike():
         ({"width": 8, "expansion": 2.0}, "expected a width or an expansion, got both"),
         ({"gain": 0.0}, "gain: expected a positive number, got 0"),
         ({"expansion": -1.0}, "expansion: expected a positive number, got -1"),
+        ({"expansion": 1e30}, "expansion: expected at least 0 and below 1024, got 1e\\+30"),
         ({"gain": float("nan")}, "gain: expected a number or None, got nan"),
         ({"width": 0}, "width: expected a whole number of at least 1, got 0"),
     ],

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unimatrix.data.settings import check_counts, check_positive, check_types
+from unimatrix.data.settings import check_counts, check_positive, check_range, check_types
 from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.part import Given, Part, Reading, Role, Size
@@ -97,6 +97,7 @@ class GatedMLPConfig(PartConfig):
         check_types(self)
         check_counts(self, "width")
         check_positive(self, "expansion", "gain")
+        check_range(self, "expansion", low=0.0, below=1024.0)
         if self.width is not None and self.expansion is not None:
             raise UserError(
                 f"gated_mlp: expected a width or an expansion, got both ({self.width}, {self.expansion:g})"
