@@ -21,11 +21,11 @@ def test_the_quickstart_runs(capsys):
     assert len(BLOCKS[0].strip().splitlines()) <= 12
     run(BLOCKS[0])
     printed = capsys.readouterr().out
-    found = re.match(r"(\d+) bytes: 19208 of one size, and the text, at most 70 a token\nHello", printed)
+    found = re.match(r"(\d+) bytes: 12808 of one size, and the text, at most 70 a token\nHello", printed)
     assert found is not None
     without = unimatrix.build("unimatrix", **{"parts.suffix": None})
-    assert unimatrix.state_bytes(without(torch.zeros(1, 62, dtype=torch.long))[1]) == 19208
-    assert 19208 < int(found[1]) <= 19208 + 70 * 62
+    assert unimatrix.state_bytes(without(torch.zeros(1, 62, dtype=torch.long))[1]) == 12808
+    assert 12808 < int(found[1]) <= 12808 + 70 * 62
 
 
 def test_the_other_blocks_run():

@@ -19,8 +19,10 @@ def make_model() -> Callable[..., UniMatrixForCausalLM]:
         language_model = build(name, **small_settings(name) | overrides)
         # fresh weights leave the next token to rounding; wide ones make it clear, and unlike any fresh draw
         with torch.no_grad():
+            # where logits are scaled and products gated, less: or nothing but one token had a chance
+            size = 0.2 if name == "unimatrix" else 0.4
             for parameter in language_model.parameters():
-                parameter.add_(0.4 * torch.randn_like(parameter))
+                parameter.add_(size * torch.randn_like(parameter))
             # spectral normalisation learns the new largest singular values in training mode
             language_model.train()
             for _ in range(20 if name.startswith("unimatrix-discovery") else 0):

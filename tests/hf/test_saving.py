@@ -281,7 +281,7 @@ def test_loading_in_another_dtype(preset, make_model, tmp_path, dtype):
 def test_config_holds_the_whole_model_config(preset, tmp_path):
     model_config = preset_config(preset, d_model=32, vocab_size=64, dropout=0.25, max_positions=None)
     config = UniMatrixConfig.from_model_config(model_config)
-    assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (64, 32, 3)
+    assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (64, 32, model_config.depth)
     assert config.num_attention_heads == 4
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, None, None)
     config.save_pretrained(tmp_path)

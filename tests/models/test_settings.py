@@ -53,6 +53,8 @@ def test_every_setting_is_changed_by_its_path_through_every_door(preset):
             continue  # of layers that differ it is said by layers and order
         if path.endswith("local_width") or (path.endswith(".num_slots") and value is None):
             continue
+        if before.get(path.replace(".width", ".expansion")) is not None and path.endswith(".width"):
+            continue  # said by its expansion
         wanted = other(path, value)
         made = doors(preset, {path: wanted})
         assert len(set(made.values())) == 1, path

@@ -133,5 +133,5 @@ def test_every_row_has_a_number_for_every_task_and_every_claim_a_verdict(reprodu
     assert {verdict.seeds for verdict in verdicts.values()} == {2}
     answer = reproduced.study.answer(reproduced.samples)
     assert "not measured" not in answer
-    assert sum(answer.count(f"{end} better") for end in ("that is", "that is not", "which is")) == 8
+    assert sum(answer.count(f"{end} better") for end in ("that is", "that is not", "which is")) == 12
     check_pictures(reproduced.study, reproduced.samples)

@@ -100,7 +100,8 @@ class GatedMLPConfig(PartConfig):
         check_range(self, "expansion", low=0.0, below=1024.0)
         if self.width is not None and self.expansion is not None:
             raise UserError(
-                f"gated_mlp: expected a width or an expansion, got both ({self.width}, {self.expansion:g})"
+                "gated_mlp: expected a width or an expansion and the other None, got both "
+                f"({self.width}, {self.expansion:g})"
             )
 
     def resolved(self, size: Size) -> "GatedMLPConfig":
