@@ -15,8 +15,6 @@ def trained_size(name: str, **overrides) -> LanguageModel:
     torch.manual_seed(0)
     model = unimatrix.build(name, **overrides).eval().requires_grad_(False)
     for key, parameter in model.named_parameters():
-        if key.endswith("gate_and_up.weight") and name == "unimatrix":
-            continue  # starts with a gain, and is large enough
         if parameter.dim() > 1:
             parameter.mul_(5.0)
         elif key.endswith("bias"):

@@ -14,6 +14,7 @@ from unimatrix.lab.figures import draw_metric
 from unimatrix.lab.protocol import protocol_of
 from unimatrix.lab.results import Samples
 from unimatrix.lab.study import Column, Figure, Row, Study
+from unimatrix.studies.beyond.contestants import GAIN
 from unimatrix.studies.beyond.streaming import WITHOUT_VOTES
 from unimatrix.studies.makers import of_column
 from unimatrix.studies.paper import recall, text
@@ -81,9 +82,7 @@ _MIXER, _FEED = "layers.*.mixer", "layers.*.feed_forward"
 _SLOTS = {"kind": "slots", "num_slots": 64}
 _AS_IN_TABLE_4 = {"qkv_init": "xavier"}  # from N(0, 0.02) the Transformer stays at chance
 _LATE = {"kind": "convolution", "kernel_size": 3}
-# of as many weights as the preset's
-_GATED = {"kind": "gated_mlp", "expansion": 4.5}
-_PLAIN = {"kind": "mlp", "expansion": 7}
+_PLAIN = {"kind": "mlp", "expansion": 7}  # of as many weights as the preset's gated one
 _RECALLED = tuple(f"accuracy_{pairs}_pairs" for pairs in (4, 6, 8))
 _LEFT_OUT, _ADDED, _OTHERS = "One thing left out", "One thing more or other", "Attention with the same head"
 WHOLE = _Variant(name="whole", label="unimatrix")
@@ -94,7 +93,7 @@ LEFT_OUT = tuple(
         ("no-output-norm", "reads not normalised", {f"{_MIXER}.output_norm": False}),
         ("head-1", "logits not scaled", {"head": "tied"}),
         ("std-0.02", "weights from N(0, 0.02)", {"init_std": 0.02}),
-        ("no-gain", "the gated MLP from N(0, 0.01) too", {_FEED: _GATED}),
+        ("no-gain", "the gated MLP from N(0, 0.01) too", {f"{_FEED}.gain": None}),
         ("plain-mlp", "an MLP without gates, of as many weights", {_FEED: _PLAIN}),
         ("no-gate", "votes without a gate", {"parts.suffix.gate": False}),
         ("no-votes", "no votes", WITHOUT_VOTES),
@@ -129,7 +128,7 @@ ADDED = (
             "layers.0.mixer.kernel_size": 4,
             "layers.0.mixer.idle_diag": False,
             "layers.0.mixer.output_norm": True,
-            "layers.0.feed_forward": _GATED | {"expansion": 3.5, "gain": 0.5},
+            "layers.0.feed_forward": {"kind": "gated_mlp", "expansion": 3.5, "gain": GAIN},
             "parts.suffix": {"kind": "suffix_votes", "gate": True},
         }
         | SCALED,
@@ -151,7 +150,7 @@ OTHERS = (
         name="transformer-modern",
         label="transformer-modern",
         preset="transformer-modern",
-        changes=SCALED | {f"{_FEED}.gain": 0.5},
+        changes=SCALED | {f"{_FEED}.gain": GAIN},
         long_lr=4e-3,
         on_recall=_AS_IN_TABLE_4,
         group=_OTHERS,

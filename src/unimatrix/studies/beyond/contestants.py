@@ -12,6 +12,7 @@ from typing import Any
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError
 from unimatrix.lab.search import PART_BYTES, Space
+from unimatrix.models import preset_config, setting
 from unimatrix.models.estimate import estimate
 from unimatrix.train.config import Experiment, LoopConfig, ModelChoice, OptimConfig
 
@@ -37,17 +38,14 @@ _DEPTH = _each("depth", 2, 3, 4)
 _START = _each("init_std", 0.005, 0.01, 0.02)
 _SCALE = _each("head", *({"kind": "scaled", "scale": scale} for scale in (4.0, 8.0, 12.0)))
 _EXPANSION = _each(f"{_FEED}.expansion", 2, 3, 4)
-# found by hand for ours; the modern Transformer gains by it as much (docs/log.md)
-_GAIN = 0.5
+_HEADS = _each(f"{_MIXER}.num_heads", 1, 2, 4)
+VOTES: Changes = {"parts.suffix": {"kind": "suffix_votes", "gate": True}}
+# as our preset's gated MLP starts; the modern Transformer gains by it as much (docs/log.md)
+GAIN = setting(preset_config("unimatrix"), "gain")
 
 
 def _gated(*expansions: float) -> tuple[Changes, ...]:
-    """A gated MLP that starts as ours does."""
-    return _each(_FEED, *({"kind": "gated_mlp", "expansion": wide, "gain": _GAIN} for wide in expansions))
-
-
-_HEADS = _each(f"{_MIXER}.num_heads", 1, 2, 4)
-VOTES: Changes = {"parts.suffix": {"kind": "suffix_votes", "gate": True}}
+    return _each(_FEED, *({"kind": "gated_mlp", "expansion": wide, "gain": GAIN} for wide in expansions))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +163,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
             label="Transformer, modern",
             preset="transformer-modern",
             axes={"depth": _DEPTH, "shape": _HEADS, "start": _START, "scale": _SCALE},
-            base={f"{_FEED}.gain": _GAIN},
+            base={f"{_FEED}.gain": GAIN},
             looks_back=True,
         ),
         Contestant(
