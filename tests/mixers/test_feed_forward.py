@@ -54,7 +54,10 @@ def test_without_it_all_start_alike():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 8, "expansion": 2.0}, "expected a width or an expansion and the other None, got both"),
+        (
+            {"width": 8, "expansion": 2.0},
+            "width: expected None beside an expansion, got 8",
+        ),
         ({"gain": 0.0}, "gain: expected a positive number, got 0"),
         ({"expansion": -1.0}, "expansion: expected a positive number, got -1"),
         ({"expansion": 1e30}, "expansion: expected at least 0 and below 1024, got 1e\\+30"),
@@ -68,7 +71,7 @@ def test_bad_settings_are_one_line(settings, message):
 
 
 def test_a_width_takes_the_place_of_an_expansion():
-    with pytest.raises(UserError, match="expected a width or an expansion"):
+    with pytest.raises(UserError, match="width: expected None beside an expansion, got 24"):
         unimatrix.build("unimatrix", width=24)
     model = unimatrix.build("unimatrix", width=24, mlp_expansion=None)
     assert model.blocks[1].feed_forward.down.in_features == 24

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from unimatrix.data import BOS, Corpus, random_windows
 from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte
 from unimatrix.hf.checksums import CHECKSUMS, write_checksums
-from unimatrix.models import build, parameter_count
+from unimatrix.models import PRESETS as KNOWN
+from unimatrix.models import build, edit, parameter_count
 from unimatrix.train import load_checkpoint, train
 from unimatrix.train.run import LossModule
 
@@ -124,6 +126,22 @@ def test_a_resumed_run_ends_with_the_same_bytes(fit, tiny, preset):
     assert parts.bpb == whole.bpb
     assert parts.steps == 7
     assert parts.final_loss == whole.final_loss
+
+
+def test_a_run_whose_preset_has_changed_since_says_so_and_can_be_read(fit, tiny, monkeypatch):
+    run = fit(tiny(steps=2, preset="transformer"))
+    today = KNOWN["transformer"]
+    changed = edit(today.config, {"layers.*.feed_forward": "gated_mlp", "depth": 2})
+    monkeypatch.setitem(KNOWN, "transformer", today._replace(config=changed))
+    said = r"config.json: another model than the run's settings come to: the preset transformer has changed"
+    with pytest.raises(UserError, match=said):
+        fit(tiny(steps=3, preset="transformer"), resume=True)
+    again = tiny(steps=3, preset="transformer")
+    as_it_was = {"layers.*.feed_forward": "mlp"}
+    again = replace(again, model=replace(again.model, changes={**again.model.changes, **as_it_was}))
+    with pytest.raises(UserError, match=said):
+        fit(again, resume=True)
+    assert load_checkpoint(run.checkpoint).build_model().blocks[0].feed_forward.up.out_features == 64
 
 
 def test_evaluating_and_saving_on_the_way_change_nothing(fit, tiny):

@@ -100,8 +100,8 @@ class GatedMLPConfig(PartConfig):
         check_range(self, "expansion", low=0.0, below=1024.0)
         if self.width is not None and self.expansion is not None:
             raise UserError(
-                "gated_mlp: expected a width or an expansion and the other None, got both "
-                f"({self.width}, {self.expansion:g})"
+                f"width: expected None beside an expansion, got {self.width} beside {self.expansion:g}; "
+                "expansion=None makes room for it"
             )
 
     def resolved(self, size: Size) -> "GatedMLPConfig":

@@ -17,7 +17,7 @@ from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals import at_depth, parts_that_look_back
-from unimatrix.models import AnyModel, LanguageModel, build, config_from_dict, resolved
+from unimatrix.models import AnyModel, LanguageModel, build
 from unimatrix.models.documents import check_keeps_documents
 from unimatrix.train.checkpoint import OPTIMIZER, RNG, TRAINER, WEIGHTS, Checkpoint, save_checkpoint
 from unimatrix.train.config import Experiment
@@ -133,16 +133,13 @@ class Run:
         """Put back what a checkpoint holds; False if the random numbers could not be (another device, ...).
 
         Raises:
-            UserError: it belongs to another model, has made more steps than asked for, or holds what no run
-                could go on from (names the file).
+            UserError: it has made more steps than asked for, or holds what no run could go on from (names the
+                file).
         """
         folder, steps = checkpoint.folder, self.experiment.loop.steps
         trainer = checkpoint.trainer
         if trainer.step > steps:
             raise UserError(f"steps: the run has made {trainer.step} already, got {steps}")
-        # as configs, not as dicts: one saved before a part of the model existed does not mention it
-        if resolved(config_from_dict(checkpoint.model_config)) != resolved(self.model.config):
-            raise UserError(f"{folder / 'config.json'}: belongs to another model than these settings build")
         try:
             self.model.load_state_dict(checkpoint.weights)
         except RuntimeError as error:

@@ -16,7 +16,9 @@ from typing import Any
 
 from unimatrix.atomic import write_json
 from unimatrix.codec import encode, is_utf8
+from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError, shown
+from unimatrix.models import config_from_dict, resolved
 from unimatrix.train.checkpoint import (
     Checkpoint,
     delete_checkpoints,
@@ -69,6 +71,8 @@ def check_run_folder(
     checkpoint = None if latest is None else load_checkpoint(latest)
     saved = checkpoint.trainer if checkpoint is not None else mark
     assert saved is not None
+    if checkpoint is not None:
+        _check_still_its_model(checkpoint)
     _check_same_run(out, saved, experiment, data)
     return checkpoint
 
@@ -161,6 +165,24 @@ def record_metrics(out: Path, metrics: Mapping[str, float]) -> None:
 
 def _write_mark(out: Path, mark: RunRecord) -> None:
     write_json(out / MARK, encode(mark) | {"experiment": mark.experiment.to_dict()})
+
+
+def _check_still_its_model(checkpoint: Checkpoint) -> None:
+    """That the settings of the run come to the model that it trained: a preset may have changed since."""
+    saved, file = checkpoint.trainer.experiment, checkpoint.folder / "config.json"
+    vocab_size = VOCAB_SIZE if saved.task is None else saved.task.vocab_size
+    # as configs, not as dicts: one saved before a part of the model existed does not mention it
+    began_with = resolved(config_from_dict(checkpoint.model_config))
+    try:
+        same = resolved(saved.model.resolved(vocab_size)) == began_with
+    except UserError as error:
+        raise UserError(f"{file}: the run's settings are no model's in this version ({error})") from error
+    if not same:
+        raise UserError(
+            f"{file}: another model than the run's settings come to: the preset {saved.model.preset} has "
+            "changed since, or the file; it can be read, but the run not continued: expected --overwrite or "
+            "another --out"
+        )
 
 
 def _check_same_run(

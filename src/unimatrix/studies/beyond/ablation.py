@@ -148,7 +148,7 @@ OTHERS = (
     ),
     _Variant(
         name="transformer-modern",
-        label="transformer-modern",
+        label="transformer-modern, with that gain",
         preset="transformer-modern",
         changes=SCALED | {f"{_FEED}.gain": GAIN},
         long_lr=4e-3,
