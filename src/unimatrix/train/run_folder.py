@@ -169,7 +169,7 @@ def _write_mark(out: Path, mark: RunRecord) -> None:
 
 def _check_still_its_model(checkpoint: Checkpoint) -> None:
     """That the settings of the run come to the model that it trained: a preset may have changed since."""
-    saved, file = checkpoint.trainer.experiment, checkpoint.folder / "config.json"
+    saved, file = checkpoint.trainer.experiment, checkpoint.folder / "trainer.json"
     vocab_size = VOCAB_SIZE if saved.task is None else saved.task.vocab_size
     # as configs, not as dicts: one saved before a part of the model existed does not mention it
     began_with = resolved(config_from_dict(checkpoint.model_config))
@@ -179,9 +179,9 @@ def _check_still_its_model(checkpoint: Checkpoint) -> None:
         raise UserError(f"{file}: the run's settings are no model's in this version ({error})") from error
     if not same:
         raise UserError(
-            f"{file}: another model than the run's settings come to: the preset {saved.model.preset} has "
-            "changed since, or the file; it can be read, but the run not continued: expected --overwrite or "
-            "another --out"
+            f"{file}: the run's settings come to another model than config.json beside it: the preset "
+            f"{saved.model.preset} has changed since, or one of the files; the model can be read, but the "
+            "run not continued: expected --overwrite or another --out"
         )
 
 
