@@ -84,14 +84,17 @@ def _check_state(world: Any, data: bytes) -> None:
         )
 
 
-def _check_results(world: Any, data: bytes) -> None:
-    with scratch(world.results) as folder, pytest.MonkeyPatch.context() as patch:
-        (folder / reproduce.RESULTS).write_bytes(data)
-        # the drawing takes seconds, and is the same for all
-        patch.setattr(reproduce, "write_report", _accept)
-        check_command(
-            ["report", "--out", str(folder), "--studies", "table1"], reproduce.RESULTS, folder=folder
-        )
+def _in_results(name: str) -> Any:
+    """A check: that file of a reproduction's folder is replaced, and its report asked for."""
+
+    def check(world: Any, data: bytes) -> None:
+        with scratch(world.results) as folder, pytest.MonkeyPatch.context() as patch:
+            (folder / name).write_bytes(data)
+            # the drawing takes seconds, and is the same for all
+            patch.setattr(reproduce, "write_report", _accept)
+            check_command(["report", "--out", str(folder), "--studies", "table1"], name, folder=folder)
+
+    return check
 
 
 def _check_rows(world: Any, data: bytes) -> None:
@@ -173,7 +176,10 @@ def file_targets(world: Any) -> list[Target]:
         of_older_run("config.json"),
         of_older_run("trainer.json"),
         of_older_run("run.json", inside=""),
-        Target("file", "results.jsonl", _lines(world.results / "results.jsonl"), _check_results),
+        *(
+            Target("file", name, _lines(world.results / name), _in_results(name))
+            for name in (reproduce.RESULTS, reproduce.GAVE_UP)
+        ),
         Target("file", "ruler.jsonl", _lines(world.rows), _check_rows),
         Target("file", "inspections/*.json", damaged_json(short), _check_look),
     ]
@@ -190,6 +196,6 @@ FILES = (
     ),
     *("model.safetensors", "optimizer.safetensors", "rng.safetensors", "model.safetensors.index.json"),
     "a saved state",
-    *("older config.json", "older trainer.json", "older run.json", "results.jsonl", "inspections/*.json"),
-    "ruler.jsonl",
+    *("older config.json", "older trainer.json", "older run.json", "inspections/*.json"),
+    *("results.jsonl", "gave_up.jsonl", "ruler.jsonl"),
 )

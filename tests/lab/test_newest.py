@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from unimatrix.lab.newest import newest, on_each_text
+from unimatrix.lab.newest import lost_of, newest, on_each_text
+from unimatrix.lab.results import GaveUp, Run
 from unimatrix.lab.study import Figure
 from unimatrix.studies.beyond.streaming import STREAMING
 from unimatrix.studies.paper.recall import TABLE4
@@ -79,3 +80,20 @@ def test_no_two_studies_or_figures_have_one_name(on) -> None:
     rows = [on(text, 7) for text in ("apples", "pear", "plum")]
     told = on_each_text(dataclasses.replace(EACH, figures=(figure,)), rows)
     assert len({one.name for one in told}) == len({one.figures[0].name for one in told}) == 3
+
+
+def test_a_run_that_could_not_go_on_is_told_of_where_no_row_stands_for_it(on) -> None:
+    def gone(row, **changes) -> GaveUp:
+        about = {field.name: getattr(row, field.name) for field in dataclasses.fields(Run)}
+        return GaveUp(**(about | changes), why="training stopped; the last good one is here")
+
+    apples, pear = on("apples", 7), on("pear", 11)
+    samples = newest(TABLE1, [apples])
+    lost = [gone(on("apples", 7)), gone(on("apples", 11)), gone(on("apples", 11)), gone(pear)]
+    other = on("apples", 1, experiment=TRANSFORMER)
+    assert lost_of(TABLE1, samples, [*lost, gone(other)]) == (gone(other), lost[2])
+    # of a text, or of settings, whose rows are not shown, nothing
+    assert lost_of(TABLE1, samples, [gone(pear)]) == ()
+    older = {"resolved": apples.resolved | {"versions": {"training": 0}}}
+    assert lost_of(TABLE1, samples, [gone(on("apples", 11), **older)]) == ()
+    assert lost_of(TABLE1, {}, [gone(other, **older)]) == ()

@@ -209,15 +209,26 @@ def test_a_run_that_cannot_go_on_has_no_row_and_the_page_is_of_the_others(tmp_pa
     (summary,) = result.summaries
     assert [line.num_seeds for line in summary.lines] == [0, 2]
     assert {verdict.outcome for _, verdict in summary.verdicts} == {"undecided"}
+    told = "Could not go on, and in no number: Transformer, seed 7 (training stopped"
+    assert f"; Transformer, seed 11 ({result.gave_up[1].reason})." in summary.lost
+    assert told in printed
+    assert told in result.page.read_text()
+    assert str(tmp_path) not in summary.lost
+    # a page made anew from what is kept tells the same
+    again = report(out=tmp_path / "out", studies=(study,), paper=PAPER, console=Console(file=io.StringIO()))
+    assert again.summaries[0].lost == summary.lost
+    assert again.page.read_text() == result.page.read_text()
     # what it lacks is trained again, and comes to the same; the others are not
     result, printed = go(studies=(study,), seeds=(7, 11))
     assert "4, of which 2 finished before" in printed
     assert [(one.experiment, one.seed) for one in result.gave_up] == [(lost, 7), (lost, 11)]
+    assert result.summaries[0].lost == summary.lost
     # a page of nothing, where nothing is left
     nothing, _ = go(
         out=tmp_path / "none", studies=(dataclasses.replace(study, rows=study.rows[:1], claims=()),)
     )
     assert [line.num_seeds for line in nothing.summaries[0].lines] == [0]
+    assert "Not measured yet. Could not go on, and in no number" in " ".join(nothing.page.read_text().split())
 
 
 def test_what_training_refuses_still_ends_it(go, monkeypatch) -> None:

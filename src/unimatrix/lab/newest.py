@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from unimatrix.lab.measured import was_replaced
-from unimatrix.lab.results import Result, Samples, latest_identities, select
+from unimatrix.lab.results import GaveUp, Result, Samples, latest_identities, select
 from unimatrix.lab.study import Study
 
 
@@ -28,3 +28,19 @@ def on_each_text(study: Study, rows: Sequence[Result], *, first: str | None = No
     if len(told) < 2:
         return (study,)
     return tuple(study.of(text, further=number > 0) for number, text in enumerate(told))
+
+
+def lost_of(study: Study, samples: Samples, lost: Iterable[GaveUp]) -> tuple[GaveUp, ...]:
+    """The study's runs that could not go on, of the settings that it shows; those that no row stands for.
+
+    Of an experiment without a row those of its newest settings.
+    """
+    lost = [run for run in lost if study.is_of(run.data["name"])]
+    shown = {name: next(iter(runs.values())).identity for name, runs in samples.items() if runs}
+    found = select(lost, latest_identities(lost, study.names) | shown)
+    return tuple(
+        run
+        for name in study.names
+        for seed, run in found.get(name, {}).items()
+        if seed not in samples.get(name, {})
+    )

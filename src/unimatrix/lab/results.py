@@ -2,6 +2,8 @@
 
 Two lines with one identity (see unimatrix.lab.identity) and one seed are the same run; a changed setting, a
 changed default or another text is another identity, is trained anew, and both lines stay in the file.
+gave_up.jsonl beside it has a line per run whose training stopped for good: no number counts it, and a report
+says why there are fewer seeds.
 """
 
 import dataclasses
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from unimatrix.atomic import append_lines, replace_file
 from unimatrix.codec import decode, read_json_lines
@@ -19,38 +21,26 @@ from unimatrix.lab.identity import resolve, resolve_then, run_identity, stamp_th
 from unimatrix.train.config import Experiment
 
 RESULTS = "results.jsonl"
+GAVE_UP = "gave_up.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """One finished run: a line of results.jsonl. Times are training alone, without evaluation.
+class Run:
+    """What a line knows of a run, whatever came of it.
 
-    `metrics` holds what was evaluated, by name: "bpb" and "ppl" of a text, "loss" and "accuracy" (in percent)
-    of a task. `data` holds kind ("text", "task" or "measurement"), name, notes, is_paper_corpus, and train
-    and valid with a sha256 each; `config` the experiment as its own to_dict() gives it, a text by its name;
-    `curve` pairs of (step, bits per byte or accuracy), perhaps none; `resolved` what the experiment's names
-    stood for (unimatrix.lab.identity); `stamp` the identity when it ran, by which its folder is named. Rows
-    of version 0.1.0 have neither.
+    `data` holds kind ("text", "task" or "measurement"), name, notes, is_paper_corpus, and train and valid
+    with a sha256 each; `config` the experiment as its own to_dict() gives it, a text by its name; `resolved`
+    what the experiment's names stood for (unimatrix.lab.identity); `stamp` the identity when it ran, by which
+    its folder is named. Rows of version 0.1.0 have neither of the two.
     """
 
     experiment: str
-    model: str
     seed: int
-    steps: int
-    parameters: int
-    metrics: dict[str, float]
-    seconds: float
-    tokens_per_second: float
     data: dict[str, Any]
     git_commit: str
-    versions: dict[str, str]
-    machine: str
-    threads: int
     device: str
-    backend: str
     date_utc: str
     config: dict[str, Any]
-    curve: list[list[float]] = field(default_factory=list)
     resolved: dict[str, Any] | None = None
     stamp: str | None = None
 
@@ -104,7 +94,37 @@ class Result:
             raise UserError("data: expected the number of bytes of train and valid")
         if self.resolved is not None:
             decode(_Resolved, self.resolved, where="resolved")
-        for name in ("seed", "steps", "parameters", "seconds", "tokens_per_second", "threads"):
+        if self.seed < 0:
+            raise UserError(f"seed: expected at least 0, got {self.seed}")
+
+
+AnyRun = TypeVar("AnyRun", bound=Run)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result(Run):
+    """One finished run: a line of results.jsonl. Times are training alone, without evaluation.
+
+    `metrics` holds what was evaluated, by name: "bpb" and "ppl" of a text, "loss" and "accuracy" (in percent)
+    of a task; `curve` pairs of (step, bits per byte or accuracy), perhaps none.
+    """
+
+    model: str
+    steps: int
+    parameters: int
+    metrics: dict[str, float]
+    seconds: float
+    tokens_per_second: float
+    versions: dict[str, str]
+    machine: str
+    threads: int
+    backend: str
+    curve: list[list[float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Raise a UserError for a number that cannot be, besides what a Run refuses."""
+        Run.__post_init__(self)
+        for name in ("steps", "parameters", "seconds", "tokens_per_second", "threads"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if not all(len(point) == 2 for point in self.curve):
@@ -123,6 +143,24 @@ class Result:
             if isinstance(row.get("data"), dict):
                 row["data"] = {"kind": "text"} | row["data"]
         return decode(cls, row, where=where)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GaveUp(Run):
+    """A run that could not go on: its loss is no longer a number, or the model refused a step.
+
+    why: in training's words.
+    """
+
+    why: str
+
+    @property
+    def reason(self) -> str:
+        """Why, without what is left of it on this machine."""
+        return self.why.partition(";")[0]
+
+    def __str__(self) -> str:
+        return f"{self.experiment}, seed {self.seed} ({self.why})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,6 +209,11 @@ def read_results(path: Path) -> list[Result]:
     return [Result.from_dict(row, where=where) for where, row in read_json_lines(path)]
 
 
+def read_gave_up(path: Path) -> list[GaveUp]:
+    """The same of a file of runs that could not go on."""
+    return [decode(GaveUp, row, where=where) for where, row in read_json_lines(path)]
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """An OSError that leaves the block says which file it is about: a full disk's own does not."""
@@ -196,11 +239,11 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _line(result: Result) -> bytes:
+def _line(result: Run) -> bytes:
     return json.dumps(dataclasses.asdict(result), sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
-def append_result(path: Path, result: Result) -> None:
+def append_result(path: Path, result: Run) -> None:
     """Append one row and wait until it is on the disk; a torn last line of an earlier kill is cut off first.
 
     Raises:
@@ -210,7 +253,7 @@ def append_result(path: Path, result: Result) -> None:
         append_lines(path, _line(result))
 
 
-def latest_identities(results: Iterable[Result], experiments: Iterable[str]) -> dict[str, str]:
+def latest_identities(results: Iterable[Run], experiments: Iterable[str]) -> dict[str, str]:
     """For each experiment, the identity of its newest current row: of rows that can be held side by side.
 
     All are of the newest row's kind of device; on a text, of the newest text; what was measured, of the
@@ -228,13 +271,13 @@ def latest_identities(results: Iterable[Result], experiments: Iterable[str]) -> 
     }
 
 
-def _sha256s(result: Result) -> tuple[str, str]:
+def _sha256s(result: Run) -> tuple[str, str]:
     return result.data["train"]["sha256"], result.data["valid"]["sha256"]
 
 
-def select(results: Iterable[Result], identities: Mapping[str, str]) -> dict[str, dict[int, Result]]:
+def select(results: Iterable[AnyRun], identities: Mapping[str, str]) -> dict[str, dict[int, AnyRun]]:
     """Experiment -> seed -> row, of the rows with the wanted identities; of equal runs the newest."""
-    samples: dict[str, dict[int, Result]] = {experiment: {} for experiment in identities}
+    samples: dict[str, dict[int, AnyRun]] = {experiment: {} for experiment in identities}
     for result in results:
         if identities.get(result.experiment) == result.identity:
             samples[result.experiment][result.seed] = result

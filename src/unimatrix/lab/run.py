@@ -1,6 +1,7 @@
 """Train what a study still lacks, then judge, draw and report: what `unimatrix reproduce` does.
 
 OUT/results.jsonl          one line per finished run, appended and never rewritten
+OUT/gave_up.jsonl          one line per run that could not go on, and why: the page tells of it
 OUT/shown.jsonl            of what was not trained here, the project's own runs that stand in for it
 OUT/results.csv            of both what is of today's settings, a line per number (unimatrix.lab.frames)
 OUT/runs/...               the runs themselves: checkpoints and curves
@@ -27,14 +28,17 @@ from unimatrix.lab.committed import agreements, committed_rows, is_committed, se
 from unimatrix.lab.frames import written
 from unimatrix.lab.look import read_trace, write_trace
 from unimatrix.lab.measured import Stopped, measure_missing, seconds_to_measure, was_replaced
-from unimatrix.lab.newest import newest, on_each_text
+from unimatrix.lab.newest import lost_of, newest, on_each_text
 from unimatrix.lab.page import shared_cautions, write_report
 from unimatrix.lab.paper import Paper
 from unimatrix.lab.results import (
+    GAVE_UP,
     RESULTS,
+    GaveUp,
     Result,
     Samples,
     append_result,
+    read_gave_up,
     read_results,
     select,
     write_results,
@@ -46,6 +50,7 @@ from unimatrix.lab.training import (
     Trained,
     identity_of,
     left_in_words,
+    run_that_gave_up,
     seconds_left,
     source_for,
     train_in_turn,
@@ -69,26 +74,11 @@ def first_seeds(number: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GaveUp:
-    """A run that could not go on: its loss is no longer a number, or the model refused a step.
-
-    why: in training's words.
-    """
-
-    experiment: str
-    seed: int
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.experiment}, seed {self.seed} ({self.why})"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Reproduction:
     """What came out: one summary per study, and the page.
 
     stop_signal: the Ctrl-C or SIGTERM that ended it early; then nothing is reported and page is None.
-    gave_up: the runs whose training stopped for good; they have no row, and the page is of the others.
+    gave_up: the runs whose training stopped for good; no number counts them, and the page tells of them.
     """
 
     summaries: tuple[Summary, ...]
@@ -114,7 +104,8 @@ def reproduce(
 
     A run is finished if results.jsonl has a row of the same settings, seed and text. Started again after an
     interruption it goes on where it stopped; more seeds add to those that are there, and all of them count.
-    A run whose loss or weights are no longer finite has no row; the others go on, and the page is of them.
+    A run whose loss or weights are no longer finite has no row there but one in OUT/gave_up.jsonl; the others
+    go on, and the page is of them and names it.
 
     Args:
         studies: what is trained and judged; those of another text than this one are left out.
@@ -278,8 +269,13 @@ def _report(
 ) -> Reproduction:
     """shown: the project's own runs among the samples."""
     folders = {run.folder for run in shown}
+    lost = read_gave_up(out / GAVE_UP)
     summaries = tuple(
-        _summary(study, samples[study.name], shown=folders, committed=committed, out=out) for study in studies
+        dataclasses.replace(
+            _summary(study, samples[study.name], shown=folders, committed=committed, out=out),
+            gave_up=lost_of(study, samples[study.name], lost),
+        )
+        for study in studies
     )
     page = write_report(summaries, paper, out)
     own = [row for row in read_results(out / RESULTS) if not was_replaced(row, studies)]
@@ -443,7 +439,8 @@ def _train_all(
             show(len(missing) - len(to_do), left)
 
         def on_gave_up(run: Experiment, why: TrainingStopped) -> None:
-            gave_up.append(GaveUp(experiment=run.name, seed=run.loop.seed, why=str(why)))
+            gave_up.append(run_that_gave_up(run, why, corpus))
+            append_result(out / GAVE_UP, gave_up[-1])
             to_do.remove(run.name)
             left = time_left()
             say(console, f"  {gave_up[-1]}{left and f'; {left}'}")

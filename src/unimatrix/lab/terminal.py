@@ -91,7 +91,8 @@ def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
     """Print the tables of the paper, each with its verdicts, and at the end the rule behind them."""
     for summary in summaries:
         if summary.waits:
-            console.print(f"{summary.study.title}. {NOT_MEASURED}\n", highlight=False)
+            lost = summary.lost and f" {summary.lost}"
+            console.print(f"{summary.study.title}. {NOT_MEASURED}{lost}\n", highlight=False)
             continue
         if not summary.lines:  # a drawing alone
             continue
@@ -99,6 +100,8 @@ def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
         notes = [_OURS.format(noun=summary.study.noun), *([_STAR] if summary.shown else [])]
         if summary.unmeasured:
             notes.append(f"Not measured yet: {'; '.join(summary.unmeasured)}")
+        if summary.lost:
+            notes.append(summary.lost)
         console.print("\n".join([*notes, ""]), style="dim", highlight=False)
         if summary.verdicts:
             console.print(_verdicts(summary))

@@ -22,7 +22,7 @@ from unimatrix.errors import TrainingStopped
 from unimatrix.evals.compressors import COMPRESSORS, compressor_bits
 from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve, run_identity
-from unimatrix.lab.results import Result, folder_name
+from unimatrix.lab.results import GaveUp, Result, folder_name
 from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
 from unimatrix.train.launch import device_kind
 from unimatrix.train.sources import Source, source_of
@@ -146,28 +146,41 @@ def settings_of_row(experiment: Experiment, data: Mapping[str, Any]) -> dict[str
     return experiment.to_dict() | of_text
 
 
+def run_that_gave_up(experiment: Experiment, why: TrainingStopped, corpus: Corpus | None) -> GaveUp:
+    """What is kept of a run that could not go on."""
+    data = source_for(experiment, corpus).describe()
+    return GaveUp(**_about(experiment, data, device=device_kind(experiment.loop.device)), why=str(why))
+
+
+def _about(experiment: Experiment, data: dict[str, Any], *, device: str) -> dict[str, Any]:
+    """What a line says of any run."""
+    return {
+        "experiment": experiment.name,
+        "seed": experiment.loop.seed,
+        "data": data,
+        "git_commit": git_commit(),
+        "device": device,
+        "date_utc": now_utc(),
+        "config": settings_of_row(experiment, data),
+        "resolved": resolve(experiment),
+        "stamp": identity_of(experiment, data),
+    }
+
+
 def _result(experiment: Experiment, trained: TrainResult, programs: Mapping[str, float]) -> Result:
     assert trained.metrics is not None
     return Result(
-        experiment=experiment.name,
+        **_about(experiment, trained.data, device=trained.device),
         model=experiment.model.preset,
-        seed=experiment.loop.seed,
         steps=trained.steps,
         parameters=trained.parameters,
         metrics={**trained.metrics, **programs},
         seconds=trained.seconds,
         tokens_per_second=trained.tokens_per_second,
-        data=trained.data,
-        git_commit=git_commit(),
         versions=versions(),
         machine=machine(trained.device),
         threads=trained.threads,
-        device=trained.device,
         backend=trained.backend,
-        date_utc=now_utc(),
-        config=settings_of_row(experiment, trained.data),
-        resolved=resolve(experiment),
-        stamp=identity_of(experiment, trained.data),
         curve=[[step, value] for step, value in trained.curve],
     )
 

@@ -10,7 +10,7 @@ from unimatrix.lab.claims import OUTCOMES, SEEDS_FOR_A_CLAIM, Claim, Outcome, Ve
 from unimatrix.lab.committed import Agreement
 from unimatrix.lab.identity import BESIDES_THE_NUMBERS
 from unimatrix.lab.intervals import Interval, mean_interval
-from unimatrix.lab.results import Result, Samples
+from unimatrix.lab.results import GaveUp, Result, Samples
 from unimatrix.lab.study import Baseline, Row, Study
 from unimatrix.train.config import Experiment
 
@@ -135,6 +135,7 @@ class Summary:
     agreements: one's own numbers, each beside the project's.
     waits: nothing of it has run yet. unmeasured: of one that does not wait, the rows that wait; lines holds
     those of them alone that the paper prints something for.
+    gave_up: its runs that could not go on, which no number counts.
     """
 
     study: Study
@@ -149,6 +150,14 @@ class Summary:
     agreements: tuple[Agreement, ...] = ()
     waits: bool = False
     unmeasured: tuple[str, ...] = ()
+    gave_up: tuple[GaveUp, ...] = ()
+
+    @property
+    def lost(self) -> str:
+        """A sentence of the runs that could not go on; nothing where there are none."""
+        names = _named_experiments(self.study)
+        runs = (f"{names[run.experiment]}, seed {run.seed} ({run.reason})" for run in self.gave_up)
+        return f"Could not go on, and in no number: {'; '.join(runs)}." if self.gave_up else ""
 
     @property
     def counted(self) -> bool:
