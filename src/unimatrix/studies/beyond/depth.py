@@ -246,8 +246,8 @@ def depth_study(kind: Kind, title: str, question: str) -> Study:
             "all of it."
             if kind is TEXT
             else "The block is UniMatrix-Assoc's with tau = 8, since UniMatrix-Core stays at chance at every "
-            "depth. Evaluated at another depth the weights are the same and the one block is applied so often; "
-            "of step embeddings every step beyond the trained ones takes the last one's vector again.",
+            "depth. Evaluated at another depth the weights are the same and the one block is applied so "
+            "often; of step embeddings every step beyond the trained ones takes the last one's vector again.",
         ),
     )
 
