@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 from unimatrix.cli import reproduce as command
+from unimatrix.errors import TrainingStopped
 from unimatrix.lab.committed import committed_rows, seconds_by_experiment
-from unimatrix.lab.run import GaveUp, Reproduction
+from unimatrix.lab.run import Reproduction
+from unimatrix.lab.training import run_that_gave_up
 from unimatrix.studies.catalogue import EXPERIMENTS, ONLY_IN_FULL, STUDIES
 
 
@@ -75,17 +77,20 @@ def test_reproduce_prints_the_command_that_goes_on(call, small_run, tmp_path, mo
 def test_reproduce_tells_last_which_runs_stopped_for_good_and_ends_with_1(
     call, small_run, tmp_path, monkeypatch
 ) -> None:
+    why = "training stopped: the loss (nan)"
+    one = next(found for found in EXPERIMENTS.values() if found.task is not None)
+    one = dataclasses.replace(one, loop=dataclasses.replace(one.loop, seed=7))
     found = {
         "gave_up": tuple(
-            GaveUp(experiment=name, seed=7, why="training stopped: the loss (nan)") for name in ("a", "b")
+            run_that_gave_up(dataclasses.replace(one, name=name), TrainingStopped(f"{why}; kept"), None)
+            for name in ("a", "b")
         )
     }
     monkeypatch.setattr(command, "reproduce", lambda **_: Reproduction(summaries=(), page=None, **found))
     chosen = ("--data", small_run.parent / "sea.txt", "--out", tmp_path)
     code, out, err = call("reproduce", *chosen)
     assert (code, err) == (1, "")
-    why = "(training stopped: the loss (nan))"
-    told = f"Not trained to the end, and in no table: a, seed 7 {why}; b, seed 7 {why}\n"
+    told = f"Not trained to the end, and in no table: a, seed 7 ({why}; kept); b, seed 7 ({why}; kept)\n"
     assert out.endswith(told)
     # a signal's code goes before it
     found["stop_signal"] = 15

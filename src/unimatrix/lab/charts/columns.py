@@ -1,6 +1,7 @@
 """A line for each row over what its columns stand for: speed over the length, time over the position."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import altair as alt
 
@@ -20,22 +21,25 @@ def draw_over_columns(
     *,
     positions: Mapping[str, float],
     labels: tuple[str, str],
-    linear: bool = False,
+    log: Literal["xy", "x", ""] = "xy",
+    within: tuple[float, float] | None = None,
 ) -> Drawing | None:
-    """Several columns, each a place on the x axis; both axes of logarithms; a panel for each group of rows.
+    """Several columns, each a place on the x axis; a line for each row, a panel for each group of rows.
 
-    Means with 95 % intervals, the paper's values as hollow diamonds. None where nothing has been measured.
+    Rows of different groups that have one label are drawn alike. Means with 95 % intervals, the paper's
+    values as hollow diamonds. None where nothing has been measured.
 
     Args:
         positions: column key -> the number that the column stands for.
-        labels: of the two axes. linear: the y axis is none of logarithms, and begins at 0.
+        labels: of the two axes. log: which of them are of logarithms.
+        within: where the vertical axis begins and ends; what of an interval lies beyond is cut off.
     """
     # in lines that a phone is wide enough for
     groups = ["\n".join(theme.wrapped(row.group, 34)) for row in study.rows]
     shown: list[Record] = [
         record
         | {"series": record["label"], "at": positions[record["column"]], "panel": groups[record["row"]]}
-        | {end: record.get(end) if linear else _above_zero(record, end) for end in ("low", "high")}
+        | {end: _above_zero(record, end) if log == "xy" else record.get(end) for end in ("low", "high")}
         for record in records(study, samples)
         if record["column"] in positions and record["kind"] in (OURS, PAPER)
     ]
@@ -49,10 +53,17 @@ def draw_over_columns(
     x = alt.X(
         "at:Q",
         title=labels[0],
-        scale=alt.Scale(type="log", base=2, nice=False, padding=16),
+        scale=alt.Scale(type="log", base=2, nice=False, padding=16)
+        if log
+        else alt.Scale(zero=False, nice=False, padding=16),
         axis=alt.Axis(values=sorted(set(positions.values())), grid=False),
     )
-    scale = alt.Scale(zero=True) if linear else alt.Scale(type="log", nice=False, padding=8)
+    if within is not None:
+        scale = alt.Scale(type="log" if log == "xy" else "linear", domain=list(within), clamp=True)
+    elif log == "xy":
+        scale = alt.Scale(type="log", nice=False, padding=8)
+    else:
+        scale = alt.Scale(zero=False)
     y = alt.Y("value:Q", title=labels[1], scale=scale)
     base = alt.Chart().encode(
         color=alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend),

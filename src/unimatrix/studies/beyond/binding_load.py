@@ -374,7 +374,8 @@ def _figure(
             samples,
             positions=positions,
             labels=(label, "accuracy, percent"),
-            linear=True,
+            log="x",
+            within=(0.0, 100.0),
         )
 
     return Figure(

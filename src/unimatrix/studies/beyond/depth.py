@@ -183,13 +183,19 @@ def depth_study(kind: Kind, title: str, question: str) -> Study:
     )
 
     def draw(study: Study, samples: Any) -> Any:
-        shared = tuple(row for row in study.trained if row.group in (GROUPS[SHARED], GROUPS[STEPS]))
+        # a trained depth is drawn alike in both panels
+        shared = tuple(
+            Row(experiment=found[form, depth], label=f"trained at {depth}", group=GROUPS[form])
+            for form in (SHARED, STEPS)
+            for depth in DEPTHS
+        )
         return draw_over_columns(
             replace(study, rows=shared, columns=deep),
             samples,
             positions={column.key: depth for column, depth in zip(deep, EVALUATED, strict=True)},
             labels=("depth steps in evaluation", kind.axis),
-            linear=True,
+            log="",
+            within=(0.0, 100.0) if kind.metric == "accuracy" else None,
         )
 
     def mean(form: str, depth: int) -> Mean:
