@@ -14,7 +14,7 @@ from unimatrix.lab.results import read_results
 from unimatrix.lab.study import Row
 from unimatrix.models import build, parameter_count, preset_config
 from unimatrix.studies.beyond.streaming import STREAMING
-from unimatrix.studies.catalogue import ALL, EXPERIMENTS, STUDIES
+from unimatrix.studies.catalogue import ALL, STUDIES
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.studies.paper.published import Printed, PrintedCount, every_path
 
