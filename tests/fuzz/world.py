@@ -8,7 +8,7 @@ from pathlib import Path
 from fuzz.harness import command
 
 from unimatrix.hf import load
-from unimatrix.lab.results import GAVE_UP, RESULTS, GaveUp, Run, append_result, read_results
+from unimatrix.lab.results import GAVE_UP, RESULTS, GaveUp, RunRow, append_result, read_results
 from unimatrix.studies.paper.slots import SLOTS32
 from unimatrix.studies.paper.text import TABLE1
 
@@ -89,7 +89,7 @@ def build_world(folder: Path) -> World:
     rows = [json.loads(line) for line in (ARCHIVED / "results.jsonl").read_text().splitlines()]
     kept = [row for row in rows if row["experiment"] in wanted and row["seed"] in (7, 11)]
     (world.results / RESULTS).write_text("".join(json.dumps(row) + "\n" for row in kept))
-    about = [field.name for field in dataclasses.fields(Run)]
+    about = [field.name for field in dataclasses.fields(RunRow)]
     for row in read_results(world.results / RESULTS)[:2]:
         lost = GaveUp(**{name: getattr(row, name) for name in about}, why="it stopped")
         append_result(world.results / GAVE_UP, lost)

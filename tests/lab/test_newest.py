@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from unimatrix.lab.newest import lost_of, newest, on_each_text
-from unimatrix.lab.results import GaveUp, Run
+from unimatrix.lab.results import GaveUp, RunRow
 from unimatrix.lab.study import Figure
 from unimatrix.studies.beyond.streaming import STREAMING
 from unimatrix.studies.paper.recall import TABLE4
@@ -84,7 +84,7 @@ def test_no_two_studies_or_figures_have_one_name(on) -> None:
 
 def test_a_run_that_could_not_go_on_is_told_of_where_no_row_stands_for_it(on) -> None:
     def gone(row, **changes) -> GaveUp:
-        about = {field.name: getattr(row, field.name) for field in dataclasses.fields(Run)}
+        about = {field.name: getattr(row, field.name) for field in dataclasses.fields(RunRow)}
         return GaveUp(**(about | changes), why="training stopped; the last good one is here")
 
     apples, pear = on("apples", 7), on("pear", 11)

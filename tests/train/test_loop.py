@@ -300,9 +300,8 @@ def test_a_name_is_shown_as_it_is(fit, tiny, name):
 
 def test_tensorboard_has_the_curves_and_a_resume_continues_them(fit, tiny, tmp_path):
     fit(tiny(steps=4, log_every=1, eval_every=2, tracker="tensorboard"))
-    time.sleep(
-        1.0
-    )  # files are read by name: the second, then a count of this process, in which 10 is before 9
+    # files are read by name: the second, then a count of this process, in which 10 is before 9
+    time.sleep(1.0)
     fit(tiny(steps=6, log_every=1, eval_every=2, tracker="tensorboard"), resume=True)
     events = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
     assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]

@@ -25,7 +25,7 @@ GAVE_UP = "gave_up.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class RunRow:
     """What a line knows of a run, whatever came of it.
 
     `data` holds kind ("text", "task" or "measurement"), name, notes, is_paper_corpus, and train and valid
@@ -98,11 +98,11 @@ class Run:
             raise UserError(f"seed: expected at least 0, got {self.seed}")
 
 
-AnyRun = TypeVar("AnyRun", bound=Run)
+AnyRow = TypeVar("AnyRow", bound=RunRow)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result(Run):
+class Result(RunRow):
     """One finished run: a line of results.jsonl. Times are training alone, without evaluation.
 
     `metrics` holds what was evaluated, by name: "bpb" and "ppl" of a text, "loss" and "accuracy" (in percent)
@@ -122,8 +122,8 @@ class Result(Run):
     curve: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Raise a UserError for a number that cannot be, besides what a Run refuses."""
-        Run.__post_init__(self)
+        """Raise a UserError for a number that cannot be, besides what any row refuses."""
+        RunRow.__post_init__(self)
         for name in ("steps", "parameters", "seconds", "tokens_per_second", "threads"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}: expected at least 0, got {getattr(self, name)}")
@@ -146,7 +146,7 @@ class Result(Run):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GaveUp(Run):
+class GaveUp(RunRow):
     """A run that could not go on: its loss is no longer a number, or the model refused a step.
 
     why: in training's words.
@@ -239,11 +239,11 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _line(result: Run) -> bytes:
+def _line(result: RunRow) -> bytes:
     return json.dumps(dataclasses.asdict(result), sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
-def append_result(path: Path, result: Run) -> None:
+def append_result(path: Path, result: RunRow) -> None:
     """Append one row and wait until it is on the disk; a torn last line of an earlier kill is cut off first.
 
     Raises:
@@ -253,7 +253,7 @@ def append_result(path: Path, result: Run) -> None:
         append_lines(path, _line(result))
 
 
-def latest_identities(results: Iterable[Run], experiments: Iterable[str]) -> dict[str, str]:
+def latest_identities(results: Iterable[RunRow], experiments: Iterable[str]) -> dict[str, str]:
     """For each experiment, the identity of its newest current row: of rows that can be held side by side.
 
     All are of the newest row's kind of device; on a text, of the newest text; what was measured, of the
@@ -271,13 +271,13 @@ def latest_identities(results: Iterable[Run], experiments: Iterable[str]) -> dic
     }
 
 
-def _sha256s(result: Run) -> tuple[str, str]:
+def _sha256s(result: RunRow) -> tuple[str, str]:
     return result.data["train"]["sha256"], result.data["valid"]["sha256"]
 
 
-def select(results: Iterable[AnyRun], identities: Mapping[str, str]) -> dict[str, dict[int, AnyRun]]:
+def select(results: Iterable[AnyRow], identities: Mapping[str, str]) -> dict[str, dict[int, AnyRow]]:
     """Experiment -> seed -> row, of the rows with the wanted identities; of equal runs the newest."""
-    samples: dict[str, dict[int, AnyRun]] = {experiment: {} for experiment in identities}
+    samples: dict[str, dict[int, AnyRow]] = {experiment: {} for experiment in identities}
     for result in results:
         if identities.get(result.experiment) == result.identity:
             samples[result.experiment][result.seed] = result

@@ -29,11 +29,10 @@ from unimatrix.bench.timing import time_in_turns
 from unimatrix.data import VOCAB_SIZE, Corpus
 from unimatrix.data.streams import bit_generator
 from unimatrix.errors import TrainingStopped, UserError
-from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
-from unimatrix.lab.identity import resolve
+from unimatrix.evals.provenance import machine, versions
 from unimatrix.lab.measured import Stopped
 from unimatrix.lab.results import Result, append_result, read_results
-from unimatrix.lab.training import computing_with, identity_of, left_in_words, settings_of_row, train_one
+from unimatrix.lab.training import about_run, computing_with, left_in_words, train_one
 from unimatrix.models.estimate import estimate
 from unimatrix.train import Experiment
 from unimatrix.train.interrupts import Interrupts
@@ -227,27 +226,18 @@ def _run(
 def _diverged(experiment: Experiment, corpus: Corpus, beside: Mapping[str, float], threads: int) -> Result:
     """The row of a run whose loss or weights are no longer finite: it counts as one, and measured nothing."""
     data, kind = source_of(experiment, corpus).describe(), experiment.loop.device
-    config = experiment.model.resolved(VOCAB_SIZE)
     return Result(
-        experiment=experiment.name,
+        **about_run(experiment, data, device=kind),
         model=experiment.model.preset,
-        seed=experiment.loop.seed,
         steps=experiment.loop.steps,
-        parameters=estimate(config).parameters,
+        parameters=estimate(experiment.model.resolved(VOCAB_SIZE)).parameters,
         metrics={**beside, DIVERGED: 1.0},
         seconds=0.0,
         tokens_per_second=0.0,
-        data=data,
-        git_commit=git_commit(),
         versions=versions(),
         machine=machine(kind),
         threads=threads,
-        device=kind,
         backend="",
-        date_utc=now_utc(),
-        config=settings_of_row(experiment, data),
-        resolved=resolve(experiment),
-        stamp=identity_of(experiment, data),
     )
 
 

@@ -149,10 +149,10 @@ def settings_of_row(experiment: Experiment, data: Mapping[str, Any]) -> dict[str
 def run_that_gave_up(experiment: Experiment, why: TrainingStopped, corpus: Corpus | None) -> GaveUp:
     """What is kept of a run that could not go on."""
     data = source_for(experiment, corpus).describe()
-    return GaveUp(**_about(experiment, data, device=device_kind(experiment.loop.device)), why=str(why))
+    return GaveUp(**about_run(experiment, data, device=device_kind(experiment.loop.device)), why=str(why))
 
 
-def _about(experiment: Experiment, data: dict[str, Any], *, device: str) -> dict[str, Any]:
+def about_run(experiment: Experiment, data: dict[str, Any], *, device: str) -> dict[str, Any]:
     """What a line says of any run."""
     return {
         "experiment": experiment.name,
@@ -170,7 +170,7 @@ def _about(experiment: Experiment, data: dict[str, Any], *, device: str) -> dict
 def _result(experiment: Experiment, trained: TrainResult, programs: Mapping[str, float]) -> Result:
     assert trained.metrics is not None
     return Result(
-        **_about(experiment, trained.data, device=trained.device),
+        **about_run(experiment, trained.data, device=trained.device),
         model=experiment.model.preset,
         steps=trained.steps,
         parameters=trained.parameters,
