@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from unimatrix.data import memory, random_windows
+from unimatrix.data import random_windows
 from unimatrix.data.tasks import TASKS, MQARConfig, RecallConfig, TripleInteractionConfig
 from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte, task_score
@@ -147,15 +147,3 @@ def test_a_run_without_end_shows_its_progress(terminal, steps):
         reporter.advance(1)
         reporter.measure(1, loss="1.0 nats", lr=0.1, tokens_per_second=1.0, seconds_left=float(steps) * 1e9)
     assert "tokens/s" in console.file.getvalue()
-
-
-def test_memory_is_known_and_said_in_words(monkeypatch):
-    there = memory.host_bytes()
-    assert there is None or there > 2**27
-    assert memory.in_words(1) == "0.0 KiB"
-    assert memory.in_words(3 * 2**29) == "1.5 GiB"
-    assert memory.in_words(10**30) == "867,361,737,988.4 EiB"
-    memory.check_fits(10**30, what="x", there=None)
-    memory.check_fits(5, what="x", there=5)
-    with pytest.raises(UserError, match=r"^x: needs at least 2.0 GiB of memory, there are 1.0 GiB$"):
-        memory.check_fits(2**31, what="x", there=2**30)

@@ -28,14 +28,12 @@ from unimatrix.bench import worker
 from unimatrix.bench.equality import EQUALITY_TOLERANCE
 from unimatrix.errors import UserError
 from unimatrix.evals.provenance import provenance
+from unimatrix.memory import KEPT_BY_ENVIRONMENT
 
 PASSES = tuple(worker.PASSES)
 BATCH = 8
 TURN_SECONDS = 0.03
 PAIRS = 5
-# glibc: freed memory is kept, not given back and faulted in again at each pass, which some processes do and
-# others do not, and which then takes more time than what is compared
-KEPT_MEMORY = {name: str(2**30) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}
 MIN_TURNS = 8  # of each version within a pair
 _HERE = Path(unimatrix.__file__).resolve().parents[1]  # the folder that holds the package
 
@@ -85,7 +83,8 @@ class _Version:
     """A process with one version's sources."""
 
     def __init__(self, sources: Path) -> None:
-        environment = os.environ | KEPT_MEMORY | {"PYTHONPATH": str(sources)}
+        # freed memory is kept, as it is by a command of today; another version may not do so by itself
+        environment = os.environ | KEPT_BY_ENVIRONMENT | {"PYTHONPATH": str(sources)}
         command = [sys.executable, "-P", worker.__file__, str(torch.get_num_threads())]
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -6,10 +6,10 @@ B batch rows, T = seq_len; a row has T + 1 tokens, inputs and targets being its 
 import numpy as np
 import torch
 
-from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.streams import bit_generator
 from unimatrix.data.tokenizer import BOS
 from unimatrix.errors import UserError
+from unimatrix.memory import check_fits, host_bytes
 
 
 def random_windows(

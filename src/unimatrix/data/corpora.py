@@ -16,9 +16,9 @@ from unimatrix.codec import check_file, is_utf8
 from unimatrix.data import wikitext
 from unimatrix.data.documents import begins_of, check_begins
 from unimatrix.data.embedded import read_embedded
-from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.splits import SPLITS, Split
 from unimatrix.errors import UserError, UserTypeError, near_names, shown
+from unimatrix.memory import check_fits, host_bytes
 
 # the names that the splits go by in a folder: ours, and those of the official WikiText archives
 _SPLIT_FILES: tuple[dict[Split, str], ...] = (

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.tasks.batch import IGNORE
 from unimatrix.data.tokenizer import BOS
 from unimatrix.errors import UserError
+from unimatrix.memory import check_fits, host_bytes
 
 
 def begins_of(lengths: Sequence[int]) -> np.ndarray:

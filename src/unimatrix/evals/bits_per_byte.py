@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from unimatrix.data.documents import PackedBatch, packed
-from unimatrix.data.memory import check_fits
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import UserError
 from unimatrix.evals.model import (
@@ -27,6 +26,7 @@ from unimatrix.evals.model import (
     sum_dtype,
     vocab_size,
 )
+from unimatrix.memory import check_fits
 from unimatrix.models.documents import check_keeps_documents
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from unimatrix.data.memory import host_bytes
 from unimatrix.errors import UserError
+from unimatrix.memory import host_bytes
 
 
 def max_positions(model: nn.Module) -> int | None:

@@ -21,7 +21,6 @@ from transformers import GenerationConfig
 
 from unimatrix.atomic import append_lines
 from unimatrix.codec import decode, read_json_lines
-from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.tasks.ruler import (
     RULER,
     VERSION,
@@ -37,6 +36,7 @@ from unimatrix.errors import UserError, did_you_mean, shown
 from unimatrix.evals.model import evaluating
 from unimatrix.evals.provenance import provenance
 from unimatrix.hf.any_model import CausalModel
+from unimatrix.memory import check_fits, host_bytes
 from unimatrix.ops import backends_of
 
 NOISE = "noise"

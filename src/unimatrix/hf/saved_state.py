@@ -29,11 +29,11 @@ from torch.utils import _pytree as pytree
 
 from unimatrix.atomic import replacing
 from unimatrix.codec import check_can_be_written, check_file, encode, is_utf8, parse_json
-from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.hf.generation import first_line
 from unimatrix.hf.modeling import unwrapped
 from unimatrix.hf.numbers import check_plain
+from unimatrix.memory import check_fits, host_bytes
 from unimatrix.mixers.layout import Kept, check_state
 from unimatrix.models import ModelConfig, TextModel, resolved, settings_of, text_config_from_dict
 from unimatrix.models.versions import versions_of

@@ -22,6 +22,7 @@ from pathlib import Path
 from unimatrix.data import Corpus
 from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab.training import Book, Trained, train_one
+from unimatrix.memory import keep_freed_memory
 from unimatrix.train import Experiment
 from unimatrix.train.interrupts import Interrupts
 from unimatrix.train.progress import PlainConsole
@@ -167,6 +168,7 @@ def _work(pipe: Connection, corpus: Corpus | None, out: Path) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     console = PlainConsole(quiet=True)
     while True:
         try:

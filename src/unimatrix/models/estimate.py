@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.overrides import TorchFunctionMode
 
-from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.tasks.triple_interaction import RULES, Symbols
+from unimatrix.memory import check_fits, host_bytes
 from unimatrix.mixers.layout import Kept
 from unimatrix.models.config import ModelConfig, Parts
 from unimatrix.models.kinds import AnyModelConfig

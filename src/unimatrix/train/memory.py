@@ -6,10 +6,10 @@ B windows of a piece, T = seq_len, V vocabulary, D width.
 import torch
 
 from unimatrix.data import VOCAB_SIZE
-from unimatrix.data.memory import check_fits, host_bytes, in_words
 from unimatrix.data.tasks import task_of
 from unimatrix.evals.model import memory_of
 from unimatrix.evals.tasks import DRAWN_TOGETHER
+from unimatrix.memory import check_fits, host_bytes, in_words
 from unimatrix.models import ModelConfig, estimate
 from unimatrix.models.estimate import least_state_bytes
 from unimatrix.train.config import Experiment

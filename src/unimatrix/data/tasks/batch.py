@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.streams import bit_generator
 from unimatrix.errors import UserError, UserTypeError, shown
+from unimatrix.memory import check_fits, host_bytes
 
 # the label of a position where nothing is asked: what torch's cross entropy leaves out by default
 IGNORE = -100

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.tasks.batch import (
     IGNORE,
@@ -35,6 +34,7 @@ from unimatrix.data.tasks.batch import (
     sha256_of,
 )
 from unimatrix.errors import UserError
+from unimatrix.memory import check_fits, host_bytes
 
 BLANK = 0
 _FINGERPRINT_ROWS = 32

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimatrix.data.memory import check_fits, host_bytes
 from unimatrix.data.settings import check_positive, check_range, check_types
 from unimatrix.data.streams import bit_generator
 from unimatrix.data.tasks.batch import (
@@ -43,6 +42,7 @@ from unimatrix.data.tasks.batch import (
     sha256_of,
 )
 from unimatrix.errors import UserError
+from unimatrix.memory import check_fits, host_bytes
 
 RULES = ("copy", "affine", "gate", "lookup")
 ROLES = ("A", "B", "C")
