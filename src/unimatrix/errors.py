@@ -24,6 +24,10 @@ class TrainingStopped(UserError):
     """A run that cannot go on: its loss or weights are no longer finite, or the model refused them."""
 
 
+class NotFinite(UserError):
+    """A number that a model came to is infinite or NaN: its weights, or what it read, are at fault."""
+
+
 class UserTypeError(UserError, TypeError):
     """A UserError about the type of what came, for callers who catch TypeError."""
 

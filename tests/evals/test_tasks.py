@@ -16,7 +16,7 @@ from unimatrix.data.tasks import (
     recall,
     triple_interaction,
 )
-from unimatrix.errors import UserError
+from unimatrix.errors import NotFinite, UserError
 from unimatrix.evals import TaskScore, task_score, task_sums, tasks
 from unimatrix.models import LanguageModel, build
 
@@ -196,6 +196,17 @@ def test_a_model_of_nan_has_no_score():
     torch.nn.init.constant_(model.embedding.weight, torch.nan)
     with pytest.raises(UserError, match="expected a finite loss, got nan nats per answer"):
         task_score(model, CONFIG, num_sequences=8, seed=3)
+
+
+def test_what_a_model_refuses_of_its_own_numbers_has_no_score(monkeypatch):
+    def refuse(*_):
+        raise NotFinite("log_retention: expected numbers at most 0, got nan")
+
+    monkeypatch.setattr(tasks, "_logits", refuse)
+    # a sum, so that processes that share the work all hear of it
+    assert task_sums(small(), CONFIG, num_sequences=8, seed=3, batch_size=4).isnan().all()
+    with pytest.raises(NotFinite, match="expected a finite loss, got nan nats per answer"):
+        task_score(small(), CONFIG, num_sequences=8, seed=3)
 
 
 def test_the_global_generator_is_left_as_it_was():

@@ -6,6 +6,7 @@ import pytest
 
 from unimatrix.lab.claims import BPB, POINTS, ComparedClaim, Comparison, Gain, Measured, SeedBySeedClaim
 from unimatrix.lab.intervals import Interval
+from unimatrix.lab.results import GaveUp, RunRow, WithLost
 from unimatrix.studies.catalogue import experiment
 from unimatrix.studies.paper.text import NEARLY_IDENTICAL_BPB, TABLE1
 from unimatrix.train import Experiment
@@ -188,6 +189,52 @@ def test_against_a_number_the_mean_is_shown_and_its_whole_interval_counts(sample
     assert narrow.outcome == "reproduced"
     assert claim.judge({}).details == ("T - 25.5: no seed has run",)
     assert "one seed: no interval, mean 25.70 %" in claim.judge(samples({name: {7: 25.7}})).details[0]
+
+
+def lost(samples, name, *seeds):
+    """Samples with runs that could not go on."""
+    row = samples[CORE][7]
+    about = {field.name: getattr(row, field.name) for field in dataclasses.fields(RunRow)}
+    runs = [GaveUp(**about | {"experiment": name, "seed": seed}, why="the loss (nan)") for seed in seeds]
+    return WithLost(samples, runs)
+
+
+BELOW = ComparedClaim("Core is below", "nowhere", (Comparison("Core - T", bpb(CORE), "below", 9.0, BPB),))
+
+
+def test_what_is_left_of_runs_that_could_not_go_on_reproduces_nothing(samples) -> None:
+    whole = samples({CORE: runs(5.0)})
+    assert BELOW.judge(whole).outcome == "reproduced"
+    assert BELOW.judge(lost(whole, TRANSFORMER, 23)) == BELOW.judge(whole)
+    found = BELOW.judge(lost(whole, CORE, 29, 23))
+    assert (found.outcome, found.seeds) == ("undecided", 5)
+    assert found.details[0].endswith(
+        "below 0; without seeds 23 and 29, of which a run came to no such number"
+    )
+    # nor does it turn what fails into what is open
+    above = dataclasses.replace(BELOW.comparisons[0], side="above")
+    failed = dataclasses.replace(BELOW, comparisons=(above,))
+    assert failed.judge(lost(whole, CORE, 23)).outcome == "not reproduced"
+    # without the rows of one experiment what is lost of another stays lost
+    left = lost(samples({CORE: runs(5.0), ROSA: runs(5.0)}), CORE, 23).without([ROSA])
+    assert left.keys() == {CORE}
+    assert BELOW.judge(left).outcome == "undecided"
+
+
+def test_a_run_without_the_number_counts_as_lost_where_others_have_it(samples) -> None:
+    whole = samples({CORE: runs(5.0), TRANSFORMER: runs(6.0)})
+    run = whole[CORE][13]
+    rest = {name: value for name, value in run.metrics.items() if name != "bpb"}
+    whole[CORE] |= {13: dataclasses.replace(run, metrics=rest)}
+    gain = Gain(bpb(CORE), bpb(TRANSFORMER))
+    for left in (bpb(CORE), gain):
+        claim = dataclasses.replace(BELOW, comparisons=(Comparison("Core - T", left, "below", 9.0, BPB),))
+        found = claim.judge(whole)
+        assert (found.outcome, found.seeds) == ("undecided", 4)
+        assert found.details[0].endswith("without seed 13, of which a run came to no such number")
+    # a seed that has not run is none that was lost
+    del whole[CORE][13]
+    assert BELOW.judge(whole).outcome == "reproduced"
 
 
 def test_a_gain_is_compared_with_a_gain_seed_by_seed(samples) -> None:

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from unimatrix.data import BOS
 from unimatrix.data.documents import packed
-from unimatrix.errors import UserError
+from unimatrix.errors import NotFinite, UserError
 from unimatrix.evals import bits_per_byte, stream_bits
 from unimatrix.models import build
-from unimatrix.train import load_checkpoint, train
+from unimatrix.train import load_checkpoint, sources, train
 from unimatrix.train.run import LossModule
 from unimatrix.train.sources import source_of
 
@@ -141,6 +141,15 @@ def test_at_the_end_a_stream_is_read_too(fit, tiny, documents, preset, pack):
         | {"windows_bpb": in_windows, "stream_bpb": expected.whole.bpb}
         | rows
     )
+
+
+def test_a_stream_that_grows_beyond_all_numbers_takes_nothing_else_with_it(fit, tiny, monkeypatch):
+    def refuse(*_, **__):
+        raise NotFinite("evaluation: expected a finite loss, got nan nats per byte")
+
+    monkeypatch.setattr(sources, "stream_bits", refuse)
+    result = fit(tiny(steps=1, preset="unimatrix-core", max_positions=None, stream_bytes=700))
+    assert result.metrics.keys() == {"bpb", "ppl", "windows_bpb"}
 
 
 def test_a_window_of_evaluation_may_be_another_than_in_training(fit, tiny, documents):

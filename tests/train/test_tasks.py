@@ -9,12 +9,12 @@ import torch
 from ragged import ragged
 
 from unimatrix.data.tasks import IGNORE, TASKS, MQARConfig, RecallConfig, mqar, recall
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals import task_score
 from unimatrix.hf import load
 from unimatrix.hf.checksums import write_checksums
 from unimatrix.models import LanguageModel, build, config_from_dict, edit
-from unimatrix.train import describe, train
+from unimatrix.train import describe, run, sources, train
 from unimatrix.train.run import LossModule
 from unimatrix.train.sources import TaskSource
 
@@ -132,6 +132,37 @@ def test_what_is_reported_is_what_was_measured(fit, tiny_recall):
     assert result.curve[-1][1] == result.metrics["accuracy"]
     assert result.model.config.vocab_size == 16
     assert result.tokens_per_second == pytest.approx(4 * 4 * 16 / result.seconds)
+
+
+def test_a_variant_without_a_finite_loss_takes_nothing_else_with_it(fit, tiny_recall, monkeypatch):
+    real = sources.task_sums
+
+    def sums(model, task, **settings):
+        found = real(model, task, **settings)
+        return torch.full_like(found, torch.nan) if task.num_pairs == wrong else found
+
+    monkeypatch.setattr(sources, "task_sums", sums)
+    task, wrong = dataclasses.replace(TASK, eval_num_pairs=(1, 3)), 3
+    result = fit(tiny_recall(task=task, steps=1))
+    assert result.metrics.keys() == {"loss", "accuracy", "loss_1_pairs", "accuracy_1_pairs"}
+    # the task that it was trained on is what a run is judged by
+    wrong = TASK.num_pairs
+    with pytest.raises(TrainingStopped, match="expected a finite loss, got nan nats per answer"):
+        fit(tiny_recall(task=task, steps=1), name="other")
+
+
+def test_a_depth_without_a_finite_loss_takes_nothing_else_with_it(fit, tiny_recall, monkeypatch):
+    real = run.at_depth
+
+    def deeper(model, depth):
+        found = real(model, depth)
+        if depth == 3:
+            torch.nn.init.constant_(found.embedding.weight, torch.nan)
+        return found
+
+    monkeypatch.setattr(run, "at_depth", deeper)
+    result = fit(tiny_recall(steps=1, preset="unimatrix-core", eval_depths=(1, 3)))
+    assert result.metrics.keys() == {"loss", "accuracy", "loss_1_deep", "accuracy_1_deep"}
 
 
 def test_asked_steps_are_measured_without_the_variants(fit, tiny_recall):

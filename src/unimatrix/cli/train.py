@@ -205,9 +205,10 @@ def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
     yield f"To measure it again: {command('eval', str(result.out))}"
     yield f"{task.kind}: " + score_text(task, loss=metrics["loss"], accuracy=metrics["accuracy"])
     for name, variant in task_of(task).variants(task).items():
-        yield f"{variant_title(task, name)}: " + score_text(
-            variant, loss=metrics[f"loss_{name}"], accuracy=metrics[f"accuracy_{name}"]
-        )
+        score = {kind: metrics.get(f"{kind}_{name}") for kind in ("loss", "accuracy")}
+        found = {kind: value for kind, value in score.items() if value is not None}
+        told = score_text(variant, **found) if len(found) == len(score) else "its loss is no finite number"
+        yield f"{variant_title(task, name)}: {told}"
 
 
 def _where_the_curves_are(tracker: TrackerName, out: Path) -> str | None:

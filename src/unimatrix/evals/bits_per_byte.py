@@ -50,7 +50,7 @@ class BitsPerByte:
         """The rates of a sum.
 
         Raises:
-            UserError: the loss is not finite, as of a model whose weights are not.
+            NotFinite: the loss is not finite, as of a model whose weights are not.
         """
         per_byte = nats / num_bytes
         check_finite(per_byte, unit="byte")

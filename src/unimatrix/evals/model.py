@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unimatrix.errors import UserError
+from unimatrix.errors import NotFinite, UserError
 from unimatrix.memory import host_bytes
 
 
@@ -48,9 +48,9 @@ def check_text(data: np.ndarray) -> None:
 
 
 def check_finite(loss: float, *, unit: str) -> None:
-    """Raise a UserError unless a loss, in nats per `unit`, is a finite number."""
+    """Raise a NotFinite unless a loss, in nats per `unit`, is a finite number."""
     if not math.isfinite(loss):
-        raise UserError(f"evaluation: expected a finite loss, got {loss:g} nats per {unit}")
+        raise NotFinite(f"evaluation: expected a finite loss, got {loss:g} nats per {unit}")
 
 
 @contextmanager

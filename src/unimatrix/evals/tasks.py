@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unimatrix.data.tasks import IGNORE, Batch, TaskConfig, task_of
-from unimatrix.errors import UserError, shown
+from unimatrix.errors import NotFinite, UserError, shown
 from unimatrix.evals.model import check_finite, device_of, evaluating, max_positions, sum_dtype, vocab_size
 from unimatrix.models import LanguageModel, Mamba2
 
@@ -40,7 +40,7 @@ class TaskScore:
         """The score of what `task_sums` added up, over one share or all of them.
 
         Raises:
-            UserError: the loss is not finite, as of a model whose weights are not.
+            NotFinite: the loss is not finite, as of a model whose weights are not.
         """
         nats, right, answers = sums.tolist()
         check_finite(nats / answers, unit="answer")
@@ -91,7 +91,7 @@ def task_sums(
         share: (r, n): the r-th of n shares, every n-th batch. Others as for `task_score`.
     Returns:
         [3] on the model's device: nats, right answers, answers; float64 (float32 on MPS, which has no
-        float64).
+        float64). NaN where the model refuses numbers that it has come to.
     """
     _check(model, config, num_sequences=num_sequences, batch_size=batch_size)
     where = device_of(model)
@@ -103,7 +103,11 @@ def task_sums(
                 continue
             labels = batch.labels.to(where)
             asked = labels != IGNORE
-            logits = _logits(model, batch.input_ids.to(where), asked).float()  # [answers, V]
+            try:
+                logits = _logits(model, batch.input_ids.to(where), asked).float()  # [answers, V]
+            except NotFinite:
+                # told by the sums, of which every process hears: none waits for another's
+                return torch.full_like(sums, torch.nan)
             answers = labels[asked]
             sums[0] += F.cross_entropy(logits, answers, reduction="none").to(sums.dtype).sum()
             sums[1] += (logits.argmax(-1) == answers).sum()

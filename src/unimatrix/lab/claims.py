@@ -1,26 +1,27 @@
 """The paper's claims as values, and how each is judged: reproduced, not reproduced, or undecided.
 
-The rule, for every claim that compares numbers: take the difference of the two sides seed by seed (two
-models trained with the same seed; or a model and a fixed number, one that the paper prints or that is
-counted), and the 95 % Student-t interval of its mean. The verdict is "reproduced" if the whole interval lies
-on the claim's side, "not reproduced" if the whole interval lies on the other side, and "undecided" otherwise;
-with fewer than two seeds it is always undecided. So "at least 75.6 %" asks for more than a mean of 75.6: its
-whole interval. A claim with several comparisons is reproduced if all of them are, not reproduced if any is
-not, else undecided. Claims about parameter counts have nothing random in them and are decided exactly. A
-claim that the paper makes of named seeds is decided as it was made, seed by seed and without an interval; so
-is one of "every" answer, which a single miss refutes, however wide an interval that ends at the most there
-can be. The intervals speak of the seeds, not of the data; they are corrected neither for the number of claims
-nor for the comparisons within one: of many that must all hold and just do, one in forty lies on the other
-side by chance.
+The rule, for every claim that compares numbers: take the difference of the two sides seed by seed (two models
+trained with the same seed; or a model and a fixed number, one that the paper prints or that is counted), and
+the 95 % Student-t interval of its mean. The verdict is "reproduced" if the whole interval lies on the claim's
+side, "not reproduced" if the whole interval lies on the other side, and "undecided" otherwise; with fewer
+than two seeds it is always undecided. Nor does a claim count as reproduced by the seeds that are left where a
+run of one could not go on, or came to no finite number: it is undecided then, and names them. So "at least
+75.6 %" asks for more than a mean of 75.6: its whole interval. A claim with several comparisons is reproduced
+if all of them are, not reproduced if any is not, else undecided. Claims about parameter counts have nothing
+random in them and are decided exactly. A claim that the paper makes of named seeds is decided as it was made,
+seed by seed and without an interval; so is one of "every" answer, which a single miss refutes, however wide
+an interval that ends at the most there can be. The intervals speak of the seeds, not of the data; they are
+corrected neither for the number of claims nor for the comparisons within one: of many that must all hold and
+just do, one in forty lies on the other side by chance.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal, Protocol, get_args
 
 from unimatrix.lab.intervals import Interval, mean_interval, paired_differences
-from unimatrix.lab.results import Samples, metric_by_seed
+from unimatrix.lab.results import Samples, lost_seeds, metric_by_seed
 from unimatrix.train.config import Experiment
 
 Outcome = Literal["reproduced", "not reproduced", "undecided"]
@@ -148,6 +149,19 @@ class Comparison:
             right = self.right.by_seed(samples)
         return dict(zip(sorted(left.keys() & right.keys()), paired_differences(left, right), strict=True))
 
+    def lost(self, samples: Samples) -> list[int]:
+        """The seeds of which a run could not go on, or has no such number where other seeds have one."""
+        lost: set[int] = set()
+        for side in (self.left, self.right):
+            if isinstance(side, int | float):
+                continue
+            names = [found.name for found in _experiments(side)]
+            lost.update(*(lost_seeds(samples, name) for name in names))
+            if names and (values := side.by_seed(samples)):
+                ran = [set(samples.get(name, {})) for name in names]
+                lost |= set.intersection(*ran) - values.keys()
+        return sorted(lost)
+
     def difference(self, samples: Samples) -> Interval | None:
         """The paired difference over the seeds that both sides have; None if there is no such seed."""
         values = tuple(self.by_seed(samples).values())
@@ -157,11 +171,12 @@ class Comparison:
         """Whether one seed's difference lies on the claim's side, whatever other seeds do."""
         return self._judged(difference, difference) == "reproduced"
 
-    def outcome(self, interval: Interval | None) -> Outcome:
-        """The rule of this module's docstring."""
+    def outcome(self, interval: Interval | None, lost: Sequence[int] = ()) -> Outcome:
+        """The rule of this module's docstring; lost: as `lost` gives it."""
         if interval is None or interval.n < 2:
             return "undecided"
-        return self._judged(interval.low, interval.high)
+        outcome = self._judged(interval.low, interval.high)
+        return "undecided" if lost and outcome == "reproduced" else outcome
 
     def _judged(self, low: float, high: float) -> Outcome:
         if self.side == "within":
@@ -178,8 +193,15 @@ class Comparison:
             return "reproduced"
         return "not reproduced" if outside else "undecided"
 
-    def detail(self, interval: Interval | None) -> str:
-        """One line: the difference, its interval, how many seeds, and what is claimed of it."""
+    def detail(self, interval: Interval | None, lost: Sequence[int] = ()) -> str:
+        """One line: the difference, its interval, how many seeds, what is claimed of it, which are lost."""
+        told = self._detail(interval)
+        if not lost:
+            return told
+        seeds = f"{self.noun}{'' if len(lost) == 1 else 's'} {_listed(lost)}"
+        return f"{told}; without {seeds}, of which a run came to no such number"
+
+    def _detail(self, interval: Interval | None) -> str:
         fixed = self.right if isinstance(self.right, int | float) else None
         if interval is None:
             return f"{self.label}: no {self.noun} has {'both runs' if fixed is None else 'run'}"
@@ -194,6 +216,18 @@ class Comparison:
         if fixed is not None:
             text += f", mean {fixed + interval.mean:,.{digits}f} {self.unit.value}"
         return f"{text}; claimed: {self.side} {self.bound:g}"
+
+
+def _experiments(found: object) -> Iterator[Experiment]:
+    """What a side of a comparison is made of, however deep in it."""
+    if isinstance(found, Experiment):
+        yield found
+    elif isinstance(found, tuple):
+        for one in found:
+            yield from _experiments(one)
+    elif is_dataclass(found):
+        for part in fields(found):
+            yield from _experiments(getattr(found, part.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +247,14 @@ class ComparedClaim:
     def judge(self, samples: Samples) -> Verdict:
         """The verdict over the seeds that are there."""
         intervals = [comparison.difference(samples) for comparison in self.comparisons]
-        judged = list(zip(self.comparisons, intervals, strict=True))
+        lost = [comparison.lost(samples) for comparison in self.comparisons]
+        judged = list(zip(self.comparisons, intervals, lost, strict=True))
         return Verdict(
-            outcome=conjunction([comparison.outcome(interval) for comparison, interval in judged]),
+            outcome=conjunction(
+                [comparison.outcome(interval, gone) for comparison, interval, gone in judged]
+            ),
             seeds=min(0 if interval is None else interval.n for interval in intervals),
-            details=tuple(comparison.detail(interval) for comparison, interval in judged),
+            details=tuple(comparison.detail(interval, gone) for comparison, interval, gone in judged),
             noun=self.comparisons[0].noun,
         )
 

@@ -8,7 +8,7 @@ says why there are fewer seeds.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,6 +198,31 @@ def folder_name(experiment: str, seed: int, stamp: str) -> str:
 
 # experiment -> seed -> result: what claims, figures and reports are given
 Samples = Mapping[str, Mapping[int, Result]]
+
+
+class WithLost(dict[str, Mapping[int, Result]]):
+    """Samples that know which runs are not among them as they could not go on: their seeds, by experiment."""
+
+    def __init__(self, samples: Samples, lost: Iterable[GaveUp] = ()) -> None:
+        super().__init__(samples)
+        self._lost: dict[str, set[int]] = {}
+        for run in lost:
+            self._lost.setdefault(run.experiment, set()).add(run.seed)
+
+    def lost(self, experiment: str) -> Collection[int]:
+        """The seeds of an experiment's runs that could not go on, and for which no row stands."""
+        return self._lost.get(experiment, ())
+
+    def without(self, experiments: Collection[str]) -> "WithLost":
+        """The same without these experiments' rows."""
+        left = WithLost({name: runs for name, runs in self.items() if name not in experiments})
+        left._lost = self._lost
+        return left
+
+
+def lost_seeds(samples: Samples, experiment: str) -> Collection[int]:
+    """The same of samples of either kind."""
+    return samples.lost(experiment) if isinstance(samples, WithLost) else ()
 
 
 def read_results(path: Path) -> list[Result]:

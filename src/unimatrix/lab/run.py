@@ -271,8 +271,12 @@ def _report(
     folders = {run.folder for run in shown}
     lost = read_gave_up(out / GAVE_UP)
     summaries = tuple(
-        dataclasses.replace(
-            _summary(study, samples[study.name], shown=folders, committed=committed, out=out),
+        _summary(
+            study,
+            samples[study.name],
+            shown=folders,
+            committed=committed,
+            out=out,
             gave_up=lost_of(study, samples[study.name], lost),
         )
         for study in studies
@@ -289,13 +293,19 @@ def _report(
 
 
 def _summary(
-    study: Study, samples: Samples, *, shown: Collection[str], committed: Sequence[Result], out: Path
+    study: Study,
+    samples: Samples,
+    *,
+    shown: Collection[str],
+    committed: Sequence[Result],
+    out: Path,
+    gave_up: Sequence[GaveUp],
 ) -> Summary:
     """shown: the folders of runs that were not trained here."""
     shown = {name for name, runs in samples.items() if any(run.folder in shown for run in runs.values())}
     look = study.inspection
     traced = None if look is None else read_trace(out, look, samples)
-    summary = summarise(study, samples, traced=traced, shown=shown)
+    summary = summarise(study, samples, traced=traced, shown=shown, gave_up=gave_up)
     own = {name: runs for name, runs in samples.items() if name not in shown}
     return dataclasses.replace(summary, agreements=agreements(study, own, committed))
 

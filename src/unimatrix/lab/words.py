@@ -10,7 +10,7 @@ from unimatrix.lab.claims import OUTCOMES, SEEDS_FOR_A_CLAIM, Claim, Outcome, Ve
 from unimatrix.lab.committed import Agreement
 from unimatrix.lab.identity import BESIDES_THE_NUMBERS
 from unimatrix.lab.intervals import Interval, mean_interval
-from unimatrix.lab.results import GaveUp, Result, Samples
+from unimatrix.lab.results import GaveUp, Result, Samples, WithLost
 from unimatrix.lab.study import Baseline, Row, Study
 from unimatrix.train.config import Experiment
 
@@ -204,11 +204,20 @@ def how_to_read(summaries: Iterable[Summary]) -> str:
     )
 
 
-def summarise(study: Study, samples: Samples, *, traced: Any = None, shown: Collection[str] = ()) -> Summary:
+def summarise(
+    study: Study,
+    samples: Samples,
+    *,
+    traced: Any = None,
+    shown: Collection[str] = (),
+    gave_up: Sequence[GaveUp] = (),
+) -> Summary:
     """Judge a table on its samples and put it into words; runs that are missing are said to be.
 
     shown: the experiments whose samples are the project's own runs; of other studies' are passed over.
+    gave_up: runs of the study that are not among the samples as they could not go on.
     """
+    samples = WithLost(samples, gave_up)
     shown = tuple(name for name in study.names if name in shown)
     runs = [run for name in study.names for run in _runs(samples, name)]
     lines = (
@@ -231,6 +240,7 @@ def summarise(study: Study, samples: Samples, *, traced: Any = None, shown: Coll
         # a drawing needs no run
         waits=bool(study.trained) and not runs,
         unmeasured=_unmeasured(study, samples) if runs else (),
+        gave_up=tuple(gave_up),
     )
 
 
@@ -241,11 +251,10 @@ def _unmeasured(study: Study, samples: Samples) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row.name if row.label in known else row.label for row in waiting))
 
 
-def _judged(claim: Claim, samples: Samples, shown: Sequence[str]) -> Verdict:
+def _judged(claim: Claim, samples: WithLost, shown: Sequence[str]) -> Verdict:
     """The verdict; it rests on shown runs if it would be another, or have other numbers, without them."""
     verdict = claim.judge(samples)
-    own = {name: runs for name, runs in samples.items() if name not in shown}
-    if not shown or claim.judge(own) == verdict:
+    if not shown or claim.judge(samples.without(shown)) == verdict:
         return verdict
     return replace(verdict, details=(*verdict.details, ON_SHOWN), on_shown=True)
 

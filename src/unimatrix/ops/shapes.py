@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimatrix.errors import UserError, UserTypeError, shown
+from unimatrix.errors import NotFinite, UserError, UserTypeError, shown
 from unimatrix.ops.internals import transforming, watched
 
 HeadVectors = Tensor  # [B, T, H, S]
@@ -118,7 +118,7 @@ def check_retention(name: str, log: Tensor) -> None:
     """
     wrong = log[~(log <= 0)]
     if len(wrong):
-        raise UserError(f"{name}: expected numbers at most 0, got {wrong[0].item():g}")
+        raise _refusal(wrong[0].item(), f"{name}: expected numbers at most 0")
 
 
 def check_range(name: str, x: Tensor, low: float, high: float) -> None:
@@ -135,7 +135,13 @@ def check_range(name: str, x: Tensor, low: float, high: float) -> None:
     wrong = ~((x >= low) & (x <= high))
     if wrong.any():
         expected = "at most 0" if high == 0 else f"from {low:g} to {high:g}"
-        raise UserError(f"{name}: expected numbers {expected}, got {x[wrong][0].item():g}")
+        raise _refusal(x[wrong][0].item(), f"{name}: expected numbers {expected}")
+
+
+def _refusal(number: float, expected: str) -> UserError:
+    """Of NaN, which no caller chose, a NotFinite."""
+    kind = NotFinite if number != number else UserError
+    return kind(f"{expected}, got {number:g}")
 
 
 def _is_plain(tensor: object, dtype: torch.dtype, expected: tuple[int, ...], first: Tensor) -> bool:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unimatrix.data.streams import torch_seed
 from unimatrix.data.tasks import IGNORE
-from unimatrix.errors import TrainingStopped, UserError
+from unimatrix.errors import NotFinite, TrainingStopped, UserError
 from unimatrix.evals import at_depth, parts_that_look_back
 from unimatrix.models import AnyModel, LanguageModel, build
 from unimatrix.models.documents import check_keeps_documents
@@ -247,7 +247,10 @@ class Run:
         with self._stopping_at(self.step):
             metrics = measured(self.model, extent)
             for depth in (self.experiment.loop.eval_depths or ()) if extent == "final" else ():
-                deep = measured(at_depth(self.model, depth), "part")
+                try:
+                    deep = measured(at_depth(self.model, depth), "part")
+                except NotFinite:  # so deep it has no such number; what it has at its own depth stays
+                    continue
                 metrics |= {f"{name}_{depth}_deep": value for name, value in deep.items()}
         headline = metrics[self.source.headline]
         self.curve.append((self.step, headline))

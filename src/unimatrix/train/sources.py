@@ -13,7 +13,7 @@ from torch import Tensor
 from unimatrix.data import VOCAB_SIZE, Corpus, Split, check_one_window, load_corpus, random_windows
 from unimatrix.data.documents import PackedBatch, packed
 from unimatrix.data.tasks import Batch, TaskConfig, task_of
-from unimatrix.errors import UserError
+from unimatrix.errors import NotFinite, UserError
 from unimatrix.evals import BitsPerByte, TaskScore, nats_of_share, stream_bits, task_sums
 from unimatrix.models import AnyModel
 from unimatrix.train.config import Experiment, LoopConfig
@@ -78,7 +78,7 @@ class TextSource:
     With pack the documents of either are kept apart, see `LoopConfig`.
 
     metrics: bpb, bits per byte, and ppl, the perplexity per byte, left out if too large for a number; at the
-    end those of a stream besides, if one is asked for (`LoopConfig.stream_bytes`).
+    end those of a stream besides, if one is asked for (`LoopConfig.stream_bytes`), and finite.
 
     Raises:
         UserError: the training text is shorter than one window, or there is no validation text.
@@ -129,8 +129,12 @@ class TextSource:
             return metrics
         text = valid[: self._loop.stream_bytes]
         # a stream has no shares: each process reads it
-        stream = stream_bits(model, text, window=self._loop.stream_window, begins=self._begins(text))
-        metrics |= {"windows_bpb": in_windows(text).bpb, "stream_bpb": stream.whole.bpb}
+        metrics |= {"windows_bpb": in_windows(text).bpb}
+        try:
+            stream = stream_bits(model, text, window=self._loop.stream_window, begins=self._begins(text))
+        except NotFinite:  # as long as windows are its numbers are finite: they stay
+            return metrics
+        metrics |= {"stream_bpb": stream.whole.bpb}
         # where nothing reads on there are no positions in the stream, but those in a window
         rows = stream.by_position if stream.reads_on else ()
         return metrics | {f"stream_bpb_{row.first}": row.bpb for row in rows}
@@ -164,8 +168,9 @@ class TaskSource:
     """A task's training stream; loss and accuracy on its evaluation stream at the run's own seed.
 
     metrics: loss, nats per answer, and accuracy, in percent; at the end also those of the task's variants
-    (loss_4_pairs, accuracy_4_pairs, ...). The sequences differ from seed to seed, so that an interval over
-    seeds covers the choice of test sequences too.
+    (loss_4_pairs, accuracy_4_pairs, ...), without those in which the model comes to no finite number. The
+    sequences differ from seed to seed, so that an interval over seeds covers the choice of test sequences
+    too.
     """
 
     def __init__(self, task: TaskConfig) -> None:
@@ -193,7 +198,12 @@ class TaskSource:
                 sums = task_sums(
                     model, task, num_sequences=number, seed=seed, batch_size=_EVAL_BATCH_SIZE, share=share
                 )
-                scores[task] = TaskScore.from_sums(add_up(sums), number)
+                try:
+                    scores[task] = TaskScore.from_sums(add_up(sums), number)
+                except NotFinite:
+                    if not suffix:
+                        raise
+                    continue  # it has no such number; the run, and all else that was measured, stays
             metrics |= {f"loss{suffix}": scores[task].loss, f"accuracy{suffix}": scores[task].accuracy}
         return metrics
 
