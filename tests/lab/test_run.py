@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 
 import altair as alt
@@ -31,6 +32,7 @@ from unimatrix.studies.paper.recall import TABLE3
 from unimatrix.studies.paper.recurrent_ffn import SECTION56_TUNED, section56_perplexity, section56_tuned
 from unimatrix.studies.paper.recurrent_memory import section56_memory
 from unimatrix.studies.paper.text import TABLE1
+from unimatrix.train.run import Run
 
 _, CORE, _, _ = TABLE1.names
 
@@ -462,6 +464,35 @@ def test_runs_of_several_threads_have_the_machine_to_themselves(tmp_path, go, mo
         SHORT.names[0]: 2,
         SHORT.names[1]: 1,
     }
+
+
+def test_what_is_timed_takes_a_step_before_it_counts_and_is_never_taken_from_an_old_checkpoint(
+    tmp_path, go, monkeypatch
+) -> None:
+    several = dataclasses.replace(SHORT, rows=SHORT.rows[:1], claims=(), name="several", threads=2)
+    plain = dataclasses.replace(SHORT, rows=SHORT.rows[1:2], claims=())
+    real, steps = Run.train_step, []
+
+    def noted(run):
+        steps.append((run.experiment.name, run.experiment.loop.seed))
+        real(run)
+
+    monkeypatch.setattr(Run, "train_step", noted)
+    go(studies=(several, plain), seeds=(7, 11))
+    timed, other = several.names[0], plain.names[0]
+    # one more in the first of its runs alone
+    assert Counter(steps) == {(timed, 7): 3, (timed, 11): 2, (other, 7): 2, (other, 11): 2}
+    path = tmp_path / "out" / "results.jsonl"
+    first = {(row.experiment, row.seed): row for row in read_results(path)}
+    path.unlink()
+    steps.clear()
+    go(studies=(several, plain), seeds=(7,))
+    # the other's row is made anew from its checkpoint
+    assert Counter(steps) == {(timed, 7): 3}
+    again = {(row.experiment, row.seed): row for row in read_results(path)}
+    assert again[other, 7].seconds == first[other, 7].seconds
+    assert again[timed, 7].seconds != first[timed, 7].seconds
+    assert again[timed, 7].metrics == first[timed, 7].metrics
 
 
 def test_a_changed_setting_is_never_shown_from_committed_runs(tmp_path, go, committed) -> None:

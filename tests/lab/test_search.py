@@ -20,24 +20,21 @@ from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab import search as module
 from unimatrix.lab.charts import draw_search, specification
 from unimatrix.lab.measured import Stopped
-from unimatrix.lab.results import append_result, read_results
+from unimatrix.lab.recipes import Recipes, best_of, by_contestant, range_of
+from unimatrix.lab.results import GAVE_UP, append_result, read_gave_up, read_results
 from unimatrix.lab.search import (
     DIVERGED,
     OF_THE_BUDGET,
     SEARCH,
     Budget,
-    Recipes,
+    Made,
     Space,
-    best_of,
     bits,
-    by_contestant,
     drawn,
     is_whole,
     near,
     search,
     seconds_per_step,
-    steps_of,
-    text_of,
 )
 from unimatrix.models import parameter_count
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig
@@ -62,6 +59,12 @@ AXES = {"lr": (1e-3, 3e-3, 1e-2), "heads": (1, 2, 4)}
 SPACES = tuple(
     Space(name=preset, axes=AXES, make=make(preset)) for preset in ("unimatrix-core", "transformer")
 )
+
+
+@pytest.fixture(autouse=True)
+def as_it_comes(monkeypatch):
+    """Runs as short as these take what seconds they take."""
+    monkeypatch.setattr(module, "UNEVEN", float("inf"))
 
 
 @pytest.fixture
@@ -90,6 +93,8 @@ def test_all_have_the_same_draws_and_every_choice_about_as_often() -> None:
         counts = Counter(draw[place] for draw in found)
         assert counts.keys() == set(range(size))
         assert max(counts.values()) - min(counts.values()) <= 1
+        # nor are low choices drawn more often than high ones
+        assert abs(sum(draw[place] for draw in found) / 12 - (size - 1) / 2) <= 0.5
     # one more contestant, or fewer settings behind it, changes nothing
     assert [draw[:2] for draw in found] == list(drawn(sizes[:2], 12))
 
@@ -160,6 +165,12 @@ def test_started_again_it_trains_what_is_missing_and_no_more(tmp_path, go, monke
     monkeypatch.setattr(module, "machine", lambda kind: "another machine")
     go()
     assert len(trained) == 7 + 6 + 6
+    # so is one with another torch, or by other sources
+    monkeypatch.setattr(module, "versions", lambda: {"torch": "1.0"})
+    go()
+    monkeypatch.setattr(module, "git_commit", lambda: "another")
+    go()
+    assert len(trained) == 7 + 6 + 6 + 6 + 6
 
 
 @pytest.mark.parametrize("part", [50, 200, 300])
@@ -222,7 +233,10 @@ def test_a_run_that_diverges_counts_and_is_never_the_best(tmp_path, go, monkeypa
     lost = found["unimatrix-core"][0]
     told = SPACES[0].told(drawn(SPACES[0].sizes, 2)[0])
     assert lost.metrics == {OF_THE_BUDGET: BUDGET.seconds, DIVERGED: 1.0, **told}
-    assert steps_of({"a": [lost]}) == {}, "it may have been lost while its step was timed"
+    assert range_of({"a": [lost]}, lambda row: row.steps) == {}, "it may have been lost at its first step"
+    (why,) = read_gave_up(tmp_path / GAVE_UP)
+    assert why.experiment == lost.experiment
+    assert why.reason.endswith("a weight is no longer a finite number at step 3")
     model = unimatrix.build(Experiment.from_dict(lost.config).model.resolved(VOCAB_SIZE))
     assert lost.parameters == parameter_count(model)
     assert best_of(found)["unimatrix-core"].experiment.name != lost.experiment
@@ -254,6 +268,47 @@ def test_a_run_that_diverges_counts_and_is_never_the_best(tmp_path, go, monkeypa
     monkeypatch.setattr(module, "train_one", refuse)
     with pytest.raises(UserError, match="a full disk"):
         go(threads=2)
+
+
+@pytest.mark.parametrize(
+    ("took", "kept"),
+    [
+        ((0.021,), 0.021),  # of 0.02
+        ((0.03, 0.019), 0.019),
+        ((0.03, 0.024, 0.01), 0.024),  # no try of three is even: the nearest
+    ],
+)
+def test_a_run_that_took_other_seconds_is_timed_and_trained_again(go, monkeypatch, took, kept) -> None:
+    train, left, timed = module.train_one, list(took), []
+
+    def trained(experiment, **given):
+        found = train(experiment, **given)
+        return dataclasses.replace(found, result=dataclasses.replace(found.result, seconds=left.pop(0)))
+
+    def time(models, *_, **__):
+        timed.extend(models)
+        return dict.fromkeys(models, 0.01)
+
+    monkeypatch.setattr(module, "UNEVEN", 0.1)
+    monkeypatch.setattr(module, "train_one", trained)
+    monkeypatch.setattr(module, "seconds_per_step", time)
+    row, gave_up, signal = module._run(*(SPACES[0], (0, 0), 0), corpus=counting(), budget=BUDGET, threads=1)
+    assert (row.seconds, gave_up, signal) == (kept, None, None)
+    assert (len(timed), left) == (len(took), [])
+
+
+def test_nothing_is_learned_while_steps_are_timed(monkeypatch) -> None:
+    step, rates = Run.train_step, []
+
+    def noted(run):
+        rates.append(run.experiment.optim.lr)
+        step(run)
+
+    monkeypatch.setattr(Run, "train_step", noted)
+    fast = SPACES[0].experiment((2, 0), number=0, steps=1)
+    fast = dataclasses.replace(fast, optim=dataclasses.replace(fast.optim, lr=1e30))
+    seconds_per_step({"fast": fast}, counting(), threads=1, seconds=0.01)
+    assert max(rates) < 1e-9
 
 
 def test_spaces_of_unequal_sizes_or_too_few_draws_are_refused(tmp_path) -> None:
@@ -288,11 +343,10 @@ def test_recipes_know_the_runs_of_their_search_by_budget_machine_threads_and_tex
     row = made_run(SPACES[0], (0, 0), number=2, value=2.0, steps=5)
     recipes = Recipes(
         text="counting",
-        sha256s=text_of(row),
         budget=BUDGET,
-        machine="here",
-        threads=2,
+        made=Made.of(row),
         steps={},
+        seconds={},
         windows={},
         streams={},
         seconds_per_step={},
@@ -304,6 +358,9 @@ def test_recipes_know_the_runs_of_their_search_by_budget_machine_threads_and_tex
         {"machine": "another"},
         {"threads": 1},
         {"data": other},
+        {"versions": {"torch": "1.0"}},
+        {"git_commit": "another"},
+        {"experiment": "recall.unimatrix-core"},
         {"experiment": "search.unimatrix-core.03"},  # of a larger budget
     ):
         assert not recipes.is_of(dataclasses.replace(row, **changes))
@@ -338,11 +395,10 @@ def test_recipes_come_back_from_their_file(tmp_path) -> None:
     assert best_of(runs, "stream_bpb") == {}
     recipes = Recipes(
         text="counting",
-        sha256s=text_of(runs["transformer"][0]),
         budget=BUDGET,
-        machine="here",
-        threads=2,
-        steps=steps_of(runs),
+        made=Made.of(runs["transformer"][0]),
+        steps=range_of(runs, lambda row: row.steps),
+        seconds=range_of(runs, lambda row: row.seconds),
         windows=best,
         streams={},
         seconds_per_step={"fight.transformer": 0.25},
@@ -356,6 +412,7 @@ def test_recipes_come_back_from_their_file(tmp_path) -> None:
 def test_runs_beyond_a_hundred_stay_in_their_order(go) -> None:
     (row, *_), _ = go()[0].values()
     many = [dataclasses.replace(row, experiment=f"search.a.{number:02}") for number in (100, 9, 11, 101, 10)]
+    many.append(dataclasses.replace(row, experiment="recall.unimatrix-core"))  # of no search
     ordered = [name.rsplit(".")[-1] for name in names(by_contestant(many)["a"])]
     assert ordered == ["09", "10", "11", "100", "101"]
 

@@ -17,20 +17,9 @@ from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals import parts_that_look_back
 from unimatrix.lab import search as search_module
 from unimatrix.lab.committed import COMMITTED
+from unimatrix.lab.recipes import Recipes, best_of, by_contestant, range_of
 from unimatrix.lab.results import read_results
-from unimatrix.lab.search import (
-    DIVERGED,
-    OF_THE_BUDGET,
-    SEARCH,
-    Budget,
-    Recipes,
-    best_of,
-    by_contestant,
-    drawn,
-    near,
-    steps_of,
-    text_of,
-)
+from unimatrix.lab.search import DIVERGED, OF_THE_BUDGET, SEARCH, Budget, Made, drawn, near
 from unimatrix.models import ModelConfig, build, settings_of
 from unimatrix.models.estimate import estimate
 from unimatrix.studies.beyond import fights as module
@@ -49,7 +38,8 @@ def draws_of(name):
 
 
 def count(model):
-    return estimate(model.resolved(VOCAB_SIZE)).parameters
+    """Of the weights that count."""
+    return estimate(CONTESTANTS[model.preset].counted(model).resolved(VOCAB_SIZE)).parameters
 
 
 @cache
@@ -72,8 +62,11 @@ def drawn_of(contestant):
 
 
 def recipes_of(rows, **changes):
-    given = {"text": "a text", "machine": "a machine", "threads": 2, "budget": BUDGET}
-    given |= {"sha256s": text_of(made_rows()["lstm"][0]), "steps": steps_of(rows)}
+    given = {"text": "a text", "made": Made.of(made_rows()["lstm"][0]), "budget": BUDGET}
+    given |= {
+        "steps": range_of(rows, lambda row: row.steps),
+        "seconds": range_of(rows, lambda row: row.seconds),
+    }
     best = {"windows": best_of(rows), "streams": best_of(rows, "stream_bpb")}
     return Recipes(**(given | best | {"seconds_per_step": {}} | changes))
 
@@ -131,6 +124,21 @@ def test_every_model_is_within_3_percent_where_its_heads_divide_such_a_width(nam
                 except UserError:
                     continue
                 assert abs(found / PARAMETERS - 1) >= abs(off)
+
+
+def test_positions_that_no_window_reads_cost_no_width() -> None:
+    contestant = CONTESTANTS["transformer"]
+    learning = {"lr": 1e-3, "warmup": 0.02, "tokens": 1024}
+    chosen = {kind: choices[1] for kind, choices in contestant.axes.items()}
+    models = [
+        contestant.make({**learning, **chosen, "context": context}, 10).model
+        for context in LEARNING["context"]
+    ]
+    assert [model.max_positions for model in models] == [*LEARNING["context"]]
+    assert len({model.changes["d_model"] for model in models}) == 1
+    large = contestant.widened(models[-1], 1_500_000)
+    assert large.max_positions == 1024
+    assert abs(count(large) / 1_500_000 - 1) < 0.03
 
 
 def test_heads_of_a_fixed_size_grow_in_number_with_the_width() -> None:
@@ -289,8 +297,9 @@ def test_a_search_leaves_the_recipes_and_a_figure(tmp_path, monkeypatch) -> None
     recipes = read_record(Recipes, path)
     assert recipes.windows == best_of(made_rows())
     assert recipes.steps == dict.fromkeys(CONTESTANTS, (40, 40))
-    assert recipes.sha256s == text_of(made_rows()["lstm"][0])
-    assert (recipes.threads, recipes.budget) == (threads, given["budget"])
+    assert recipes.seconds.keys() == CONTESTANTS.keys()
+    assert recipes.made == Made.of(made_rows()["lstm"][0])
+    assert recipes.budget == given["budget"]
     assert recipes.seconds_per_step.keys() == set(timed) == fights(recipes).keys()
     assert (tmp_path / "search.svg").read_text().startswith("<svg")
 
@@ -321,8 +330,12 @@ def test_recipes_that_are_there_keep_their_timing_and_a_search_of_others_takes_a
     file = tmp_path / RECIPES.name
     dataclasses.replace(go(), seconds_per_step={"fight.lstm": 1.0}).write(file)
     assert go().seconds_per_step.keys() == set(timed[-1])
-    monkeypatch.setattr(module, "machine", lambda _: "another machine")
-    assert go().machine == "another machine"
+    others = {
+        name: [dataclasses.replace(row, machine="another machine") for row in runs]
+        for name, runs in made_rows().items()
+    }
+    rows.append(others)
+    assert go().made.machine == "another machine"
     file.write_text("{}")
     assert go().windows == best_of(rows[-1])
     assert len(timed) == 5

@@ -115,11 +115,14 @@ def training_sentence(experiments: Sequence[Experiment]) -> str:
 
     warmup = any(one.optim.warmup_steps for one in experiments)
     beginning = f"that rises over the first {of_optim('warmup_steps')}, " if warmup else ""
+    ends = {one.optim.final_lr_share for one in experiments if one.optim.schedule != "constant"}
+    end = f", which falls to {listed(sorted(ends), last='or')} of it" if ends - {0.0} else ""
     clipped = any(one.optim.clip is not None for one in experiments)
     clip = f"gradients of a norm of at most {of_optim('clip')}, " if clipped else ""
     sentences = [
-        f"{of_loop('steps')} steps of AdamW at a {of_optim('schedule')} learning rate of {of_optim('lr')}, "
-        f"{beginning}weight decay {of_optim('weight_decay')}, {clip}batches of {of_loop('batch_size')} "
+        f"{of_loop('steps')} steps of AdamW at a {of_optim('schedule')} learning rate of "
+        f"{of_optim('lr')}{end}, {beginning}weight decay {of_optim('weight_decay')}, {clip}"
+        f"batches of {of_loop('batch_size')} "
         f"{'windows' if on_text else 'sequences'} of {of_loop('seq_len')} "
         f"{'bytes' if on_text else 'tokens'}, "
         + (

@@ -463,7 +463,9 @@ def _train_all(
             stopped = train_side_by_side(together, jobs=jobs, corpus=corpus, out=out, book=book)
         if stopped is None:
             rest = [run for run in missing if run.name in alone] if len(together) > 1 else missing
-            stopped = train_in_turn(rest, corpus=corpus, out=out, console=console, book=book, threads=threads)
+            stopped = train_in_turn(
+                rest, corpus=corpus, out=out, console=console, book=book, threads=threads, timed=alone
+            )
         return stopped
 
 

@@ -1,19 +1,21 @@
 """A search of settings with the same budget for every contestant, each run of it kept as one line.
 
 The first runs of a contestant are drawn from its space by a fixed seed, every choice of a setting about as
-often as any other; spaces of the same sizes get the same draws. The runs after them change two settings of
-the best of these, each to a choice beside it. All runs train for the same seconds on the same threads: as
-many steps as fit into these by the mean of the run's own step, timed just before on the same kind of batches.
-So what a run learns depends on no clock once its steps are known, and they stand in its row, with its draw.
+often as any other, low ones as often as high ones; spaces of the same sizes get the same draws. The runs
+after them change two settings of the best of these, each to a choice beside it. All runs train for the same
+seconds on the same threads: as many steps as fit into these by the mean of the run's own step, timed just
+before on the same kind of batches. So what a run learns depends on no clock once its steps are known, and
+they stand in its row, with its draw. A run that then took other seconds, as the machine was slower at one of
+the two, is timed and trained again.
 
-OUT/search.jsonl    the runs as results (unimatrix.lab.results), only ever appended to
+OUT/search.jsonl     the runs as results (unimatrix.lab.results), only ever appended to
+OUT/gave_up.jsonl    why those that diverged did
 """
 
 import dataclasses
 import itertools
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,15 +26,14 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from unimatrix.atomic import replace_file
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.data import VOCAB_SIZE, Corpus
 from unimatrix.data.streams import bit_generator
 from unimatrix.errors import TrainingStopped, UserError
-from unimatrix.evals.provenance import machine, versions
+from unimatrix.evals.provenance import git_commit, machine, versions
 from unimatrix.lab.measured import Stopped
-from unimatrix.lab.results import Result, append_result, read_results
-from unimatrix.lab.training import about_run, computing_with, left_in_words, train_one
+from unimatrix.lab.results import GAVE_UP, GaveUp, Result, append_result, read_results
+from unimatrix.lab.training import about_run, computing_with, left_in_words, run_that_gave_up, train_one
 from unimatrix.models.estimate import estimate
 from unimatrix.train import Experiment
 from unimatrix.train.interrupts import Interrupts
@@ -45,12 +46,15 @@ from unimatrix.train.sources import source_of
 SEARCH = "search.jsonl"
 PART_BYTES = 65_536  # the last of the validation text, that a run of a search is measured on
 OF_THE_BUDGET, DIVERGED = "budget_seconds", "diverged"  # metrics of a row beside what it measured
-_CHOICE = "choice_"  # and which choice of each setting it had, from 0
+CHOICE = "choice_"  # and which choice of each setting it had, from 0
 _READ = ("train", "valid")  # the splits that a search reads
 _SEED = 0  # of the draws, and of every run's weights and batches
 TURN_SECONDS = 0.5  # of one model, where steps of several are timed
+UNEVEN = 0.1  # of a run's seconds, by which those that it took may differ from them
+_TRIES = 3  # at a run that differs more
 _TIMING_SHARE = 0.1  # of a run's seconds, spent before it on timing its step
-_TIMED_AS = 1_000  # as of a run of so many steps, so that the rate warms up while they are timed
+_TIMED_AS = 1_000  # as of a run of so many steps
+_AT_REST = 1e-12  # the learning rate while steps are timed
 
 Draw = tuple[int, ...]  # which choice of each setting, in their order
 
@@ -74,7 +78,7 @@ class Space:
 
     def told(self, draw: Draw) -> dict[str, float]:
         """The draw as metrics of its row."""
-        return {f"{_CHOICE}{name}": float(at) for name, at in zip(self.axes, draw, strict=True)}
+        return {f"{CHOICE}{name}": float(at) for name, at in zip(self.axes, draw, strict=True)}
 
     def experiment(self, draw: Draw, *, number: int, steps: int) -> Experiment:
         """The run of that number."""
@@ -98,8 +102,10 @@ class Budget:
 
 
 def drawn(sizes: Sequence[int], number: int) -> tuple[Draw, ...]:
-    """So many draws, every choice of a setting in turn, in an order shuffled for each setting."""
-    columns = [_shuffled([at % size for at in range(number)], place) for place, size in enumerate(sizes)]
+    """So many draws, a setting's choices spread over them evenly, in an order shuffled for each setting."""
+    columns = [
+        _shuffled([at * size // number for at in range(number)], place) for place, size in enumerate(sizes)
+    ]
     return tuple(zip(*columns, strict=True))
 
 
@@ -178,7 +184,11 @@ def search(
             row = log.find(space, draw, number)
             if row is None:
                 began = time.monotonic()
-                row, signal = _run(space, draw, number, corpus=corpus, budget=budget, threads=threads)
+                row, gave_up, signal = _run(
+                    space, draw, number, corpus=corpus, budget=budget, threads=threads
+                )
+                if gave_up is not None:
+                    append_result(out / GAVE_UP, gave_up)
                 log.append(row)
                 spent.append(time.monotonic() - began)
                 left = total - 1 - number * len(spaces) - list(spaces).index(space)
@@ -201,11 +211,36 @@ def _nth(space: Space, number: int, rows: Sequence[Result], budget: Budget) -> D
 
 def _run(
     space: Space, draw: Draw, number: int, *, corpus: Corpus, budget: Budget, threads: int
-) -> tuple[Result, int | None]:
-    """Time a step, then train for as many as fit; the row, and a signal that came too late to stop it."""
+) -> tuple[Result, GaveUp | None, int | None]:
+    """A run of these seconds, or of several tries the one that comes nearest to them.
+
+    Returns:
+        Its row; why it diverged, if it did; a signal that came too late to stop it.
+    """
+    tries: list[Result] = []
+    while True:
+        row, gave_up, signal = _try(space, draw, number, corpus=corpus, budget=budget, threads=threads)
+        if gave_up is not None:
+            return row, gave_up, signal
+        tries.append(row)
+        nearest = min(tries, key=lambda row: abs(row.seconds - budget.seconds))
+        even = abs(nearest.seconds - budget.seconds) <= UNEVEN * budget.seconds
+        if even or signal is not None or len(tries) == _TRIES:
+            return nearest, None, signal
+
+
+def _try(
+    space: Space, draw: Draw, number: int, *, corpus: Corpus, budget: Budget, threads: int
+) -> tuple[Result, GaveUp | None, int | None]:
+    """Time a step, then train for as many as fit."""
     experiment = space.experiment(draw, number=number, steps=_TIMED_AS)
     beside = {OF_THE_BUDGET: budget.seconds, **space.told(draw)}
     quiet = PlainConsole(quiet=True)
+
+    def diverged(why: TrainingStopped) -> tuple[Result, GaveUp, None]:
+        row = _diverged(experiment, corpus, beside, threads)
+        return row, run_that_gave_up(experiment, why, corpus), None
+
     with TemporaryDirectory() as folder:
         try:
             timed = seconds_per_step(
@@ -214,13 +249,15 @@ def _run(
             steps = max(1, round(budget.seconds / timed[space.name]))
             experiment = space.experiment(draw, number=number, steps=steps)
             trained = train_one(experiment, corpus=corpus, out=Path(folder), console=quiet, threads=threads)
-        except TrainingStopped:
-            return _diverged(experiment, corpus, beside, threads), None
+        except TrainingStopped as why:
+            return diverged(why)
     if trained.result is None:
         assert trained.stop_signal is not None
         raise Stopped(trained.stop_signal)
     row = dataclasses.replace(trained.result, metrics={**trained.result.metrics, **beside})
-    return row if is_whole(row) else _diverged(experiment, corpus, beside, threads), trained.stop_signal
+    if not is_whole(row):
+        return diverged(TrainingStopped("a number that was measured is not finite"))
+    return row, None, trained.stop_signal
 
 
 def _diverged(experiment: Experiment, corpus: Corpus, beside: Mapping[str, float], threads: int) -> Result:
@@ -249,6 +286,7 @@ def seconds_per_step(
     A run has the machine to itself for all of its seconds. So a turn is long enough to have the caches to
     itself, its first step is untimed, as it finds another model's numbers in them, and what counts is the
     mean, which times a number of steps is how long they take: the median would leave out every slow step.
+    The learning rate is next to none, so that no number of steps is enough to diverge.
 
     Args:
         seconds: of the timing, in all; five rounds at least, of turns of at most `TURN_SECONDS`.
@@ -267,9 +305,13 @@ def seconds_per_step(
                 raise TrainingStopped(f"{name}: {error}") from error
 
         accelerator = start_accelerator(next(iter(experiments.values())))
+        still = {
+            name: dataclasses.replace(found, optim=dataclasses.replace(found.optim, lr=_AT_REST))
+            for name, found in experiments.items()
+        }
         runs = {
             name: Run(found, source=source_of(found, corpus), accelerator=accelerator, data={})
-            for name, found in experiments.items()
+            for name, found in still.items()
         }
         timed = time_in_turns(
             {name: partial(step, name, run) for name, run in runs.items()},
@@ -300,26 +342,54 @@ def _in_words(row: Result) -> str:
     return f"{measured} after {row.steps:,} steps in {row.seconds:.1f} s"
 
 
-def _made_with(row: Result) -> tuple[float | None, str, int, dict[str, str]]:
-    """What the runs of one search have in common: seconds of the budget, machine, threads, text."""
-    return row.metrics.get(OF_THE_BUDGET), row.machine, row.threads, text_of(row)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What the runs of one search have in common: how fast they were made, and on what.
 
+    sha256s: split -> the checksum of what was read of the text. git_commit, versions: of the sources, and of
+    what they run on: another kernel, or another torch, fits other steps into the same seconds.
+    """
 
-def text_of(row: Result) -> dict[str, str]:
-    """What a run of a search read, by split: the checksum of it."""
-    return {split: row.data[split]["sha256"] for split in _READ}
+    seconds: float
+    machine: str
+    threads: int
+    sha256s: dict[str, str]
+    git_commit: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, row: Result) -> "Made":
+        """Of a run's row; of another kind of row, seconds of 0."""
+        return cls(
+            seconds=row.metrics.get(OF_THE_BUDGET, 0.0),
+            machine=row.machine,
+            threads=row.threads,
+            sha256s={split: row.data[split]["sha256"] for split in _READ},
+            git_commit=row.git_commit,
+            versions=row.versions,
+        )
+
+    @classmethod
+    def here(cls, corpus: Corpus, *, seconds: float, threads: int) -> "Made":
+        """Of runs that are made now, in this process."""
+        return cls(
+            seconds=seconds,
+            machine=machine("cpu"),
+            threads=threads,
+            sha256s={split: str(corpus.fingerprint(split)["sha256"]) for split in _READ},
+            git_commit=git_commit(),
+            versions=versions(),
+        )
 
 
 class _Log:
-    """The file of runs: which of them are there, of the same text, budget, machine and threads."""
+    """The file of runs: which of them are there, made as they would be now."""
 
     def __init__(self, path: Path, corpus: Corpus, budget: Budget, threads: int) -> None:
         self._path = path
-        sha256s = {split: corpus.fingerprint(split)["sha256"] for split in _READ}
-        # steps are seconds over this machine's
-        here = (budget.seconds, machine("cpu"), threads, sha256s)
+        here = Made.here(corpus, seconds=budget.seconds, threads=threads)
         self._rows = {
-            row.experiment: row for row in read_results(path) if _made_with(row) == here and is_whole(row)
+            row.experiment: row for row in read_results(path) if Made.of(row) == here and is_whole(row)
         }
 
     def find(self, space: Space, draw: Draw, number: int) -> Result | None:
@@ -334,88 +404,3 @@ class _Log:
 
     def append(self, row: Result) -> None:
         append_result(self._path, row)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Best:
-    """A contestant's best run, what it was ordered by, and which choice of each setting it had, from 0."""
-
-    bpb: float
-    experiment: Experiment
-    choices: dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipes:
-    """What a search came to: the recipes, and how long a step of each model takes that is trained by them.
-
-    text, sha256s, budget: what was searched on, and with. steps: contestant -> the fewest and the most that a
-    run of the search had. windows, streams: contestant -> its best run by the bits per byte of windows, and
-    of a stream. seconds_per_step: experiment -> the mean, of all in turns in one process.
-    """
-
-    text: str
-    sha256s: dict[str, str]
-    budget: Budget
-    machine: str
-    threads: int
-    steps: dict[str, tuple[int, int]]
-    windows: dict[str, Best]
-    streams: dict[str, Best]
-    seconds_per_step: dict[str, float]
-
-    def is_of(self, row: Result) -> bool:
-        """Whether a row is one of the search's: of its budget, machine, threads and text."""
-        here = (self.budget.seconds, self.machine, self.threads, self.sha256s)
-        return _made_with(row) == here and _number(row) < self.budget.runs
-
-    def write(self, path: Path) -> None:
-        """The file that `unimatrix.codec.read_record` reads."""
-        names = ("text", "sha256s", "machine", "threads", "steps")
-        told: dict[str, Any] = {name: getattr(self, name) for name in names}
-        told["budget"] = dataclasses.asdict(self.budget)
-        for name in ("windows", "streams"):
-            told[name] = {
-                contestant: dataclasses.asdict(best) | {"experiment": best.experiment.to_dict()}
-                for contestant, best in getattr(self, name).items()
-            }
-        told["seconds_per_step"] = dict(self.seconds_per_step)
-        replace_file(path, json.dumps(told, indent=1).encode() + b"\n")
-
-
-def best_of(rows: Mapping[str, Sequence[Result]], metric: str = "bpb") -> dict[str, Best]:
-    """Each contestant's best run, of those that have measured this."""
-    found = {name: min(runs, key=lambda row: bits(row, metric)) for name, runs in rows.items()}
-    return {
-        name: Best(
-            bpb=row.metrics[metric], experiment=Experiment.from_dict(row.config), choices=_choices(row)
-        )
-        for name, row in found.items()
-        if metric in row.metrics
-    }
-
-
-def _choices(row: Result) -> dict[str, int]:
-    """Which choice of each setting a run had."""
-    told = {name: at for name, at in row.metrics.items() if name.startswith(_CHOICE)}
-    return {name.removeprefix(_CHOICE): int(at) for name, at in told.items()}
-
-
-def steps_of(rows: Mapping[str, Sequence[Result]]) -> dict[str, tuple[int, int]]:
-    """The fewest and the most steps of each contestant's runs; of those alone that did not diverge."""
-    found = {name: [row.steps for row in runs if DIVERGED not in row.metrics] for name, runs in rows.items()}
-    return {name: (min(steps), max(steps)) for name, steps in found.items() if steps}
-
-
-def by_contestant(rows: Iterable[Result]) -> dict[str, list[Result]]:
-    """The newest whole row of each run in a file, by contestant, in the order of their numbers."""
-    newest = {row.experiment: row for row in rows if is_whole(row)}
-    found: dict[str, list[Result]] = {}
-    for row in sorted(newest.values(), key=_number):
-        found.setdefault(row.experiment.split(".")[1], []).append(row)
-    return found
-
-
-def _number(row: Result) -> int:
-    """Which of its contestant's runs it is."""
-    return int(row.experiment.rsplit(".", 1)[1])

@@ -24,7 +24,11 @@ from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.lab.identity import resolve, run_identity
 from unimatrix.lab.results import GaveUp, Result, folder_name
 from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
-from unimatrix.train.launch import device_kind
+from unimatrix.train.checkpoint import TRAINER
+from unimatrix.train.interrupts import Interrupts
+from unimatrix.train.launch import device_kind, start_accelerator
+from unimatrix.train.records import read_trainer
+from unimatrix.train.run import Run
 from unimatrix.train.sources import Source, source_of
 
 THREADS = 1
@@ -61,19 +65,28 @@ def train_in_turn(
     console: Console,
     book: Book,
     threads: Mapping[str, int] = MappingProxyType({}),
+    timed: Collection[str] = (),
 ) -> int | None:
     """Train one run after another in this process; the signal that ended it early, or None.
 
     A run that cannot go on is told to the book, and the next one begins: started again it would come to the
     same end, and no run behind it would ever begin.
 
-    threads: experiment -> of its runs, where these are not THREADS.
+    threads: experiment -> of its runs, where these are not THREADS. timed: the experiments whose seconds
+    count: what the first step compiles, or loads, is in none of them.
     """
+    ready: set[str] = set()
     for experiment in missing:
         book.begun(experiment)
-        number = threads.get(experiment.name, THREADS)
+        number, is_timed = threads.get(experiment.name, THREADS), experiment.name in timed
         try:
-            trained = train_one(experiment, corpus=corpus, out=out, console=console, threads=number)
+            if is_timed and experiment.name not in ready:
+                if (signal := _take_a_step(experiment, corpus=corpus, threads=number)) is not None:
+                    return signal
+                ready.add(experiment.name)
+            trained = train_one(
+                experiment, corpus=corpus, out=out, console=console, threads=number, timed=is_timed
+            )
         except TrainingStopped as why:
             book.gave_up(experiment, why)
             continue
@@ -84,10 +97,28 @@ def train_in_turn(
     return None
 
 
+def _take_a_step(experiment: Experiment, *, corpus: Corpus | None, threads: int) -> int | None:
+    """Train a copy for one step and forget it; a signal that came meanwhile."""
+    with computing_with(threads), torch.random.fork_rng(devices=[]), Interrupts() as interrupts:
+        accelerator = start_accelerator(experiment)
+        Run(experiment, source=source_for(experiment, corpus), accelerator=accelerator, data={}).train_step()
+    return interrupts.signal
+
+
 def train_one(
-    experiment: Experiment, *, corpus: Corpus | None, out: Path, console: Console, threads: int = THREADS
+    experiment: Experiment,
+    *,
+    corpus: Corpus | None,
+    out: Path,
+    console: Console,
+    threads: int = THREADS,
+    timed: bool = False,
 ) -> Trained:
     """Train a run in its own folder, from its last checkpoint where there is one.
+
+    timed: its seconds count. Where it was finished before and its row is gone, it is trained anew: whoever
+    deletes a row, as the machine was busy, wants other seconds, and today's machine and threads did not take
+    those of then.
 
     Raises:
         UserError, OSError: what training refuses.
@@ -96,7 +127,10 @@ def train_one(
     source = source_for(experiment, corpus)
     folder = run_folder(out, experiment, source.describe())
     # a folder of ours without a checkpoint was killed before its first one: nothing to keep
-    resume = latest_checkpoint(folder) is not None
+    checkpoint = latest_checkpoint(folder)
+    resume = checkpoint is not None
+    if timed and checkpoint is not None:
+        resume = read_trainer(checkpoint / TRAINER).step < experiment.loop.steps
     text = corpus if experiment.task is None else None
     # a report knows rows alone, so each tells what the same stream costs programs; one may be missing
     programs = {} if text is None else _compressed(text, experiment.loop.stream_bytes)

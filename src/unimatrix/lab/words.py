@@ -8,7 +8,7 @@ from typing import Any
 from unimatrix.data import wikitext
 from unimatrix.lab.claims import OUTCOMES, SEEDS_FOR_A_CLAIM, Claim, Outcome, Verdict
 from unimatrix.lab.committed import Agreement
-from unimatrix.lab.identity import BESIDES_THE_NUMBERS
+from unimatrix.lab.identity import BESIDES_THE_NUMBERS, resolve, run_identity
 from unimatrix.lab.intervals import Interval, mean_interval
 from unimatrix.lab.results import GaveUp, Result, Samples, WithLost
 from unimatrix.lab.study import Baseline, Row, Study
@@ -373,23 +373,28 @@ def _cautions(study: Study, samples: Samples, runs: list[Result]) -> Iterable[st
         )
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(config: Mapping[str, Any], before: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    flat: dict[tuple[str, ...], Any] = {}
     for key, value in config.items():
-        flat |= _flat(value) if isinstance(value, Mapping) else {key: value}
+        path = (*before, key)
+        flat |= _flat(value, path) if isinstance(value, Mapping) else {path: value}
     return flat
 
 
 def _recipe_differences(experiment: Experiment, run: Result | None) -> list[str]:
-    if run is None:
+    if run is None or run.identity == run_identity(
+        experiment.to_dict(), resolve(experiment), run.data, device=run.device
+    ):
         return []
-    recipe = _flat(experiment.to_dict())
+    # of the run as it reads today: settings that came after it stand at what it had
+    recipe, found = (_flat(one.to_dict()) for one in (experiment, Experiment.from_dict(run.config)))
     # the device is the machine's, not the recipe's
+    paths = [path for path in recipe | found if not BESIDES_THE_NUMBERS.union({"device"}) & {*path}]
     return [
-        f"{key} {value} (recipe: {recipe.get(key)})"
-        for key, value in _flat(run.config).items()
-        if key not in BESIDES_THE_NUMBERS | {"device"} and value != recipe.get(key)
-    ]
+        f"{path[-1]} {found.get(path, 'none')} (recipe: {recipe.get(path, 'none')})"
+        for path in paths
+        if found.get(path) != recipe.get(path)
+    ] or ["a setting that its preset has changed since"]
 
 
 def _distinct(runs: Iterable[Result], read: Callable[[Result], Any]) -> str:

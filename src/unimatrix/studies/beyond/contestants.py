@@ -53,7 +53,8 @@ class Contestant:
     """One model.
 
     axes: setting -> its choices, each what it changes in the preset. base: what is always changed.
-    positions: it has learned ones, as many as its context, and so no stream. looks_back: in a stream it
+    positions: it has learned ones, as many as its context, and so no stream; those beyond WINDOW, which
+    nothing measured here reads, do not count among its weights. looks_back: in a stream it
     forgets after as many bytes as it trained on. has_parts: it has a place for votes. heads: how many it has,
     where the size of a head is a setting of its own and they are not searched; as the width grows, so does
     their number.
@@ -75,7 +76,7 @@ class Contestant:
         for name in self.axes:
             changes |= chosen[name]
         return Experiment(
-            model=sized(
+            model=self.widened(
                 ModelChoice(
                     preset=self.preset,
                     changes=changes,
@@ -101,9 +102,16 @@ class Contestant:
             ),
         )
 
+    def counted(self, model: ModelChoice) -> ModelChoice:
+        """The model whose weights count: without positions that nothing reads."""
+        return replace(model, max_positions=WINDOW) if self.positions else model
+
     def widened(self, model: ModelChoice, parameters: int) -> ModelChoice:
         """A model of this contestant, as deep, at the width that comes nearest to so many weights."""
-        return sized(model, parameters, per_head=self.heads and model.changes["d_model"] / self.heads)
+        width = model.changes.get("d_model")
+        per_head = width / self.heads if self.heads and width else None
+        found = sized(self.counted(model), parameters, per_head=per_head)
+        return replace(found, max_positions=model.max_positions)
 
     @property
     def space(self) -> Space:

@@ -17,8 +17,10 @@ from unimatrix.lab.claims import BPB, ComparedClaim, Comparison, Measured
 from unimatrix.lab.claims import SECONDS as IN_SECONDS
 from unimatrix.lab.figures import draw_over_cost, draw_search
 from unimatrix.lab.protocol import listed, protocol_of
+from unimatrix.lab.recipes import Recipes, by_contestant
 from unimatrix.lab.results import Result, Samples, read_results
-from unimatrix.lab.search import PART_BYTES, SEARCH, TURN_SECONDS, Recipes, by_contestant
+from unimatrix.lab.search import PART_BYTES, SEARCH, TURN_SECONDS
+from unimatrix.lab.search import UNEVEN as UNEVEN_RUN
 from unimatrix.lab.study import Column, Figure, Row, Study
 from unimatrix.models import build
 from unimatrix.models.estimate import estimate
@@ -125,31 +127,53 @@ def _claim(statement: str, *comparisons: Comparison) -> ComparedClaim:
     return ComparedClaim(statement, NOT_IN_THE_PAPER, comparisons)
 
 
+def _took(found: Sequence[Experiment], given: float) -> tuple[Comparison, ...]:
+    """That training took the seconds that were given."""
+    return tuple(
+        Comparison(
+            f"{_label(one)}{', with votes' if one.name.endswith(VOTING) else ''} - {given:.0f}",
+            *(Measured(one, "seconds"), "within", given, IN_SECONDS, UNEVEN * given),
+        )
+        for one in found
+    )
+
+
+def _after_equal_seconds(statement: str, given: float, *comparisons: Comparison) -> ComparedClaim:
+    """A claim that holds only where those whom it compares had the seconds that were given."""
+    sides = [side for one in comparisons for side in (one.left, one.right) if isinstance(side, Measured)]
+    found = {side.experiment.name: side.experiment for side in sides}
+    return _claim(statement, *comparisons, *_took(tuple(found.values()), given))
+
+
 def _equal_seconds(found: Sequence[Experiment], given: float) -> ComparedClaim:
-    """That the seconds were equal, which all other claims take for granted."""
     return _claim(
         f"Training took the {given:.0f} s that each was given, within {100 * UNEVEN:g} %",
-        *(
-            Comparison(
-                f"{_label(one)}{', with votes' if one.name.endswith(VOTING) else ''} - {given:.0f}",
-                *(Measured(one, "seconds"), "within", given, IN_SECONDS, UNEVEN * given),
-            )
-            for one in found
-        ),
+        *_took(found, given),
+    )
+
+
+def _said_of(equal: ComparedClaim) -> Said:
+    """What all else rests on, in a sentence."""
+    return Said(
+        (equal,),
+        f"Training took these seconds within {100 * UNEVEN:g} %",
+        "The seconds were not equal",
+        "These seeds do not decide whether the seconds were equal",
     )
 
 
 def _claims(
     plain: Mapping[str, Experiment], voting: Mapping[str, Experiment], best: str
 ) -> tuple[ComparedClaim, ...]:
-    """The three goals, then what goes beyond them, and what all rests on: that the seconds were equal."""
+    """The three goals, then what goes beyond them, each after equal seconds; last, how equal they were."""
     ours, others = plain[OURS], [found for name, found in plain.items() if name != OURS]
     half = Measured(ours, f"bpb_{round(HALF * ours.loop.steps)}_steps")
 
     def after_half(statement: str, *names: str) -> ComparedClaim:
         ends = {name: Measured(plain[name], "bpb") for name in names}
-        return _claim(
+        return _after_equal_seconds(
             f"In half its seconds ours has the final quality of {statement}",
+            SECONDS,
             *(
                 Comparison(f"unimatrix after half - {LABELS[name]}", half, "at or below", end, BPB)
                 for name, end in ends.items()
@@ -157,20 +181,27 @@ def _claims(
         )
 
     return (
-        _claim(
+        _after_equal_seconds(
             f"In windows ours is {AHEAD} below both Transformers",
+            SECONDS,
             *(_below(ours, plain[name], "bpb", AHEAD) for name in (PAPERS, MODERN)),
         ),
-        _claim(
+        _after_equal_seconds(
             f"Read as a stream, with votes on both sides, ours is {AHEAD_IN_STREAMS} below the modern "
             "Transformer",
+            SECONDS,
             _below(voting[OURS], voting[MODERN], "stream_bpb", AHEAD_IN_STREAMS),
         ),
         after_half("both Transformers", PAPERS, MODERN),
         after_half("the best opponent of the search", best),
-        _claim("In windows ours is below every other", *(_below(ours, other, "bpb") for other in others)),
-        _claim(
+        _after_equal_seconds(
+            "In windows ours is below every other",
+            SECONDS,
+            *(_below(ours, other, "bpb") for other in others),
+        ),
+        _after_equal_seconds(
             "Read as a stream ours is below every other, with votes on both sides and on neither",
+            SECONDS,
             *(_below(ours, other, "stream_bpb") for other in others if other.loop.stream_bytes),
             *(_below(voting[OURS], other, "stream_bpb") for name, other in voting.items() if name != OURS),
         ),
@@ -182,13 +213,15 @@ def _answer(
     plain: Mapping[str, Experiment],
     voting: Mapping[str, Experiment],
     best: str,
-    goals: tuple[ComparedClaim, ...],
+    claims: tuple[ComparedClaim, ...],
 ) -> Answer:
     return sentence(
         f"After {SECONDS:.0f} s unimatrix needs {{ours}} bits per byte in windows of {WINDOW}, the paper's "
         f"Transformer {{papers}}, the modern one {{modern}}, and the best opponent of the search, "
         f"{LABELS[best]}, {{best}}, which ours reaches {{when}}. Read as a stream, "
-        "with votes on both sides, ours needs {stream} and the modern Transformer {modern_stream}. {goals}.",
+        "with votes on both sides, ours needs {stream} and the modern Transformer {modern_stream}. {equal}. "
+        "{goals}.",
+        equal=_said_of(claims[-1]),
         ours=Mean(Measured(plain[OURS], "bpb"), 3),
         papers=Mean(Measured(plain[PAPERS], "bpb"), 3),
         modern=Mean(Measured(plain[MODERN], "bpb"), 3),
@@ -197,7 +230,7 @@ def _answer(
         stream=Mean(Measured(voting[OURS], "stream_bpb"), 3),
         modern_stream=Mean(Measured(voting[MODERN], "stream_bpb"), 3),
         goals=Said(
-            goals,
+            claims[:3],
             "All three goals that were set beforehand are reached",
             "Not all three goals that were set beforehand are reached",
             "These seeds do not decide whether all three goals that were set beforehand are reached",
@@ -245,7 +278,7 @@ def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, text: str
         title=f"The fair fight on {which}{text} (not in the paper): validation BPB after equal seconds",
         question="Which model is the best after the same seconds on the same threads, each by a recipe that "
         "was searched for it with the same budget?",
-        answer=_answer(plain, voting, best, claims[:3]),
+        answer=_answer(plain, voting, best, claims),
         rows=_rows(found),
         columns=COLUMNS,
         claims=claims,
@@ -269,7 +302,7 @@ def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, text: str
             ),
         ),
         protocol=(*protocol_of(*found), *_protocol(recipes, found, text), _recipes(found)),
-        threads=recipes.threads,
+        threads=recipes.made.threads,
         text=text,
     )
 
@@ -296,14 +329,16 @@ def _heads(experiment: Experiment) -> str:
 
 def _weights(found: Sequence[Experiment], wanted: int) -> str:
     """How many weights the models have, and how far that is off what all were to have."""
-    counts = {estimate(one.model.resolved(VOCAB_SIZE)).parameters: _label(one) for one in found}
+    models = {_label(one): CONTESTANTS[one.model.preset].counted(one.model) for one in found}
+    counts = {estimate(model.resolved(VOCAB_SIZE)).parameters: label for label, model in models.items()}
     ends = [
         f"{count:,} ({counts[count]}, {100 * (count / wanted - 1):+.1f} %)"
         for count in (min(counts), max(counts))
     ]
     return (
         f"Every model is as wide as comes nearest to {wanted:,} weights, of the even widths that its heads "
-        f"divide: those here have {ends[0]} to {ends[1]}."
+        f"divide: those here have {ends[0]} to {ends[1]}; of learned positions the first {WINDOW} count, "
+        "which are all that windows read."
     )
 
 
@@ -342,16 +377,23 @@ def _searched_on(recipes: Recipes, text: str) -> str:
 
 
 def _steps(recipes: Recipes) -> str:
-    """How many steps the runs of the search had: the fewer, the further from what the fight asks."""
+    """How many steps the runs of the search had, and seconds: the fewer, the further from the fight's."""
     each = [
-        f"{LABELS[name]} {least:,} to {most:,}" if least < most else f"{LABELS[name]} {least:,}"
-        for name, (least, most) in recipes.steps.items()
+        f"{LABELS[name]} {_from_to(steps, ',')} ({_from_to(recipes.seconds[name], '.1f')} s)"
+        for name, steps in recipes.steps.items()
     ]
     return (
-        f"In these {recipes.budget.seconds:g} s a run of the search had so many steps: {'; '.join(each)}. "
+        f"In these {recipes.budget.seconds:g} s a run of the search had so many steps, and took so many "
+        f"seconds: {'; '.join(each)}. One that took {100 * UNEVEN_RUN:g} % more or less was timed and "
+        "trained again, up to twice. "
         "Equal seconds favour quick models here: where the steps were few, what was best in them is less "
         "likely to be best in the many of the fight."
     )
+
+
+def _from_to(ends: tuple[float, float], digits: str) -> str:
+    least, most = (f"{end:{digits}}" for end in ends)
+    return least if least == most else f"{least} to {most}"
 
 
 def _duel(
@@ -359,21 +401,27 @@ def _duel(
 ) -> Study:
     """Ours and the best opponent of the search, LONG_SECONDS each."""
     ours, other = found[:2]
+    equal = _equal_seconds(found, LONG_SECONDS)
     return Study(
         name=name,
         title=f"{title} on {recipes.text} (not in the paper): validation BPB",
         question=question,
         answer=sentence(
             f"After {LONG_SECONDS:.0f} s unimatrix needs {{ours}} bits per byte in windows of {WINDOW}, the "
-            f"best opponent of the search, {_label(other)}, {{other}}.",
+            f"best opponent of the search, {_label(other)}, {{other}}. {{equal}}.",
             ours=Mean(Measured(ours, "bpb"), 3),
             other=Mean(Measured(other, "bpb"), 3),
+            equal=_said_of(equal),
         ),
         rows=_rows(found),
         columns=COLUMNS,
         claims=(
-            _claim("In windows ours is below the best opponent of the search", _below(ours, other, "bpb")),
-            _equal_seconds(found, LONG_SECONDS),
+            _after_equal_seconds(
+                "In windows ours is below the best opponent of the search",
+                LONG_SECONDS,
+                _below(ours, other, "bpb"),
+            ),
+            equal,
         ),
         figures=(of_column(name, "Bits per byte, in windows", "bpb", diamonds=""),),
         protocol=(
@@ -382,7 +430,7 @@ def _duel(
             _recipes(found),
             *((more,) if more else ()),
         ),
-        threads=recipes.threads,
+        threads=recipes.made.threads,
         text=recipes.text,
     )
 
@@ -394,16 +442,21 @@ def _protocol(recipes: Recipes, found: Sequence[Experiment], text: str) -> tuple
     wanted = LARGE if found[0].name.startswith("fight-large.") else PARAMETERS
     return (
         f"{_weights(found, wanted)} Its steps were fixed before: {SECONDS:.0f} s, or {LONG_SECONDS:.0f}, "
-        f"over the mean seconds of its step, timed for all in turns of {TURN_SECONDS:g} s, the first step of "
-        f"each untimed, in one process on {recipes.threads} threads ({recipes.machine}){each}. The column of "
+        f"over the mean seconds of its step, timed for all in turns of {TURN_SECONDS:g} s at most, the first "
+        f"step of each untimed, in one process on {recipes.made.threads} threads ({recipes.made.machine})"
+        f"{each}. The column of "
         "seconds says how long training then took, without evaluation; every run has the machine to itself. "
         f"That column may be {100 * UNEVEN:g} % off what was given (fixed before any run); beyond that they "
-        "were not equal.",
+        "were not equal, and no claim about such models counts as reproduced.",
+        "All train in eager mode, as `unimatrix train` does by itself. torch.compile would make a step of "
+        "unimatrix about 1.5 times as fast on two threads, one of Mamba-2 1.3 to 1.4 times, those of the "
+        "Transformers and of both hybrids 1.0 to 1.2 times (docs/results/speed); it was used for none. "
+        "Mamba-2 has no kernel of its own for a CPU, where the other recurrences have compiled loops.",
         f"The same search for every contestant, on {recipes.text}: {budget.drawn} runs drawn from as many "
         f"choices of as many settings ({listed(LEARNING)} and four of the model's), then {budget.near} near "
-        f"the best of these, {budget.seconds:g} s each, measured on the last {PART_BYTES:,} bytes of "
-        f"the validation text (docs/results/{SEARCH} has every one). The width follows from "
-        "the number of weights. All were searched without votes; what votes has its best "
+        f"the best of these in windows, {budget.seconds:g} s each, measured on the last "
+        f"{PART_BYTES:,} bytes of the validation text (docs/results/{SEARCH} has every one). The width "
+        "follows from the number of weights. All were searched without votes; what votes has its best "
         "recipe for streams, what does not its best for windows. "
         f"{_steps(recipes)}",
         "Dropout was 0 for all and was not searched: a text of 10 MB is read about once in three minutes. A "

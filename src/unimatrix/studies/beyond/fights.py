@@ -13,18 +13,14 @@ import torch
 from unimatrix.codec import read_record
 from unimatrix.data import Corpus, load_corpus
 from unimatrix.errors import TrainingStopped, UserError
-from unimatrix.evals.provenance import machine
 from unimatrix.lab.figures import draw_search
+from unimatrix.lab.recipes import Best, Recipes, best_of, range_of
 from unimatrix.lab.search import (
     SEARCH,
-    Best,
     Budget,
-    Recipes,
-    best_of,
+    Made,
     search,
     seconds_per_step,
-    steps_of,
-    text_of,
 )
 from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, VOTES
 from unimatrix.train.config import Experiment
@@ -79,11 +75,10 @@ def run_search(
     path = out / RECIPES.name
     recipes = Recipes(
         text=corpus.name,
-        sha256s=text_of(next(row for runs in rows.values() for row in runs)),
         budget=budget,
-        machine=machine("cpu"),
-        threads=threads,
-        steps=steps_of(rows),
+        made=Made.of(next(row for runs in rows.values() for row in runs)),
+        steps=range_of(rows, lambda row: row.steps),
+        seconds=range_of(rows, lambda row: row.seconds),
         windows=best_of(rows),
         streams=best_of(rows, "stream_bpb"),
         seconds_per_step={},
@@ -115,11 +110,7 @@ def _is_timed(recipes: Recipes, path: Path) -> bool:
 
 def _timed(recipes: Recipes, corpus: Corpus, *, seconds: float) -> Recipes:
     """The same with the seconds of a step of every model of the studies."""
-    models = {
-        name: replace(found, loop=replace(found.loop, device="cpu"))
-        for name, found in fights(recipes).items()
-    }
-    timed = seconds_per_step(models, corpus, threads=recipes.threads, seconds=seconds)
+    timed = seconds_per_step(fights(recipes), corpus, threads=recipes.made.threads, seconds=seconds)
     return replace(recipes, seconds_per_step=timed)
 
 
@@ -168,10 +159,7 @@ def fights(recipes: Recipes) -> dict[str, Experiment]:
 
 
 def _step_of(name: str, recipes: Recipes, best: Best) -> float:
-    """The seconds of a step of that fight; before any was timed, about those of the search.
-
-    So the rate warms up over about as many steps while they are timed as it does in the fight.
-    """
+    """The seconds of a step of that fight; before any was timed, about those of the search."""
     if not recipes.seconds_per_step:
         return recipes.budget.seconds / best.experiment.loop.steps
     if name not in recipes.seconds_per_step:
@@ -224,7 +212,7 @@ def _fight(
             found.loop,
             steps=steps,
             seed=7,
-            device="auto",
+            device="cpu",  # where its steps were timed
             eval_at=tuple(sorted(looks)) or None,
             stream_bytes=None if found.loop.stream_bytes is None else STREAM_BYTES,
         ),
