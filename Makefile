@@ -63,7 +63,7 @@ bench: $(READY)
 	$(BIN)/unimatrix bench throughput --models triple-latent triple-slot triple-hybrid --lengths 64 128 256 512 2048 --out bench/latent
 	$(BIN)/unimatrix bench throughput --models recurrent-ffn recurrent-ffn-readout recurrent-ffn-hybrid mamba2 --lengths 64 128 256 512 --out bench/recurrent-ffn
 	$(BIN)/unimatrix bench recall
-	$(BIN)/unimatrix bench decode
+	$(BIN)/unimatrix bench decode --models unimatrix-core unimatrix transformer
 
 report: $(READY)
 	$(BIN)/unimatrix report $(ARGS)

@@ -42,15 +42,18 @@ def near_names(name: object, known: Collection[str], *, most: int = 3) -> list[s
     return list(dict.fromkeys([*get_close_matches(asked, names, n=most, cutoff=0.7), *holding]))[:most]
 
 
-def did_you_mean(name: object, known: Collection[str]) -> str:
-    """The end of a complaint about an unknown name: the near ones, or as many known ones as a line holds."""
+def did_you_mean(name: object, known: Collection[str], *, also: str = "") -> str:
+    """The end of a complaint about an unknown name: the near ones, or as many known ones as a line holds.
+
+    also: what else the name may be, said where none is near.
+    """
     near = near_names(name, known)
     if near:
         return f"did you mean {' or '.join(near)}?"
     names = [str(one) for one in known] or ["none"]
     held = max(1, sum(length <= _MOST_KNOWN for length in accumulate(len(one) + 2 for one in names)))
     more = [f"and {len(names) - held} more"] if held < len(names) else []
-    return f"known: {', '.join([*names[:held], *more])}"
+    return f"{also}{also and '; '}known: {', '.join([*names[:held], *more])}"
 
 
 def shown(value: Any) -> str:

@@ -40,7 +40,8 @@ def test_another_version_is_run_and_its_other_logits_are_told(tmp_path):
 @pytest.mark.parametrize("other", ["no-such-revision", "/nowhere", ""])
 def test_a_version_that_is_not_there_is_named(other, tmp_path):
     with pytest.raises(UserError, match="expected a git revision or a folder with the package"):
-        against.run(tmp_path, version=other, models=["transformer"])
+        against.run(tmp_path / "out", version=other, models=["transformer"])
+    assert not [*tmp_path.iterdir()]
 
 
 def test_nothing_to_measure_is_refused(tmp_path):

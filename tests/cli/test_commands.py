@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 
+from unimatrix.cli import train as train_command
 from unimatrix.cli.arguments import option_value
 from unimatrix.hf import load
 from unimatrix.models import (
@@ -179,6 +180,32 @@ def test_train_names_unknown_presets_and_heads_that_do_not_fit(refused, small_ru
     assert "unimatrix-core" in refused("train", text, "--preset", "unimatrix-cor", "--out", out)
     assert "divisor" in refused("train", text, "--preset", "transformer", "--num-heads", "7", "--out", out)
     assert "cannot be written" in refused("train", text, *SMALL, "--out", text / "below-a-file")
+
+
+def test_what_can_be_known_without_a_text_is_told_before_one_is_read(
+    call, refused, small_run, tmp_path, monkeypatch
+) -> None:
+    def read(*_):
+        raise AssertionError("a text was read")
+
+    monkeypatch.setattr(train_command, "load_corpus", read)
+    resume = ("train", "--resume", "--out")
+    assert "no run to resume, expected one that holds run.json" in refused(*resume, tmp_path / "none")
+    checkpoint = small_run / "checkpoint-000004"
+    assert f"; it is a checkpoint of '{small_run}'" in refused(*resume, checkpoint)
+    assert "unknown name 'unimatix'" in refused("train", "embedded", "--preset", "unimatix")
+    run = f"got its checkpoint '{checkpoint}'; the run is '{small_run}'"
+    assert run in refused("runs", checkpoint)
+
+
+def test_a_text_that_moved_is_named_as_the_runs_own(call, refused, small_run, tmp_path) -> None:
+    text, out = tmp_path / "sea.txt", tmp_path / "run"
+    shutil.copy(small_run.parent / "sea.txt", text)
+    assert call("train", text, *SMALL, "--steps", "1", "--out", out)[0] == 0
+    text.rename(tmp_path / "ocean.txt")
+    words = f"the text that the run was trained on, '{text}', is not there any more; expected it with --data"
+    assert words in refused("eval", out)
+    assert words in refused("train", "--resume", "--out", out)
 
 
 def test_after_training_it_says_where_the_curves_are(call, small_run, tmp_path) -> None:

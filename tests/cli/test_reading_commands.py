@@ -126,7 +126,7 @@ def test_states_and_files_that_cannot_be_used(call, refused, small_run, corpus, 
     refused(*generate, "--prompt-file", corpus, "--save-state", corpus, "--max-new-tokens", "0")
     assert corpus.read_bytes() == before
     nothing = ("generate", small_run, "--max-new-tokens", "0")
-    assert "max_new_tokens: expected at least 1, got 0" in refused(*nothing)
+    assert "--max-new-tokens: expected at least 1, or 0 with --save-state; got 0" in refused(*nothing)
     assert "expected a text that was read, got none" in refused(*nothing, "--save-state", tmp_path / "b")
 
 

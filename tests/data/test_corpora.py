@@ -89,7 +89,11 @@ def test_what_is_no_folder_of_files_is_one_document_a_split(tmp_path):
         (lambda folder: folder / "nowhere.txt", "there is no"),
         (lambda folder: write_splits(folder, train=b"x" * 99), r"valid.txt and test.txt missing"),
         (lambda folder: write_splits(folder, train=b"x", valid=b"", test=b"x"), r"valid.txt.*empty file"),
-        (lambda folder: folder, "found none"),
+        (lambda folder: folder, "found none$"),
+        (
+            lambda folder: write_splits(folder, own="of two bytes each".encode("utf-16")),
+            "none, and 1 with NUL",
+        ),
         (lambda folder: write_splits(folder, own=b"x" * 19) / "own.txt", "at least 20 bytes.*got 19"),
         (lambda folder: write_splits(folder, own=b"") / "own.txt", "empty file"),
     ],

@@ -134,7 +134,6 @@ def run(
         raise UserError("bench against: expected a model, a length, a pass, a mode and a positive time")
     if device != "cpu":
         raise UserError(f"device: bench against measures on the cpu, got {device}")
-    out.mkdir(parents=True, exist_ok=True)
     cases = [
         _Case(model=model, length=length, batch=1 if what == "decoding" else BATCH, what=what, mode=mode)
         for model in models
@@ -146,6 +145,7 @@ def run(
     measured: dict[_Case, list[_Measured]] = {case: [] for case in cases}
     with ExitStack() as held:
         sources = held.enter_context(_sources(version))
+        out.mkdir(parents=True, exist_ok=True)
         for pair in range(PAIRS):
             with ExitStack() as alive:
                 mine, theirs = _Version(_HERE), _Version(sources)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
 import re
 import sys
 import types
@@ -250,8 +251,19 @@ def choose_corpus(data: str | None, data_dir: Path | None, *, otherwise: str) ->
         raise UserError("--data and --data-dir: expected one of the two, got both")
     if data_dir is not None:
         return str(data_dir), load_data_dir(data_dir)
+    if data is None:
+        check_still_there(otherwise)
     source = otherwise if data is None else data
     return source, load_corpus(source)
+
+
+def check_still_there(source: str) -> None:
+    """Raise a UserError where a run's own text, a path of its time, is gone."""
+    if source not in SOURCE_NAMES and os.path.isabs(source) and not os.path.lexists(source):
+        raise UserError(
+            f"data: the text that the run was trained on, {source!r}, is not there any more; expected "
+            "it with --data"
+        )
 
 
 def option_value(arguments: Sequence[str], option: str) -> str | None:

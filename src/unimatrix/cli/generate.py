@@ -68,6 +68,8 @@ def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="generate", about=ABOUT)
     reads_only = options.max_new_tokens == 0 and options.save_state is not None
+    if options.max_new_tokens == 0 and not reads_only:
+        raise UserError("--max-new-tokens: expected at least 1, or 0 with --save-state; got 0")
     if options.save_state is not None:
         with _named("--save-state"):
             check_can_hold(options.save_state)  # before a long text is read

@@ -26,8 +26,8 @@ try:
 except ImportError:  # Windows, where nobody can see that a run is going on
     fcntl = None
 
-ABOUT = """List training runs: how far each has come, its best number so far, and the
-command that goes on with it.
+ABOUT = """List training runs: how far each has come, its best number so far, and of one that
+has not finished the command that goes on with it.
 
 Without folders: the runs under runs/ and reproduction/runs/. A folder may be a
 run itself or hold runs. Of a checkpoint the files' sizes are looked at; loading
@@ -106,6 +106,12 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"runs: expected a folder, got {shown(str(folder))} ({reason})") from error
     if not stat.S_ISDIR(kind):
         raise UserError(f"runs: expected a folder, got the file {shown(str(folder))}")
+    whole = Path(os.path.abspath(folder))
+    if _CHECKPOINT.fullmatch(whole.name) and os.path.lexists(whole.parent / MARK):
+        raise UserError(
+            f"runs: expected a run's folder, got its checkpoint {shown(str(folder))}; the run is "
+            f"{shown(str(whole.parent))}"
+        )
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:

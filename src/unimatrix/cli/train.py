@@ -12,7 +12,14 @@ import tyro
 from rich.console import Console
 
 from unimatrix.cli.again import command
-from unimatrix.cli.arguments import SOURCE_NAMES, DataDir, is_given, option_value, parse
+from unimatrix.cli.arguments import (
+    SOURCE_NAMES,
+    DataDir,
+    check_still_there,
+    is_given,
+    option_value,
+    parse,
+)
 from unimatrix.cli.evaluate import score_text, variant_title
 from unimatrix.cli.model_options import ModelOptions, changed, of_changes
 from unimatrix.data import VOCAB_SIZE, Corpus, load_corpus, load_data_dir
@@ -36,7 +43,7 @@ from unimatrix.train.recipe import (
     rate_of_width,
 )
 from unimatrix.train.records import read_run
-from unimatrix.train.run_folder import LOGS, MARK, check_path
+from unimatrix.train.run_folder import LOGS, MARK, check_holds_run, check_path
 from unimatrix.train.tracking import PROJECT
 
 ABOUT = f"""Train a model on a text of your own, on a task, or run one of the paper's experiments.
@@ -111,7 +118,10 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(
             "resume: expected the run's folder, --out DIR, or the text, task or experiment that named it"
         )
+    if options.resume and options.out is not None:  # before a text is read, or asked for
+        check_holds_run(options.out.expanduser())
     if options.settings.task is None:
+        options.settings.model.resolved(VOCAB_SIZE)
         source = _source(options, arguments)
         corpus = load_data_dir(source) if options.data_dir is not None else load_corpus(source)
         settings = _named(options, arguments, source=source)
@@ -267,6 +277,8 @@ def _source(options: Options, arguments: Sequence[str]) -> str:
     source = str(given[0]) if given else options.settings.data
     path = Path(source).expanduser()
     on_disk = source and source not in SOURCE_NAMES and (path.is_file() or path.is_dir())
+    if not given:
+        check_still_there(source)
     return str(path.resolve()) if on_disk else source
 
 

@@ -205,8 +205,10 @@ def _load_own_folder(root: Path) -> Corpus:
         check_fits(2 * num_bytes, what=f"data folder {root}: {num_bytes:,} bytes", there=host_bytes())
         texts.append(_read(path))
     if not texts:
+        binary = f", and {num_binary} with NUL bytes (UTF-16? give the file itself, or save it as UTF-8)"
         raise UserError(
             f"data folder {root}: expected train.txt, valid.txt and test.txt, or any text files; found none"
+            f"{binary if num_binary else ''}"
         )
     left_out = f", {num_binary} binary ones left out" if num_binary else ""
     note = f"{len(texts)} text files of {root.resolve().name}, sorted by path{left_out}."

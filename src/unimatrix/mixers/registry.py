@@ -84,6 +84,7 @@ class RegisteredPart(NamedTuple):
     settings: dict[str, Any]
 
 
+_ANOTHERS = "another package's: import that first, unimatrix --import MODULE ..."
 _parts: dict[str, RegisteredPart] = {}
 _asked_others = False
 
@@ -172,8 +173,8 @@ def part_from_json(values: Any) -> PartConfig:
         raise UserError(f"expected an object with a kind, got {shown(values)}")
     if kind not in _parts and kind not in parts():
         raise UserError(
-            f"unknown kind {shown(kind)}; {did_you_mean(kind, _parts)} (all: unimatrix models --parts;"
-            " another package's: import that first, unimatrix --import MODULE ...)"
+            f"unknown kind {shown(kind)}; {did_you_mean(kind, _parts, also=_ANOTHERS)} (all: unimatrix "
+            "models --parts)"
         )
     return decode(_parts[kind].config, values, where=kind)
 

@@ -139,7 +139,7 @@ class Run:
         folder, steps = checkpoint.folder, self.experiment.loop.steps
         trainer = checkpoint.trainer
         if trainer.step > steps:
-            raise UserError(f"steps: the run has made {trainer.step} already, got {steps}")
+            raise UserError(f"steps: expected at least the {trainer.step} that the run has made, got {steps}")
         try:
             self.model.load_state_dict(checkpoint.weights)
         except RuntimeError as error:

@@ -66,8 +66,7 @@ def check_run_folder(
                 "--out"
             )
         return None
-    if mark is None and latest is None:
-        raise UserError(f"output folder {str(out)!r}: no run to resume")
+    check_holds_run(out)
     checkpoint = None if latest is None else load_checkpoint(latest)
     saved = checkpoint.trainer if checkpoint is not None else mark
     assert saved is not None
@@ -75,6 +74,14 @@ def check_run_folder(
         _check_still_its_model(checkpoint)
     _check_same_run(out, saved, experiment, data)
     return checkpoint
+
+
+def check_holds_run(out: Path) -> None:
+    """Raise a UserError unless there is a run in the folder to go on with."""
+    if read_run(out / MARK) is None and latest_checkpoint(out) is None:
+        above = out.resolve().parent
+        of = f"; it is a checkpoint of {str(above)!r}" if read_run(above / MARK) is not None else ""
+        raise UserError(f"output folder {str(out)!r}: no run to resume, expected one that holds {MARK}{of}")
 
 
 def check_path(out: Path) -> None:
