@@ -45,11 +45,11 @@ def near_names(name: object, known: Collection[str], *, most: int = 3) -> list[s
 def did_you_mean(name: object, known: Collection[str], *, also: str = "") -> str:
     """The end of a complaint about an unknown name: the near ones, or as many known ones as a line holds.
 
-    also: what else the name may be, said where none is near.
+    also: what else the name may be, said before a long list.
     """
     near = near_names(name, known)
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        return f"did you mean {' or '.join(near)}?{also and f' ({also})'}"
     names = [str(one) for one in known] or ["none"]
     held = max(1, sum(length <= _MOST_KNOWN for length in accumulate(len(one) + 2 for one in names)))
     more = [f"and {len(names) - held} more"] if held < len(names) else []
