@@ -208,7 +208,7 @@ def test_unknown_config_keys_are_refused():
         ModelConfig.from_dict(values | {"layers": [{"mixer": {"kind": "attention", "heads": 4}}]})
     with pytest.raises(
         unimatrix.UserError,
-        match="mixer: unknown kind 'mamba'; another package's: .*; known: attention, matrix_state",
+        match=r"mixer: unknown kind 'mamba'; another package's: .*; known: attention, matrix_state",
     ) as caught:
         ModelConfig.from_dict(values | {"layers": [{"mixer": {"kind": "mamba"}}]})
     # else the commands cut out its middle
