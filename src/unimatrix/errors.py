@@ -21,7 +21,7 @@ class UserError(ValueError):
 
 
 class TrainingStopped(UserError):
-    """A run that cannot go on: its loss or weights are no longer finite, or the model refused them."""
+    """A run that cannot go on: its loss, its weights or what the model made of them is no longer finite."""
 
 
 class NotFinite(UserError):

@@ -9,7 +9,7 @@ import torch
 from ragged import ragged
 
 from unimatrix.data.tasks import IGNORE, TASKS, MQARConfig, RecallConfig, mqar, recall
-from unimatrix.errors import TrainingStopped, UserError
+from unimatrix.errors import NotFinite, TrainingStopped, UserError
 from unimatrix.evals import task_score
 from unimatrix.hf import load
 from unimatrix.hf.checksums import write_checksums
@@ -149,6 +149,21 @@ def test_a_variant_without_a_finite_loss_takes_nothing_else_with_it(fit, tiny_re
     wrong = TASK.num_pairs
     with pytest.raises(TrainingStopped, match="expected a finite loss, got nan nats per answer"):
         fit(tiny_recall(task=task, steps=1), name="other")
+
+
+def test_what_training_is_refused_besides_is_no_end_of_the_run(fit, tiny_recall, monkeypatch):
+    """Memory may be there the next time, and a number that is not finite is not finite again."""
+    for kind, ends in ((UserError, False), (NotFinite, True)):
+
+        def refuse(*_, kind=kind, **__):
+            raise kind("it is too much")
+
+        monkeypatch.setattr(sources, "task_sums", refuse)
+        with pytest.raises(
+            UserError, match=r"^training stopped at step 1: it is too much; the last"
+        ) as raised:
+            fit(tiny_recall(steps=1), name=kind.__name__)
+        assert isinstance(raised.value, TrainingStopped) == ends
 
 
 def test_a_depth_without_a_finite_loss_takes_nothing_else_with_it(fit, tiny_recall, monkeypatch):

@@ -7,6 +7,7 @@ Letters, everywhere in the project:
 The aliases are plain tensors to Python; the comment gives the shape, and the ops check it.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -139,8 +140,8 @@ def check_range(name: str, x: Tensor, low: float, high: float) -> None:
 
 
 def _refusal(number: float, expected: str) -> UserError:
-    """Of NaN, which no caller chose, a NotFinite."""
-    kind = NotFinite if number != number else UserError
+    """Of NaN or infinity, which no caller chose, a NotFinite."""
+    kind = UserError if math.isfinite(number) else NotFinite
     return kind(f"{expected}, got {number:g}")
 
 

@@ -317,11 +317,15 @@ class Run:
 
     @contextmanager
     def _stopping_at(self, step: int) -> Iterator[None]:
-        """A UserError that leaves the block tells the step: a model refuses NaN before there is a loss."""
+        """A UserError that leaves the block tells the step: a model refuses NaN before there is a loss.
+
+        Of a number that is not finite it is the run's end; of all else, such as memory, nobody knows that.
+        """
         try:
             yield
         except UserError as error:
-            raise TrainingStopped(f"training stopped at step {step}: {error}; {self._kept}") from error
+            kind = TrainingStopped if isinstance(error, NotFinite) else UserError
+            raise kind(f"training stopped at step {step}: {error}; {self._kept}") from error
 
     def _not_finite(self, what: str, step: int) -> TrainingStopped:
         words = f"{what} is no longer a finite number at step {step}"
