@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -59,7 +60,7 @@ GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
 def _faults(start: str, **environment: str) -> tuple[bool | None, int]:
     """What a fresh process that began so said, and how many pages it then asked for in a few large blocks."""
-    clean = {name: value for name, value in os.environ.items() if name not in memory.TOLD_BY}
+    clean = {name: value for name, value in os.environ.items() if name not in memory._TOLD_BY}
     done = subprocess.run(
         [sys.executable, "-c", STARTS[start] + COUNTED],
         env=clean | environment,
@@ -89,3 +90,25 @@ def test_processes_of_our_own_keep_what_they_free(start):
 def test_what_the_environment_says_goes_first():
     for name, value in KEPT_BY_ENVIRONMENT.items():
         assert _faults("told", **{name: value})[0] is False
+    if GLIBC:
+        pages = BLOCK_BYTES // os.sysconf("SC_PAGE_SIZE")
+        assert _faults("by_itself", **KEPT_BY_ENVIRONMENT)[1] < 2 * pages
+
+
+def test_an_older_glibc_that_takes_no_such_bound_gets_the_most_that_it_takes(monkeypatch):
+    asked = []
+
+    def mallopt(what, size):
+        asked.append((what, size))
+        return int(what != memory._MMAP_THRESHOLD or size <= 2**25)
+
+    for name in memory._TOLD_BY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: types.SimpleNamespace(mallopt=mallopt))
+    assert memory.keep_freed_memory()
+    assert asked == [(-3, 2**30), (-3, 2**25), (-1, 2**30)]
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: types.SimpleNamespace(mallopt=lambda *_: 0))
+    assert not memory.keep_freed_memory()
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: types.SimpleNamespace())
+    assert not memory.keep_freed_memory()

@@ -11,13 +11,13 @@ from unimatrix.errors import UserError
 # where a container's limit stands, in either version of Linux's control groups
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
-# what glibc's allocator is told: up to so much stays with the process, by the environment or by mallopt,
-# whose numbers for the same two these are
 KEPT_BYTES = 2**30
-KEPT_BY_ENVIRONMENT = {name: str(KEPT_BYTES) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+# for a process that cannot tell its glibc by itself: no block is the system's own, whatever its size
+KEPT_BY_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES), "MALLOC_MMAP_MAX_": "0"}
 # what a user may have told glibc already
-TOLD_BY = (*KEPT_BY_ENVIRONMENT, "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+_TOLD_BY = (*KEPT_BY_ENVIRONMENT, "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's numbers of them
+_MOST_IN_OLDER_BYTES = 2**25  # of an older glibc's _MMAP_THRESHOLD
 
 
 def keep_freed_memory() -> bool:
@@ -25,16 +25,20 @@ def keep_freed_memory() -> bool:
 
     glibc returns large blocks to the system at once, and of the next one every page is asked for and cleared
     anew: that is 6 to 40 % of a training step's time (docs/performance.md). It cannot be undone, so it is for
-    processes of our own: a command's, and those that it starts. Blocks of more than KEPT_BYTES still go back.
-    Other C libraries are left alone, and so is glibc where the environment tells it something of this kind.
+    processes of our own, a command's and those that it starts, and for whoever asks. Blocks of more than
+    KEPT_BYTES still go back, in an older glibc those of more than 32 MiB. Other C libraries are left alone,
+    and so is glibc where the environment tells it something of this kind.
     """
-    if sys.platform != "linux" or any(name in os.environ for name in TOLD_BY):
+    if sys.platform != "linux" or any(name in os.environ for name in _TOLD_BY):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is None:
         return False
-    answers = [mallopt(what, KEPT_BYTES) for what in (_TRIM_THRESHOLD, _MMAP_THRESHOLD)]
-    return answers == [1, 1]
+    # the first of the two: the other alone would leave a threshold that no longer grows with what is freed
+    sizes = (KEPT_BYTES, _MOST_IN_OLDER_BYTES)
+    return any(mallopt(_MMAP_THRESHOLD, size) == 1 for size in sizes) and (
+        mallopt(_TRIM_THRESHOLD, KEPT_BYTES) == 1
+    )
 
 
 @cache
