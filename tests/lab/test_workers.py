@@ -18,6 +18,7 @@ from unimatrix.lab.training import THREADS, Book, Trained, train_in_turn
 from unimatrix.lab.workers import train_side_by_side
 from unimatrix.train import latest_checkpoint
 from unimatrix.train.progress import PlainConsole
+from unimatrix.train.run import Run
 
 SHORT_RUNS = SHORT.experiments
 # minutes, if nobody stops them
@@ -86,6 +87,19 @@ def test_side_by_side_gives_the_numbers_of_one_after_another_and_ctrl_c_stops_an
     assert sorted(steps)[:2] == [2, 2]
     assert min(sorted(steps)[2:]) >= 200
     assert any(step % 200 for step in sorted(steps)[2:]), "saved on the way out, not only on the way"
+
+
+def test_ctrl_c_in_a_run_that_then_cannot_go_on_stops_those_behind_it(tmp_path, monkeypatch) -> None:
+    def lost(run) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise TrainingStopped("training stopped: the loss (nan)")
+
+    monkeypatch.setattr(Run, "train_step", lost)
+    noted, quiet = Noted(), PlainConsole(quiet=True)
+    stopped = train_in_turn(SHORT_RUNS, corpus=counting(), out=tmp_path, console=quiet, book=noted.book)
+    assert stopped == signal.SIGINT
+    assert noted.begun == [SHORT_RUNS[0].name]
+    assert noted.gave_up.keys() == {SHORT_RUNS[0].name}
 
 
 def test_a_run_that_cannot_go_on_is_told_and_those_behind_it_are_trained(tmp_path) -> None:

@@ -237,9 +237,9 @@ def _try(
     beside = {OF_THE_BUDGET: budget.seconds, **space.told(draw)}
     quiet = PlainConsole(quiet=True)
 
-    def diverged(why: TrainingStopped) -> tuple[Result, GaveUp, None]:
+    def diverged(why: TrainingStopped) -> tuple[Result, GaveUp, int | None]:
         row = _diverged(experiment, corpus, beside, threads)
-        return row, run_that_gave_up(experiment, why, corpus), None
+        return row, run_that_gave_up(experiment, why, corpus), why.signal
 
     with TemporaryDirectory() as folder:
         try:

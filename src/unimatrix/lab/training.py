@@ -89,6 +89,8 @@ def train_in_turn(
             )
         except TrainingStopped as why:
             book.gave_up(experiment, why)
+            if why.signal is not None:
+                return why.signal
             continue
         if trained.result is not None:
             book.finished(experiment, trained)

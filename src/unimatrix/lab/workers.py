@@ -104,6 +104,7 @@ def train_side_by_side(
                     trained = worker.answer()
                 except TrainingStopped as why:
                     book.gave_up(experiment, why)
+                    stopped = stopped or why.signal
                 except (UserError, OSError, RuntimeError) as error:
                     failed = failed or error
                     continue
