@@ -10,6 +10,7 @@ import types
 import pytest
 
 from unimatrix import memory
+from unimatrix.bench.processes import in_fresh_processes
 from unimatrix.errors import UserError
 from unimatrix.memory import KEPT_BY_ENVIRONMENT
 
@@ -40,7 +41,7 @@ print(json.dumps([kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - bef
 STARTS = {
     "by_itself": "kept = None",
     "told": "from unimatrix.memory import keep_freed_memory\nkept = keep_freed_memory()",
-    "a_command": "from unimatrix.cli import main\nkept = main(['models', '--count']) == 0",
+    "a_command": "from unimatrix.cli import main\nkept = main(['train', '--resume']) == 2",
     "a_worker": """
 from multiprocessing import Pipe
 from unimatrix.lab import workers
@@ -49,10 +50,6 @@ ours, theirs = Pipe()
 ours.close()
 workers._work(theirs, None, None)
 kept = True
-""",
-    "a_measurement": """
-from unimatrix.bench.timing import time_in_turns
-kept = bool(time_in_turns({"a": lambda: None}, seconds=1e-3))
 """,
 }
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
@@ -70,6 +67,23 @@ def _faults(start: str, **environment: str) -> tuple[bool | None, int]:
     )
     kept, faults = json.loads(done.stdout.splitlines()[-1])
     return kept, faults
+
+
+def _faults_here() -> int:
+    found: dict = {"kept": None, "print": lambda line: found.update(told=line)}
+    exec(COUNTED, found)
+    return json.loads(found["told"])[1]
+
+
+def test_a_process_of_a_measurement_keeps_it_but_where_memory_is_measured(monkeypatch):
+    for name in memory._TOLD_BY:
+        monkeypatch.delenv(name, raising=False)
+    (timed,), (weighed,) = (
+        in_fresh_processes(_faults_here, [{}], weighed=weighed) for weighed in (False, True)
+    )
+    pages = BLOCK_BYTES // os.sysconf("SC_PAGE_SIZE")
+    assert timed < 2 * pages or not GLIBC
+    assert weighed > (ROUNDS - 1) * pages or weighed < pages
 
 
 @pytest.mark.parametrize("start", [name for name in STARTS if name != "by_itself"])

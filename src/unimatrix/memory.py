@@ -15,7 +15,7 @@ KEPT_BYTES = 2**30
 # for a process that cannot tell its glibc by itself: no block is the system's own, whatever its size
 KEPT_BY_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES), "MALLOC_MMAP_MAX_": "0"}
 # what a user may have told glibc already
-_TOLD_BY = (*KEPT_BY_ENVIRONMENT, "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+_TOLD_BY = (*KEPT_BY_ENVIRONMENT, "MALLOC_MMAP_THRESHOLD_")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's numbers of them
 _MOST_IN_OLDER_BYTES = 2**25  # of an older glibc's _MMAP_THRESHOLD
 
@@ -25,11 +25,16 @@ def keep_freed_memory() -> bool:
 
     glibc returns large blocks to the system at once, and of the next one every page is asked for and cleared
     anew: that is 6 to 40 % of a training step's time (docs/performance.md). It cannot be undone, so it is for
-    processes of our own, a command's and those that it starts, and for whoever asks. Blocks of more than
-    KEPT_BYTES still go back, in an older glibc those of more than 32 MiB. Other C libraries are left alone,
-    and so is glibc where the environment tells it something of this kind.
+    commands that train or measure time, for the processes that these start, and for whoever asks. What is
+    kept is at most KEPT_BYTES at the heap's end, and all that lies before a block still in use: steps that
+    are alike take what the ones before them left, but what grows, such as a cache of keys, may need twice
+    the memory. Single blocks of more than KEPT_BYTES still go back, in an older glibc those of more than 32
+    MiB. Other C libraries are left alone, and so is glibc where the environment tells it something of this
+    kind.
     """
-    if sys.platform != "linux" or any(name in os.environ for name in _TOLD_BY):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    told = any(name in os.environ for name in _TOLD_BY) or "glibc.malloc." in tunables
+    if sys.platform != "linux" or told:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is None:

@@ -466,6 +466,19 @@ def test_runs_of_several_threads_have_the_machine_to_themselves(tmp_path, go, mo
     }
 
 
+def test_a_recipe_that_names_a_device_stays_on_it() -> None:
+    one, other = (dataclasses.replace(row.experiment) for row in SHORT.rows[:2])
+    one = dataclasses.replace(one, loop=dataclasses.replace(one.loop, device="cpu"))
+    other = dataclasses.replace(other, loop=dataclasses.replace(other.loop, device="auto"))
+    rows = tuple(
+        dataclasses.replace(row, experiment=found)
+        for row, found in zip(SHORT.rows, (one, other), strict=False)
+    )
+    study = dataclasses.replace(SHORT, rows=rows, claims=())
+    planned = run_module._plan((study,), seeds=(7,), device="cuda", source="embedded")
+    assert [run.loop.device for run in planned] == ["cpu", "cuda"]
+
+
 def test_what_is_timed_takes_a_step_before_it_counts_and_is_never_taken_from_an_old_checkpoint(
     tmp_path, go, monkeypatch
 ) -> None:
@@ -493,6 +506,15 @@ def test_what_is_timed_takes_a_step_before_it_counts_and_is_never_taken_from_an_
     assert again[other, 7].seconds == first[other, 7].seconds
     assert again[timed, 7].seconds != first[timed, 7].seconds
     assert again[timed, 7].metrics == first[timed, 7].metrics
+    # but one that was stopped while it was evaluated goes on there: no row was ever made of it
+    path.unlink()
+    (mark,) = (tmp_path / "out" / "runs").glob(f"{timed}-seed7-*/run.json")
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"metrics": None}))
+    steps.clear()
+    go(studies=(several,), seeds=(7,))
+    assert Counter(steps) == {(timed, 7): 1}
+    (row,) = read_results(path)
+    assert row.seconds == again[timed, 7].seconds
 
 
 def test_a_changed_setting_is_never_shown_from_committed_runs(tmp_path, go, committed) -> None:

@@ -206,7 +206,7 @@ def test_ctrl_c_while_steps_are_timed_or_after_the_last_one_loses_nothing(tmp_pa
         go()
     assert stopped.value.signal == signal.SIGINT
     assert not (tmp_path / SEARCH).exists()
-    monkeypatch.undo()
+    monkeypatch.setattr(Run, "train_step", step)
 
     def late(experiment, **given):
         return dataclasses.replace(train(experiment, **given), stop_signal=signal.SIGTERM)
@@ -297,6 +297,56 @@ def test_a_run_that_took_other_seconds_is_timed_and_trained_again(go, monkeypatc
     assert (len(timed), left) == (len(took), [])
 
 
+def test_of_uneven_tries_that_diverge_or_are_stopped(go, monkeypatch) -> None:
+    """What was measured before a try that diverges counts; nothing of a run that is stopped between tries."""
+    train, ends = module.train_one, []
+
+    def trained(experiment, **given):
+        found = train(experiment, **given)
+        end = ends.pop(0)
+        if isinstance(end, TrainingStopped):
+            raise end
+        seconds, signal_ = end
+        result = dataclasses.replace(found.result, seconds=seconds)
+        return dataclasses.replace(found, result=result, stop_signal=signal_)
+
+    def run():
+        return module._run(*(SPACES[0], (0, 0), 0), corpus=counting(), budget=BUDGET, threads=1)
+
+    monkeypatch.setattr(module, "UNEVEN", 0.1)
+    monkeypatch.setattr(module, "train_one", trained)
+    lost = TrainingStopped("training stopped: the loss (nan)")
+    lost.signal = signal.SIGINT
+    ends += [(0.03, None), lost]
+    row, gave_up, came = run()
+    assert (row.seconds, gave_up, came) == (0.03, None, signal.SIGINT)
+    ends += [lost]
+    row, gave_up, came = run()
+    assert DIVERGED in row.metrics
+    assert gave_up is not None
+    assert came == signal.SIGINT
+    ends += [(0.03, signal.SIGTERM)]
+    with pytest.raises(Stopped):
+        run()
+    ends += [(0.02, signal.SIGTERM)]
+    assert run()[2] == signal.SIGTERM
+    assert ends == []
+
+
+def test_ctrl_c_at_a_number_that_is_not_finite_is_not_lost(go, monkeypatch) -> None:
+    train = module.train_one
+
+    def blow_up(experiment, **given):
+        trained = train(experiment, **given)
+        metrics = trained.result.metrics | {"bpb": float("nan")}
+        result = dataclasses.replace(trained.result, metrics=metrics)
+        return dataclasses.replace(trained, result=result, stop_signal=signal.SIGINT)
+
+    monkeypatch.setattr(module, "train_one", blow_up)
+    with pytest.raises(Stopped):
+        go()
+
+
 def test_nothing_is_learned_while_steps_are_timed(monkeypatch) -> None:
     step, rates = Run.train_step, []
 
@@ -339,7 +389,7 @@ def made_run(space, draw, *, number, value, steps):
     return dataclasses.replace(row, metrics=row.metrics | beside, machine="here", threads=2)
 
 
-def test_recipes_know_the_runs_of_their_search_by_budget_machine_threads_and_text() -> None:
+def test_recipes_know_the_runs_of_their_search_by_all_that_made_them() -> None:
     row = made_run(SPACES[0], (0, 0), number=2, value=2.0, steps=5)
     recipes = Recipes(
         text="counting",

@@ -143,6 +143,27 @@ def test_at_the_end_a_stream_is_read_too(fit, tiny, documents, preset, pack):
     )
 
 
+@pytest.mark.parametrize("share", [0, 1])
+def test_where_one_process_s_share_is_refused_all_hear_of_it_at_the_same_sum(tiny, text, share):
+    """Else one would wait for the other's, or add it to another number's."""
+    model = build("unimatrix-core", d_model=8, num_heads=2, depth=1)
+    real, summed = model.forward, []
+
+    def forward(input_ids, *rest, **more):
+        if share == 1:
+            raise NotFinite("log_retention: expected numbers at most 0, got nan")
+        return real(input_ids, *rest, **more)
+
+    def add_up(sums):
+        summed.append(sums.isnan().item())
+        return sums + torch.nan  # the other's
+
+    model.forward = forward
+    with pytest.raises(NotFinite):
+        source_of(tiny(), text).evaluate(model, seed=7, extent="part", share=(share, 2), add_up=add_up)
+    assert summed == [share == 1]
+
+
 def test_a_stream_that_grows_beyond_all_numbers_takes_nothing_else_with_it(fit, tiny, monkeypatch):
     def refuse(*_, **__):
         raise NotFinite("evaluation: expected a finite loss, got nan nats per byte")

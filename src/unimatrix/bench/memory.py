@@ -75,7 +75,7 @@ def measure(
         raise UserError("bench memory: expected at least one model and pass")
     same = {"passes": passes, "batch": batch, "length": length, "device": device}
     calls = [{"model": model} | same for model in models]
-    found = in_fresh_processes(peaks, calls, at_once=2 if device == "cpu" else 1)
+    found = in_fresh_processes(peaks, calls, at_once=2 if device == "cpu" else 1, weighed=True)
     return [row for rows in found for row in rows]
 
 

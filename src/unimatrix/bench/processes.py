@@ -17,16 +17,22 @@ from typing import Any
 import torch
 
 from unimatrix.errors import UserError
+from unimatrix.memory import keep_freed_memory
 
 _POLL_S = 0.01
 
 
 def in_fresh_processes(
-    function: Callable[..., Any], calls: Sequence[Mapping[str, Any]], *, at_once: int = 1
+    function: Callable[..., Any],
+    calls: Sequence[Mapping[str, Any]],
+    *,
+    at_once: int = 1,
+    weighed: bool = False,
 ) -> list[Any]:
     """What `function` gives for each call's arguments, every call in a new process with as many threads.
 
-    at_once: how many run side by side: 1 where time is measured.
+    at_once: how many run side by side: 1 where time is measured. weighed: it is memory that is measured, so
+    what is freed goes back to the system; else it is kept, as by the command that trains.
     Whatever is raised meanwhile, Ctrl-C too, ends the processes at once and calls no further ones.
 
     Raises:
@@ -37,8 +43,8 @@ def in_fresh_processes(
         max_workers=at_once,
         mp_context=get_context("spawn"),
         max_tasks_per_child=1,
-        initializer=torch.set_num_threads,
-        initargs=(torch.get_num_threads(),),
+        initializer=_begin,
+        initargs=(torch.get_num_threads(), weighed),
     ) as pool:
         try:
             with _ctrl_c_held_back():
@@ -57,6 +63,12 @@ def in_fresh_processes(
                         child.kill()
                 time.sleep(_POLL_S)
             raise
+
+
+def _begin(num_threads: int, weighed: bool) -> None:
+    torch.set_num_threads(num_threads)
+    if not weighed:
+        keep_freed_memory()
 
 
 @contextmanager

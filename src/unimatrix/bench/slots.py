@@ -59,7 +59,9 @@ def run(
         inputs, state = full_memory(count, length)
         calls |= {(count, what): _call(inputs, state, top_k, what) for what in ("forward", "training")}
     timings = time_in_turns(calls, seconds=seconds * len(slots))
-    peaks = in_fresh_processes(peak, [{"count": n, "top_k": top_k, "length": length} for n in slots])
+    peaks = in_fresh_processes(
+        peak, [{"count": n, "top_k": top_k, "length": length} for n in slots], weighed=True
+    )
     rows = []
     for count, memory in zip(slots, peaks, strict=True):
         us = {what: 1e6 * timings[count, what].median_s / length for what in ("forward", "training")}

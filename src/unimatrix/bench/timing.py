@@ -12,7 +12,6 @@ from typing import TypeVar
 import torch
 
 from unimatrix.errors import UserError
-from unimatrix.memory import keep_freed_memory
 
 Key = TypeVar("Key")
 
@@ -52,7 +51,6 @@ def time_in_turns(
     before each turn's: it finds the caches full of another candidate's numbers, which none meets that runs
     alone. before: what is done, untimed, before each call of a candidate.
     """
-    keep_freed_memory()  # as every command does; in a process that one started it is said again
     before = dict.fromkeys(candidates, _nothing) | dict(before or {})
     assert before.keys() == candidates.keys()
     if min_rounds < 1 or seconds <= 0:

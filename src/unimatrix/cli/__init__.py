@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from unimatrix.cli.again import imported
 from unimatrix.errors import UserError, did_you_mean, shown
 from unimatrix.extras import EXTRA_OF, MissingPackage
-from unimatrix.memory import keep_freed_memory
 
 BAD_INPUT, PIPE_CLOSED, CTRL_C = 2, 141, 130
 LONGEST_LINE = 280
@@ -150,9 +149,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     command = _choose(arguments[0])
     try:
-        run = importlib.import_module(command.module).run
-        keep_freed_memory()
-        return run(list(arguments[1:]))
+        return importlib.import_module(command.module).run(list(arguments[1:]))
     except MissingPackage as error:
         missing = error
     except ModuleNotFoundError as error:

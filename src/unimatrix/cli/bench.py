@@ -25,6 +25,7 @@ from unimatrix.bench.terminal import throughput_tables
 from unimatrix.cli.arguments import parse
 from unimatrix.codec import read_json
 from unimatrix.errors import UserError, did_you_mean, shown
+from unimatrix.memory import keep_freed_memory
 from unimatrix.models import peer_presets, preset_config, presets, task_presets
 from unimatrix.studies.beyond import fights
 from unimatrix.train.launch import device_kind
@@ -332,6 +333,7 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(f"unknown measurement {shown(name)}; {did_you_mean(name, MEASUREMENTS)}")
     measurement = MEASUREMENTS[name]
     options = parse(measurement.options, rest, command=f"bench {name}", about=measurement.about)
+    keep_freed_memory()
     settings = asdict(options)
     _check(settings)
     threads = settings.pop("threads")

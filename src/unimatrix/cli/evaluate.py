@@ -15,7 +15,7 @@ from unimatrix.cli.progress import progress_on_stderr
 from unimatrix.cli.trained import training_settings
 from unimatrix.data import Split
 from unimatrix.data.tasks import TaskConfig, task_of
-from unimatrix.errors import UserError
+from unimatrix.errors import NotFinite, UserError
 from unimatrix.evals import (
     StreamBits,
     TaskScore,
@@ -132,17 +132,22 @@ def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> in
             return score(progress=advance)
 
     score = measured(task)
-    variants = {name: (config, measured(config)) for name, config in task_of(task).variants(task).items()}
+    variants: dict[str, tuple[TaskConfig, TaskScore | None]] = {}
+    for name, config in task_of(task).variants(task).items():
+        try:
+            variants[name] = config, measured(config)
+        except NotFinite:  # as in training: it has no such number, and all else stays
+            variants[name] = config, None
     if options.json:
         about = {"seed": seed, "task": {"kind": task.kind} | dataclasses.asdict(task)}
-        parts = {name: _score_values(config, part) for name, (config, part) in variants.items()}
+        parts = {name: part and _score_values(config, part) for name, (config, part) in variants.items()}
         print(json.dumps(_score_values(task, score) | about | {"variants": parts}))
         return 0
     print(score_text(task, loss=score.loss, accuracy=score.accuracy))
     print(f"{task.kind}, {score.num_sequences:,} sequences of length {task.length} from seed {seed}")
     for name, (config, part) in variants.items():
-        text = score_text(config, loss=part.loss, accuracy=part.accuracy)
-        print(f"{variant_title(task, name)}: {text}")
+        text = part and score_text(config, loss=part.loss, accuracy=part.accuracy)
+        print(f"{variant_title(task, name)}: {text or NO_FINITE_LOSS}")
     return 0
 
 
@@ -165,6 +170,9 @@ def _asked(options: Options, task: TaskConfig) -> TaskConfig:
 
 def _score_values(task: TaskConfig, score: TaskScore) -> dict[str, float]:
     return dataclasses.asdict(score) | {"chance": 100.0 * task_of(task).chance(task)}
+
+
+NO_FINITE_LOSS = "its loss is no finite number"
 
 
 def variant_title(task: TaskConfig, name: str) -> str:

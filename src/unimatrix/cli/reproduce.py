@@ -14,6 +14,7 @@ from unimatrix.data import Corpus
 from unimatrix.errors import UserError
 from unimatrix.lab.run import first_seeds, reads_text, reproduce
 from unimatrix.lab.study import Study
+from unimatrix.memory import keep_freed_memory
 from unimatrix.studies import catalogue
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.train.config import Device
@@ -64,6 +65,7 @@ class Options:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="reproduce", about=ABOUT)
+    keep_freed_memory()
     seeds = _seeds(options)
     studies = tuple(catalogue.study(name) for name in options.studies)
     jobs = _jobs(options)

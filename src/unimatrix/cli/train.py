@@ -20,13 +20,14 @@ from unimatrix.cli.arguments import (
     option_value,
     parse,
 )
-from unimatrix.cli.evaluate import score_text, variant_title
+from unimatrix.cli.evaluate import NO_FINITE_LOSS, score_text, variant_title
 from unimatrix.cli.model_options import ModelOptions, changed, of_changes
 from unimatrix.data import VOCAB_SIZE, Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
 from unimatrix.data.tasks import TASKS, TaskConfig, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import rates_text
+from unimatrix.memory import keep_freed_memory
 from unimatrix.models import ModelConfig, preset_config
 from unimatrix.train import Experiment, ModelChoice, TrainResult, train
 from unimatrix.train.config import BESIDE_CHANGES, TrackerName
@@ -103,6 +104,7 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
+    keep_freed_memory()
     recipe = _recipe(arguments)
     if recipe.task is not None:
         arguments = _with_seq_len(arguments)
@@ -217,7 +219,7 @@ def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
     for name, variant in task_of(task).variants(task).items():
         score = {kind: metrics.get(f"{kind}_{name}") for kind in ("loss", "accuracy")}
         found = {kind: value for kind, value in score.items() if value is not None}
-        told = score_text(variant, **found) if len(found) == len(score) else "its loss is no finite number"
+        told = score_text(variant, **found) if len(found) == len(score) else NO_FINITE_LOSS
         yield f"{variant_title(task, name)}: {told}"
 
 

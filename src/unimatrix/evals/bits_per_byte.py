@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unimatrix.data.documents import PackedBatch, packed
 from unimatrix.data.tasks import IGNORE
-from unimatrix.errors import UserError
+from unimatrix.errors import NotFinite, UserError
 from unimatrix.evals.model import (
     check_finite,
     check_text,
@@ -125,7 +125,8 @@ def nats_of_share(
         each: called with every batch's nats [B, T], 0 for a BOS, and where in the text's tokens, BOS among
             them, each window's first input lies, [B].
     Returns:
-        [] float64 on the model's device (float32 on MPS, which has no float64).
+        [] float64 on the model's device (float32 on MPS, which has no float64). NaN where the model refuses
+        numbers that it has come to.
     """
     limit = max_positions(model)
     if window < 1 or (limit is not None and window > limit):
@@ -154,7 +155,11 @@ def nats_of_share(
                 continue
             input_ids, labels, starts = PackedBatch.of(torch.from_numpy(windows).to(where))
             # of one text nothing is said: it may be read by any model
-            logits, left = model(input_ids, state, **({} if begins is None else {"starts": starts}))
+            try:
+                logits, left = model(input_ids, state, **({} if begins is None else {"starts": starts}))
+            except NotFinite:
+                # told by the sum, of which every process hears: none waits for another's
+                return total.fill_(torch.nan)
             state = None if carry is None else carry(left)
             losses = F.cross_entropy(
                 logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy
 import torch
 
 
+@cache
 def git_commit() -> str:
     """The commit this package's sources stand at, with "-dirty" if tracked files differ; else "unknown".
 
+    Of the first time that this process asks: what runs is what was there then, whatever is committed since.
     "unknown" covers an installed package too, even one inside some other project's checkout: only a checkout
     that tracks this very file is ours.
     """

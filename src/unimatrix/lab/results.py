@@ -147,7 +147,7 @@ class Result(RunRow):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GaveUp(RunRow):
-    """A run that could not go on: its loss is no longer a number, or the model refused a step.
+    """A run that could not go on: numbers that it came to are no longer finite.
 
     why: in training's words.
     """

@@ -371,7 +371,9 @@ def _plan(
     planned = []
     for seed in dict.fromkeys(seeds):
         for recipe in recipes.values():
-            loop = dataclasses.replace(recipe.loop, seed=seed, device=device)
+            # a recipe that names a device, as its steps are so many seconds there, stays on it
+            there = device if recipe.loop.device == "auto" else recipe.loop.device
+            loop = dataclasses.replace(recipe.loop, seed=seed, device=there)
             text = source if recipe.task is None else recipe.data
             planned.append(dataclasses.replace(recipe, data=text, loop=loop))
     return planned

@@ -214,19 +214,25 @@ def _run(
 ) -> tuple[Result, GaveUp | None, int | None]:
     """A run of these seconds, or of several tries the one that comes nearest to them.
 
+    Where a further try diverges, the nearest one before it counts. Of a run that is stopped before its tries
+    are done nothing is kept.
+
     Returns:
         Its row; why it diverged, if it did; a signal that came too late to stop it.
     """
     tries: list[Result] = []
     while True:
         row, gave_up, signal = _try(space, draw, number, corpus=corpus, budget=budget, threads=threads)
-        if gave_up is not None:
+        if gave_up is not None and not tries:
             return row, gave_up, signal
-        tries.append(row)
+        if gave_up is None:
+            tries.append(row)
         nearest = min(tries, key=lambda row: abs(row.seconds - budget.seconds))
         even = abs(nearest.seconds - budget.seconds) <= UNEVEN * budget.seconds
-        if even or signal is not None or len(tries) == _TRIES:
+        if even or gave_up is not None or len(tries) == _TRIES:
             return nearest, None, signal
+        if signal is not None:
+            raise Stopped(signal)
 
 
 def _try(
@@ -256,7 +262,9 @@ def _try(
         raise Stopped(trained.stop_signal)
     row = dataclasses.replace(trained.result, metrics={**trained.result.metrics, **beside})
     if not is_whole(row):
-        return diverged(TrainingStopped("a number that was measured is not finite"))
+        why = TrainingStopped("a number that was measured is not finite")
+        why.signal = trained.stop_signal
+        return diverged(why)
     return row, None, trained.stop_signal
 
 

@@ -21,14 +21,16 @@ from unimatrix.data import Corpus
 from unimatrix.errors import TrainingStopped
 from unimatrix.evals.compressors import COMPRESSORS, compressor_bits
 from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
+from unimatrix.extras import needs
 from unimatrix.lab.identity import resolve, run_identity
 from unimatrix.lab.results import GaveUp, Result, folder_name
 from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
-from unimatrix.train.checkpoint import TRAINER
 from unimatrix.train.interrupts import Interrupts
 from unimatrix.train.launch import device_kind, start_accelerator
-from unimatrix.train.records import read_trainer
+from unimatrix.train.memory import check_memory
+from unimatrix.train.records import read_run
 from unimatrix.train.run import Run
+from unimatrix.train.run_folder import MARK
 from unimatrix.train.sources import Source, source_of
 
 THREADS = 1
@@ -101,6 +103,8 @@ def train_in_turn(
 
 def _take_a_step(experiment: Experiment, *, corpus: Corpus | None, threads: int) -> int | None:
     """Train a copy for one step and forget it; a signal that came meanwhile."""
+    needs("accelerate")
+    check_memory(experiment)
     with computing_with(threads), torch.random.fork_rng(devices=[]), Interrupts() as interrupts:
         accelerator = start_accelerator(experiment)
         Run(experiment, source=source_for(experiment, corpus), accelerator=accelerator, data={}).train_step()
@@ -129,10 +133,10 @@ def train_one(
     source = source_for(experiment, corpus)
     folder = run_folder(out, experiment, source.describe())
     # a folder of ours without a checkpoint was killed before its first one: nothing to keep
-    checkpoint = latest_checkpoint(folder)
-    resume = checkpoint is not None
-    if timed and checkpoint is not None:
-        resume = read_trainer(checkpoint / TRAINER).step < experiment.loop.steps
+    resume = latest_checkpoint(folder) is not None
+    if resume and timed:
+        mark = read_run(folder / MARK)
+        resume = mark is None or mark.metrics is None
     text = corpus if experiment.task is None else None
     # a report knows rows alone, so each tells what the same stream costs programs; one may be missing
     programs = {} if text is None else _compressed(text, experiment.loop.stream_bytes)

@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from unimatrix.errors import TrainingStopped
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
     """Within the block the first Ctrl-C or SIGTERM sets `signal`; a second one acts as it always does.
 
-    Signals reach Python's main thread only; in another thread the block changes nothing.
+    Signals reach Python's main thread only; in another thread the block changes nothing. A TrainingStopped
+    that leaves the block has the signal too.
     """
 
     def __init__(self) -> None:
@@ -41,8 +44,10 @@ class Interrupts:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         self._restore()
+        if isinstance(error, TrainingStopped):
+            error.signal = error.signal or self.signal
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

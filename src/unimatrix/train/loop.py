@@ -14,7 +14,7 @@ from rich.console import Console
 
 from unimatrix.codec import described
 from unimatrix.data import Corpus
-from unimatrix.errors import TrainingStopped, UserTypeError, shown
+from unimatrix.errors import UserTypeError, shown
 from unimatrix.extras import needs
 from unimatrix.models import AnyModel, Mamba2, parameter_count
 from unimatrix.ops import backends_of
@@ -149,12 +149,8 @@ def train(
                 check_run_folder(out, experiment, data, resume=False, overwrite=overwrite)
             run_id = open_run_folder(out, experiment, data, overwrite=overwrite)
             curves = held.enter_context(tracking(experiment, logs=out / LOGS, run_id=run_id, start=run.step))
-        try:
-            interrupted = _advance(run, out, interrupts, curves, console)
-            metrics = None if interrupted else _finish(run, curves, interrupts)
-        except TrainingStopped as error:
-            error.signal = interrupts.signal
-            raise
+        interrupted = _advance(run, out, interrupts, curves, console)
+        metrics = None if interrupted else _finish(run, curves, interrupts)
         interrupted = metrics is None
         if metrics is not None and accelerator.is_main_process:
             record_metrics(out, metrics)
