@@ -237,6 +237,11 @@ def test_a_run_without_the_number_counts_as_lost_where_others_have_it(samples) -
     assert BELOW.judge(whole).outcome == "reproduced"
 
 
+def test_a_margin_of_nothing_is_no_minus_nothing(samples) -> None:
+    least = Comparison("Core - 4", bpb(CORE), "at or above", 4.0, BPB, bound=-0.0)
+    assert least.detail(least.difference(samples({CORE: runs(5.0)}))).endswith("; claimed: at or above 0")
+
+
 def test_a_gain_is_compared_with_a_gain_seed_by_seed(samples) -> None:
     with_pointer, without = "recall-no-dropout.unimatrix-sparse-pointer", "recall-no-dropout.no-pointer"
     values = samples(

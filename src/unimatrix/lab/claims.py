@@ -215,7 +215,7 @@ class Comparison:
             text += f", 95 % interval {bounds}, n = {interval.n} {counted}"
         if fixed is not None:
             text += f", mean {fixed + interval.mean:,.{digits}f} {self.unit.value}"
-        return f"{text}; claimed: {self.side} {self.bound:g}"
+        return f"{text}; claimed: {self.side} {self.bound + 0.0:g}"
 
 
 def _experiments(found: object) -> Iterator[Experiment]:
@@ -314,7 +314,7 @@ class SeedBySeedClaim:
             claimed += f", of which {_listed(missing)} {'has' if len(missing) == 1 else 'have'} not run"
         return (
             f"{comparison.label} = {each}, {unit.difference}",
-            f"{comparison.side} {comparison.bound:g} in {count} of {seeds}; {claimed}",
+            f"{comparison.side} {comparison.bound + 0.0:g} in {count} of {seeds}; {claimed}",
         )
 
 
