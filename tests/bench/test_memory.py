@@ -33,7 +33,7 @@ def test_without_a_peak_that_can_be_reset_it_is_said_how_it_was_measured(monkeyp
 
 def test_a_row_for_every_model_and_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        memory, "in_fresh_processes", lambda function, calls, at_once: [function(**each) for each in calls]
+        memory, "in_fresh_processes", lambda function, calls, **_: [function(**each) for each in calls]
     )
     models = ("unimatrix-core", "typed-latent")
     said: list[str] = []

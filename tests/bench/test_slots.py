@@ -11,7 +11,8 @@ from unimatrix.ops import slot_memory
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    def inline(function, calls):
+    def inline(function, calls, *, weighed):
+        assert weighed
         return [function(**arguments) for arguments in calls]
 
     monkeypatch.setattr(bench, "in_fresh_processes", inline)

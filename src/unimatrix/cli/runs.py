@@ -109,8 +109,8 @@ def _check_folder(folder: Path) -> None:
     whole = Path(os.path.abspath(folder))
     if _CHECKPOINT.fullmatch(whole.name) and os.path.lexists(whole.parent / MARK):
         raise UserError(
-            f"runs: expected a run's folder, got its checkpoint {shown(str(folder))}; the run is "
-            f"{shown(str(whole.parent))}"
+            f"runs: expected a run's folder, got its checkpoint {str(folder)!r}; the run is "
+            f"{str(whole.parent)!r}"
         )
 
 
