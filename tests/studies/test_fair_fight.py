@@ -21,7 +21,7 @@ from unimatrix.lab.search import SEARCH
 from unimatrix.models.estimate import estimate
 from unimatrix.studies import catalogue
 from unimatrix.studies.beyond.contestants import CONTESTANTS
-from unimatrix.studies.beyond.fair_fight import FAIR_FIGHT, NAMES, Reached, _When, fair_fight
+from unimatrix.studies.beyond.fair_fight import FAIR_FIGHT, NAMES, Reached, _weights, _When, fair_fight
 from unimatrix.studies.beyond.fights import RECIPES, TEXTS, fights
 from unimatrix.studies.catalogue import ALL
 from unimatrix.studies.paper.claims import PAPER
@@ -194,6 +194,18 @@ def test_every_study_has_its_models_its_threads_and_says_what_was_searched() -> 
         assert count == label(counts)
         assert found[1] in {row.label for row in main.trained}
         assert float(found[2]) == pytest.approx(100 * (count / 174_848 - 1), abs=0.06)
+
+
+def test_of_a_contestant_of_two_widths_both_count() -> None:
+    """Its recipe with votes may be another than the one without."""
+    plain = studies()[0].experiments[0]
+    changes = plain.model.changes | {"d_model": 2 * plain.model.changes["d_model"]}
+    wide = dataclasses.replace(plain, model=dataclasses.replace(plain.model, changes=changes))
+    for found in ((plain, wide), (wide, plain)):
+        counts = [estimate(one.model.resolved(VOCAB_SIZE)).parameters for one in found]
+        words = _weights(found, 174_848)
+        assert f"those here have {min(counts):,} (" in words
+        assert f"to {max(counts):,} (" in words
 
 
 def test_behind_a_search_on_tokenised_wikitext_2_all_fight_on_its_raw_form_and_tinyshakespeare() -> None:

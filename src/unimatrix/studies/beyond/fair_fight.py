@@ -329,8 +329,9 @@ def _heads(experiment: Experiment) -> str:
 
 def _weights(found: Sequence[Experiment], wanted: int) -> str:
     """How many weights the models have, and how far that is off what all were to have."""
-    models = {_label(one): CONTESTANTS[one.model.preset].counted(one.model) for one in found}
-    counts = {estimate(model.resolved(VOCAB_SIZE)).parameters: label for label, model in models.items()}
+    # with votes and without a contestant may have two widths
+    models = [(CONTESTANTS[one.model.preset].counted(one.model), _label(one)) for one in found]
+    counts = {estimate(model.resolved(VOCAB_SIZE)).parameters: label for model, label in models}
     ends = [
         f"{count:,} ({counts[count]}, {100 * (count / wanted - 1):+.1f} %)"
         for count in (min(counts), max(counts))
