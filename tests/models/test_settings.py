@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -10,6 +11,7 @@ from unimatrix import UserError
 from unimatrix.cli.model_options import SHORT, ModelOptions, changed, of_changes
 from unimatrix.hf import UniMatrixConfig
 from unimatrix.mixers import AttentionConfig, MatrixStateConfig, SlotMemoryConfig
+from unimatrix.mixers.registry import parts
 from unimatrix.models import ModelConfig, edit, preset_config, presets, setting, settings_of
 from unimatrix.train import Experiment, ModelChoice
 
@@ -129,7 +131,17 @@ def test_relative_widths_follow_the_model():
             {"num_head": 2},
             "preset unimatrix-core: unknown setting 'num_head'; .* num_heads",
         ),
-        ("unimatrix-core", {"parts.memory.num_slots": 2}, "unknown setting 'parts.memory.num_slots'"),
+        (
+            "unimatrix-core",
+            {"parts.memory.num_slots": 2},
+            "'parts.memory.num_slots'; this model has no part with num_slots; .* or parts.slots=slots$",
+        ),
+        ("unimatrix", {"slots": 2}, "'slots'; this model has no part with num_slots; .* parts.slots=slots$"),
+        ("unimatrix-core", {"scale": 2.0}, "no part with scale; one is added by head=scaled$"),
+        ("unimatrix-core", {"slot": 2}, "unknown setting 'slot'; known: "),
+        ("unimatrix", {"feed_forward": "mlp"}, r"did you mean layers\.\*\.feed_forward\?$"),
+        ("unimatrix", {"suffix": None}, r"did you mean parts\.suffix\?$"),
+        ("unimatrix", {"memory": "slots"}, "unknown setting 'memory'; known: "),
         ("unimatrix-sparse-pointer", {"parts.memory.num_slot": 2}, "did you mean parts.memory.num_slots"),
         ("unimatrix-core", {"layers.1.mixer": "attention"}, "expected a layer from 0 to 0, or \\*, got '1'"),
         (
@@ -166,6 +178,23 @@ def test_what_cannot_be_changed_is_named(preset, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         preset_config(preset, **changes)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_complaint_says_of_a_missing_part_is_so():
+    """Each path that it names, added, makes the setting known; of every setting of every kind."""
+    core, told = preset_config("unimatrix-core"), {}
+    for name in {name for part in parts().values() for name in part.settings}:
+        with pytest.raises(UserError) as caught:
+            edit(core, {name: object()})
+        if "no part with" in str(caught.value):
+            told[name] = re.findall(r"(\S+)=(\w+)(?: or|$)", str(caught.value))
+    assert told["write_gate"] == [("parts.slots", "slots")]
+    assert told["scale"] == [("head", "scaled")]
+    for name, paths in told.items():
+        assert paths
+        for path, kind in paths:
+            part = kind if kind != "classes" else {"kind": kind, "num_classes": 2, "first_token": 0}
+            assert any(known.endswith(f".{name}") for known in settings_of(edit(core, {path: part})))
 
 
 def test_the_first_value_of_a_name():

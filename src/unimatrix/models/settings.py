@@ -17,7 +17,8 @@ from unimatrix.codec import encode
 from unimatrix.data.settings import check_type
 from unimatrix.errors import UserError, UserTypeError, did_you_mean, shown
 from unimatrix.mixers import PartConfig
-from unimatrix.mixers.registry import part_from_json
+from unimatrix.mixers.part import Role
+from unimatrix.mixers.registry import part_from_json, parts
 from unimatrix.models.config import ModelConfig, Parts, check_known_settings
 from unimatrix.models.upgrade import MAX_DEPTH
 
@@ -32,6 +33,14 @@ ALIASES = {
 }
 # the end of a path that means the setting wherever it is; any other has to be of one part's name
 EVERYWHERE = frozenset({"num_heads", "state_dim", "backend"})
+# the path by which a part of a kind that a model lacks comes beside its others; a norm or head in their place
+_NEW_PLACE: Mapping[Role, str] = {
+    "mix": "layers.*.{kind}",
+    "feed": "layers.*.{kind}",
+    "model": "parts.{kind}",
+    "norm": "norm",
+    "head": "head",
+}
 # of the model itself, by way of what it is made of
 _DEPTH = "depth"
 
@@ -241,13 +250,21 @@ class _Edit:
             if has and path[-len(words) :] == words:
                 found.append((place, words[-1]))
         if not found:
-            raise UserError(
-                f"{self.what}: unknown setting {shown(key)}; {did_you_mean(key, self._known(key))}"
-            )
+            hint = self._absent(words[-1]) or did_you_mean(key, self._known(key))
+            raise UserError(f"{self.what}: unknown setting {shown(key)}; {hint}")
         if len({place.name for place, _ in found}) > 1 and words[-1] not in EVERYWHERE:
             paths = dict.fromkeys(f"{place}.{name}" for place, name in found)
             raise UserError(f"{self.what}: {_said(key)} could be {' or '.join(paths)}")
         return found
+
+    def _absent(self, name: str) -> str:
+        """The parts that have a setting of this name, and how to add one; nothing if the model has such."""
+        there = {type(part) for part in self._all().values()}
+        having = {kind: part for kind, part in parts().items() if name in part.settings}
+        if any(part.config in there for part in having.values()) or not having:
+            return ""
+        added = [f"{_NEW_PLACE[part.role].format(kind=kind)}={kind}" for kind, part in having.items()]
+        return f"this model has no part with {name}; one is added by {' or '.join(added)}"
 
     def _known(self, key: Any) -> list[str]:
         """What somebody who wrote `key` may have meant: names of settings, or paths."""
@@ -258,8 +275,16 @@ class _Edit:
         ]
         if "." in str(key):
             return [*map(str, self._all()), *paths]
+        wholes = [f"layers.*.{place.name}" for place in self._all() if place.layer is not None]
+        wholes += [str(place) for place in self._all() if place.layer is None]
+        if key in {path.rpartition(".")[2] for path in wholes}:
+            return [path for path in dict.fromkeys(wholes) if path.endswith(f".{key}")]
         names = dict.fromkeys(path.split(".")[-1] for path in paths)
-        aliases = [alias for alias, path in ALIASES.items() if path.split(".")[-1] in names]
+        aliases = [
+            alias
+            for alias, path in ALIASES.items()
+            if any(f".{known}".endswith(f".{path}") for known in paths)
+        ]
         return [*(field.name for field in dataclasses.fields(self.config)), _DEPTH, *names, *aliases]
 
     def _all(self) -> dict[_Place, PartConfig]:

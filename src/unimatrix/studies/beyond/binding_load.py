@@ -44,6 +44,8 @@ BAR = 99.0
 MARGIN = 2.0  # points below slots / pairs that still count as no worse
 SOURCE = NOT_IN_THE_PAPER
 WITH_SLOTS = "SparsePointer, by its slots"
+WITH_STORE = f"Core with a store of {USUAL_SLOTS}"
+PLACES = f"With {USUAL_SLOTS} slots or a store of {USUAL_SLOTS}"
 OTHERS = "Other models"
 
 
@@ -57,19 +59,20 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "transformer": ("transformer-modern", "Transformer, modern", {}),
     "core": ("unimatrix-core", "UniMatrix-Core", {}),
     "assoc": ("unimatrix-assoc", "UniMatrix-Assoc", {}),
-    "rosa-exact": ("unimatrix-rosa-exact", "UniMatrix-ROSA, exact, not voting", {}),
+    "rosa-exact": ("unimatrix-rosa-exact", "ROSA, exact, not voting", {}),
     "mamba2": ("mamba2", "Mamba-2", {}),
     "m2rnn": ("m2rnn", "M2RNN", {}),
-    "store": ("unimatrix-core", f"Core, surprise store of {USUAL_SLOTS}", _store("surprise")),
-    "store-oldest": ("unimatrix-core", "Core, that store, the oldest goes", _store("surprise-oldest")),
-    "store-random": ("unimatrix-core", f"Core, random store of {USUAL_SLOTS}", _store("random")),
-    "store-reservoir": ("unimatrix-core", f"Core, reservoir of {USUAL_SLOTS}", _store("reservoir")),
-    "unimatrix": ("unimatrix", "unimatrix, which votes by an automaton", {}),
+    "store": ("unimatrix-core", "Surprise store", _store("surprise")),
+    "store-oldest": ("unimatrix-core", "Surprise, oldest goes", _store("surprise-oldest")),
+    "store-random": ("unimatrix-core", "Random store", _store("random")),
+    "store-reservoir": ("unimatrix-core", "Reservoir", _store("reservoir")),
+    "unimatrix": ("unimatrix", "unimatrix, with votes", {}),
     "unimatrix-no-votes": ("unimatrix", "unimatrix, votes off", WITHOUT_VOTES),
 }
 LOOKS_BACK = ("transformer", "assoc")
+STORES = ("store", "store-oldest", "store-random", "store-reservoir")
 # which vote for what they keep, as slots do, and the one that votes for whatever it read
-EXACT = ("store", "store-oldest", "store-random", "store-reservoir", "unimatrix")
+EXACT = (*STORES, "unimatrix")
 
 
 def _each_once(cells: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -320,19 +323,17 @@ BY_GUESSING = _exact(
     | {REBOUND_KEY: 100.0 * mqar.guess_accuracy(replace(TRAINED_ON, num_rebound=REBOUND))},
 )
 POINTER_ROWS = {
-    slots: Row(experiment=found, label=f"SparsePointer, {slots:,} slots", group=WITH_SLOTS)
+    slots: Row(experiment=found, label=f"{slots:,} slots", group=WITH_SLOTS)
     for slots, found in POINTERS.items()
 }
 CROWDED_ROWS = tuple(
-    Row(
-        experiment=found,
-        label=f"SparsePointer, {slots:,} slots, trained on {CROWD[1]} pairs",
-        group=WITH_SLOTS,
-    )
+    Row(experiment=found, label=f"{slots:,} slots", group=f"SparsePointer, trained on {CROWD[1]} pairs")
     for slots, found in CROWDED.items()
 )
+BY_PAIRS = {key_of(PAIRS_LENGTH, number): number for number in PAIRS}
 OTHER_ROWS = tuple(
-    Row(experiment=found, label=MODELS[name][1], group=OTHERS) for name, found in OTHER.items()
+    Row(experiment=found, label=MODELS[name][1], group=WITH_STORE if name in STORES else OTHERS)
+    for name, found in OTHER.items()
 )
 FEWEST_FILLERS = min(TRAINED_ON.vocab_size - 2 * pairs for _, pairs in OF_PAIRS)
 
@@ -416,10 +417,17 @@ BINDING_LOAD = Study(
     figures=(
         _figure(
             "binding-load-pairs",
-            f"Accuracy by pairs in {PAIRS_LENGTH:,} tokens",
-            {key_of(PAIRS_LENGTH, number): number for number in PAIRS},
+            f"Accuracy by pairs in {PAIRS_LENGTH:,} tokens, SparsePointer",
+            BY_PAIRS,
             "pairs",
-            (*POINTER_ROWS.values(), *CROWDED_ROWS, *OTHER_ROWS),
+            (*POINTER_ROWS.values(), *CROWDED_ROWS),
+        ),
+        _figure(
+            "binding-load-pairs-others",
+            f"Accuracy by pairs in {PAIRS_LENGTH:,} tokens, others",
+            BY_PAIRS,
+            "pairs",
+            OTHER_ROWS,
         ),
     ),
     protocol=PROTOCOL,
@@ -452,7 +460,10 @@ BINDING_LENGTH = Study(
             "Accuracy by length, 4 pairs",
             {key_of(length, FEW): length for length in LENGTHS},
             "tokens in a sequence",
-            (POINTER_ROWS[USUAL_SLOTS], *OTHER_ROWS),
+            (
+                replace(POINTER_ROWS[USUAL_SLOTS], label=f"SparsePointer, {USUAL_SLOTS} slots", group=PLACES),
+                *(replace(row, group=PLACES) if row.group == WITH_STORE else row for row in OTHER_ROWS),
+            ),
         ),
     ),
     protocol=PROTOCOL,
