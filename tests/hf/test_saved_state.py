@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 import unimatrix
 from unimatrix.errors import UserError
 from unimatrix.hf import load_state, save_state
+from unimatrix.hf.saved_state import sha256_of
 from unimatrix.models import Parts, build, peer_presets, select_batch, state_bytes
 from unimatrix.ops.token_store import TokenStoreState
 from unimatrix.ops.token_store.reading import compact
@@ -116,12 +117,12 @@ def test_parts_in_another_order_are_another_model(tmp_path):
 
 
 def altered(path, change, **metadata):
-    """The file with other tensors."""
+    """The file with other tensors, whose checksum it has."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         about = {**file.metadata(), **metadata}
     change(tensors)
-    save_file(tensors, path, about)
+    save_file(tensors, path, about | {"tensors": sha256_of(tensors)} if "tensors" in about else about)
 
 
 def filled(name, value):
@@ -274,12 +275,33 @@ def test_tensors_that_no_state_has(tmp_path, change, said):
 def test_a_byte_that_is_no_bool_becomes_one(tmp_path):
     model, path = model_of("unimatrix-sparse-pointer", **SMALL), tmp_path / "state"
     save_state(model(IDS)[1], path, model)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = {name: text for name, text in file.metadata().items() if name != "tensors"}
+    save_file(tensors, path, about)  # as older files are, without a checksum of their own
+    assert same(load_state(path, model)[0], model(IDS)[1])
     whole = path.read_bytes()
     begins = 8 + int.from_bytes(whole[:8], "little")
     at = begins + json.loads(whole[8:begins])["parts.memory.previous.present"]["data_offsets"][0]
     path.write_bytes(whole[:at] + b"\x02" + whole[at + 1 :])
     present = load_state(path, model)[0].parts["memory"].previous.present
     assert present.view(torch.uint8).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_changed_bit_of_any_tensor_is_found(following, bit, tmp_path):
+    path = tmp_path / "state"
+    logits, state = following(IDS)
+    save_state(state, path, following, logits=logits[:, -1])
+    whole = path.read_bytes()
+    begins = 8 + int.from_bytes(whole[:8], "little")
+    places = {n: x["data_offsets"] for n, x in json.loads(whole[8:begins]).items() if n != "__metadata__"}
+    assert {"logits", "position", STORE} < places.keys()
+    for first, end in places.values():
+        for at in {begins + first, begins + end - 1} if first < end else ():
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+            with pytest.raises(UserError, match=r"state: wrong checksum, the file was changed or damaged$"):
+                load_state(path, following)
 
 
 def test_keys_and_values_of_different_lengths(tmp_path):

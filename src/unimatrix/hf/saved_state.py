@@ -6,6 +6,7 @@ them may come the `logits` of the token that comes next. Its metadata, all texts
     unimatrix_state    the version of this format
     config, versions   the model's configuration, resolved, and the version numbers of its parts, as JSON
     dtype, weights     of the model's weights, and their sha256
+    tensors            the sha256 of the file's own tensors; older files have none, and are taken as they are
 
 A state means something to the weights that made it and to no others, so a file of other weights is refused.
 Nothing in a file is trusted: names, shapes, dtypes and values are looked at before a model sees them, and of
@@ -41,7 +42,7 @@ from unimatrix.ops.token_store import TokenStoreState
 from unimatrix.ops.token_store.reading import compact, is_compact
 
 VERSION = "1"
-LOGITS = "logits"
+LOGITS, TENSORS = "logits", "tensors"
 MOST_COUNTED = 2**62  # of tokens: a count beyond would wrap around when more are read
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -72,7 +73,7 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named.items()}
     try:
         with replacing(path) as partial:
-            save_file(tensors, partial, _about(model))
+            save_file(tensors, partial, _about(model) | {TENSORS: sha256_of(tensors)})
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
         raise UserError(f"{shown(str(path))}: the state cannot be written ({reason})") from error
@@ -106,8 +107,12 @@ def load_state(
     check_fits(2 * size, what=f"{path}: {size:,} bytes", there=host_bytes())
     try:
         with safe_open(path, framework="pt") as file:
-            _check_about(file.metadata() or {}, model)
-            tensors = {name: _own(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            about = file.metadata() or {}
+            _check_about(about, model)
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if about.get(TENSORS, "") not in ("", sha256_of(found)):
+                raise UserError("wrong checksum, the file was changed or damaged")
+            tensors = {name: _own(tensor) for name, tensor in found.items()}
         return _checked(tensors, model, batch_size)
     except (SafetensorError, OSError) as error:
         raise UserError(
@@ -185,7 +190,7 @@ def _about(model: TextModel) -> dict[str, str]:
         "config": json.dumps(config.to_dict()),
         "versions": json.dumps(versions_of(config), sort_keys=True),
         "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
-        "weights": _weights(model),
+        "weights": sha256_of(model.state_dict()),
     }
 
 
@@ -225,10 +230,10 @@ def _settings(config: Any) -> dict[str, Any]:
     return {path: value for path, value in paths.items() if path.rpartition(".")[2] != "backend"}
 
 
-def _weights(model: TextModel) -> str:
-    """The sha256 of all weights and buffers, by name, dtype and shape."""
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of all of them, by name, dtype, shape and bytes, in the order of their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
