@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from unimatrix import atomic
-from unimatrix.atomic import replacing, write_json
+from unimatrix.atomic import append_lines, replacing, write_json
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -50,6 +50,17 @@ def test_what_is_stopped_leaves_the_file_that_was_there(tmp_path):
             stopped(stop)
         assert path.read_text() == "before"
         assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("begun", [b"", b'{"row": 0}\n'])
+def test_what_stands_before_a_new_line_is_whole(tmp_path, begun):
+    """A row that has lost its line break alone is one; a piece of a row is cut off, wherever it ends."""
+    path, row = tmp_path / "rows", '{"row": {"é": [1, 2.5]}}'.encode()
+    for end in range(len(row) + 1):
+        path.write_bytes(begun + row[:end])
+        append_lines(path, b'{"row": 2}\n')
+        kept = row + b"\n" if end == len(row) else b""
+        assert path.read_bytes() == begun + kept + b'{"row": 2}\n'
 
 
 APPEND = """

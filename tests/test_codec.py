@@ -227,6 +227,10 @@ def test_a_line_that_was_cut_short_is_one_of_ours(tmp_path: Path) -> None:
     for whole, torn in itertools.product((b"", b'{"a": 1}\n'), (b"", b"{", b'{"a')):
         path.write_bytes(whole + torn)
         assert len(list(read_json_lines(path))) == whole.count(b"\n")
+    # whole, as editors leave it that write no last line break
+    for begun in (b"", b'{"a": 1}\n', b'{"a": 1}\r\n'):
+        path.write_bytes(begun + b'{"a": 2}')
+        assert [value["a"] for _, value in read_json_lines(path)] == [1, 2][-1 - begun.count(b"\n") :]
     for text in (b"a note", b'{"a": 1}\nbehind it', b"[1"):  # it would be cut off
         path.write_bytes(text)
         with pytest.raises(UserError, match=r"rows, line \d: expected an object with fields, got"):

@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from unimatrix.codec import is_whole_object
+
 try:
     import fcntl
 except ImportError:  # Windows, where two processes may append to one file and lose a line
@@ -44,8 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def append_lines(path: Path, lines: bytes) -> None:
     """Append to a file of lines and wait until they are on the disk, in a folder that is made if need be.
 
-    A last line without its line break, of an earlier kill, is cut off first. Processes that append to one
-    file wait for each other.
+    A last line without its line break, of an earlier kill, is cut off first; a whole object that has lost its
+    line break alone gets it back. Processes that append to one file wait for each other.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; the lines before stay whole.
@@ -56,7 +58,10 @@ def append_lines(path: Path, lines: bytes) -> None:
             with suppress(OSError):  # a file system that has no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
+        there = file.read()
+        whole = there.rfind(b"\n") + 1
+        if is_whole_object(there[whole:]):
+            whole, lines = len(there), b"\n" + lines
         file.truncate(whole)
         try:
             file.write(lines)

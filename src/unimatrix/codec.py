@@ -103,8 +103,9 @@ def read_record(record: type[Record], path: Path) -> Record:
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """A place to complain of and the JSON value of each line, oldest first; none if there is no file.
 
-    A last line without its line break was cut short by a kill or a full disk: it is left out, because whoever
-    wrote it did not finish writing. Whoever appends will cut it off, so that it must have begun as an object.
+    A last line without its line break is a whole object that lost nothing else, as some editors leave it, or
+    was cut short by a kill or a full disk: that is left out, because whoever wrote it did not finish writing.
+    Whoever appends will cut it off, so that it must have begun as an object.
 
     Raises:
         UserError: a whole line is no JSON value, or the last one no beginning of an object; it names the file
@@ -119,6 +120,17 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         yield where, parse_json(line, where=where)
+    if is_whole_object(torn):
+        where = f"{path}, line {len(lines) + 1}"
+        yield where, parse_json(torn, where=where)
+
+
+def is_whole_object(line: bytes) -> bool:
+    """Whether a line of JSON is an object that ends: one that was cut short anywhere does not."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def parse_json(data: bytes | str, *, where: object) -> Any:

@@ -269,6 +269,24 @@ def test_eval_reads_the_text_it_was_trained_on_and_states_the_windowing(call, sm
     assert "windows of 16 bytes side by side, each starting afresh" in out
 
 
+@pytest.mark.parametrize(
+    "change", [lambda text: text[:1000], lambda text: "x" + text, lambda text: text + "xy"]
+)
+def test_eval_refuses_a_runs_own_text_that_has_changed(call, refused, small_run, tmp_path, change) -> None:
+    """Its parts are other bytes then: what is called test may have been trained on."""
+    text = tmp_path / "sea.txt"
+    whole = (small_run.parent / "sea.txt").read_text()
+    text.write_text(whole)
+    assert call("train", text, *SMALL, "--steps", "1", "--out", tmp_path / "run")[0] == 0
+    assert call("eval", tmp_path / "run", "--split", "test")[0] == 0
+    text.write_text(change(whole))
+    complaint = refused("eval", tmp_path / "run", "--split", "test")
+    assert f"data: the text that {tmp_path / 'run'} was trained on is another now: its part 't" in complaint
+    assert "--data names the text" in complaint
+    code, out, _ = call("eval", tmp_path / "run", "--split", "test", "--data", text)
+    assert (code, "sea.txt, test" in out) == (0, True)
+
+
 def test_eval_of_a_run_and_of_its_checkpoint_agree_and_say_what_training_said(call, small_run) -> None:
     _, of_run, _ = call("eval", small_run, "--json")
     _, of_checkpoint, _ = call("eval", small_run / "checkpoint-000004", "--json", "--batch-size", "3")

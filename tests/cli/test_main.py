@@ -253,6 +253,11 @@ def test_a_value_that_does_not_fit_is_named_with_its_option_whatever_the_option(
         (("reproduce", "--seeds", "9" * 30), "seed: expected a number below"),
         (("train", "x", "--eval-at"), "--eval-at: expected at least one, got none"),
         (("train", "x", "--steps"), "--steps: expected a whole number, got none"),
+        (
+            ("generate", "x", "--prompt", "- a"),
+            "--prompt: expected a text, got none; a text that begins",
+        ),
+        (("generate", "x", "--prompt", "--max-new-tokens", "3"), "--prompt: expected a text, got none\n"),
         (("train", "x", "--betas", "0.9"), "--betas: expected 2 numbers, got '0.9'"),
         (("train", "x", "--write-gate"), "--write-gate: expected True or False, got none"),
         (("train", "x", "y"), "expected options, got 'y'"),

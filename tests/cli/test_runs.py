@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from unimatrix.cli import reproduce as reproduce_module
+from unimatrix.hf.checksums import write_checksums
 from unimatrix.lab.results import folder_name
 from unimatrix.lab.run import Reproduction
 from unimatrix.studies.catalogue import ONLY_IN_FULL
@@ -81,6 +82,39 @@ def test_a_stopped_run_says_how_far_it_is_and_its_command_goes_on(call, tmp_path
     assert out.endswith(f"    {seen['resume']}\n")
     code, out, err = call(*shlex.split(seen["resume"])[1:])
     assert code == 0, err
+
+
+def test_all_steps_without_their_number_are_not_finished(call, run_folder):
+    """As where the evaluation at the end was stopped; older runs have no metrics, and are."""
+    change(run_folder / "run.json", metrics=None)
+    (seen,) = listed(call, run_folder)
+    assert (seen["state"], seen["step"], seen["steps"]) == ("stopped", 4, 4)
+    code, _, err = call(*shlex.split(seen["resume"])[1:])
+    assert code == 0, err
+    assert listed(call, run_folder)[0]["state"] == "finished"
+    mark = json.loads((run_folder / "run.json").read_text())
+    (run_folder / "run.json").write_text(json.dumps({name: mark[name] for name in mark if name != "metrics"}))
+    assert listed(call, run_folder)[0]["state"] == "finished"
+
+
+def test_without_its_mark_a_run_goes_on_by_its_checkpoint(call, run_folder):
+    stop_at(run_folder, step=4, of=6)
+    checkpoint = run_folder / "checkpoint-000004"
+    trainer = json.loads((checkpoint / "trainer.json").read_text())
+    trainer["experiment"]["loop"]["steps"] = 6
+    rewrite(checkpoint, experiment=trainer["experiment"], curve=[])
+    resum(checkpoint)
+    (run_folder / "run.json").unlink()
+    (seen,) = listed(call, run_folder)
+    assert seen["state"] == "stopped"
+    code, _, err = call(*shlex.split(seen["resume"])[1:])
+    assert (code, err) == (0, "")
+    assert listed(call, run_folder)[0]["state"] == "finished"
+
+
+def resum(checkpoint: Path) -> None:
+    (checkpoint / "checksums.json").unlink()
+    write_checksums(checkpoint)
 
 
 def test_the_best_of_a_text_is_the_lowest_and_of_a_task_the_highest(call, run_folder):

@@ -11,6 +11,7 @@ from unimatrix.data import BOS, VOCAB_SIZE
 from unimatrix.data.documents import begins_of
 from unimatrix.errors import UserError
 from unimatrix.evals import BitsPerByte, bits_per_byte, nats_of_share, rates_text
+from unimatrix.hf import UniMatrixConfig, UniMatrixForCausalLM
 from unimatrix.models import build
 
 TEXT = np.random.default_rng(0).integers(0, 256, 1003).astype(np.uint8)
@@ -170,6 +171,13 @@ def test_the_models_mode_and_the_global_generator_are_left_as_they_were():
         ({"window": 0}, "window: expected at least 1 and at most the model's 128 positions, got 0"),
         ({"window": 129}, "at most the model's 128 positions, got 129"),
         ({"batch_size": 0}, "batch_size"),
+        ({"window": 2.5}, "window: expected a whole number, got 2.5"),
+        ({"batch_size": 2.0}, "batch_size: expected a whole number, got 2.0"),
+        ({"data": TEXT.astype(np.int64)}, r"evaluation text: expected bytes, uint8 \[N\], got int64 \["),
+        ({"data": TEXT[:20].reshape(2, 10)}, r"expected bytes, uint8 \[N\], got uint8 \[2, 10\]"),
+        ({"data": TEXT[:20].tobytes()}, "expected bytes in a numpy array of uint8, got a bytes"),
+        ({"data": torch.from_numpy(TEXT[:20].copy())}, "a numpy array of uint8, got a Tensor"),
+        ({"model": UniMatrixForCausalLM(UniMatrixConfig())}, "take its language_model"),
     ],
 )
 def test_bad_input_is_named(arguments, message):

@@ -75,6 +75,8 @@ def test_bad_input_is_one_line():
     for without in ("unimatrix-core", "typed-latent"):
         with pytest.raises(UserError, match="expected a model with a slot memory"):
             inspect_slots(unimatrix.build(without), IDS)
+    with pytest.raises(UserError, match=r"input_ids: expected one sequence, \[T\], got \[1, "):
+        inspect_slots(pointer_model(), IDS[None])
     with pytest.raises(UserError, match="expected at least one token, got none"):
         inspect_slots(pointer_model(), IDS[:0])
 

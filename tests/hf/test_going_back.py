@@ -1,5 +1,7 @@
 """A state that goes back: crop gives the shorter text's state, and drafts change no text."""
 
+import copy
+
 import pytest
 import torch
 from tolerances import assert_close
@@ -38,6 +40,25 @@ def test_crop_gives_the_state_of_the_shorter_text(preset, make_model, mask_first
             if step == 5:  # beams may change places in between
                 cache.reorder_cache(torch.tensor([1, 0]))
                 ids, mask = ids.flip(0), mask.flip(0)
+
+
+def test_a_copy_is_a_branch(preset, make_model):
+    """What either reads on, and goes back by, is nothing to the other."""
+    model = make_model(preset, max_positions=None)
+    ids = torch.randint(0, 256, (1, 40))
+    others = torch.randint(0, 256, (1, 40))
+    with torch.no_grad():
+        first = recording()
+        model(ids[:, :30], cache=first)
+        branch = copy.copy(first)
+        model(others[:, :5], cache=branch)
+        first.crop(-2)
+        found = model(ids[:, 28:32], cache=first).logits
+        assert_close(found, model(ids[:, :32]).logits[:, 28:], "logits")
+        branch.crop(-4)
+        found = model(others[:, 1:6], cache=branch).logits
+        whole = torch.cat([ids[:, :30], others[:, :6]], dim=1)
+        assert_close(found, model(whole).logits[:, 31:], "logits")
 
 
 def test_not_further_than_it_is_kept(make_model):

@@ -105,6 +105,9 @@ def test_right_padding_without_a_mask_as_lm_eval_feeds_it(preset, make_model):
     [
         ({"attention_mask": torch.ones(1, 3)}, r"attention_mask: expected shape \(1, 4\)"),
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask: expected shape"),
+        # as they are added to scores: 0 keeps
+        ({"attention_mask": torch.tensor([[-torch.inf, 0, 0, 0]])}, "attention_mask: expected 1 .*got -inf"),
+        ({"attention_mask": torch.zeros(1, 4)}, "attention_mask: expected 1 or True .*, got zeros alone"),
         ({"cache": DynamicCache()}, "expected a UniMatrixCache, got a DynamicCache"),
         ({"position_embeddings": torch.zeros(4)}, "unknown argument 'position_embeddings'"),
     ],
@@ -125,6 +128,12 @@ def test_embeddings_can_be_read_and_set_and_the_vocabulary_stays(make_model):
     assert model.resize_token_embeddings(259) is replacement
     with pytest.raises(UserError, match="has 259 tokens and cannot get 300"):
         model.resize_token_embeddings(300)
+    for wrong in (None, torch.nn.Embedding(300, 16), torch.nn.Linear(16, 259)):
+        with pytest.raises(UserError, match=r"set_input_embeddings: expected an Embedding\(259, 16\), got"):
+            model.set_input_embeddings(wrong)
+    with pytest.raises(UserError, match=r"set_output_embeddings: expected a Linear, got Embedding"):
+        model.set_output_embeddings(torch.nn.Embedding(259, 16))
+    assert model.language_model.embedding is replacement
 
 
 def test_moving_and_casting(preset, make_model):

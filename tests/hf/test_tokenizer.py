@@ -12,6 +12,7 @@ from transformers import AddedToken
 from unimatrix.data.tokenizer import BOS, EOS, PAD
 from unimatrix.errors import UserError
 from unimatrix.hf import ByteTokenizer
+from unimatrix.hf.tokenizer import EOS_TOKEN
 
 TOKENIZER = ByteTokenizer()
 any_text = st.text(st.characters(exclude_categories=("Cs",)))
@@ -78,7 +79,6 @@ def test_special_tokens_are_shown_or_skipped(ids):
 
 def test_special_token_text_is_text_and_special_tokens_are_ids():
     assert TOKENIZER("<|eos|>").input_ids == list(b"<|eos|>")
-    assert TOKENIZER("<|eos|>", split_special_tokens=False).input_ids == list(b"<|eos|>")
     assert TOKENIZER.convert_tokens_to_ids(["a", "<|eos|>"]) == [97, EOS]
     assert TOKENIZER.decode(EOS) == "<|eos|>"
 
@@ -124,11 +124,41 @@ def test_saving_and_copying_keep_everything(tmp_path, settings):
 def test_a_tampered_vocabulary_on_disk_changes_nothing(tmp_path):
     TOKENIZER.save_pretrained(tmp_path)
     path = tmp_path / "tokenizer_config.json"
-    stored = json.loads(path.read_text()) | {"eos_token": "a", "split_special_tokens": False}
+    stored = json.loads(path.read_text()) | {"split_special_tokens": False}
     stored["added_tokens_decoder"]["97"] = stored["added_tokens_decoder"].pop("257") | {"content": "a"}
     path.write_text(json.dumps(stored))
     loaded = ByteTokenizer.from_pretrained(tmp_path)
     assert (loaded.eos_token_id, len(loaded), loaded.decode([97])) == (EOS, 259, "a")
+    path.write_text(json.dumps(stored | {"eos_token": "a"}))
+    with pytest.raises(UserError, match=r"eos_token: expected one of .*<\|eos\|>.*, got 'a'"):
+        ByteTokenizer.from_pretrained(tmp_path)
+
+
+def test_which_special_token_pads_is_kept(tmp_path):
+    tokenizer = ByteTokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path)
+    for found in (ByteTokenizer.from_pretrained(tmp_path), ByteTokenizer(pad_token=EOS_TOKEN), tokenizer):
+        assert (found.pad_token_id, found.eos_token_id, found.bos_token_id, len(found)) == (
+            EOS,
+            EOS,
+            BOS,
+            259,
+        )
+        assert found(["ab", "c"], padding=True).input_ids == [[97, 98], [EOS, 99]]
+    with pytest.raises(UserError, match=r"pad_token: expected one of .*, got '\[PAD\]'"):
+        ByteTokenizer(pad_token="[PAD]")
+
+
+def test_special_tokens_are_looked_for_where_one_call_asks_for_it():
+    text = "a<|eos|>"
+    assert TOKENIZER(text).input_ids == [*text.encode()]
+    assert TOKENIZER(text, split_special_tokens=False).input_ids == [97, EOS]
+    assert TOKENIZER(text).input_ids == [*text.encode()]
+    looking = ByteTokenizer()
+    looking.split_special_tokens = False
+    assert looking(text).input_ids == [97, EOS]
+    assert looking(text, split_special_tokens=True).input_ids == [*text.encode()]
 
 
 def test_a_megabyte():
@@ -250,5 +280,7 @@ def test_wrong_settings_are_named():
         refused(lambda wrong=wrong: TOKENIZER.decode([97], errors=wrong), "errors")
     for wrong in (None, 3, "x", ["new"]):
         refused(lambda wrong=wrong: TOKENIZER.add_special_tokens(wrong), "special_tokens_dict")
+    refused(lambda: TOKENIZER("a", return_offsets_mapping=True), "return_offsets_mapping")
+    refused(lambda: TOKENIZER([], is_split_into_words=True), "text")
     for wrong in ({"pad_token": 3}, {"pad_token": None}):
         refused(lambda wrong=wrong: TOKENIZER.add_special_tokens(wrong), "token")

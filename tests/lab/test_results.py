@@ -44,7 +44,18 @@ def test_no_file_is_no_result(tmp_path) -> None:
     assert read_results(tmp_path / "none.jsonl") == []
 
 
-@pytest.mark.parametrize("cut", [1, 20, 400])
+def test_a_last_row_that_has_lost_its_line_break_alone_is_one(tmp_path, result) -> None:
+    path = tmp_path / "results.jsonl"
+    rows = [result(CORE, seed, 5.1) for seed in (7, 11, 13)]
+    append_result(path, rows[0])
+    append_result(path, rows[1])
+    os.truncate(path, path.stat().st_size - 1)
+    assert read_results(path) == rows[:2]
+    append_result(path, rows[2])
+    assert read_results(path) == rows
+
+
+@pytest.mark.parametrize("cut", [2, 20, 400])
 def test_a_torn_last_line_is_left_out_and_cut_off_by_the_next_row(tmp_path, result, cut) -> None:
     path = tmp_path / "results.jsonl"
     whole, torn, after = result(CORE, 7, 5.1), result(CORE, 11, 5.2), result(CORE, 13, 5.3)

@@ -171,6 +171,11 @@ def test_starts_from_what_collators_give():
     assert starts[0].nonzero()[:, 0].tolist() == [0, 3, 4]
     positions = torch.tensor([[0, 1, 2, 0, 0, 1, 2, 3, 4]])
     assert torch.equal(starts_from_position_ids(positions), starts)
+    padded, real = torch.tensor([[0, 1, 2, 0, 0]]), torch.tensor([[True, True, True, False, False]])
+    assert starts_from_position_ids(padded, real).tolist() == [[True, False, False, False, False]]
+    for wrong in (real[0], real.long(), padded):
+        with pytest.raises(UserError, match=r"^mask: expected"):
+            starts_from_position_ids(padded, wrong)
     for wrong in ([0, 3], [1, 9], [0, 5, 4, 9], [0, 3, 10], [9], [0.0, 9.0], "x"):
         with pytest.raises(UserError, match=r"^cu_seqlens: expected"):
             starts_from_cu_seqlens(wrong, 9)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from tolerances import assert_close
 from trained_size import PRESETS, random_ids, trained_size
 
 import unimatrix
+from unimatrix.errors import UserError
 from unimatrix.models import language_model, preset_config, select_batch, setting, state_bytes
 
 RECURRENT_FFN = ("recurrent-ffn", "recurrent-ffn-readout", "recurrent-ffn-hybrid")
@@ -295,3 +296,41 @@ def test_a_state_dict_whose_head_is_not_the_embedding_is_refused() -> None:
     with pytest.raises(unimatrix.UserError, match=r"head.weight: expected what embedding.weight holds"):
         model.load_state_dict(held | {"head.weight": torch.zeros_like(held["embedding.weight"])})
     assert torch.equal(model.embedding.weight, held["embedding.weight"])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of its unfold's backward
+@pytest.mark.parametrize("name", PRESETS)
+def test_vmap_over_texts_is_the_batch(name):
+    """Ids, masks and beginnings of documents too: their values are then nobody's to look at."""
+    model = trained_size(name, max_positions=None)
+    ids, mask = random_ids(3, 12), torch.ones(3, 12, dtype=torch.bool)
+    mask[0, :4] = False
+    starts = torch.zeros(3, 12, dtype=torch.bool)
+    starts[1, 5] = True
+    keeps_apart = not model.reads_on
+    given = (ids, mask, starts) if keeps_apart else (ids, mask)
+
+    def read(ids, mask, starts=None):
+        return model(ids[None], mask=mask[None], starts=None if starts is None else starts[None])[0][0]
+
+    with torch.no_grad():
+        whole = model(ids, mask=mask, starts=starts if keeps_apart else None)[0]
+        assert_close(torch.func.vmap(read)(*given), whole, "logits")
+    model = model.double()
+    weights = dict(model.named_parameters())
+
+    def loss(weights, ids):
+        logits = torch.func.functional_call(model, weights, (ids[None],))[0]
+        return logits.square().mean()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, ids)
+    for row in range(3):
+        alone = torch.func.grad(loss)(weights, ids[row])
+        for key, grad in alone.items():
+            assert_close(each[key][row], grad, "gradient")
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, "2", True])
+def test_a_state_of_no_number_of_rows(wrong):
+    with pytest.raises(UserError, match=r"^batch_size: expected a whole number of at least 0, got"):
+        trained_size("unimatrix-core").init_state(wrong)

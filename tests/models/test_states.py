@@ -8,7 +8,15 @@ from torch import Tensor
 from trained_size import ALL_PRESETS, random_ids, trained_size
 
 import unimatrix
-from unimatrix.models import language_model, move_state, peer_presets, state_bytes, task_presets
+from unimatrix.errors import UserError
+from unimatrix.models import (
+    language_model,
+    move_state,
+    peer_presets,
+    select_batch,
+    state_bytes,
+    task_presets,
+)
 from unimatrix.ops import TokenStoreState
 
 LENGTHS = (0, 1, 2, 5, 2048 + 7)
@@ -97,6 +105,20 @@ def test_a_state_moves_and_the_text_that_it_keeps_stays_on_the_host(name):
         assert places(move_state(state, "meta")) >= {("meta", False)}
         again = move_state(move_state(state, "cpu"), torch.device("cpu"))
         assert torch.equal(model(ids[:, :4], again)[0], model(ids[:, :4], state)[0])
+
+
+def test_what_is_no_state_is_named():
+    class Cache:
+        state = None
+
+    for wrong in (Cache(), "x", 5, [None]):
+        for call in (state_bytes, lambda state: move_state(state, "cpu")):
+            with pytest.raises(UserError, match=r"^state: expected one that a model returned \(of a cache"):
+                call(wrong)
+    state = trained_size("unimatrix-core")(random_ids(2, 3))[1]
+    for wrong in ([1, 0], torch.tensor([True, False]), torch.zeros(1, 1, dtype=torch.int64), None):
+        with pytest.raises(UserError, match=r"^index: expected numbers of rows in one dimension, int64, got"):
+            select_batch(state, wrong)
 
 
 @pytest.mark.parametrize("name", [*ALL_PRESETS, *task_presets(), *peer_presets()])

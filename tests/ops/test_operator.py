@@ -208,10 +208,14 @@ def test_torch_has_the_names_that_it_keeps_to_itself():
     assert not internals.transforming()
     assert not internals.watched(torch.zeros(1))
     seen = []
-    torch.func.vmap(lambda x: seen.append((internals.transforming(), internals.differentiating())) or x)(
-        torch.zeros(2)
-    )
-    torch.func.grad(lambda x: seen.append((internals.transforming(), internals.differentiating())) or x)(
-        torch.zeros(())
-    )
-    assert seen == [(True, False), (True, True)]
+
+    def look(x):
+        seen.append((internals.transforming(), internals.differentiating(), internals.mapping()))
+        return x
+
+    look(torch.zeros(2))
+    torch.func.vmap(look)(torch.zeros(2))
+    torch.func.grad(look)(torch.zeros(()))
+    torch.func.vmap(torch.func.grad(look))(torch.zeros(2))
+    nothing, mapped, derived = (False, False, False), (True, False, True), (True, True, False)
+    assert seen == [nothing, mapped, derived, (True, True, True)]

@@ -159,11 +159,14 @@ def signal_after(monkeypatch, step, number):
     monkeypatch.setattr(run_module.Run, "train_step", train_step)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(
-    fit, tiny, console, tmp_path, monkeypatch, number
+    fit, tiny, console, tmp_path, monkeypatch, request, number
 ):
     whole = fit(tiny(steps=8), out=tmp_path / "whole")
+    if signal.getsignal(number) is signal.SIG_IGN:  # as these tests themselves may run under nohup
+        request.addfinalizer(lambda: signal.signal(number, signal.SIG_IGN))
+        signal.signal(number, signal.SIG_DFL)
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
         signal_after(patched, 3, number)
@@ -204,6 +207,40 @@ def test_a_signal_in_the_last_evaluation_ends_it(fit, tiny, console, tmp_path, m
     rest = fit(tiny(), resume=True)
     assert (rest.interrupted, rest.steps) == (False, 6)
     assert rest.bpb == fit(tiny(), out=tmp_path / "whole").bpb
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(fit, tiny, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signal_after(monkeypatch, 3, signal.SIGHUP)
+        result = fit(tiny())
+        assert (result.interrupted, result.steps, result.stop_signal) == (False, 6, None)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_a_finished_run_came_to_stays_until_it_is_measured_anew(fit, tiny, tmp_path, monkeypatch):
+    first = fit(tiny(max_positions=None, preset="unimatrix-core"))
+    mark = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert mark["metrics"] == first.metrics
+    again = tiny(max_positions=None, preset="unimatrix-core", stream_bytes=200)
+    real = run_module.Run.evaluate
+
+    def evaluate(self, extent):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(self, extent)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module.Run, "evaluate", evaluate)
+        assert fit(again, resume=True).interrupted
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == mark
+    last = fit(again, resume=True)
+    now = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert now["metrics"] == last.metrics
+    assert last.metrics.keys() > first.metrics.keys()
+    assert now["experiment"]["loop"]["stream_bytes"] == 200
+    assert now["id"] == mark["id"]
 
 
 @pytest.mark.usefixtures("pythons_own_handler")

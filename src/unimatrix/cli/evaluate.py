@@ -12,7 +12,7 @@ import tyro
 from unimatrix.cli import ruler
 from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given, parse
 from unimatrix.cli.progress import progress_on_stderr
-from unimatrix.cli.trained import training_settings
+from unimatrix.cli.trained import check_same_text, training_record
 from unimatrix.data import Split
 from unimatrix.data.tasks import TaskConfig, task_of
 from unimatrix.errors import NotFinite, UserError
@@ -28,6 +28,7 @@ from unimatrix.hf import load
 from unimatrix.train import Experiment, find_checkpoint, load_checkpoint
 from unimatrix.train.config import Device
 from unimatrix.train.launch import device_kind
+from unimatrix.train.records import TrainerRecord
 
 ABOUT = """Bits per byte and perplexity of a trained model on a whole text; or loss and
 accuracy of a model that was trained on a task, on fresh sequences of it and of
@@ -97,7 +98,8 @@ def run(arguments: Sequence[str]) -> int:
     if is_given(arguments, "--ruler"):
         return ruler.run(arguments)
     options = parse(Options, arguments, command="eval", about=ABOUT)
-    trained_with = training_settings(options.checkpoint)
+    record = training_record(options.checkpoint)
+    trained_with = None if record is None else record.experiment
     task = None if trained_with is None else trained_with.task
     for option in _TEXT_OPTIONS if task is not None else _TASK_OPTIONS:
         if is_given(arguments, option):
@@ -110,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     if trained_with is not None and task is not None:
         return _on_task(options, trained_with, task)
-    return _on_text(options, trained_with)
+    return _on_text(options, record)
 
 
 def _on_task(options: Options, trained_with: Experiment, task: TaskConfig) -> int:
@@ -186,11 +188,14 @@ def score_text(task: TaskConfig, *, loss: float, accuracy: float) -> str:
     return f"accuracy {accuracy:.2f} %, loss {loss:.4f} nats per answer, chance {chance:.2f} %"
 
 
-def _on_text(options: Options, trained_with: Experiment | None) -> int:
+def _on_text(options: Options, record: TrainerRecord | None) -> int:
     """Print what a text costs."""
+    trained_with = None if record is None else record.experiment
     model, _ = load(options.checkpoint, device=device_kind(options.device))
     otherwise = "auto" if trained_with is None else trained_with.data
     _, corpus = choose_corpus(options.data, options.data_dir, otherwise=otherwise)
+    if record is not None and options.data is None and options.data_dir is None:
+        check_same_text(options.checkpoint, record, corpus)
     window = options.window
     if window is None:
         limit = model.language_model.config.max_positions

@@ -172,7 +172,9 @@ def _described(folder: Path, known: dict[str, Any]) -> RunSeen:
     known |= _best(trainer, mark or {}, finished=finished)
     if _is_used(folder):
         return RunSeen(**known, state="running")
-    if finished:
+    # a run of before there were metrics says nothing of them; None is one that was not measured yet
+    measured = mark is None or mark.get("metrics", {}) is not None
+    if finished and measured:
         return RunSeen(**known, state="finished")
     return RunSeen(**known, state="stopped", resume=_resume(folder, mark or trainer))
 

@@ -30,6 +30,7 @@ from unimatrix.evals import rates_text
 from unimatrix.memory import keep_freed_memory
 from unimatrix.models import ModelConfig, preset_config
 from unimatrix.train import Experiment, ModelChoice, TrainResult, train
+from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
 from unimatrix.train.config import BESIDE_CHANGES, TrackerName
 from unimatrix.train.launch import processes_started
 from unimatrix.train.progress import PlainConsole, say
@@ -43,7 +44,7 @@ from unimatrix.train.recipe import (
     rate_for,
     rate_of_width,
 )
-from unimatrix.train.records import read_run
+from unimatrix.train.records import read_run, read_trainer
 from unimatrix.train.run_folder import LOGS, MARK, check_holds_run, check_path
 from unimatrix.train.tracking import PROJECT
 
@@ -315,4 +316,7 @@ def _settings_of_run(out: Path) -> Experiment | None:
     """What an earlier run in the folder was started with; None where there is none (training says so)."""
     check_path(out)
     record = read_run(out / MARK)
-    return None if record is None else record.experiment
+    if record is not None:
+        return record.experiment
+    latest = latest_checkpoint(out)
+    return None if latest is None else read_trainer(latest / TRAINER).experiment

@@ -2,15 +2,22 @@
 
 from pathlib import Path
 
+from unimatrix.data import Corpus
 from unimatrix.errors import UserError
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.train import Experiment
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
-from unimatrix.train.records import read_trainer
+from unimatrix.train.records import TrainerRecord, read_trainer
 
 
 def training_settings(name: str) -> Experiment | None:
     """The experiment that a checkpoint of ours was trained with; None for any other model."""
+    record = training_record(name)
+    return None if record is None else record.experiment
+
+
+def training_record(name: str) -> TrainerRecord | None:
+    """What a checkpoint of ours says of its run; None for any other model."""
     try:
         folder = Path(name).expanduser()
     except RuntimeError:  # a user that is not there
@@ -20,7 +27,22 @@ def training_settings(name: str) -> Experiment | None:
         return None
     if (checkpoint / CHECKSUMS).is_file():
         verify_checksums(checkpoint, names=(TRAINER,))
-    return read_trainer(checkpoint / TRAINER).experiment
+    return read_trainer(checkpoint / TRAINER)
+
+
+def check_same_text(name: str, record: TrainerRecord, corpus: Corpus) -> None:
+    """Raise a UserError where a run's own text is not as it was: what is new may have been trained on.
+
+    As the parts of a text are shares of it, a byte more moves them all.
+    """
+    for split in ("train", "valid"):
+        was, now = getattr(record.data, split), corpus.fingerprint(split)
+        if was.sha256 != now["sha256"]:
+            raise UserError(
+                f"data: the text that {name} was trained on is another now: its part {split!r} was "
+                f"{was.bytes:,} bytes, sha256 {was.sha256[:8]}..., and is {now['bytes']:,}, "
+                f"{str(now['sha256'])[:8]}...; --data names the text to evaluate on"
+            )
 
 
 def check_reads_text(name: str) -> None:

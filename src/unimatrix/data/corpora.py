@@ -14,7 +14,7 @@ import numpy as np
 
 from unimatrix.codec import check_file, is_utf8
 from unimatrix.data import wikitext
-from unimatrix.data.documents import begins_of, check_begins
+from unimatrix.data.documents import begins_of, check_begins, check_bytes
 from unimatrix.data.embedded import read_embedded
 from unimatrix.data.splits import SPLITS, Split
 from unimatrix.errors import UserError, UserTypeError, near_names, shown
@@ -58,6 +58,7 @@ class Corpus:
             # the name of a file need not be text, that of a corpus is written down
             object.__setattr__(self, "name", self.name.encode("utf-8", "replace").decode())
         for split in SPLITS:
+            check_bytes(f"{self.name}: {split}", self.split(split))
             # a view, so that the caller's own array stays as it is
             view = self.split(split).view()
             view.flags.writeable = False

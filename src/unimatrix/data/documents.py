@@ -11,8 +11,16 @@ from torch import Tensor
 
 from unimatrix.data.tasks.batch import IGNORE
 from unimatrix.data.tokenizer import BOS
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, UserTypeError
 from unimatrix.memory import check_fits, host_bytes
+
+
+def check_bytes(name: str, data: object) -> None:
+    """Raise a UserError unless it is a text as bytes, a numpy array [N] of uint8."""
+    if not isinstance(data, np.ndarray):
+        raise UserTypeError(f"{name}: expected bytes in a numpy array of uint8, got a {type(data).__name__}")
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise UserError(f"{name}: expected bytes, uint8 [N], got {data.dtype} {list(data.shape)}")
 
 
 def begins_of(lengths: Sequence[int]) -> np.ndarray:

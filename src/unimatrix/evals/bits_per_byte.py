@@ -13,9 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from unimatrix.codec import fits
 from unimatrix.data.documents import PackedBatch, packed
 from unimatrix.data.tasks import IGNORE
-from unimatrix.errors import NotFinite, UserError
+from unimatrix.errors import NotFinite, UserError, UserTypeError, shown
 from unimatrix.evals.model import (
     check_finite,
     check_text,
@@ -129,6 +130,9 @@ def nats_of_share(
         numbers that it has come to.
     """
     limit = max_positions(model)
+    for name, size in (("window", window), ("batch_size", batch_size)):
+        if not fits(size, int):
+            raise UserTypeError(f"{name}: expected a whole number, got {shown(size)}")
     if window < 1 or (limit is not None and window > limit):
         upper = "" if limit is None else f" and at most the model's {limit} positions"
         raise UserError(f"window: expected at least 1{upper}, got {window}")
@@ -156,10 +160,16 @@ def nats_of_share(
             input_ids, labels, starts = PackedBatch.of(torch.from_numpy(windows).to(where))
             # of one text nothing is said: it may be read by any model
             try:
-                logits, left = model(input_ids, state, **({} if begins is None else {"starts": starts}))
+                given = model(input_ids, state, **({} if begins is None else {"starts": starts}))
             except NotFinite:
                 # told by the sum, of which every process hears: none waits for another's
                 return total.fill_(torch.nan)
+            if not isinstance(given, tuple) or len(given) != 2:
+                raise UserTypeError(
+                    f"model: expected one that gives (logits, state), got a {type(given).__name__} of "
+                    f"{type(model).__name__}; of a model of Hugging Face's form take its language_model"
+                )
+            logits, left = given
             state = None if carry is None else carry(left)
             losses = F.cross_entropy(
                 logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"

@@ -94,6 +94,8 @@ def inspect_slots(model: AnyModel, input_ids: Tensor) -> SlotHistory:
     """
     name, memory = slot_memory_of(model)
     assert isinstance(model, LanguageModel)
+    if input_ids.dim() != 1:
+        raise UserError(f"input_ids: expected one sequence, [T], got {list(input_ids.shape)}")
     if input_ids.numel() == 0:
         raise UserError("inspect: expected at least one token, got none")
     held = [(EMPTY, EMPTY)] * memory.num_slots

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from unimatrix.data.documents import check_bytes
 from unimatrix.errors import NotFinite, UserError
 from unimatrix.memory import host_bytes
 
@@ -42,7 +43,8 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 def check_text(data: np.ndarray) -> None:
-    """Raise a UserError unless there is a byte to predict."""
+    """Raise a UserError unless it is a text as bytes, uint8 [N], with a byte to predict."""
+    check_bytes("evaluation text", data)
     if len(data) == 0:
         raise UserError("evaluation text: expected at least 1 byte, got none")
 

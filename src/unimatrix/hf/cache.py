@@ -150,6 +150,13 @@ class UniMatrixCache(Cache):
             )
         return self._state
 
+    def __copy__(self) -> "UniMatrixCache":
+        """A branch: what either reads from here on, the other never hears of."""
+        branch = type(self).__new__(type(self))
+        branch.__dict__.update(self.__dict__)
+        branch._past = list(self._past)  # the one thing that is changed in place
+        return branch
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.seq_length
 

@@ -29,7 +29,7 @@ from unimatrix.hf.older_files import check_no_older, in_this_versions_names
 from unimatrix.mixers import HeadConfig, Part
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 from unimatrix.models.documents import check_keeps_documents
-from unimatrix.models.input_checks import positions_at
+from unimatrix.models.input_checks import may_look, positions_at
 
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
 # what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
@@ -256,7 +256,9 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         return self.language_model.embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        assert isinstance(value, nn.Embedding)
+        size = (self.config.vocab_size, self.language_model.embedding.embedding_dim)
+        if not isinstance(value, nn.Embedding) or tuple(value.weight.shape) != size:
+            raise UserTypeError(f"set_input_embeddings: expected an Embedding{size}, got {shown(value)}")
         if isinstance(self.language_model, LanguageModel):
             tied = self.language_model.tied
             self.language_model.embedding = value
@@ -479,7 +481,8 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
         model = self.language_model
         if not isinstance(model, LanguageModel) or not model.config.head.tied:
             raise UserError("set_output_embeddings: expected a model whose head is over the vocabulary")
-        assert isinstance(new_embeddings, nn.Linear)
+        if not isinstance(new_embeddings, nn.Linear):
+            raise UserTypeError(f"set_output_embeddings: expected a Linear, got {shown(new_embeddings)}")
         setattr(model, model.config.head.attribute, new_embeddings)
 
 
@@ -550,6 +553,12 @@ def _new_columns(attention_mask: Any, given: Tensor, num_past: int) -> Tensor | 
             f"attention_mask: expected shape {(batch_size, num_new)}"
             f" or {(batch_size, num_past + num_new)}, got {tuple(attention_mask.shape)}"
         )
+    # one that is added to scores, 0 to keep and -inf to leave out, would say the opposite
+    if attention_mask.is_floating_point() and may_look(attention_mask):
+        other = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+        if other.numel() or not bool(attention_mask.any()):
+            got = other[0].item() if other.numel() else "zeros alone"
+            raise UserError(f"attention_mask: expected 1 or True at tokens, 0 or False at padding, got {got}")
     return attention_mask[:, attention_mask.shape[1] - num_new :].bool()
 
 

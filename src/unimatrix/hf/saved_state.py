@@ -58,7 +58,8 @@ def save_state(state: Any, path: str | Path, model: TextModel, *, logits: Tensor
         logits: [B, V] of the token that comes next, if one is to be chosen without reading another first.
 
     Raises:
-        UserError: a state or logits of another model, another file in its place, or it cannot be written.
+        UserError: a state or logits of other shapes than this model's (that other weights made it cannot be
+            told), another file in its place, or it cannot be written.
     """
     model = _model(model)
     path = _path(path)
@@ -235,7 +236,7 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -6,7 +6,8 @@ Three decisions, each made so that text survives the round trip exactly:
 - Text is not searched for special tokens: "<|bos|>" inside a string is seven bytes of text, not BOS.
   Nobody can smuggle a control token in through user text, and any text decodes to itself. Whoever
   means BOS writes its id (or asks for it with `prepend_bos=True`). A program that ends its texts with
-  "<|eos|>" and means EOS (TRL) needs `tokenizer.split_special_tokens = False`, which no file can set.
+  "<|eos|>" and means EOS (TRL) needs `tokenizer.split_special_tokens = False`, which no file can set;
+  one call asks for it by an argument of this name.
 - Nothing is added by default: `tokenizer(text).input_ids` are the text's UTF-8 bytes and no more.
 - Bytes that are not UTF-8 come back as U+FFFD, so that what is decoded can always be printed. With
   `errors="surrogateescape"` they come back as U+DC80..U+DCFF, which encode to the same bytes again;
@@ -64,9 +65,18 @@ class ByteTokenizer(PreTrainedTokenizer):
             raise UserError(f"model_max_length: expected a number of tokens, got {shown(most)}")
         self.errors = errors
         self.prepend_bos = prepend_bos
-        # the vocabulary is a constant, so what a saved tokenizer_config.json says about it is not read back
-        for key in ("bos_token", "eos_token", "pad_token", "added_tokens_decoder", "split_special_tokens"):
+        # the vocabulary is a constant, so what a saved tokenizer_config.json says about it is not read back;
+        # which of its three special tokens has which role is
+        for key in ("added_tokens_decoder", "split_special_tokens"):
             kwargs.pop(key, None)
+        roles = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "pad_token": PAD_TOKEN}
+        for role, usual in roles.items():
+            given = kwargs.pop(role, None)
+            text = given.get("content") if isinstance(given, Mapping) else given
+            text = str(text) if isinstance(text, AddedToken) else text
+            if text is not None and text not in roles.values():
+                raise UserError(f"{role}: expected one of {', '.join(roles.values())}, got {shown(text)}")
+            kwargs[role] = usual if text is None else text
         self._added_tokens_decoder = {
             token_id: AddedToken(text, special=True, normalized=False)
             for token_id, text in ((BOS, BOS_TOKEN), (EOS, EOS_TOKEN), (PAD, PAD_TOKEN))
@@ -74,9 +84,6 @@ class ByteTokenizer(PreTrainedTokenizer):
         super().__init__(
             errors=errors,
             prepend_bos=prepend_bos,
-            bos_token=BOS_TOKEN,
-            eos_token=EOS_TOKEN,
-            pad_token=PAD_TOKEN,
             split_special_tokens=True,
             special_tokens_pattern="bos" if prepend_bos else "none",
             **kwargs,
@@ -116,7 +123,12 @@ class ByteTokenizer(PreTrainedTokenizer):
             choice = kwargs.get(name)
             if choice is not None and choice not in known:
                 raise UserError(f"{name}: expected one of {', '.join(map(str, known))}, got {shown(choice)}")
-        if isinstance(text, list | tuple) and not text and not kwargs.get("is_split_into_words"):
+        if kwargs.get("return_offsets_mapping"):
+            raise UserError(
+                "return_offsets_mapping: expected False, as this tokenizer does not say which characters a"
+                " token is"
+            )
+        if isinstance(text, list | tuple) and not text:
             raise UserError("text: expected a text or more, got an empty list")
         return super().__call__(text, text_pair, text_target, *args, **kwargs)  # type: ignore[reportArgumentType]
 
@@ -143,11 +155,17 @@ class ByteTokenizer(PreTrainedTokenizer):
         one = not hasattr(ids, "__len__") and not isinstance(ids, Iterable)
         return super().convert_ids_to_tokens(found[0] if one else found, skip_special_tokens)
 
-    def tokenize(self, text: str, **_: Any) -> list[str]:
-        """One character per byte; special-token text is text, unless `self.split_special_tokens` is False."""
+    def tokenize(self, text: str, *, split_special_tokens: bool | None = None, **_: Any) -> list[str]:
+        """One character per byte; special-token text is text, unless split_special_tokens is False.
+
+        Args:
+            split_special_tokens: None is the tokenizer's own, True unless it was set.
+        """
+        if split_special_tokens is None:
+            split_special_tokens = self.split_special_tokens
         if not isinstance(text, str):
             raise UserTypeError(f"text: expected a text, got {shown(text)}")
-        if self.split_special_tokens:
+        if split_special_tokens:
             if text.endswith(EOS_TOKEN):
                 logger.warning_once(
                     f"a text ends with {EOS_TOKEN!r}, which is text here and no end; where EOS is meant set"

@@ -24,10 +24,9 @@ from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab.training import Book, Trained, train_one
 from unimatrix.memory import keep_freed_memory
 from unimatrix.train import Experiment
-from unimatrix.train.interrupts import Interrupts
+from unimatrix.train.interrupts import SIGNALS, Interrupts
 from unimatrix.train.progress import PlainConsole
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_S = 0.2
 _PATIENCE_S = 60.0
 
@@ -142,7 +141,7 @@ def _started(corpus: Corpus | None, out: Path) -> _Worker:
     # Python's own helper comes first: its start would let signals through again
     resource_tracker.ensure_running()
     # a worker begins with the signals held back, until it has said what it does with them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         process.start()
     finally:
@@ -165,9 +164,9 @@ def _end(code: int | None) -> str:
 
 def _work(pipe: Connection, corpus: Corpus | None, out: Path) -> None:
     """A worker's whole life: experiments in, what came of them out, until the parent closes the pipe."""
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     console = PlainConsole(quiet=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unimatrix.errors import UserError, UserTypeError, shown
-from unimatrix.models.input_checks import check_starts
+from unimatrix.models.input_checks import check_mask, check_starts
 from unimatrix.ops.shapes import TokenIds, TokenMask
 
 
@@ -40,11 +40,17 @@ def starts_from_cu_seqlens(
     return starts
 
 
-def starts_from_position_ids(position_ids: Tensor) -> Tensor:
-    """Where position ids [B, T] start again at 0: a document begins there, [B, T] bool."""
+def starts_from_position_ids(position_ids: Tensor, mask: TokenMask | None = None) -> Tensor:
+    """Where position ids [B, T] start again at 0: a document begins there, [B, T] bool.
+
+    Args:
+        mask: [B, T] bool, False at padding, whose position ids may be anything: no document begins there.
+            Without it padding with zeros begins documents, which empties the state of what was read.
+    """
     if not isinstance(position_ids, Tensor) or position_ids.dim() != 2 or position_ids.is_floating_point():
         raise UserTypeError(f"position_ids: expected whole numbers [batch, time], got {shown(position_ids)}")
-    return position_ids == 0
+    check_mask(mask, position_ids)
+    return position_ids == 0 if mask is None else (position_ids == 0) & mask
 
 
 def check_keeps_documents(model: nn.Module, name: str) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError, UserTypeError, shown
+from unimatrix.ops.internals import mapping
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask
 
 
@@ -15,7 +16,7 @@ def check_shapes(input_ids: TokenIds | None, mask: TokenMask | None) -> None:
     assert input_ids is not None
     if input_ids.dim() != 2:
         raise UserError(f"input_ids: expected shape [batch, time], got {list(input_ids.shape)}")
-    _check_mask(mask, input_ids)
+    check_mask(mask, input_ids)
 
 
 def check_embeddings(inputs_embeds: Stream, d_model: int, mask: TokenMask | None) -> None:
@@ -25,7 +26,7 @@ def check_embeddings(inputs_embeds: Stream, d_model: int, mask: TokenMask | None
         raise UserError(
             f"inputs_embeds: expected shape [batch, time, {d_model}], got {list(inputs_embeds.shape)}"
         )
-    _check_mask(mask, inputs_embeds)
+    check_mask(mask, inputs_embeds)
 
 
 def _check_tensor(name: str, value: object, dtype: torch.dtype | None, what: str) -> None:
@@ -40,7 +41,8 @@ def _check_tensor(name: str, value: object, dtype: torch.dtype | None, what: str
     raise UserTypeError(f"{name}: expected {what} of dtype {kind}, got {got}")
 
 
-def _check_mask(mask: object, given: Tensor) -> None:
+def check_mask(mask: object, given: Tensor) -> None:
+    """Raise a UserError unless the mask, if there is one, is bool [batch, time] where the inputs are."""
     _check_flags("mask", mask, "real tokens", given)
 
 
@@ -84,7 +86,7 @@ def positions_at(at: object, hidden: Stream) -> Callable[[Tensor], Tensor]:
         )
     if at.dim() not in (1, 2) or (at.dim() == 2 and len(at) != batch):
         raise UserError(f"at: expected positions [K] or [{batch}, K], got {list(at.shape)}")
-    if at.device.type == "cpu" and at.numel() and not torch.compiler.is_compiling():
+    if at.numel() and may_look(at):
         low, high = (int(bound) for bound in torch.aminmax(at))
         if low < -length or high >= length:
             bad = low if low < -length else high
@@ -95,12 +97,17 @@ def positions_at(at: object, hidden: Stream) -> Callable[[Tensor], Tensor]:
     return lambda x: x[rows, at]
 
 
+def may_look(x: Tensor) -> bool:
+    """Whether its values can be looked at, and cost no synchronisation."""
+    return x.is_cpu and not torch.compiler.is_compiling() and not mapping()
+
+
 def check_ids(input_ids: TokenIds, vocab_size: int, *, training: bool) -> None:
     """Raise a UserError for an id outside the vocabulary, where a look at the values is free."""
     # in a compiled graph, and in training off the CPU, it would cost a synchronisation
     if torch.compiler.is_compiling() or (training and input_ids.device.type != "cpu"):
         return
-    if input_ids.numel() == 0 or input_ids.is_meta:
+    if input_ids.numel() == 0 or input_ids.is_meta or mapping():
         return
     low, high = (int(bound) for bound in torch.aminmax(input_ids))
     if low < 0 or high >= vocab_size:
@@ -116,7 +123,7 @@ def check_positions(limit: int | None, length: int, end: Tensor, *, fresh: bool)
         length: T of this call. end: [B], real tokens up to its end.
         fresh: whether nothing came before and nothing is padding, so that `length` says it all.
     """
-    if limit is None or (torch.compiler.is_compiling() and not fresh):
+    if limit is None or (not fresh and (torch.compiler.is_compiling() or mapping())):
         return
     longest = length if fresh or end.shape[0] == 0 or end.is_meta else int(end.max())
     if longest > limit:

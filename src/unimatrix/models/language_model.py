@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from unimatrix.errors import UserError
+from unimatrix.codec import fits
+from unimatrix.errors import UserError, shown
 from unimatrix.mixers import Given, Part, Reading
 from unimatrix.mixers.documents import positions_in_document
 from unimatrix.mixers.initial import draw_weights
@@ -28,6 +29,7 @@ from unimatrix.models.input_checks import (
     check_positions,
     check_shapes,
     check_starts,
+    may_look,
     positions_at,
 )
 from unimatrix.ops.internals import exporting
@@ -191,6 +193,8 @@ class LanguageModel(nn.Module):
 
     def init_state(self, batch_size: int) -> LanguageModelState:
         """The state before the first token, the same as passing None."""
+        if not fits(batch_size, int) or batch_size < 0:
+            raise UserError(f"batch_size: expected a whole number of at least 0, got {shown(batch_size)}")
         one = torch.zeros(batch_size, 0, dtype=torch.int64, device=self.embedding.weight.device)
         return self(one)[1]
 
@@ -530,9 +534,9 @@ def _one_graph_for_all_lengths() -> bool:
 
 def _none_begins(starts: Tensor) -> bool:
     """The same of documents: whether none begins, where a look is free."""
-    return not torch.compiler.is_compiling() and starts.device.type == "cpu" and not bool(starts.any())
+    return may_look(starts) and not bool(starts.any())
 
 
 def _all_real(mask: TokenMask) -> bool:
     """Whether a look at the mask finds no padding; off the CPU a look would cost a synchronisation: False."""
-    return not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool(mask.all())
+    return may_look(mask) and bool(mask.all())

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from unimatrix.errors import UserTypeError, shown
 from unimatrix.ops import TokenStoreState
 
 State = TypeVar("State")
@@ -29,6 +30,8 @@ def state_bytes(state: Any) -> int:
 
 def select_batch(state: State, index: Tensor) -> State:
     """The state whose row n is row index[n] of the given one; index: [B'] int64 (beams, expansion)."""
+    if not isinstance(index, Tensor) or index.dim() != 1 or index.dtype not in (torch.int64, torch.int32):
+        raise UserTypeError(f"index: expected numbers of rows in one dimension, int64, got {shown(index)}")
 
     def select(part: Any) -> Any:
         if isinstance(part, TokenStoreState):  # whose tensors go together
@@ -54,5 +57,9 @@ def _map(function: Callable[[Any], Any], value: Any, leaf: Any = Tensor) -> Any:
         return function(value)
     if isinstance(value, dict):
         return {name: _map(function, part, leaf) for name, part in value.items()}
+    if not isinstance(value, tuple):
+        raise UserTypeError(
+            f"state: expected one that a model returned (of a cache its `state`), got {shown(value)}"
+        )
     parts = [_map(function, part, leaf) for part in value]
     return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

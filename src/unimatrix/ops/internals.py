@@ -7,6 +7,7 @@ Forward mode alone goes through an operator unseen: without its level no compile
 And what torch's releases call by one name and mean in two ways (`exporting`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -82,12 +83,18 @@ def transforming() -> bool:
 
 def differentiating() -> bool:
     """Whether one of them is under way that asks for derivatives: any but torch.func.vmap."""
-    if _level() >= 0:
-        return True
-    if not _transforms():
-        return False
+    return _level() >= 0 or (_transforms() and _any_level(lambda kind, vmap: kind != vmap))
+
+
+def mapping() -> bool:
+    """Whether torch.func.vmap is under way, where no value can be looked at."""
+    return _transforms() and _any_level(lambda kind, vmap: kind == vmap)
+
+
+def _any_level(asked: Callable[[Any, Any], bool]) -> bool:
+    """Whether this holds of any transform that is under way, by its kind and vmap's; if unknown, True."""
     stack, kinds = NAMES["get_interpreter_stack"], NAMES["TransformType"]
-    return stack is None or kinds is None or any(level.key() != kinds.Vmap for level in stack() or ())
+    return stack is None or kinds is None or any(asked(level.key(), kinds.Vmap) for level in stack() or ())
 
 
 many_at_once = _legacy  # whether a tensor is a batch of gradients (is_grads_batched) that looks like one

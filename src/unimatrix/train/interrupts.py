@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the loop grants at the end of its step."""
+"""Ctrl-C, SIGTERM and SIGHUP (a terminal closes) as a wish that the loop grants at the end of its step."""
 
 import signal
 import threading
@@ -9,11 +9,14 @@ from typing import Any
 
 from unimatrix.errors import TrainingStopped
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no SIGHUP
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupts:
-    """Within the block the first Ctrl-C or SIGTERM sets `signal`; a second one acts as it always does.
+    """Within the block the first of SIGNALS sets `signal`; a second one acts as it always does.
+
+    Where SIGHUP is ignored, as under nohup, it stays so.
 
     Signals reach Python's main thread only; in another thread the block changes nothing. A TrainingStopped
     that leaves the block has the signal too.
@@ -40,7 +43,12 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in SIGNALS:
+                if (
+                    number not in (signal.SIGINT, signal.SIGTERM)
+                    and signal.getsignal(number) is signal.SIG_IGN
+                ):
+                    continue
                 self._previous[number] = signal.signal(number, self._note)
         return self
 

@@ -48,7 +48,7 @@ class TrainResult:
     backend: the form of the model's own op that ran ("chunked", ...); "torch" where it has none of its own,
         "transformers" for Mamba-2, which is theirs; with slots or a recurrent FFN the form of their op too
         ("compiled, slots compiled").
-    interrupted: stopped before its last step. stop_signal: the Ctrl-C or SIGTERM that came, if one did, even
+    interrupted: stopped before its last step. stop_signal: the Ctrl-C, SIGTERM or SIGHUP that came, even
         too late to interrupt this run.
     checkpoint: the last one written.
     model: in evaluation mode, on the device that it was trained on.
@@ -94,8 +94,8 @@ def train(
 ) -> TrainResult:
     """Train an experiment in the folder `out` and evaluate it on the whole validation text, or on its task.
 
-    Ctrl-C and SIGTERM let the step end, save a checkpoint and return with interrupted=True; so does a console
-    that can print no more, which then raises its own OSError (a BrokenPipeError after `| head`).
+    Ctrl-C, SIGTERM and SIGHUP let the step end, save a checkpoint and return with interrupted=True; so does
+    a console that can print no more, which then raises its own OSError (a BrokenPipeError after `| head`).
 
     Args:
         out: the run's folder (see unimatrix.train.run_folder); made if it is not there.
@@ -153,7 +153,7 @@ def train(
         metrics = None if interrupted else _finish(run, curves, interrupts)
         interrupted = metrics is None
         if metrics is not None and accelerator.is_main_process:
-            record_metrics(out, metrics)
+            record_metrics(out, metrics, experiment=experiment, data=data)
     if interrupted:
         say(console, _farewell(run, resume_command))
     return TrainResult(

@@ -324,12 +324,20 @@ class Run:
         try:
             yield
         except UserError as error:
-            kind = TrainingStopped if isinstance(error, NotFinite) else UserError
-            raise kind(f"training stopped at step {step}: {error}; {self._kept}") from error
+            words = f"training stopped at step {step}: {error}"
+            if isinstance(error, NotFinite):
+                raise TrainingStopped(f"{words}; {self._too_much}; {self._kept}") from error
+            raise UserError(f"{words}; {self._kept}") from error
 
     def _not_finite(self, what: str, step: int) -> TrainingStopped:
         words = f"{what} is no longer a finite number at step {step}"
-        return TrainingStopped(f"training stopped: {words}; {self._kept}")
+        return TrainingStopped(f"training stopped: {words}; {self._too_much}; {self._kept}")
+
+    @property
+    def _too_much(self) -> str:
+        """What to do about numbers that are no longer finite."""
+        clipped = "" if self.experiment.optim.clip is not None else ", or gradients clipped (--clip 1)"
+        return f"a learning rate below {self.experiment.optim.lr:g} may help{clipped}"
 
     @property
     def _kept(self) -> str:

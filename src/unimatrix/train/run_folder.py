@@ -6,7 +6,6 @@ config.json, ...  the model of the newest checkpoint, see unimatrix.train.run_mo
 logs/             TensorBoard's event files
 """
 
-import dataclasses
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -154,18 +153,24 @@ def open_run_folder(out: Path, experiment: Experiment, data: dict[str, Any], *, 
             point_to(latest)
         mark = None if overwrite else read_run(out / MARK)
         run_id = mark.id if mark is not None else uuid.uuid4().hex
-        _write_mark(out, RunRecord(id=run_id, experiment=experiment, data=data_record(data)))
+        # what a finished run came to stays, and what it was measured by, until it is measured anew
+        if mark is None or mark.metrics is None or mark.experiment.loop.steps != experiment.loop.steps:
+            _write_mark(out, RunRecord(id=run_id, experiment=experiment, data=data_record(data)))
     except OSError as error:
         raise _not_writable(out, error) from error
     return run_id
 
 
-def record_metrics(out: Path, metrics: Mapping[str, float]) -> None:
+def record_metrics(
+    out: Path, metrics: Mapping[str, float], *, experiment: Experiment, data: dict[str, Any]
+) -> None:
     """Write what a finished run came to into its mark; a UserError where it cannot be written."""
     mark = read_run(out / MARK)
     assert mark is not None, "written when the run began"
     try:
-        _write_mark(out, dataclasses.replace(mark, metrics=metrics))
+        _write_mark(
+            out, RunRecord(id=mark.id, experiment=experiment, data=data_record(data), metrics=metrics)
+        )
     except OSError as error:
         raise _not_writable(out, error) from error
 
