@@ -23,7 +23,7 @@ class UserError(ValueError):
 class TrainingStopped(UserError):
     """A run that cannot go on: its loss, its weights or what the model made of them is no longer finite.
 
-    signal: the Ctrl-C or SIGTERM that came meanwhile.
+    signal: the Ctrl-C, SIGTERM or SIGHUP that came meanwhile.
     """
 
     signal: int | None = None

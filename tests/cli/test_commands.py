@@ -281,10 +281,35 @@ def test_eval_refuses_a_runs_own_text_that_has_changed(call, refused, small_run,
     assert call("eval", tmp_path / "run", "--split", "test")[0] == 0
     text.write_text(change(whole))
     complaint = refused("eval", tmp_path / "run", "--split", "test")
-    assert f"data: the text that {tmp_path / 'run'} was trained on is another now: its part 't" in complaint
+    assert f"sea.txt' is not what {tmp_path / 'run'} was trained on: train text 1," in complaint
     assert "--data names the text" in complaint
     code, out, _ = call("eval", tmp_path / "run", "--split", "test", "--data", text)
     assert (code, "sea.txt, test" in out) == (0, True)
+
+
+def test_eval_refuses_a_runs_own_folder_with_another_part_or_other_documents(
+    call, refused, small_run, tmp_path
+) -> None:
+    words = (small_run.parent / "sea.txt").read_text()
+    splits = tmp_path / "splits"
+    splits.mkdir()
+    for name, text in (("train", words[:900]), ("valid", words[900:1000]), ("test", words[1000:1100])):
+        (splits / f"{name}.txt").write_text(text)
+    assert call("train", splits, *SMALL, "--steps", "1", "--out", tmp_path / "run")[0] == 0
+    assert call("eval", tmp_path / "run")[0] == 0
+    (splits / "valid.txt").write_text(words[:100])
+    assert "was trained on: valid text 100 bytes, sha256 " in refused("eval", tmp_path / "run")
+    files = tmp_path / "files"
+    files.mkdir()
+    for number in range(12):
+        (files / f"{number:02}.txt").write_text(words[100 * number : 100 * number + 100])
+    assert call("train", files, "--pack", *SMALL, "--steps", "1", "--out", tmp_path / "packed")[0] == 0
+    assert call("eval", tmp_path / "packed")[0] == 0
+    (files / "00.txt").write_text(words[:200])
+    (files / "01.txt").unlink()
+    complaint = refused("eval", tmp_path / "packed")
+    assert "was trained on: train documents 11, sha256 " in complaint
+    assert ", now 10, sha256 " in complaint
 
 
 def test_eval_of_a_run_and_of_its_checkpoint_agree_and_say_what_training_said(call, small_run) -> None:

@@ -255,7 +255,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_option_whatever_the_option(
         (("train", "x", "--steps"), "--steps: expected a whole number, got none"),
         (
             ("generate", "x", "--prompt", "- a"),
-            "--prompt: expected a text, got none; a text that begins",
+            "--prompt: expected a text, got none; write a text that",
         ),
         (("generate", "x", "--prompt", "--max-new-tokens", "3"), "--prompt: expected a text, got none\n"),
         (("train", "x", "--betas", "0.9"), "--betas: expected 2 numbers, got '0.9'"),

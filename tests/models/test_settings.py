@@ -137,7 +137,7 @@ def test_relative_widths_follow_the_model():
             "'parts.memory.num_slots'; this model has no part with num_slots; .* or parts.slots=slots$",
         ),
         ("unimatrix", {"slots": 2}, "'slots'; this model has no part with num_slots; .* parts.slots=slots$"),
-        ("unimatrix-core", {"scale": 2.0}, "no part with scale; one is added by head=scaled$"),
+        ("unimatrix-core", {"scale": 2.0}, "no part with scale; one comes by head=scaled$"),
         ("unimatrix-core", {"slot": 2}, "unknown setting 'slot'; known: "),
         ("unimatrix", {"feed_forward": "mlp"}, r"did you mean layers\.\*\.feed_forward\?$"),
         ("unimatrix", {"suffix": None}, r"did you mean parts\.suffix\?$"),
@@ -193,8 +193,7 @@ def test_what_a_complaint_says_of_a_missing_part_is_so():
     for name, paths in told.items():
         assert paths
         for path, kind in paths:
-            part = kind if kind != "classes" else {"kind": kind, "num_classes": 2, "first_token": 0}
-            assert any(known.endswith(f".{name}") for known in settings_of(edit(core, {path: part})))
+            assert any(known.endswith(f".{name}") for known in settings_of(edit(core, {path: kind})))
 
 
 def test_the_first_value_of_a_name():

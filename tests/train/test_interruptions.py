@@ -1,5 +1,6 @@
 """Killed, asked to stop, or stopped by a full disk: the run goes on to the bytes of one left in peace."""
 
+import io
 import json
 import os
 import random
@@ -8,10 +9,12 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from unimatrix.errors import UserError
 from unimatrix.train import latest_checkpoint, load_checkpoint, train
 from unimatrix.train import run as run_module
+from unimatrix.train.interrupts import SIGNALS, Interrupts
 from unimatrix.train.run_model import INDEX
 
 # one process imports everything once and forks a child for each attempt; a child is killed from outside
@@ -159,7 +162,7 @@ def signal_after(monkeypatch, step, number):
     monkeypatch.setattr(run_module.Run, "train_step", train_step)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(
     fit, tiny, console, tmp_path, monkeypatch, request, number
 ):
@@ -216,6 +219,27 @@ def test_under_nohup_a_closed_terminal_stops_nothing(fit, tiny, monkeypatch):
         result = fit(tiny())
         assert (result.interrupted, result.steps, result.stop_signal) == (False, 6, None)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_closes_says_so_twice():
+    """Its shell and the system: the second does nothing until all is saved."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+            assert interrupts.signal == signal.SIGHUP
+            with interrupts.at_once():
+                signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        # of a program that uses it for something else it stays its own
+        seen = []
+        signal.signal(signal.SIGHUP, lambda *_: seen.append(1))
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+        assert (interrupts.wanted, seen) == (False, [1])
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -306,3 +330,29 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(fit, tiny, tmp_path
     load_checkpoint(tmp_path / "run" / "checkpoint-000002")
     rest = fit(tiny(steps=6, save_every=2), resume=True)
     assert rest.bpb == whole.bpb
+
+
+class Closed(io.StringIO):
+    """A terminal that is there for so many lines."""
+
+    left = 3
+
+    def write(self, text):
+        if "bits per byte" in text:
+            self.left -= 1
+        if self.left <= 0:
+            raise OSError(5, "Input/output error")
+        return super().write(text)
+
+
+# rich's own thread, which draws the bar, meets it too
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_console_that_goes_away_costs_no_step(fit, tiny, tmp_path, terminal):
+    """What was trained is saved before its error is told."""
+    gone = Console(file=Closed(), force_terminal=terminal, width=100)
+    with pytest.raises(OSError, match="Input/output error"):
+        fit(tiny(steps=8, eval_every=1), console=gone)
+    steps = latest_checkpoint(tmp_path / "run").name
+    assert "checkpoint-000000" < steps < "checkpoint-000008"
+    assert fit(tiny(steps=8, eval_every=1), resume=True).steps == 8

@@ -282,7 +282,7 @@ def test_a_resume_is_refused_where_the_task_draws_other_sequences_now(fit, tiny_
     fit(tiny_recall(steps=1))
     changed = dataclasses.replace(TASKS["recall"], fingerprint=lambda config, *, stream: f"{stream:f<64}")
     monkeypatch.setitem(TASKS, "recall", changed)
-    with pytest.raises(UserError, match=r"has other train sequences of recall: sha256 .*; got trainfff"):
+    with pytest.raises(UserError, match=r"other train sequences of recall: sha256 .*; got sha256 trainfff"):
         fit(tiny_recall(steps=2), resume=True)
 
 

@@ -1,8 +1,9 @@
 """The commands: `unimatrix reproduce | report | train | runs | eval | generate | inspect | models | bench`.
 
 This module only chooses: a command's own module, and with it torch, is imported when it is called, so that
-`unimatrix --help` answers at once. Exit codes: 0 fine; 2 bad input, told in one line on stderr; 130 and 143
-stopped by Ctrl-C and SIGTERM; 141 the reader of a pipe went away; anything else is a bug and stays loud.
+`unimatrix --help` answers at once. Exit codes: 0 fine; 2 bad input, told in one line on stderr; 130, 143
+and 129 stopped by Ctrl-C, SIGTERM and a terminal that closes; 141 the reader of a pipe went away; anything
+else is a bug and stays loud.
 """
 
 import importlib

@@ -122,7 +122,7 @@ def _check(options: Any, arguments: Sequence[str], *, command: str) -> None:
             got = " ".join(words)
             other = bool(left) and left[0].partition("=")[0].replace("_", "-") not in named
             dashed = other and not words and str in (named[name], *get_args(named[name]))
-            hint = f"; a text that begins with - stands behind {name}=" if dashed else ""
+            hint = f"; write a text that begins with - as {name}=TEXT" if dashed else ""
             raise UserError(f"{name}: {problem}, got {shown(got) if words else 'none'}{hint}")
     needed = [name for name, field in fields.items() if field.positional and field.default is MISSING]
     if len(loose) > most:

@@ -280,6 +280,8 @@ def _lines(seen: RunSeen) -> Iterator[str]:
     elif seen.steps is not None:
         done = f"{seen.steps:,} steps" if state == "finished" else f"step {seen.step:,} of {seen.steps:,}"
         state = f"{state}, {done}" if state == "finished" else f"{state} at {done}"
+        if seen.state == "stopped" and seen.step >= seen.steps:
+            state += ", not measured at the end"
     yield f"{seen.folder}  {state}"
     if seen.best is not None:
         where = "at the end" if seen.whole else f"best, at step {seen.best_step:,}"

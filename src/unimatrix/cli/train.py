@@ -147,7 +147,8 @@ def run(arguments: Sequence[str]) -> int:
         overwrite=options.overwrite,
         corpus=corpus,
         console=console,
-        resume_command=command("train", "--resume", "--out", str(out)),
+        # of a resume what was asked besides, such as another number at the end
+        resume_command=command("train", *(arguments if options.resume else ("--resume", "--out", str(out)))),
     )
     if result.stop_signal is not None:
         return 128 + result.stop_signal

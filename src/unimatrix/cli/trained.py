@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from unimatrix.data import Corpus
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, shown
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.train import Experiment
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
 from unimatrix.train.records import TrainerRecord, read_trainer
+from unimatrix.train.run_folder import first_change
+from unimatrix.train.sources import source_of
 
 
 def training_settings(name: str) -> Experiment | None:
@@ -31,18 +33,16 @@ def training_record(name: str) -> TrainerRecord | None:
 
 
 def check_same_text(name: str, record: TrainerRecord, corpus: Corpus) -> None:
-    """Raise a UserError where a run's own text is not as it was: what is new may have been trained on.
+    """Raise a UserError where the source that a run names holds another text than it was trained on.
 
-    As the parts of a text are shares of it, a byte more moves them all.
+    What is called its validation or test part then may be what was trained on.
     """
-    for split in ("train", "valid"):
-        was, now = getattr(record.data, split), corpus.fingerprint(split)
-        if was.sha256 != now["sha256"]:
-            raise UserError(
-                f"data: the text that {name} was trained on is another now: its part {split!r} was "
-                f"{was.bytes:,} bytes, sha256 {was.sha256[:8]}..., and is {now['bytes']:,}, "
-                f"{str(now['sha256'])[:8]}...; --data names the text to evaluate on"
-            )
+    changed = first_change(record.data, source_of(record.experiment, corpus).describe())
+    if changed is not None:
+        raise UserError(
+            f"data: {shown(record.experiment.data)} is not what {name} was trained on: {changed.split} "
+            f"{changed.what} {changed.was}, now {changed.now}; --data names the text to evaluate on"
+        )
 
 
 def check_reads_text(name: str) -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unimatrix.codec import fits
 from unimatrix.data.documents import PackedBatch, packed
 from unimatrix.data.tasks import IGNORE
 from unimatrix.errors import NotFinite, UserError, UserTypeError, shown
@@ -131,7 +130,7 @@ def nats_of_share(
     """
     limit = max_positions(model)
     for name, size in (("window", window), ("batch_size", batch_size)):
-        if not fits(size, int):
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
             raise UserTypeError(f"{name}: expected a whole number, got {shown(size)}")
     if window < 1 or (limit is not None and window > limit):
         upper = "" if limit is None else f" and at most the model's {limit} positions"

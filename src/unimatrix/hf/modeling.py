@@ -29,7 +29,7 @@ from unimatrix.hf.older_files import check_no_older, in_this_versions_names
 from unimatrix.mixers import HeadConfig, Part
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 from unimatrix.models.documents import check_keeps_documents
-from unimatrix.models.input_checks import may_look, positions_at
+from unimatrix.models.input_checks import has_values, positions_at
 
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
 # what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
@@ -257,7 +257,7 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         size = (self.config.vocab_size, self.language_model.embedding.embedding_dim)
-        if not isinstance(value, nn.Embedding) or tuple(value.weight.shape) != size:
+        if not isinstance(value, nn.Embedding) or (value.num_embeddings, value.embedding_dim) != size:
             raise UserTypeError(f"set_input_embeddings: expected an Embedding{size}, got {shown(value)}")
         if isinstance(self.language_model, LanguageModel):
             tied = self.language_model.tied
@@ -554,11 +554,13 @@ def _new_columns(attention_mask: Any, given: Tensor, num_past: int) -> Tensor | 
             f" or {(batch_size, num_past + num_new)}, got {tuple(attention_mask.shape)}"
         )
     # one that is added to scores, 0 to keep and -inf to leave out, would say the opposite
-    if attention_mask.is_floating_point() and may_look(attention_mask):
+    if attention_mask.is_floating_point() and has_values(attention_mask):
         other = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
-        if other.numel() or not bool(attention_mask.any()):
-            got = other[0].item() if other.numel() else "zeros alone"
-            raise UserError(f"attention_mask: expected 1 or True at tokens, 0 or False at padding, got {got}")
+        if other.numel():
+            raise UserError(
+                "attention_mask: expected 1 or True at tokens, 0 or False at padding, got "
+                f"{other[0].item():g}"
+            )
     return attention_mask[:, attention_mask.shape[1] - num_new :].bool()
 
 

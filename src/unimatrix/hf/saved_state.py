@@ -111,9 +111,9 @@ def load_state(
             about = file.metadata() or {}
             _check_about(about, model)
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if about.get(TENSORS, "") not in ("", sha256_of(found)):
+            if TENSORS in about and about[TENSORS] != sha256_of(found):
                 raise UserError("wrong checksum, the file was changed or damaged")
-            tensors = {name: _own(tensor) for name, tensor in found.items()}
+            tensors = {name: _own(found.pop(name)) for name in list(found)}
         return _checked(tensors, model, batch_size)
     except (SafetensorError, OSError) as error:
         raise UserError(

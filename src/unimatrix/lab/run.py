@@ -77,7 +77,7 @@ def first_seeds(number: int) -> tuple[int, ...]:
 class Reproduction:
     """What came out: one summary per study, and the page.
 
-    stop_signal: the Ctrl-C or SIGTERM that ended it early; then nothing is reported and page is None.
+    stop_signal: the Ctrl-C, SIGTERM or SIGHUP that ended it early; then nothing is reported and page is None.
     gave_up: the runs whose training stopped for good; no number counts them, and the page tells of them.
     """
 

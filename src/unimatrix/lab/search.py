@@ -165,7 +165,7 @@ def search(
         corpus: of its validation text the last PART_BYTES count, all of a shorter one.
     Raises:
         UserError: a damaged file, spaces of unequal sizes or too few draws, what training refuses.
-        Stopped: by Ctrl-C or SIGTERM; finished runs are kept.
+        Stopped: by a signal; finished runs are kept.
     """
     check_path(out)
     if len({space.sizes for space in spaces}) != 1:

@@ -41,7 +41,7 @@ class Trained:
     """What came out of one run.
 
     result: None where it was stopped before its end: it goes on from its checkpoint. headline: its number in
-    words. seconds: that the whole of it took here. stop_signal: the Ctrl-C or SIGTERM that came.
+    words. seconds: that the whole of it took here. stop_signal: the signal that came.
     """
 
     result: Result | None

@@ -123,11 +123,7 @@ def register(module: type[nn.Module], config: type[PartConfig]) -> None:
         raise UserError(f"register: expected {config.__name__} to have a build(size)")
     if "votes" in config.gives and getattr(module, "vote", Part.vote) is Part.vote:
         raise UserError(f"register: expected a vote of {module.__name__}'s own, as {kind} gives votes")
-    without = [
-        field.name
-        for field in dataclasses.fields(config)
-        if field.default is field.default_factory is dataclasses.MISSING
-    ]
+    without = required_settings(config)
     settings = {field.name: _default(field) for field in dataclasses.fields(config)}
     if without and role != "head":
         raise UserError(
@@ -146,6 +142,15 @@ def register(module: type[nn.Module], config: type[PartConfig]) -> None:
     get_type_hints(config)  # an annotation that cannot be read fails here, not at the first file
     about = (config.__doc__ or module.__doc__ or "").strip().partition("\n")[0]
     _parts[kind] = RegisteredPart(module, config, cast(Role, role), about, settings)
+
+
+def required_settings(config: type[PartConfig]) -> list[str]:
+    """The names of the settings that have no default."""
+    return [
+        field.name
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
 
 
 def parts() -> Mapping[str, RegisteredPart]:

@@ -99,15 +99,20 @@ def positions_at(at: object, hidden: Stream) -> Callable[[Tensor], Tensor]:
 
 def may_look(x: Tensor) -> bool:
     """Whether its values can be looked at, and cost no synchronisation."""
-    return x.is_cpu and not torch.compiler.is_compiling() and not mapping()
+    return x.is_cpu and has_values(x)
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether it has values that can be looked at, wherever it is."""
+    return not (x.is_meta or torch.compiler.is_compiling() or mapping())
 
 
 def check_ids(input_ids: TokenIds, vocab_size: int, *, training: bool) -> None:
     """Raise a UserError for an id outside the vocabulary, where a look at the values is free."""
     # in a compiled graph, and in training off the CPU, it would cost a synchronisation
-    if torch.compiler.is_compiling() or (training and input_ids.device.type != "cpu"):
+    if input_ids.numel() == 0 or not has_values(input_ids):
         return
-    if input_ids.numel() == 0 or input_ids.is_meta or mapping():
+    if training and input_ids.device.type != "cpu":
         return
     low, high = (int(bound) for bound in torch.aminmax(input_ids))
     if low < 0 or high >= vocab_size:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from unimatrix.codec import fits
 from unimatrix.errors import UserError, shown
 from unimatrix.mixers import Given, Part, Reading
 from unimatrix.mixers.documents import positions_in_document
@@ -193,7 +192,7 @@ class LanguageModel(nn.Module):
 
     def init_state(self, batch_size: int) -> LanguageModelState:
         """The state before the first token, the same as passing None."""
-        if not fits(batch_size, int) or batch_size < 0:
+        if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 0:
             raise UserError(f"batch_size: expected a whole number of at least 0, got {shown(batch_size)}")
         one = torch.zeros(batch_size, 0, dtype=torch.int64, device=self.embedding.weight.device)
         return self(one)[1]

@@ -18,7 +18,7 @@ from unimatrix.data.settings import check_type
 from unimatrix.errors import UserError, UserTypeError, did_you_mean, shown
 from unimatrix.mixers import PartConfig
 from unimatrix.mixers.part import Role
-from unimatrix.mixers.registry import part_from_json, parts
+from unimatrix.mixers.registry import part_from_json, parts, required_settings
 from unimatrix.models.config import ModelConfig, Parts, check_known_settings
 from unimatrix.models.upgrade import MAX_DEPTH
 
@@ -258,13 +258,20 @@ class _Edit:
         return found
 
     def _absent(self, name: str) -> str:
-        """The parts that have a setting of this name, and how to add one; nothing if the model has such."""
+        """The parts that have a setting of this name, and how one comes in; nothing if the model has such.
+
+        Those that have to be told more than their kind are left out.
+        """
         there = {type(part) for part in self._all().values()}
-        having = {kind: part for kind, part in parts().items() if name in part.settings}
+        having = {
+            kind: part
+            for kind, part in parts().items()
+            if name in part.settings and not required_settings(part.config)
+        }
         if any(part.config in there for part in having.values()) or not having:
             return ""
         added = [f"{_NEW_PLACE[part.role].format(kind=kind)}={kind}" for kind, part in having.items()]
-        return f"this model has no part with {name}; one is added by {' or '.join(added)}"
+        return f"this model has no part with {name}; one comes by {' or '.join(added)}"
 
     def _known(self, key: Any) -> list[str]:
         """What somebody who wrote `key` may have meant: names of settings, or paths."""

@@ -30,7 +30,7 @@ def state_bytes(state: Any) -> int:
 
 def select_batch(state: State, index: Tensor) -> State:
     """The state whose row n is row index[n] of the given one; index: [B'] int64 (beams, expansion)."""
-    if not isinstance(index, Tensor) or index.dim() != 1 or index.dtype not in (torch.int64, torch.int32):
+    if not isinstance(index, Tensor) or index.dim() > 1 or index.dtype not in (torch.int64, torch.int32):
         raise UserTypeError(f"index: expected numbers of rows in one dimension, int64, got {shown(index)}")
 
     def select(part: Any) -> Any:

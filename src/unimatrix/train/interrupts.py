@@ -12,11 +12,14 @@ from unimatrix.errors import TrainingStopped
 # Windows has no SIGHUP
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupts:
     """Within the block the first of SIGNALS sets `signal`; a second one acts as it always does.
 
-    Where SIGHUP is ignored, as under nohup, it stays so.
+    Of SIGHUP a second one does nothing: of a terminal that closes both the shell and the system tell. Where
+    somebody ignores it (nohup) or handles it, it stays theirs.
 
     Signals reach Python's main thread only; in another thread the block changes nothing. A TrainingStopped
     that leaves the block has the signal too.
@@ -44,12 +47,8 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if (
-                    number not in (signal.SIGINT, signal.SIGTERM)
-                    and signal.getsignal(number) is signal.SIG_IGN
-                ):
-                    continue
-                self._previous[number] = signal.signal(number, self._note)
+                if number in _ALWAYS or signal.getsignal(number) is signal.SIG_DFL:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
@@ -59,7 +58,11 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+        previous = self._previous
         self._restore()
+        if number not in _ALWAYS:
+            self._previous = {number: previous[number]}
+            signal.signal(number, signal.SIG_IGN)
         if self._raises:
             raise KeyboardInterrupt
 

@@ -66,11 +66,10 @@ def say(console: Console, text: str) -> None:
 
 
 class _Bar:
-    gone: OSError | None = None  # a terminal that goes away takes the process with it
-
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
+        self.gone: OSError | None = None
 
     def advance(self, step: int) -> None:
         self._progress.update(self._task, completed=step)
@@ -82,7 +81,10 @@ class _Bar:
         self._progress.update(self._task, completed=step, figures=figures)
 
     def say(self, text: str) -> None:
-        say(self._progress.console, text)
+        try:
+            say(self._progress.console, text)
+        except OSError as error:
+            self.gone = error
 
 
 class _Lines:

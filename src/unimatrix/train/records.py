@@ -66,7 +66,8 @@ class RunRecord:
     """run.json: the mark of a run.
 
     id: the same after a resume. data: see unimatrix.train.sources.describe. metrics: what was evaluated at
-    its end, by name; None before, and in runs of older versions.
+    its end, by name; None before, and in runs of older versions. experiment: the settings that it was last
+    begun with, or, where there are metrics, measured by.
     """
 
     kind: ClassVar[str] = "unimatrix training run"

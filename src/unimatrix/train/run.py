@@ -326,18 +326,18 @@ class Run:
         except UserError as error:
             words = f"training stopped at step {step}: {error}"
             if isinstance(error, NotFinite):
-                raise TrainingStopped(f"{words}; {self._too_much}; {self._kept}") from error
+                raise TrainingStopped(f"{words}; {self._kept}; {self._too_much}") from error
             raise UserError(f"{words}; {self._kept}") from error
 
     def _not_finite(self, what: str, step: int) -> TrainingStopped:
         words = f"{what} is no longer a finite number at step {step}"
-        return TrainingStopped(f"training stopped: {words}; {self._too_much}; {self._kept}")
+        return TrainingStopped(f"training stopped: {words}; {self._kept}; {self._too_much}")
 
     @property
     def _too_much(self) -> str:
         """What to do about numbers that are no longer finite."""
         clipped = "" if self.experiment.optim.clip is not None else ", or gradients clipped (--clip 1)"
-        return f"a learning rate below {self.experiment.optim.lr:g} may help{clipped}"
+        return f"a new run with a learning rate below {self.experiment.optim.lr:g} may help{clipped}"
 
     @property
     def _kept(self) -> str:

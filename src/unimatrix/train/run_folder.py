@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unimatrix.atomic import write_json
 from unimatrix.codec import encode, is_utf8
@@ -26,7 +26,7 @@ from unimatrix.train.checkpoint import (
     load_checkpoint,
 )
 from unimatrix.train.config import Experiment, first_difference
-from unimatrix.train.records import RunRecord, TrainerRecord, data_record, read_run
+from unimatrix.train.records import RunRecord, TaskData, TextData, TrainerRecord, data_record, read_run
 from unimatrix.train.run_model import check_run_model, point_to
 
 try:
@@ -207,30 +207,53 @@ def _check_same_run(
     if difference is not None:
         field, was, now = difference
         raise UserError(f"resume: the run in {str(out)!r} has {field} {was!r}, got {now!r}")
+    changed = first_change(saved.data, data)
+    if changed is None:
+        return
+    split = changed.split
+    if changed.what == "documents":
+        words = f"keeps other documents of the {split} text apart"
+    elif asked.task is not None:
+        # the settings agree: this version draws other sequences than the one that began the run
+        words = f"has other {split} sequences of {asked.task.kind}"
+    else:
+        words = f"has another {split} text"
+    raise UserError(f"resume: the run in {str(out)!r} {words}: {changed.was}; got {changed.now}")
+
+
+class Change(NamedTuple):
+    """What is not as it was of a split, "text" or "documents", and in words what was recorded and is now."""
+
+    split: str
+    what: str
+    was: str
+    now: str
+
+
+def first_change(saved: TextData | TaskData, data: Mapping[str, Any]) -> Change | None:
+    """The first split whose bytes, sequences or documents are others than those that were saved.
+
+    Args:
+        data: what `unimatrix.train.sources.Source.describe` says of them now.
+    """
     for split in ("train", "valid"):
-        was, now = encode(getattr(saved.data, split)), data[split]
-        if was["sha256"] == now["sha256"]:
-            if was.get("documents") == now.get("documents"):
-                continue
-            raise UserError(
-                f"resume: the run in {str(out)!r} keeps other documents of the {split} text apart: "
-                f"{_documents(was)}; got {_documents(now)}"
-            )
-        if asked.task is not None:
-            # the settings agree: this version draws other sequences than the one that began the run
-            raise UserError(
-                f"resume: the run in {str(out)!r} has other {split} sequences of {asked.task.kind}: sha256 "
-                f"{was['sha256'][:8]}...; got {now['sha256'][:8]}..."
-            )
-        raise UserError(
-            f"resume: the run in {str(out)!r} has another {split} text: {was['bytes']:,} bytes, sha256 "
-            f"{was['sha256'][:8]}...; got {now['bytes']:,} bytes, sha256 {now['sha256'][:8]}..."
-        )
+        was, now = encode(getattr(saved, split)), data[split]
+        if was["sha256"] != now["sha256"]:
+            return Change(split, "text", _contents(was), _contents(now))
+        if was.get("documents") != now.get("documents"):
+            return Change(split, "documents", _documents(was), _documents(now))
+    return None
+
+
+def _contents(split: Mapping[str, Any]) -> str:
+    size = f"{split['bytes']:,} bytes, " if "bytes" in split else ""  # a task's sequences are not counted so
+    return f"{size}sha256 {split['sha256'][:8]}..."
 
 
 def _documents(split: Mapping[str, Any]) -> str:
     """In words, those of a split that are known to be kept apart."""
-    return f"{split['documents']['number']:,}, sha256 {split['documents']['sha256'][:8]}..."
+    found = split["documents"]
+    return "none" if found is None else f"{found['number']:,}, sha256 {found['sha256'][:8]}..."
 
 
 def _delete_logs(logs: Path) -> None:
