@@ -64,7 +64,6 @@ BEYOND += ("fair-fight-long", "fair-fight-large")
 # of whose runs the first seed's, or the first three seeds', are committed
 ONE_SEED = ("learning-rate", "fair-fight-large")
 THREE_SEEDS = ("fair-fight-long",)
-TWO_SO_FAR = ("binding-load", "binding-length")  # of five: half an hour of two cores and more for each
 FIVE = {7, 11, 1, 2, 3}
 # the texts that streams were read from, the newest first
 STREAMS = dict.fromkeys(("python-stdlib-3.11.7", "tinyshakespeare", "wikitext-2-raw"), FIVE)
@@ -89,7 +88,6 @@ def test_the_committed_runs_are_of_five_seeds_and_of_today_s_settings(committed)
     for name, study in STUDIES.items():
         for experiment in study.names:
             seeds = {7} if name in ONE_SEED else {7, 11, 1} if name in THREE_SEEDS else FIVE
-            seeds = {7, 11} if name in TWO_SO_FAR else seeds
             seeds = set() if experiment.startswith(NOT_RUN_YET) else seeds
             assert committed[name].get(experiment, {}).keys() == seeds, experiment
     assert all(row.is_current for row in read_results(ROOT / "docs" / "results" / "results.jsonl"))
