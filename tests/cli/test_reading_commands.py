@@ -98,7 +98,8 @@ def test_states_and_files_that_cannot_be_used(call, refused, small_run, corpus, 
     call("train", corpus, *SMALL, "--steps", "1", "--out", other, "--overwrite")
     assert "a state of other weights" in refused("generate", other, "--load-state", state)
     with safe_open(state, framework="pt") as file:
-        about = file.metadata()
+        # as an older file is, without a checksum of its own
+        about = {name: text for name, text in file.metadata().items() if name != "tensors"}
     save_file(
         {name: tensor.repeat_interleave(2, 0) for name, tensor in load_file(state).items()}, state, about
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from unimatrix.data import Corpus
-from unimatrix.errors import UserError, shown
+from unimatrix.errors import UserError
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
 from unimatrix.train import Experiment
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
@@ -40,8 +40,8 @@ def check_same_text(name: str, record: TrainerRecord, corpus: Corpus) -> None:
     changed = first_change(record.data, source_of(record.experiment, corpus).describe())
     if changed is not None:
         raise UserError(
-            f"data: {shown(record.experiment.data)} is not what {name} was trained on: {changed.split} "
-            f"{changed.what} {changed.was}, now {changed.now}; --data names the text to evaluate on"
+            f"data: not what {name} was trained on, {changed.split} {changed.what} {changed.was}, now "
+            f"{changed.now}; --data names the text to evaluate on"
         )
 
 
