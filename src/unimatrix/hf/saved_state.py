@@ -236,7 +236,9 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        # a copy has strides of its own: what has one element may be called contiguous with any
+        flat = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.detach().reshape(-1))
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
