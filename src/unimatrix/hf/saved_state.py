@@ -237,7 +237,9 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         # a copy has strides of its own: what has one element may be called contiguous with any
-        flat = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.detach().reshape(-1))
+        # and a bool is copied as its byte, whichever it is
+        bits = tensor.detach().view(torch.uint8) if tensor.dtype == torch.bool else tensor.detach()
+        flat = torch.empty(bits.numel(), dtype=bits.dtype).copy_(bits.reshape(-1))
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
