@@ -5,17 +5,10 @@ from pathlib import Path
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
-from unimatrix.train import Experiment
 from unimatrix.train.checkpoint import TRAINER, latest_checkpoint
 from unimatrix.train.records import TrainerRecord, read_trainer
 from unimatrix.train.run_folder import first_change
 from unimatrix.train.sources import source_of
-
-
-def training_settings(name: str) -> Experiment | None:
-    """The experiment that a checkpoint of ours was trained with; None for any other model."""
-    record = training_record(name)
-    return None if record is None else record.experiment
 
 
 def training_record(name: str) -> TrainerRecord | None:
@@ -48,9 +41,9 @@ def check_same_text(name: str, record: TrainerRecord, corpus: Corpus) -> None:
 def check_reads_text(name: str) -> None:
     """Raise a UserError for a model whose tokens are a task's: what it writes is no text."""
     try:
-        trained_with = training_settings(name)
+        record = training_record(name)
     except UserError:
         return  # of damage to what it is made of loading tells
-    task = None if trained_with is None else trained_with.task
+    task = None if record is None else record.experiment.task
     if task is not None:
         raise UserError(f"{name}: expected a model of text, got one trained on the task {task.kind}")

@@ -236,8 +236,7 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        # a copy has strides of its own: what has one element may be called contiguous with any
-        # and a bool is copied as its byte, whichever it is
+        # a copy has strides of its own, as one element is contiguous with any; a bool is copied as its byte
         bits = tensor.detach().view(torch.uint8) if tensor.dtype == torch.bool else tensor.detach()
         flat = torch.empty(bits.numel(), dtype=bits.dtype).copy_(bits.reshape(-1))
         digest.update(flat.view(torch.uint8).numpy().data)

@@ -252,7 +252,7 @@ def _contents(split: Mapping[str, Any]) -> str:
 
 def _documents(split: Mapping[str, Any]) -> str:
     """In words, those of a split that are known to be kept apart."""
-    found = split["documents"]
+    found = split.get("documents")
     return "none" if found is None else f"{found['number']:,}, sha256 {found['sha256'][:8]}..."
 
 
