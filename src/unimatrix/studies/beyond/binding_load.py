@@ -62,12 +62,12 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "rosa-exact": ("unimatrix-rosa-exact", "ROSA, exact, not voting", {}),
     "mamba2": ("mamba2", "Mamba-2", {}),
     "m2rnn": ("m2rnn", "M2RNN", {}),
+    "unimatrix": ("unimatrix", "unimatrix, with votes", {}),
+    "unimatrix-no-votes": ("unimatrix", "unimatrix, votes off", WITHOUT_VOTES),
     "store": ("unimatrix-core", "Surprise store", _store("surprise")),
     "store-oldest": ("unimatrix-core", "Surprise, oldest goes", _store("surprise-oldest")),
     "store-random": ("unimatrix-core", "Random store", _store("random")),
     "store-reservoir": ("unimatrix-core", "Reservoir", _store("reservoir")),
-    "unimatrix": ("unimatrix", "unimatrix, with votes", {}),
-    "unimatrix-no-votes": ("unimatrix", "unimatrix, votes off", WITHOUT_VOTES),
 }
 LOOKS_BACK = ("transformer", "assoc")
 STORES = ("store", "store-oldest", "store-random", "store-reservoir")
