@@ -281,7 +281,7 @@ def test_eval_refuses_a_runs_own_text_that_has_changed(call, refused, small_run,
     assert call("eval", tmp_path / "run", "--split", "test")[0] == 0
     text.write_text(change(whole))
     complaint = refused("eval", tmp_path / "run", "--split", "test")
-    assert f"data: not what {tmp_path / 'run'} was trained on, train text 1," in complaint
+    assert f"data: sea.txt has changed since {tmp_path / 'run'} was trained on it: train text 1," in complaint
     assert "--data names the text" in complaint
     code, out, _ = call("eval", tmp_path / "run", "--split", "test", "--data", text)
     assert (code, "sea.txt, test" in out) == (0, True)
@@ -298,7 +298,7 @@ def test_eval_refuses_a_runs_own_folder_with_another_part_or_other_documents(
     assert call("train", splits, *SMALL, "--steps", "1", "--out", tmp_path / "run")[0] == 0
     assert call("eval", tmp_path / "run")[0] == 0
     (splits / "valid.txt").write_text(words[:100])
-    assert "was trained on, valid text 100 bytes, sha256 " in refused("eval", tmp_path / "run")
+    assert "was trained on it: valid text 100 bytes, sha256 " in refused("eval", tmp_path / "run")
     files = tmp_path / "files"
     files.mkdir()
     for number in range(12):
@@ -308,7 +308,7 @@ def test_eval_refuses_a_runs_own_folder_with_another_part_or_other_documents(
     (files / "00.txt").write_text(words[:200])
     (files / "01.txt").unlink()
     complaint = refused("eval", tmp_path / "packed")
-    assert "was trained on, train documents 11, sha256 " in complaint
+    assert "was trained on it: train documents 11, sha256 " in complaint
     assert ", now 10, sha256 " in complaint
 
 

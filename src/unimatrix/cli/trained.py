@@ -33,8 +33,9 @@ def check_same_text(name: str, record: TrainerRecord, corpus: Corpus) -> None:
     changed = first_change(record.data, source_of(record.experiment, corpus).describe())
     if changed is not None:
         raise UserError(
-            f"data: not what {name} was trained on, {changed.split} {changed.what} {changed.was}, now "
-            f"{changed.now}; --data names the text to evaluate on"
+            f"data: {Path(record.experiment.data).name} has changed since {name} was trained on it: "
+            f"{changed.split} {changed.what} {changed.was}, now {changed.now}; --data names the text to "
+            "evaluate on"
         )
 
 

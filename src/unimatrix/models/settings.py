@@ -270,7 +270,9 @@ class _Edit:
         }
         if any(part.config in there for part in having.values()) or not having:
             return ""
-        added = [f"{_NEW_PLACE[part.role].format(kind=kind)}={kind}" for kind, part in having.items()]
+        # what a model has once first: it takes nobody's place and is in no layer
+        kinds = sorted(having, key=lambda kind: having[kind].role != "model")
+        added = [f"{_NEW_PLACE[having[kind].role].format(kind=kind)}={kind}" for kind in kinds]
         return f"this model has no part with {name}; one comes by {' or '.join(added)}"
 
     def _known(self, key: Any) -> list[str]:
