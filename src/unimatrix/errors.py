@@ -55,10 +55,17 @@ def did_you_mean(name: object, known: Collection[str], *, also: str = "") -> str
     near = near_names(name, known)
     if near:
         return f"did you mean {' or '.join(near)}?{also and f' ({also})'}"
-    names = [str(one) for one in known] or ["none"]
+    return f"{also}{also and '; '}known: {first_names(known) or 'none'}"
+
+
+def first_names(names: Collection[str]) -> str:
+    """As many of the names as a line holds, one at least, and how many more there are."""
+    names = [str(one) for one in names]
+    if not names:
+        return ""
     held = max(1, sum(length <= _MOST_KNOWN for length in accumulate(len(one) + 2 for one in names)))
     more = [f"and {len(names) - held} more"] if held < len(names) else []
-    return f"{also}{also and '; '}known: {', '.join([*names[:held], *more])}"
+    return ", ".join([*names[:held], *more])
 
 
 def shown(value: Any) -> str:

@@ -388,6 +388,15 @@ def committed(tmp_path, go, monkeypatch):
     return place
 
 
+def test_of_many_that_are_not_trained_a_line_names_the_first() -> None:
+    console = Console(file=io.StringIO(), width=10_000)
+    run_module._announce_skipped(console, {f"family.experiment-{at}": (1, 2) for at in range(150)})
+    (line,) = console.file.getvalue().splitlines()
+    assert line.startswith("Not trained, shown from the project's own runs (--full trains all): family.exp")
+    assert re.search(r", and 1[34]\d more$", line)
+    assert len(line) < 200
+
+
 def test_the_longest_are_shown_from_committed_runs_and_trained_when_asked_for(
     tmp_path, go, committed
 ) -> None:

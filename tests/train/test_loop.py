@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
+from rich.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unimatrix.data import BOS, Corpus, random_windows
@@ -19,6 +20,7 @@ from unimatrix.hf.checksums import CHECKSUMS, write_checksums
 from unimatrix.models import PRESETS as KNOWN
 from unimatrix.models import build, edit, parameter_count
 from unimatrix.train import load_checkpoint, train
+from unimatrix.train.progress import reporting
 from unimatrix.train.run import LossModule
 
 PRESETS = ["transformer", "unimatrix-core", "unimatrix-rosa", "unimatrix-discovery"]
@@ -289,6 +291,21 @@ def test_a_bar_on_a_terminal(fit, tiny):
     shown = terminal.file.getvalue()
     for part in ("poem", "6/6", "loss", "tokens/s"):
         assert part in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+@pytest.mark.parametrize("name", ["poem", "fight-long.transformer-modern-votes"])
+def test_a_narrow_terminal_cuts_the_figures_and_not_the_time_left(width, name):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=width, legacy_windows=False)
+    with reporting(terminal, name=name, start=0, steps=12_000) as reporter:
+        reporter.advance(1)
+        figures = {"loss": "3.2140 nats per token", "lr": 1e-3, "tokens_per_second": 14_500.0}
+        reporter.measure(1200, **figures, seconds_left=100.0)
+        time.sleep(0.15)  # a look of the bar's own thread
+    last = Text.from_ansi(terminal.file.getvalue().rstrip().splitlines()[-1]).plain
+    assert last.startswith(name[:4])
+    assert re.search(r" 1200/12000 (\d|-):(\d\d|--):(\d\d|--) loss 3\.2", last)
+    assert len(last) <= width
 
 
 @pytest.mark.parametrize("name", ["v2 [/final]", "[bold red]poem[/]", "[link=x]", "{0} {x}", "%s"])

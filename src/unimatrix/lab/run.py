@@ -23,7 +23,7 @@ from rich.text import Text
 
 from unimatrix.atomic import replace_file
 from unimatrix.data import Corpus, load_corpus
-from unimatrix.errors import TrainingStopped, UserError
+from unimatrix.errors import TrainingStopped, UserError, first_names
 from unimatrix.lab.committed import agreements, committed_rows, is_committed, seconds_by_experiment
 from unimatrix.lab.frames import written
 from unimatrix.lab.look import read_trace, write_trace
@@ -402,7 +402,7 @@ def _announce_skipped(console: Console, skipped: Mapping[str, Sized]) -> None:
         ),
     ):
         if names:
-            say(console, f"Not trained, {words} (--full trains all): {', '.join(names)}")
+            say(console, f"Not trained, {words} (--full trains all): {first_names(names)}")
 
 
 def _train_all(

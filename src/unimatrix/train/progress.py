@@ -6,10 +6,21 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 # what a timedelta holds; more is as good as for ever
 _LONGEST = 86_400.0 * (datetime.timedelta.max.days - 1)
+_WIDE = 110  # columns of a terminal on which a long bar leaves room for the figures
 
 
 class PlainConsole(Console):
@@ -49,11 +60,11 @@ def reporting(console: Console, *, name: str, start: int, steps: int) -> Iterato
         yield _Lines(console, steps)
         return
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        _CutColumn("{task.description}"),
+        BarColumn(bar_width=40 if console.width >= _WIDE else 10),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
         TimeRemainingColumn(),
+        _CutColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=steps, completed=start, figures="")
@@ -63,6 +74,18 @@ def reporting(console: Console, *, name: str, start: int, steps: int) -> Iterato
 def say(console: Console, text: str) -> None:
     """One line as it is: no markup, no colours by guess, no wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _CutColumn(TextColumn):
+    """Text that a narrow terminal cuts off, so that the steps and the time left beside it stay whole."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, markup=False, table_column=Column(overflow="ellipsis"))
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap = True  # its column may become narrower; the text stays on one line
+        return text
 
 
 class _Bar:
