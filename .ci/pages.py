@@ -8,7 +8,9 @@ src/unimatrix/cli/presets.json. Studies are judged by unimatrix.lab, the one pla
 """
 
 import json
+import math
 import re
+import statistics
 import sys
 import textwrap
 from collections import Counter
@@ -197,6 +199,52 @@ def _measured(summary: Any) -> str:
     return table(head, rows)
 
 
+def searched() -> str:
+    """What the fair fight's search came to, by contestant."""
+    from unimatrix.codec import read_record
+    from unimatrix.lab.recipes import Best, Recipes, by_contestant
+    from unimatrix.lab.results import read_results
+    from unimatrix.lab.search import SEARCH, bits
+    from unimatrix.studies.beyond.fights import LABELS, RECIPES
+
+    if not RECIPES.exists():
+        return "The search has not been run."
+    recipes = read_record(Recipes, RECIPES)
+    runs = by_contestant(filter(recipes.is_of, read_results(RESULTS / SEARCH)))
+
+    def recipe(best: Best) -> str:
+        changes, loop = best.experiment.model.changes, best.experiment.loop
+        return (
+            f"d = {changes['d_model']}, depth {changes['depth']}, rate {best.experiment.optim.lr:g}, "
+            f"{loop.batch_size} x {loop.seq_len}"
+        )
+
+    lines = []
+    for name, best in sorted(recipes.windows.items(), key=lambda found: found[1].bpb):
+        all_bits = [bits(row, "bpb") for row in runs[name]]  # infinite where a run diverged
+        least, most = recipes.steps[name]
+        cells = [f"{found:.3f}" for found in (best.bpb, min(all_bits[: recipes.budget.drawn]))]
+        streams = recipes.streams.get(name)
+        middle = statistics.median(all_bits)
+        lines.append(
+            (
+                LABELS[name],
+                *cells,
+                f"{middle:.3f}" if math.isfinite(middle) else "diverged",
+                f"{streams.bpb:.3f}" if streams else "no stream",
+                f"{least:,} to {most:,}",
+                recipe(best),
+                recipe(streams) if streams else "",
+            )
+        )
+    budget = recipes.budget
+    head = (
+        *("model", f"best of {budget.runs} runs in windows", f"of the {budget.drawn} drawn", "median"),
+        *("best as a stream", f"steps in {budget.seconds:g} s", "recipe for windows", "for streams"),
+    )
+    return f"{table(head, lines)}\n\n![Every run of the search, by contestant](results/search.svg)"
+
+
 # ---- speed
 
 
@@ -371,6 +419,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "score": score,
     "headlines": headlines,
     "studies": studies,
+    "search": searched,
     "speed-line": speed_line,
     "speed-core": lambda: speed("throughput.json", over="transformer"),
     "speed-unimatrix": lambda: speed("unimatrix/throughput.json", over="transformer"),
