@@ -15,6 +15,7 @@ from unimatrix.ops import (
     gated_scan,
     m2rnn,
     matrix_state,
+    short_convolution,
     signed_scan,
     slot_memory,
     surprise_store,
@@ -22,7 +23,7 @@ from unimatrix.ops import (
 )
 
 FORMS = ("reference", "chunked", "compiled")
-SHARED = frozenset({"addresses", "transition"})  # by all rows of the batch and all positions
+SHARED = frozenset({"addresses", "transition", "weight"})  # by all rows of the batch and all positions
 Inputs = dict[str, Tensor]
 
 
@@ -168,6 +169,25 @@ def _gated(kinds: int) -> Case:
     return Case(make, apply)
 
 
+def _short(kernel_size: int) -> Case:
+    """Hard: sums where SiLU is all, nothing, and at its bottom."""
+
+    def make(
+        batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64, hard: bool = False
+    ) -> Inputs:
+        x = _of((0.0, -0.0, 90.0, -90.0, -1.2785, 1e-30, 0.5), "x", batch, length, 4)
+        inputs = {"x": x if hard else _normal("x", batch, length, 4), "weight": _normal("w", kernel_size, 4)}
+        inputs["state"] = _normal("s", batch, kernel_size - 1, 4)
+        return {name: x.to(dtype) for name, x in inputs.items()}
+
+    def apply(inputs: Inputs, **options) -> tuple[tuple[Tensor, ...], Any]:
+        state = _state(inputs, options)
+        y, last = short_convolution(**fresh(inputs), state=state, **options)
+        return (y,), last
+
+    return Case(make, apply)
+
+
 def _triple(slots: int) -> Case:
     def make(
         batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64, hard: bool = False
@@ -290,6 +310,8 @@ CASES = {
     "matrix_state-wide": _matrix(mixed=False, width=8),
     "signed_scan": _signed(4),
     "signed_scan-shared": _signed(2),
+    "short_convolution": _short(4),
+    "short_convolution-two": _short(2),
     "gated_scan": _gated(3),
     "gated_scan-query": _gated(4),
     "triple_latent": _triple(0),

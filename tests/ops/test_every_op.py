@@ -24,7 +24,7 @@ def test_wrong_tensors_are_named(case, backend):
     optional = {"state", "addresses", "rule_weights", "diag"}
 
     # the others' shapes and dtypes are held against this one's
-    first = next(name for name in ("q", "write", "gates", "a", "query") if name in inputs)
+    first = next(name for name in ("q", "x", "write", "gates", "a", "query") if name in inputs)
 
     def refused(name: str, x: object, kind: type[UserError] = UserError) -> None:
         with pytest.raises(
@@ -43,7 +43,7 @@ def test_wrong_tensors_are_named(case, backend):
         if name != first:
             refused(name, x.double())
         refused(name, x[0])
-        refused(name, torch.cat([x, x]) if name != "addresses" else x.repeat(1, 2))
+        refused(name, torch.cat([x, x]) if name not in ("addresses", "weight") else x.repeat(1, 2))
         refused(name, torch.imag(torch.complex(x, x).conj()))
 
 

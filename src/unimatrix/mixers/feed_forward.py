@@ -12,6 +12,7 @@ from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.part import Given, Part, Reading, Role, Size
 from unimatrix.mixers.registry import PartConfig
+from unimatrix.ops import gated_product
 from unimatrix.ops.shapes import Stream
 
 
@@ -70,8 +71,7 @@ class GatedMLP(Part):
 
     def forward(self, x: Stream) -> Stream:
         """[B, T, D] to [B, T, D]."""
-        gate, up = self.gate_and_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(gated_product(self.gate_and_up(x)))
 
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
         return Given(add=self(x)), None
@@ -88,6 +88,7 @@ class GatedMLPConfig(PartConfig):
     """
 
     kind: ClassVar[str] = "gated_mlp"
+    ops: ClassVar[tuple[str, ...]] = ("gated_product",)
     role: ClassVar[Role] = "feed"
     width: int | None = None
     expansion: float | None = None

@@ -95,7 +95,7 @@ class M2RNNMixer(Part):
         heads, key, value = self.num_heads, self.key_dim, self.value_dim
         written, gate, step = self.project(u).split([self.convolved, heads * value, heads], dim=-1)
         before = None if state is None else state.recent
-        written, recent = self.convolution(written, before, mask=mask, starts=starts)
+        written, recent = self.convolution(written, before, mask=mask, starts=starts, backend=self.backend)
         q, k, v = written.split([key, key, heads * value], dim=-1)
         q, k = (x[..., None, :].expand(-1, -1, heads, -1) for x in (q, k))  # [B, T, H, K]
         v = v.unflatten(-1, (heads, value))
@@ -125,7 +125,7 @@ class M2RNNConfig(PartConfig):
     """
 
     kind: ClassVar[str] = "m2rnn"
-    ops: ClassVar[tuple[str, ...]] = ("m2rnn",)
+    ops: ClassVar[tuple[str, ...]] = ("m2rnn", "short_convolution")
     role: ClassVar[Role] = "mix"
     documents: ClassVar[bool] = True
     num_heads: int = 3

@@ -22,6 +22,7 @@ from unimatrix.ops import Backend, BackendChoice, matrix_state
 from unimatrix.ops.internals import watched
 from unimatrix.ops.matrix_state.step import matrix_state_step
 from unimatrix.ops.shapes import MatrixState, Stream, TokenMask, under_autocast
+from unimatrix.ops.versions import VERSIONS
 
 _TINY = 1e-30  # of a norm: nothing is divided by zero
 # of the output norm: small reads are lifted a hundred times, whatever their size, and large ones bounded;
@@ -227,7 +228,7 @@ class MatrixStateMixer(Part):
         heads, recent = (self.num_heads, self.state_dim), None
         if self.convolution is not None:
             before = None if state is None else state.recent
-            qkv, recent = self.convolution(qkv, before, mask=mask, starts=starts)
+            qkv, recent = self.convolution(qkv, before, mask=mask, starts=starts, backend=self.backend)
         q, k, v = qkv.unflatten(-1, (3, *heads)).unbind(2)  # [B, T, H, S]
         rule_weights = None
         if rules is not None and diag is not None:
@@ -369,7 +370,9 @@ class MatrixStateConfig(PartConfig):
 
     def versions(self) -> dict[str, int]:
         # in 1 the weights were drawn again after the normalisation had got to know them
-        return PartConfig.versions(self) | ({"spectral_norm": 2} if self.spectral_norm else {})
+        found = PartConfig.versions(self) | ({"spectral_norm": 2} if self.spectral_norm else {})
+        convolved = {"ops.short_convolution": VERSIONS["short_convolution"]}
+        return found if self.kernel_size is None else found | convolved
 
     def multiply_adds(self, size: Size, length: int) -> int:
         return length * self.num_heads * 3 * self.state_dim**2  # decay, write and read of S x S numbers

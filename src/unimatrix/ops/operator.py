@@ -64,7 +64,10 @@ class Operator:
         self._count = len(tensors)
         self._outputs, self._all_outputs = len(outputs.split()), len(known) - len(kinds)
         self._shared = frozenset(tensors.index(word) for word in shared.split())
-        self._takes, self._taken = len(takes), itemgetter(*[known.index(word) for word in takes])
+        places = [known.index(word) for word in takes]
+        # of one, itemgetter gives no tuple
+        taken = itemgetter(slice(places[0], places[0] + 1) if len(places) == 1 else places[0], *places[1:])
+        self._takes, self._taken = len(takes), taken
         # where an argument's gradient stands among those of the backward
         self._places = [wanted.index(word) if word in wanted else None for word in kinds]
         self._in_order = self._places[: len(wanted)] == list(range(len(wanted)))
@@ -98,18 +101,19 @@ class Operator:
         given += [f"Tensor? g{n}" for n in range(self._outputs)]
         LIBRARY.define(f"{forward}({arguments}, bool keep) -> {tensors(self._all_outputs)}")
         LIBRARY.define(f"{backward}({', '.join(given)}) -> {tensors(len(self._like))}")
-        LIBRARY.impl(forward, lambda *given: self._loops().run_forward(*given), "CPU")
+        LIBRARY.impl(forward, lambda *given: _alone(self._loops().run_forward(*given)), "CPU")
         LIBRARY.impl(backward, self._run_backward, "CPU")
         forward, backward = f"unimatrix::{forward}", f"unimatrix::{backward}"
-        torch.library.register_fake(forward, shapes, lib=LIBRARY)
+        torch.library.register_fake(forward, lambda *given: _alone(shapes(*given)), lib=LIBRARY)
         torch.library.register_fake(backward, self._backward_shapes, lib=LIBRARY)
         torch.library.register_vmap(forward, self._vmap, lib=LIBRARY)
         operators = torch.ops.unimatrix
-        self._operator = getattr(operators, f"{self.name}_forward")
-        self._operators_backward = run = getattr(operators, f"{self.name}_backward")
+        self._operator = _tuple_of(getattr(operators, f"{self.name}_forward"), self._all_outputs)
+        run = _tuple_of(getattr(operators, f"{self.name}_backward"), len(self._like))
+        self._operators_backward = run
 
-        def remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            self.remember(ctx, inputs[:-1], output)
+        def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            self.remember(ctx, inputs[:-1], output if isinstance(output, tuple) else (output,))
             ctx.kept = inputs[-1]
 
         def differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -117,10 +121,10 @@ class Operator:
 
         torch.library.register_autograd(forward, differentiate, setup_context=remember, lib=LIBRARY)
 
-    def _run_backward(self, *given: Any) -> tuple[Tensor, ...]:
+    def _run_backward(self, *given: Any) -> Any:
         """An operator gives tensors alone: an empty one for none."""
         found = self._loops().run_backward(*given)
-        return tuple([given[0].new_empty(0) if x is None else x for x in found])
+        return _alone(tuple([given[0].new_empty(0) if x is None else x for x in found]))
 
     def remember(self, ctx: Any, arguments: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
         """Save what the gradients need: nothing that is neither an argument nor an output lives on."""
@@ -167,11 +171,14 @@ class Operator:
             *[None] * len(numbers),
         )
 
-    def _backward_shapes(self, *given: Any) -> tuple[Tensor, ...]:
+    def _backward_shapes(self, *given: Any) -> Any:
         taken = given[: self._takes]
         like = [taken[n] for n in self._like]
-        return tuple(
-            taken[0].new_empty(0) if x is None else taken[0].new_empty(x.shape, dtype=x.dtype) for x in like
+        return _alone(
+            tuple(
+                taken[0].new_empty(0) if x is None else taken[0].new_empty(x.shape, dtype=x.dtype)
+                for x in like
+            )
         )
 
     def _vmap(self, info: Any, in_dims: tuple[Any, ...], *given: Any) -> tuple[Any, Any]:
@@ -184,7 +191,7 @@ class Operator:
                 )
                 for n in range(size)
             ]
-            return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), every
+            return _alone(tuple(torch.stack(parts) for parts in zip(*each, strict=True))), _alone(every)
         batch = 0
 
         def fold(x: Tensor, dim: int | None) -> Tensor:
@@ -198,7 +205,17 @@ class Operator:
             for n, (x, dim) in enumerate(zip(given, in_dims, strict=True))
         ]
         found = self._operator(*rows)
-        return tuple(y.unflatten(0, (size, batch)) for y in found), every
+        return _alone(tuple(y.unflatten(0, (size, batch)) for y in found)), _alone(every)
+
+
+def _alone(found: tuple[Any, ...]) -> Any:
+    """What an operator gives: of one tensor that tensor, and no tuple."""
+    return found[0] if len(found) == 1 else found
+
+
+def _tuple_of(run: Callable[..., Any], count: int) -> Callable[..., tuple[Any, ...]]:
+    """An operator that gives a tuple, of one tensor too."""
+    return (lambda *given: (run(*given),)) if count == 1 else run
 
 
 def _eager(operator: Operator) -> type[torch.autograd.Function]:

@@ -20,7 +20,7 @@ EXP2 = [math.log(2.0) ** n / math.factorial(n) for n in range(8)]
 
 
 @intrinsic
-def _exp2(typing: Any, y: Any) -> Any:
+def exp2(typing: Any, y: Any) -> Any:
     """2^y for a float32 -126 < y <= 0, within 2 units of the last digit: arithmetic that vectorises."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -57,7 +57,7 @@ def _tanh_of(x):
         size = abs(x)
         # so that a NaN stays one
         size = largest if size > largest else size
-        e = _exp2(size * scale)  # pyright: ignore[reportCallIssue]  # an intrinsic
+        e = exp2(size * scale)  # pyright: ignore[reportCallIssue]  # an intrinsic
         t = (one - e) / (one + e)
         return -t if x < 0 else t
 

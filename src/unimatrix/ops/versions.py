@@ -6,9 +6,11 @@ them the results of a run (unimatrix.lab.identity).
 
 VERSIONS = {
     "context_continuations": 1,
+    "gated_product": 1,
     "gated_scan": 1,
     "m2rnn": 1,
     "matrix_state": 1,
+    "short_convolution": 1,
     "signed_scan": 1,
     "slot_memory": 1,
     "suffix_automaton": 1,
