@@ -110,6 +110,8 @@ def _op_calls() -> Iterator[Call]:
             "chunk_len": 2,
         },
         "signed_scan": {"decay": _draw(2, 3, 4), "write": _draw(2, 3, 4), "state": _draw(2, 4)},
+        "short_convolution": {"x": _draw(2, 3, 4), "weight": _draw(4, 4), "state": _draw(2, 3, 4)},
+        "gated_product": {"gate_and_up": _draw(2, 3, 4)},
         "gated_scan": {"gates": _draw(2, 3, 3, 4), "state": _draw(2, 4)},
         "slot_memory": {
             **{name: _draw(2, 3, 4) for name in ("query", "key", "value")},
@@ -166,7 +168,8 @@ def _op_calls() -> Iterator[Call]:
         },
     }
     for name in public_ops():
-        extra = {"mask": _mask(3), "backend": "auto"}
+        taken = inspect.signature(getattr(ops, name)).parameters
+        extra = {key: value for key, value in {"mask": _mask(3), "backend": "auto"}.items() if key in taken}
 
         def given(_: Any, name: str = name, extra: Any = extra) -> dict[str, Any]:
             copies = {

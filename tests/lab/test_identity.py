@@ -194,6 +194,18 @@ def ops_imported_by(folder: Path) -> set[str]:
     return names & OP_VERSIONS.keys()
 
 
+def helpers_of(file: Path, parts_files: set[Path]) -> set[Path]:
+    """The module and those of the same folder that it imports and that are no part themselves."""
+    found, new = set(), {file}
+    while new:
+        found |= new
+        imports = [node for path in new for node in ast.walk(ast.parse(path.read_text()))]
+        modules = {node.module or "" for node in imports if isinstance(node, ast.ImportFrom)}
+        near = {file.with_name(f"{name.rpartition('.')[2]}.py") for name in modules if ".mixers." in name}
+        new = {path for path in near if path.exists()} - parts_files - found
+    return found
+
+
 STORE = "token_store"  # what two ops share, and none itself
 
 
@@ -202,8 +214,10 @@ def test_every_part_names_the_ops_that_its_numbers_come_from() -> None:
     there = {path.parent.name for path in ops.glob("*/__init__.py")} - {STORE}
     assert OP_VERSIONS.keys() == there
     ours = [part for part in parts().values() if part.config.__module__.startswith("unimatrix.")]
+    files = {Path(inspect.getfile(part.config)) for part in ours}
     for part in ours:
-        used = ops_imported_by(Path(inspect.getfile(part.config)))
+        near = helpers_of(Path(inspect.getfile(part.config)), files)
+        used = set[str]().union(*(ops_imported_by(path) for path in near))
         while (more := used.union(*(ops_imported_by(ops / name) for name in used))) != used:
             used = more
         assert used - {STORE} == set(part.config.ops), part.config

@@ -6,7 +6,8 @@ from unimatrix.mixers.associative import AssociativeMemory, AssociativeMemoryCon
 from unimatrix.mixers.attention import AttentionConfig, AttentionState, CausalAttention
 from unimatrix.mixers.context_votes import ContextVotes, ContextVotesConfig, ContextVotesState
 from unimatrix.mixers.convolution import ConvolutionConfig, ConvolutionState, LocalConvolution
-from unimatrix.mixers.feed_forward import MLP, GatedMLP, GatedMLPConfig, MLPConfig
+from unimatrix.mixers.feed_forward import MLP, MLPConfig
+from unimatrix.mixers.gated_mlp import GatedMLP, GatedMLPConfig
 from unimatrix.mixers.head import ClassHeadConfig, HeadConfig, ScaledHeadConfig, TiedHeadConfig
 from unimatrix.mixers.lstm import LSTMConfig, LSTMMixer, LSTMState
 from unimatrix.mixers.m2rnn import M2RNNConfig, M2RNNMixer, M2RNNState

@@ -22,7 +22,6 @@ from unimatrix.ops import Backend, BackendChoice, matrix_state
 from unimatrix.ops.internals import watched
 from unimatrix.ops.matrix_state.step import matrix_state_step
 from unimatrix.ops.shapes import MatrixState, Stream, TokenMask, under_autocast
-from unimatrix.ops.versions import VERSIONS
 
 _TINY = 1e-30  # of a norm: nothing is divided by zero
 # of the output norm: small reads are lifted a hundred times, whatever their size, and large ones bounded;
@@ -337,7 +336,7 @@ class MatrixStateConfig(PartConfig):
     """
 
     kind: ClassVar[str] = "matrix_state"
-    ops: ClassVar[tuple[str, ...]] = ("matrix_state",)
+    ops: ClassVar[tuple[str, ...]] = ("matrix_state", "short_convolution")
     role: ClassVar[Role] = "mix"
     documents: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"context"})
@@ -370,9 +369,7 @@ class MatrixStateConfig(PartConfig):
 
     def versions(self) -> dict[str, int]:
         # in 1 the weights were drawn again after the normalisation had got to know them
-        found = PartConfig.versions(self) | ({"spectral_norm": 2} if self.spectral_norm else {})
-        convolved = {"ops.short_convolution": VERSIONS["short_convolution"]}
-        return found if self.kernel_size is None else found | convolved
+        return PartConfig.versions(self) | ({"spectral_norm": 2} if self.spectral_norm else {})
 
     def multiply_adds(self, size: Size, length: int) -> int:
         return length * self.num_heads * 3 * self.state_dim**2  # decay, write and read of S x S numbers

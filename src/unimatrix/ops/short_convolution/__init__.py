@@ -80,12 +80,17 @@ def short_convolution(
     if mask is not None:
         rows, order = packed(torch.cat([before, tokens], dim=1), mask, past)
         before, tokens = rows[:, :past], rows[:, past:]
-    last = (tokens if length >= past else torch.cat([before, tokens], dim=1)).narrow(1, -past, past)
+    # of all tokens only where they are together anyway, or too few: a copy costs as much as the loop
+    together = form == "chunked" or length < past
+    whole = torch.cat([before, tokens], dim=1) if together else tokens
+    last = whole[:, whole.shape[1] - past :]
     if starts is not None:
         inside, kept_on = in_document(starts, order, past)
         last = last.where(kept_on[..., None], 0.0)
-    convolve = short_convolution_compiled if form == "compiled" else short_convolution_chunked
-    y = convolve(tokens, before, weight, inside)
+    if form == "compiled":
+        y = short_convolution_compiled(tokens, before, weight, inside)
+    else:
+        y = short_convolution_chunked(whole, weight, inside)
     if mask is not None and order is not None:
         y = harmless(mask, unpacked(y, order, past))
     return y.to(x.dtype), last.clone()

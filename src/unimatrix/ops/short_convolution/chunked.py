@@ -7,11 +7,12 @@ from torch import Tensor
 from unimatrix.ops.shapes import Stream
 
 
-def short_convolution_chunked(x: Stream, recent: Tensor, weight: Tensor, inside: Tensor | None) -> Stream:
-    """y [B, T, C]; `recent` [B, K - 1, C] are the tokens before x, `inside` [B, T, K] which of them count."""
-    length = x.shape[1]
-    tokens, a = torch.cat([recent, x], dim=1), torch.zeros_like(x)
-    for j in range(weight.shape[0]):
+def short_convolution_chunked(tokens: Stream, weight: Tensor, inside: Tensor | None) -> Stream:
+    """y [B, T, C] of tokens [B, K - 1 + T, C]; `inside` [B, T, K] says which of a window's tokens count."""
+    size = weight.shape[0]
+    length = tokens.shape[1] - size + 1
+    a = torch.zeros_like(tokens[:, :length])
+    for j in range(size):
         here = tokens[:, j : j + length]
         a = torch.addcmul(a, here if inside is None else here.where(inside[..., j, None], 0.0), weight[j])
     return F.silu(a)

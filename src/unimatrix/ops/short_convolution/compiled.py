@@ -8,6 +8,7 @@ windows again.
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unimatrix.ops.operator import Operator
@@ -16,7 +17,7 @@ from unimatrix.ops.short_convolution.chunked import short_convolution_chunked
 
 
 def short_convolution_compiled(x: Stream, recent: Tensor, weight: Tensor, inside: Tensor | None) -> Stream:
-    """Arguments as in `short_convolution_chunked`."""
+    """y [B, T, C]; `recent` [B, K - 1, C] are the tokens before x, `inside` as in the chunked form."""
     (y,) = _convolve(x, recent, weight, inside)
     return y
 
@@ -33,7 +34,7 @@ def _shapes(x: Tensor, *_: object) -> tuple[Tensor, ...]:
 
 
 def _plain(x: Tensor, recent: Tensor, weight: Tensor, inside: Tensor | None) -> tuple[Tensor, ...]:
-    return (short_convolution_chunked(x, recent, weight, inside),)
+    return (short_convolution_chunked(torch.cat([recent, x], dim=1), weight, inside),)
 
 
 _convolve = Operator(
