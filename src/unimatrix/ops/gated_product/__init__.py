@@ -16,14 +16,16 @@ from unimatrix.ops.shapes import check_first
 
 __all__ = ["gated_product"]
 
+LITTLE = 2048  # numbers, up to which a choice costs more than the loop saves: a token that is written
+
 
 def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "auto") -> Tensor:
     """y = silu(gate) * up, elementwise (SwiGLU, arXiv:2002.05202).
 
     Args:
         gate_and_up: [..., 2 W], the gate's W channels first, any float dtype.
-        backend: "auto" takes the compiled form on a CPU for float32 and float64, and plain torch elsewhere
-            and under torch.compile, which joins it to what lies around. A form asked for by name that cannot
+        backend: "auto" takes the compiled form on a CPU for float32 and float64, and plain torch elsewhere,
+            for a few tokens without gradients, and under torch.compile, which joins it to what lies around. A form asked for by name that cannot
             run here raises.
 
     Returns:
@@ -35,6 +37,8 @@ def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "au
 
     Numerics: the compiled form works in float32, or float64 for float64. Differentiable.
     """
+    if backend == "auto" and _is_little(gate_and_up):
+        return gated_product_reference(gate_and_up)
     dims = gate_and_up.dim() if isinstance(gate_and_up, Tensor) else 1
     letters = ", ".join(["..."] * (dims - 1) + ["2 width"])
     check_first("gate_and_up", gate_and_up, letters)
@@ -50,3 +54,16 @@ def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "au
         problems={"compiled": problem, "chunked": "it has no such form: nothing goes from token to token"},
     )
     return gated_product_compiled(gate_and_up) if form == "compiled" else gated_product_reference(gate_and_up)
+
+
+def _is_little(x: object) -> bool:
+    """Whether it is as a decoding step has it, and as it has to be; looked at in few calls."""
+    return (
+        type(x) is Tensor
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and x.numel() <= LITTLE
+        and x.is_floating_point()
+        and x.dim() > 0
+        and x.shape[-1] % 2 == 0
+    )
