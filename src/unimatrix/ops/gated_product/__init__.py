@@ -25,8 +25,8 @@ def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "au
     Args:
         gate_and_up: [..., 2 W], the gate's W channels first, any float dtype.
         backend: "auto" takes the compiled form on a CPU for float32 and float64, and plain torch elsewhere,
-            for a few tokens without gradients, and under torch.compile, which joins it to what lies around. A form asked for by name that cannot
-            run here raises.
+            for a few tokens without gradients, and under torch.compile, which joins it to what lies around.
+            A form asked for by name that cannot run here raises.
 
     Returns:
         [..., W] in the same dtype.
