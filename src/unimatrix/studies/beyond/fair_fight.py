@@ -450,9 +450,9 @@ def _protocol(recipes: Recipes, found: Sequence[Experiment], text: str) -> tuple
         f"That column may be {100 * UNEVEN:g} % off what was given (fixed before any run); beyond that they "
         "were not equal, and no claim about such models counts as reproduced.",
         "All train in eager mode, as `unimatrix train` does by itself. torch.compile would make a step of "
-        "unimatrix about 1.5 times as fast on two threads, one of Mamba-2 1.3 to 1.4 times, those of the "
-        "paper's Transformer and of both hybrids 1.0 to 1.2 times (docs/results/speed); of the others it was "
-        "not measured, and it was used for none. "
+        "Mamba-2 1.3 to 1.4 times as fast on two threads, those of unimatrix, of the paper's Transformer and "
+        "of both hybrids 1.0 to 1.2 times (docs/results/speed); of the others it was not measured, and it "
+        "was used for none. "
         "Mamba-2 has no kernel of its own for a CPU, where the other recurrences have compiled loops.",
         f"The same search for every contestant, on {recipes.text}: {budget.drawn} runs drawn from as many "
         f"choices of as many settings ({listed(LEARNING)} and four of the model's), then {budget.near} near "
