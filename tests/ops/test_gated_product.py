@@ -102,7 +102,9 @@ def test_second_derivatives_and_transforms_are_those_of_plain_torch():
         torch.func.grad(lambda x: gated_product(x, backend="compiled").sum())(x.detach())
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit")  # torch's own
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit", "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch's
 def test_who_follows_the_operators_sees_the_loop_and_its_gradient():
     x = drawn(3, 8).requires_grad_()
 
