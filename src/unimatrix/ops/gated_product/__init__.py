@@ -4,16 +4,14 @@
 (tests/ops/test_gated_product.py).
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from unimatrix.errors import UserError
 from unimatrix.ops.backend import Backend, BackendChoice, choose_backend, loops_problem
-from unimatrix.ops.gated_product.compiled import gated_product_compiled, run_loop
+from unimatrix.ops.gated_product.compiled import gated_product_compiled
 from unimatrix.ops.gated_product.reference import gated_product_reference
-from unimatrix.ops.internals import plain, watched
+from unimatrix.ops.internals import plain
 from unimatrix.ops.shapes import check_first
 
 __all__ = ["gated_product"]
@@ -25,8 +23,8 @@ def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "au
     Args:
         gate_and_up: [..., 2 W], the gate's W channels first, any float dtype.
         backend: "auto" takes the compiled form on a CPU for float32 and float64, and plain torch elsewhere,
-            and under torch.compile, which joins it to what lies around. A form asked for by name that cannot
-            run here raises.
+            for a token of [B, 1, 2 W] without gradients, and under torch.compile, which joins it to what
+            lies around. A form asked for by name that cannot run here raises.
 
     Returns:
         [..., W] in the same dtype.
@@ -37,8 +35,8 @@ def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "au
 
     Numerics: the compiled form works in float32, or float64 for float64. Differentiable.
     """
-    if backend == "auto" and _is_plain(gate_and_up):  # in few calls: decoding looks here at each token
-        return run_loop(gate_and_up)
+    if backend == "auto" and _is_a_step(gate_and_up):
+        return gated_product_reference(gate_and_up)
     dims = gate_and_up.dim() if isinstance(gate_and_up, Tensor) else 1
     letters = ", ".join(["..."] * (dims - 1) + ["2 width"])
     check_first("gate_and_up", gate_and_up, letters)
@@ -56,16 +54,14 @@ def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "au
     return gated_product_compiled(gate_and_up) if form == "compiled" else gated_product_reference(gate_and_up)
 
 
-def _is_plain(x: Any) -> bool:
-    """Whether it is as it has to be, and the loop may run at once: no gradients, nobody who follows."""
+def _is_a_step(x: Tensor) -> bool:
+    """Whether it is one token of each row, as in decoding, where to choose costs more than the loop saves."""
     return (
-        type(x) is Tensor
-        and not torch.is_grad_enabled()
-        and not watched(x)
-        and x.dtype is torch.float32
-        and loops_problem(x) is None
-        and not x.is_neg()
-        and x.layout is torch.strided
-        and x.dim() > 0
-        and x.shape[-1] % 2 == 0
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.dim() == 3
+        and x.shape[1] == 1
+        and x.is_floating_point()
+        and x.shape[2] % 2 == 0
     )

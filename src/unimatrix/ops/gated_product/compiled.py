@@ -20,11 +20,6 @@ def gated_product_compiled(gate_and_up: Tensor) -> Tensor:
     return y.to(gate_and_up.dtype)
 
 
-def run_loop(gate_and_up: Tensor) -> Tensor:
-    """The loop alone: of float32 or float64 numbers on the CPU, for nobody's gradients."""
-    return _loops().run_forward(gate_and_up, False)[0]
-
-
 @cache
 def _loops() -> Any:
     from unimatrix.ops.gated_product import kernels

@@ -77,12 +77,11 @@ def short_convolution(
         y, last = short_convolution_reference(tokens, weight, before, mask=mask, starts=starts)
         return y.to(x.dtype), last.clone()
     order = inside = None
-    if mask is not None:
-        rows, order = packed(torch.cat([before, tokens], dim=1), mask, past)
-        before, tokens = rows[:, :past], rows[:, past:]
-    # of all tokens only where they are together anyway, or too few: a copy costs as much as the loop
-    together = form == "chunked" or length < past
-    whole = torch.cat([before, tokens], dim=1) if together else tokens
+    whole = tokens
+    # all in one row only where it is needed: the copy costs as much as the loop
+    if mask is not None or form == "chunked" or length < past:
+        whole, order = packed(torch.cat([before, tokens], dim=1), mask, past)
+        before, tokens = whole[:, :past], whole[:, past:]
     last = whole[:, whole.shape[1] - past :]
     if starts is not None:
         inside, kept_on = in_document(starts, order, past)
