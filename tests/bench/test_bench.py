@@ -35,6 +35,9 @@ def test_multiply_adds_are_counted_by_hand():
     core = measure_ceiling(build("unimatrix-core"), batch, length)
     per_token = 3 * (3 * 64 * 64 + 64 * 68 + 64 * 64 + 8 * 64 * 64 + 4 * 3 * 16 * 16) + 64 * 259
     assert core.multiply_adds == batch * length * per_token
+    convolved = build("unimatrix-core", **{"layers.*.mixer.kernel_size": 4})
+    more = measure_ceiling(convolved, batch, length).multiply_adds - core.multiply_adds
+    assert more == batch * length * 3 * 4 * 3 * 64
     assert core.share(2 * core.multiply_adds / core.product_rate) == pytest.approx(0.5)
 
 

@@ -348,6 +348,11 @@ def test_eval_takes_the_windows_that_training_was_measured_in(call, small_run, t
     _, row, _ = call("eval", run, "--json")
     assert json.loads(row)["bpb"] == pytest.approx(trained, abs=1e-4)
     assert "windows of 5 bytes" in json.loads(row)["windowing"]
+    tested = tmp_path / "tested"
+    _, out, _ = call("train", words, *SMALL, "--steps", "2", "--eval-split", "test", "--out", tested)
+    assert "Validation: " not in out
+    _, row, _ = call("eval", tested, "--split", "test", "--json")
+    assert json.loads(row)["bpb"] == pytest.approx(float(out.split("Test: ")[1].split(" ")[0]), abs=1e-4)
 
 
 def test_eval_on_another_split_text_and_windowing(call, refused, small_run, tmp_path) -> None:

@@ -31,6 +31,7 @@ def on(task, **loop) -> Experiment:
             "evaluated after 20 steps; a shorter run's learning rate would have fallen further",
         ),
         (replace(ON_TEXT, loop=LoopConfig(seq_len=64, eval_window=32)), "(windows of 32 side by side"),
+        (replace(ON_TEXT, loop=LoopConfig(eval_split="test")), "over the whole test text; every byte"),
         (replace(ON_TEXT, model=ModelChoice(changes={"d_model": 32})), "d = 32; 3 layers"),
         (replace(ON_TEXT, model=ModelChoice(dropout=0.3)), "dropout 0.3"),
         (

@@ -159,7 +159,9 @@ def test_started_again_it_trains_what_is_missing_and_no_more(tmp_path, go, monke
     again, printed = go()
     assert (again, printed, len(trained)) == (found, "", 7)
     # another budget, or another machine, is another search; the runs of this one stay
-    go(budget=dataclasses.replace(BUDGET, seconds=0.03))
+    _, printed = go(budget=dataclasses.replace(BUDGET, seconds=0.03))
+    assert "6 runs in" in printed
+    assert "are of another search, of which the text, " in " ".join(printed.split())
     assert len(trained) == 7 + 6
     assert len(read_results(tmp_path / SEARCH)) == 12
     monkeypatch.setattr(module, "machine", lambda kind: "another machine")

@@ -13,6 +13,7 @@ from unimatrix.lab.newest import newest, on_each_text
 from unimatrix.lab.results import read_results
 from unimatrix.lab.study import Row
 from unimatrix.models import build, parameter_count, preset_config
+from unimatrix.studies.beyond.fights import SEEDS
 from unimatrix.studies.beyond.streaming import STREAMING
 from unimatrix.studies.catalogue import ALL, STUDIES
 from unimatrix.studies.paper.claims import PAPER
@@ -61,10 +62,12 @@ BEYOND += ("binding-load", "binding-length", "depth-text", "depth-recall")
 BEYOND += ("context-votes", "surprise-store", "ablation", "learning-rate", "triple-untyped")
 BEYOND += ("fair-fight", "fair-fight-second", "fair-fight-third")
 BEYOND += ("fair-fight-long", "fair-fight-large")
-# of whose runs the first seed's, or the first three seeds', are committed
-ONE_SEED = ("learning-rate", "fair-fight-large")
-THREE_SEEDS = ("fair-fight-long",)
+# of whose runs the first seed's are committed
+ONE_SEED = ("learning-rate",)
 FIVE = {7, 11, 1, 2, 3}
+# the fights' own seeds, and how many of them a study has
+FRESH = {"fair-fight": 5, "fair-fight-second": 5, "fair-fight-third": 5}
+FRESH |= {"fair-fight-long": 3, "fair-fight-large": 1}
 # the texts that streams were read from, the newest first
 STREAMS = dict.fromkeys(("python-stdlib-3.11.7", "tinyshakespeare", "wikitext-2-raw"), FIVE)
 # what no committed run is of: a name goes from here when its rows come
@@ -87,7 +90,8 @@ def test_every_study_answers_with_the_committed_runs(committed) -> None:
 def test_the_committed_runs_are_of_five_seeds_and_of_today_s_settings(committed) -> None:
     for name, study in STUDIES.items():
         for experiment in study.names:
-            seeds = {7} if name in ONE_SEED else {7, 11, 1} if name in THREE_SEEDS else FIVE
+            seeds = {7} if name in ONE_SEED else FIVE
+            seeds = set(SEEDS[: FRESH[name]]) if name in FRESH else seeds
             seeds = set() if experiment.startswith(NOT_RUN_YET) else seeds
             assert committed[name].get(experiment, {}).keys() == seeds, experiment
     assert all(row.is_current for row in read_results(ROOT / "docs" / "results" / "results.jsonl"))

@@ -247,6 +247,8 @@ def test_settings_that_do_not_fit_together_are_named():
         Experiment(loop=LoopConfig(stream_bytes=10))
     with pytest.raises(UserError, match="stream_window: expected None without stream_bytes, got 10"):
         LoopConfig(stream_window=10)
+    with pytest.raises(UserError, match="eval_split: a task has no text; expected valid, got test"):
+        Experiment(task=RecallConfig(), loop=LoopConfig(eval_split="test"))
     with pytest.raises(UserError, match="pack: a task has no text; expected False, got True"):
         Experiment(task=RecallConfig(), loop=LoopConfig(pack=True))
     with pytest.raises(UserError, match="bos_share: with pack every document begins with BOS; expected None"):

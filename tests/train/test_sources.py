@@ -185,6 +185,31 @@ def test_a_window_of_evaluation_may_be_another_than_in_training(fit, tiny, docum
     assert same.metrics["bpb"] != result.metrics["bpb"]
 
 
+@pytest.mark.parametrize("pack", [False, True])
+def test_what_is_evaluated_may_be_the_test_text(fit, tiny, documents, pack):
+    asked = {"preset": "unimatrix-core", "max_positions": None, "stream_bytes": 200, "pack": pack}
+    result = fit(tiny(eval_split="test", eval_at=(2,), **asked))
+    begins = documents.begins["test"] if pack else None
+    measured = bits_per_byte(result.model, documents.test, window=16, begins=begins)
+    assert result.metrics["bpb"] == measured.bpb
+    stream = stream_bits(
+        result.model, documents.test[:200], begins=None if begins is None else begins[begins < 200]
+    )
+    assert result.metrics["stream_bpb"] == stream.whole.bpb
+    assert result.data["valid"].items() >= documents.fingerprint("test").items()
+    usual = fit(tiny(eval_at=(2,), **asked), name="usual")
+    assert usual.final_loss == result.final_loss
+    for name in ("bpb", "bpb_2_steps", "stream_bpb", "windows_bpb"):
+        assert usual.metrics[name] != result.metrics[name]
+    if pack:
+        assert result.data["valid"]["documents"] == documents.documents("test")
+    with pytest.raises(UserError, match="has eval_split 'test', got 'valid'"):
+        fit(tiny(eval_at=(2,), **asked), resume=True)
+    empty = dataclasses.replace(documents, test=documents.test[:0], begins={})
+    with pytest.raises(UserError, match=r"\(test\): expected at least 1 byte, got none$"):
+        source_of(tiny(eval_split="test", **asked), empty)
+
+
 def test_a_window_for_a_model_that_looks_back_over_nothing_is_refused_before_the_first_step(fit, tiny):
     given = tiny(preset="unimatrix-core", max_positions=None, stream_bytes=700, stream_window=100)
     with pytest.raises(UserError, match=r"^stream_window: expected None, as no part of unimatrix-core looks"):

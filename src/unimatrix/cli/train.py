@@ -24,7 +24,7 @@ from unimatrix.cli.evaluate import NO_FINITE_LOSS, score_text, variant_title
 from unimatrix.cli.model_options import ModelOptions, changed, of_changes
 from unimatrix.data import VOCAB_SIZE, Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
-from unimatrix.data.tasks import TASKS, TaskConfig, task_of
+from unimatrix.data.tasks import TASKS, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import rates_text
 from unimatrix.memory import keep_freed_memory
@@ -153,7 +153,7 @@ def run(arguments: Sequence[str]) -> int:
     if result.stop_signal is not None:
         return 128 + result.stop_signal
     say(console, f"{result.parameters:,} parameters, {result.steps} steps in {result.seconds:.0f} s")
-    for line in _outcome(result, settings.task):
+    for line in _outcome(result, settings):
         say(console, line)
     curves = _where_the_curves_are(settings.loop.tracker, out)
     if curves is not None:
@@ -203,12 +203,14 @@ def _default_folder(name: str) -> Path:
     return Path("runs") / name
 
 
-def _outcome(result: TrainResult, task: TaskConfig | None) -> Iterator[str]:
+def _outcome(result: TrainResult, experiment: Experiment) -> Iterator[str]:
     """How good the model has become, where it is, and what to do with it."""
     metrics = result.metrics
     assert metrics is not None, "only an interrupted run has none"
+    task = experiment.task
     if task is None:
-        yield f"Validation: {rates_text(metrics['bpb'], metrics.get('ppl'))}"
+        name = {"valid": "Validation", "test": "Test"}[experiment.loop.eval_split]
+        yield f"{name}: {rates_text(metrics['bpb'], metrics.get('ppl'))}"
         if "stream_bpb" in metrics:
             one, cut = metrics["stream_bpb"], metrics["windows_bpb"]
             yield f"Its beginning as one stream: {one:.4f} bits per byte; in windows {cut:.4f}"

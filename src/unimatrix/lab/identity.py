@@ -42,7 +42,7 @@ BESIDES_THE_NUMBERS = frozenset(
 _HOW = frozenset({"backend", "device"})
 
 # settings that are newer than some rows, at what they were before: a run that leaves them so is what it was
-_SINCE = {"pack": False}
+_SINCE = {"pack": False, "eval_split": "valid"}
 
 # of a model nothing else: a part may have a setting of any name
 _HOW_OF_A_MODEL = frozenset({"backend"})

@@ -147,13 +147,18 @@ def training_sentence(experiments: Sequence[Experiment]) -> str:
     return " ".join(sentences)
 
 
+def _evaluated(experiment: Experiment) -> str:
+    return {"valid": "validation", "test": "test"}[experiment.loop.eval_split]
+
+
 def evaluation_sentence(experiments: Sequence[Experiment]) -> str:
     """What is evaluated, on how much."""
     task = experiments[0].task
     if task is None:
         window = any_of(experiments, lambda one: one.loop.eval_window or one.loop.seq_len)
         return (
-            "bits per byte over the whole validation text; every byte is predicted exactly once, from at "
+            f"bits per byte over the whole {any_of(experiments, _evaluated)} text; every byte is predicted "
+            "exactly once, from at "
             f"most the {window} bytes before it (windows of {window} side by side, each starting afresh). "
             f"BPB is bits per byte, PPL the perplexity per byte, 2 to the power of BPB."
         )

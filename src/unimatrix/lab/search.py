@@ -175,6 +175,12 @@ def search(
     console = console or PlainConsole()
     corpus = _part_of(corpus)
     log, kept = _Log(out / SEARCH, corpus, budget, threads), {space.name: [] for space in spaces}
+    if log.of_others:
+        say(
+            console,
+            f"{log.of_others} runs in {out / SEARCH} are of another search, of which the text, the seconds, "
+            "the machine, the threads, the commit or the versions were others: they count for nothing here",
+        )
     spent: list[float] = []
     total = budget.runs * len(spaces)
     for number in range(budget.runs):
@@ -391,14 +397,14 @@ class Made:
 
 
 class _Log:
-    """The file of runs: which of them are there, made as they would be now."""
+    """The file of runs: which of them are there, made as they would be now; how many are not."""
 
     def __init__(self, path: Path, corpus: Corpus, budget: Budget, threads: int) -> None:
         self._path = path
         here = Made.here(corpus, seconds=budget.seconds, threads=threads)
-        self._rows = {
-            row.experiment: row for row in read_results(path) if Made.of(row) == here and is_whole(row)
-        }
+        there = [row for row in read_results(path) if is_whole(row)]
+        self._rows = {row.experiment: row for row in there if Made.of(row) == here}
+        self.of_others = sum(Made.of(row) != here for row in there)
 
     def find(self, space: Space, draw: Draw, number: int) -> Result | None:
         """The row of that run, if one of these settings is there."""

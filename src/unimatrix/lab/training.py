@@ -24,7 +24,7 @@ from unimatrix.evals.provenance import git_commit, machine, now_utc, versions
 from unimatrix.extras import needs
 from unimatrix.lab.identity import resolve, run_identity
 from unimatrix.lab.results import GaveUp, Result, folder_name
-from unimatrix.train import Experiment, TrainResult, latest_checkpoint, train
+from unimatrix.train import Experiment, LoopConfig, TrainResult, latest_checkpoint, train
 from unimatrix.train.interrupts import Interrupts
 from unimatrix.train.launch import device_kind, start_accelerator
 from unimatrix.train.memory import check_memory
@@ -139,7 +139,7 @@ def train_one(
         resume = mark is None or mark.metrics is None
     text = corpus if experiment.task is None else None
     # a report knows rows alone, so each tells what the same stream costs programs; one may be missing
-    programs = {} if text is None else _compressed(text, experiment.loop.stream_bytes)
+    programs = {} if text is None else _compressed(text, experiment.loop)
     with computing_with(threads):
         trained = train(
             experiment, out=folder, resume=resume, overwrite=not resume, corpus=text, console=console
@@ -225,11 +225,11 @@ def _result(experiment: Experiment, trained: TrainResult, programs: Mapping[str,
     )
 
 
-def _compressed(corpus: Corpus, num_bytes: int | None) -> dict[str, float]:
-    """Bits per byte of the validation text's first bytes by each compressor, as metrics ("xz_bpb")."""
-    if num_bytes is None:
+def _compressed(corpus: Corpus, loop: LoopConfig) -> dict[str, float]:
+    """Bits per byte of what is read as a stream by each compressor, as metrics ("xz_bpb")."""
+    if loop.stream_bytes is None:
         return {}
-    text = corpus.valid[:num_bytes]
+    text = corpus.split(loop.eval_split)[: loop.stream_bytes]
     return {f"{name}_bpb": compressor_bits(text, name).bpb for name in COMPRESSORS}
 
 

@@ -414,7 +414,10 @@ def _facts(study: Study, samples: Samples, runs: list[Result]) -> Iterable[tuple
     tasks = [run for run in runs if not run.on_text and not run.was_measured]
     if texts:
         yield "Training text", _distinct(texts, lambda run: _text_fact(run.data["train"]))
-        yield "Validation text", _distinct(texts, lambda run: _text_fact(run.data["valid"]))
+        for split, name in (("valid", "Validation text"), ("test", "Test text")):
+            of = [run for run in texts if run.config.get("loop", {}).get("eval_split", "valid") == split]
+            if of:
+                yield name, _distinct(of, lambda run: _text_fact(run.data["valid"]))
     if tasks:
         yield "Task", _task_fact(tasks)
         yield "First batch, sha256", _distinct(tasks, lambda run: run.data["train"]["sha256"])

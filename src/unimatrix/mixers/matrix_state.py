@@ -372,4 +372,6 @@ class MatrixStateConfig(PartConfig):
         return PartConfig.versions(self) | ({"spectral_norm": 2} if self.spectral_norm else {})
 
     def multiply_adds(self, size: Size, length: int) -> int:
-        return length * self.num_heads * 3 * self.state_dim**2  # decay, write and read of S x S numbers
+        # decay, write and read of S x S numbers; the convolution of q, k and v
+        of_a_head = 3 * self.state_dim**2 + (self.kernel_size or 0) * 3 * self.state_dim
+        return length * self.num_heads * of_a_head

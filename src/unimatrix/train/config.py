@@ -24,6 +24,7 @@ from unimatrix.models.upgrade import MAX_DEPTH
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+EvalSplit = Literal["valid", "test"]
 TrackerName = Literal["tensorboard", "trackio", "wandb", "none"]
 
 # of training itself: raised by hand when the same settings come to train, or to measure, other numbers
@@ -173,6 +174,8 @@ class LoopConfig:
         eval_every: steps between evaluations; None evaluates at the end only.
         eval_bytes: how much of the validation text those in between look at (None: all; the last one always
             all).
+        eval_split: which part of the text is evaluated, valid or test: what was chosen by the one has not
+            seen the other. All that is said here of the validation text then holds of the test text.
         eval_window: bytes of a window in a text's evaluation; None: seq_len. So that models which train on
             windows of different lengths are measured alike.
         eval_at: steps, ascending, after which the whole validation text is evaluated besides; what it gives
@@ -203,6 +206,7 @@ class LoopConfig:
     seed: int = 7
     eval_every: int | None = None
     eval_bytes: int | None = None
+    eval_split: EvalSplit = "valid"
     eval_window: int | None = None
     eval_at: tuple[int, ...] | None = None
     eval_depths: tuple[int, ...] | None = None
@@ -310,7 +314,7 @@ class Experiment:
             )
         for name, without in (
             *(("eval_bytes", None), ("eval_window", None), ("stream_bytes", None), ("stream_window", None)),
-            *(("bos_share", None), ("pack", False)),
+            *(("bos_share", None), ("pack", False), ("eval_split", "valid")),
         ):
             value = getattr(self.loop, name)
             if value != without:

@@ -16,7 +16,7 @@ from unimatrix.data.tasks import Batch, TaskConfig, task_of
 from unimatrix.errors import NotFinite, UserError
 from unimatrix.evals import BitsPerByte, TaskScore, nats_of_share, stream_bits, task_sums
 from unimatrix.models import AnyModel
-from unimatrix.train.config import Experiment, LoopConfig
+from unimatrix.train.config import EvalSplit, Experiment, LoopConfig
 
 _EVAL_BATCH_SIZE = 32
 
@@ -73,7 +73,7 @@ class Source(Protocol):
 
 
 class TextSource:
-    """Windows of a corpus's training text; bits per byte of its validation text.
+    """Windows of a corpus's training text; bits per byte of its validation text (`LoopConfig.eval_split`).
 
     With pack the documents of either are kept apart, see `LoopConfig`.
 
@@ -81,13 +81,13 @@ class TextSource:
     end those of a stream besides, if one is asked for (`LoopConfig.stream_bytes`), and finite.
 
     Raises:
-        UserError: the training text is shorter than one window, or there is no validation text.
+        UserError: the training text is shorter than one window, or there is no text to evaluate on.
     """
 
     def __init__(self, corpus: Corpus, loop: LoopConfig) -> None:
         check_one_window(corpus.train, seq_len=loop.seq_len, name=f"{corpus.name} (train)")
-        if len(corpus.valid) == 0:
-            raise UserError(f"{corpus.name} (valid): expected at least 1 byte, got none")
+        if len(corpus.split(loop.eval_split)) == 0:
+            raise UserError(f"{corpus.name} ({loop.eval_split}): expected at least 1 byte, got none")
         self.vocab_size = VOCAB_SIZE
         self.headline = "bpb"
         self.logits_where_asked = False
@@ -109,8 +109,8 @@ class TextSource:
     def evaluate(
         self, model: AnyModel, *, seed: int, extent: Extent, share: tuple[int, int], add_up: AddUp
     ) -> dict[str, float]:
-        # there is one validation text, whatever the seed
-        valid = self._corpus.valid
+        # there is one such text, whatever the seed
+        evaluated = self._corpus.split(self._loop.eval_split)
 
         def in_windows(text: np.ndarray) -> BitsPerByte:
             nats = nats_of_share(
@@ -123,11 +123,11 @@ class TextSource:
             )
             return BitsPerByte.from_nats(float(add_up(nats)), len(text))
 
-        whole = in_windows(valid[: self._loop.eval_bytes] if extent == "part" else valid)
+        whole = in_windows(evaluated[: self._loop.eval_bytes] if extent == "part" else evaluated)
         metrics = {"bpb": whole.bpb} | ({} if whole.perplexity is None else {"ppl": whole.perplexity})
         if extent != "final" or self._loop.stream_bytes is None:
             return metrics
-        text = valid[: self._loop.stream_bytes]
+        text = evaluated[: self._loop.stream_bytes]
         # a stream has no shares: each process reads it
         metrics |= {"windows_bpb": in_windows(text).bpb}
         try:
@@ -140,8 +140,8 @@ class TextSource:
         return metrics | {f"stream_bpb_{row.first}": row.bpb for row in rows}
 
     def _begins(self, text: np.ndarray) -> np.ndarray | None:
-        """Where documents begin in a first part of the validation text, where they are kept apart."""
-        begins = self._corpus.begins["valid"]
+        """Where documents begin in a first part of the evaluated text, where they are kept apart."""
+        begins = self._corpus.begins[self._loop.eval_split]
         return begins[begins < len(text)] if self._loop.pack else None
 
     def headline_text(self, metrics: dict[str, float]) -> str:
@@ -155,11 +155,12 @@ class TextSource:
         return self.headline_text(self.loss_metrics(nats))
 
     def describe(self) -> dict[str, Any]:
-        described = describe(self._corpus)
+        described = describe(self._corpus, evaluated=self._loop.eval_split)
         if self._loop.pack:
-            splits: tuple[Split, ...] = ("train", "valid")
+            splits: dict[str, Split] = {"train": "train", "valid": self._loop.eval_split}
             described |= {
-                split: described[split] | {"documents": self._corpus.documents(split)} for split in splits
+                name: described[name] | {"documents": self._corpus.documents(split)}
+                for name, split in splits.items()
             }
         return described
 
@@ -238,9 +239,11 @@ def source_of(experiment: Experiment, corpus: Corpus | None = None) -> Source:
     return TextSource(corpus, experiment.loop)
 
 
-def describe(data: Corpus | TaskConfig) -> dict[str, Any]:
+def describe(data: Corpus | TaskConfig, *, evaluated: EvalSplit = "valid") -> dict[str, Any]:
     """What a result records of its data.
 
+    Args:
+        evaluated: the split of a text that its "valid" is then of.
     Returns:
         name; kind, "text" or "task"; notes; is_paper_corpus; train and valid: {"sha256", "bytes"} of a text's
         splits (with pack their "documents" too), {"sha256", "sequences"} of a task's streams (the hash is of
@@ -253,7 +256,7 @@ def describe(data: Corpus | TaskConfig) -> dict[str, Any]:
             "notes": list(data.notes),
             "is_paper_corpus": data.is_paper_corpus,
             "train": data.fingerprint("train"),
-            "valid": data.fingerprint("valid"),
+            "valid": data.fingerprint(evaluated),
         }
     fingerprint = task_of(data).fingerprint
     return {

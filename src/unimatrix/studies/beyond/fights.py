@@ -34,6 +34,8 @@ STREAM_BYTES = 262_144  # 2^18
 # behind a search on tokenised WikiText-2 on its raw form and tinyshakespeare
 TEXTS = ("wikitext-2-raw", "tinyshakespeare", "python-stdlib-3.11.7")
 OURS, MODERN = "unimatrix", "transformer-modern"
+# of the fights, fixed before any run of them: none of these chose anything, as 7, 11, 1, 2 and 3 did for ours
+SEEDS = (101, 102, 103, 104, 105)
 HALF = 0.5
 LOOKS = (0.125, 0.25, HALF, 0.75)  # shares of our steps, after which all of the text is measured too
 LABELS = {name: found.label for name, found in CONTESTANTS.items()}
@@ -123,7 +125,8 @@ def fights(recipes: Recipes) -> dict[str, Experiment]:
     """Every experiment of the studies, by name.
 
     Without votes a model has its best recipe for windows, with votes its best one for streams. Votes have
-    ours, the modern Transformer and the best opponents, where they have a place for them.
+    ours, the modern Transformer and the best opponents, where they have a place for them. All are measured on
+    the test text, by which nothing was chosen.
 
     Raises:
         UserError: a contestant has no best run; steps were timed, and none of one of these experiments.
@@ -139,18 +142,16 @@ def fights(recipes: Recipes) -> dict[str, Experiment]:
                 "search: expected of every contestant a run that was measured, "
                 f"got none of {', '.join(missing)}"
             )
-    best, best_streamed = best_opponent(windows), best_opponent(streams)
-    voters = [
-        name for name in dict.fromkeys((OURS, MODERN, best, best_streamed)) if CONTESTANTS[name].has_parts
-    ]
-    voters = [name for name in voters if name in streams]
+    best = best_opponent(windows)
+    can_vote = {name: one for name, one in streams.items() if CONTESTANTS[name].has_parts}
+    best_voter = best_opponent(can_vote)
+    voters = [name for name in dict.fromkeys((OURS, MODERN, best, best_voter)) if name in can_vote]
     found = [_fight("fight", name, windows[name], recipes) for name in windows]
     found += [_fight("fight", name, streams[name], recipes, votes=True) for name in voters]
     for name in (OURS, best):
         found.append(_fight("fight-long", name, windows[name], recipes, seconds=LONG_SECONDS))
-    for name in (OURS, best_streamed):
-        if name in voters:
-            found.append(_fight("fight-long", name, streams[name], recipes, seconds=LONG_SECONDS, votes=True))
+    for name in (OURS, best_voter):
+        found.append(_fight("fight-long", name, streams[name], recipes, seconds=LONG_SECONDS, votes=True))
     for name in (OURS, best):
         found.append(
             _fight("fight-large", name, windows[name], recipes, seconds=LONG_SECONDS, parameters=LARGE)
@@ -213,6 +214,7 @@ def _fight(
             steps=steps,
             seed=7,
             device="cpu",  # where its steps were timed
+            eval_split="test",
             eval_at=tuple(sorted(looks)) or None,
             stream_bytes=None if found.loop.stream_bytes is None else STREAM_BYTES,
         ),
