@@ -312,6 +312,7 @@ CASES = {
     "signed_scan-shared": _signed(2),
     "short_convolution": _short(4),
     "short_convolution-two": _short(2),
+    "short_convolution-one": _short(1),
     "gated_scan": _gated(3),
     "gated_scan-query": _gated(4),
     "triple_latent": _triple(0),

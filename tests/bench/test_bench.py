@@ -278,7 +278,9 @@ def test_recurrent_ffns_have_the_transformers_products_and_a_scan():
 
 
 @pytest.mark.parametrize(
-    "name", ["unimatrix-core", "triple-latent", "triple-slot", "triple-hybrid", "recurrent-ffn"]
+    "name",
+    ["unimatrix-core", "triple-latent", "triple-slot", "triple-hybrid", "recurrent-ffn"]
+    + ["unimatrix", "transformer-modern", "m2rnn"],
 )
 def test_equality_is_measured_against_the_reference_form(name, monkeypatch):
     held_against = []
@@ -291,6 +293,11 @@ def test_equality_is_measured_against_the_reference_form(name, monkeypatch):
     monkeypatch.setattr(equality, "_reference_logits", reference_logits)
     assert equality.check_equality(name) < equality.EQUALITY_TOLERANCE
     assert set(backends_of(held_against[0]).values()) == {"reference"}
+
+
+def test_a_gated_layer_has_a_reference_form_and_no_loop():
+    loops = {name: equality.as_loops(build(name)) for name in ("unimatrix", "transformer-modern", "m2rnn")}
+    assert loops == {"unimatrix": True, "transformer-modern": False, "m2rnn": True}
 
 
 def test_decode_compares_positions(tmp_path):

@@ -268,7 +268,7 @@ def test_a_text_that_went_wrong_is_over_where_the_next_one_starts(case, backend,
     starts = torch.zeros(2, 40, dtype=torch.bool)
     starts[:, 21] = True
     spoilt = {name: x.clone() for name, x in inputs.items()}
-    for name in {"k", "v", "write", "gates", "a", "b", "key", "value"} & spoilt.keys():
+    for name in {"k", "v", "write", "gates", "a", "b", "key", "value", "x"} & spoilt.keys():
         spoilt[name][:, 5] = wrong
     late = fresh(cut(inputs, times=slice(21, None)))
     got = CASES[case].call(spoilt, backend=backend, starts=starts)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from unimatrix.errors import UserError
+from unimatrix.mixers.gated_mlp import GatedMLP
 from unimatrix.models import LanguageModel, build, build_language_model
 from unimatrix.ops import BackendChoice
 
@@ -46,12 +47,14 @@ def _reference_logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
 
 
 def as_loops(model: nn.Module) -> bool:
-    """Make the model run its recurrences in their reference form, a loop in Python; whether it has any."""
-    choices = [getattr(part, "backend", None) for part in model.modules()]
-    found = [choice for choice in choices if isinstance(choice, BackendChoice)]
-    for choice in found:
-        choice.asked = "reference"
-    return bool(found)
+    """Make the model run every op in its reference form, recurrences as loops in Python; whether it has any.
+
+    A gated layer's is none: nothing in it goes from token to token.
+    """
+    parts = [part for part in model.modules() if isinstance(getattr(part, "backend", None), BackendChoice)]
+    for part in parts:
+        part.backend.asked = "reference"  # type: ignore[union-attr]
+    return any(not isinstance(part, GatedMLP) for part in parts)
 
 
 @torch.no_grad()

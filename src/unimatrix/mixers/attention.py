@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
-from unimatrix.mixers.documents import document_ids, positions_in_document
+from unimatrix.mixers.documents import positions_in_document
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Part, Role, Size
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops.shapes import Stream, TokenMask
+from unimatrix.ops.windows import document_ids
 
 _EPS = 1e-12  # on the mean square: a vector of zeros stays one
 

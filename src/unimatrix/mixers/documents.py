@@ -11,11 +11,6 @@ from torch import Tensor
 from unimatrix.ops.shapes import TokenMask
 
 
-def document_ids(starts: Tensor) -> Tensor:
-    """The document of each position, [B, T] int64: 0 goes on from the state, each start is one more."""
-    return starts.cumsum(1)
-
-
 def last_start(starts: Tensor) -> Tensor:
     """Where the document of each position began, [B, T] int64; -1 before the first start."""
     index = torch.arange(starts.shape[1], device=starts.device)

@@ -11,7 +11,7 @@ from unimatrix.errors import UserError
 from unimatrix.mixers.initial import draw_weights
 from unimatrix.mixers.part import Given, Part, Reading, Role, Size
 from unimatrix.mixers.registry import PartConfig
-from unimatrix.ops import gated_product
+from unimatrix.ops import BackendChoice, gated_product
 from unimatrix.ops.shapes import Stream
 
 
@@ -26,6 +26,7 @@ class GatedMLP(Part):
     def __init__(self, d_model: int, width: int, *, gain: float | None = None) -> None:
         super().__init__()
         self.gain = gain
+        self.backend = BackendChoice()
         self.gate_and_up = nn.Linear(d_model, 2 * width, bias=False)
         self.down = nn.Linear(width, d_model, bias=False)
 
@@ -38,7 +39,7 @@ class GatedMLP(Part):
 
     def forward(self, x: Stream) -> Stream:
         """[B, T, D] to [B, T, D]."""
-        return self.down(gated_product(self.gate_and_up(x)))
+        return self.down(gated_product(self.gate_and_up(x), backend=self.backend))
 
     def give(self, x: Stream, state: Any, at: Reading, given: Given) -> tuple[Given, Any]:
         return Given(add=self(x)), None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unimatrix.data.settings import check_types
 from unimatrix.errors import UserError
-from unimatrix.mixers.documents import document_ids, last_start
+from unimatrix.mixers.documents import last_start
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Role
 from unimatrix.mixers.previous import Previous, shift
@@ -27,6 +27,7 @@ from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops.shapes import TokenIds, TokenMask
 from unimatrix.ops.token_store import MOST_TOKENS, NONE, REGISTERS, TokenStoreState
 from unimatrix.ops.token_store.votes import hits_counted
+from unimatrix.ops.windows import document_ids
 
 STRENGTH = 2.0  # K: the expectation counts as so many guesses
 

@@ -11,7 +11,7 @@ from unimatrix.ops.shapes import TokenMask
 
 
 class ShortConvolution(nn.Module):
-    """y_t = SiLU(sum over j < K of w_j * x_{t-j}), each channel by itself: K C weights, no bias."""
+    """y_t = SiLU(sum over j < K of w_j * x_{t - K + 1 + j}), each channel by itself: K C weights, no bias."""
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from unimatrix.data.settings import check_counts, check_types
 from unimatrix.errors import UserError
-from unimatrix.mixers.documents import document_ids
 from unimatrix.mixers.layout import kept
 from unimatrix.mixers.part import Given, Part, Reading, Role, Size
 from unimatrix.mixers.pointer import pointer_votes
@@ -26,6 +25,7 @@ from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops import Backend, BackendChoice, StoreReads, SurpriseStoreState, surprise_store
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, check_count
 from unimatrix.ops.surprise_store.state import MOST_KEPT
+from unimatrix.ops.windows import document_ids
 
 Policy = Literal["surprise", "surprise-oldest", "always", "random", "reservoir", "oracle"]
 

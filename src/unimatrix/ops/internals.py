@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 _functorch = getattr(torch._C, "_functorch", None)
 NAMES: dict[str, Any] = {
@@ -48,22 +49,25 @@ _depth = NAMES["_len_torch_dispatch_stack"] or _no
 _transforms = NAMES["_are_functorch_transforms_active"] or _no
 _legacy = NAMES["is_legacy_batchedtensor"] or _no
 _level = NAMES["_current_level"] or (lambda: 0)
+_tracing = torch.jit.is_tracing
 hooked_everywhere = NAMES["_has_any_global_hook"] or _no  # whether hooks are to see the calls of all modules
 
 
-def watched(x: Tensor) -> bool:
+def watched(*tensors: Tensor | None) -> bool:
     """Whether somebody follows the operators, and would not see a loop that works on addresses.
 
-    torch.compile and export do, torch.func, a dispatch mode (make_fx, FakeTensorMode), or a tensor that is
-    its own.
+    torch.compile and export do, torch.func, torch.jit.trace, a dispatch mode (make_fx, FakeTensorMode), or
+    any of the tensors that is its own.
     """
-    return (
-        torch.compiler.is_compiling()
-        or _depth() > 0
-        or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__  # pyright: ignore[reportAttributeAccessIssue]
-        or _transforms()
-        or _missing
-    )
+    if torch.compiler.is_compiling() or _depth() > 0 or _transforms() or _missing or _tracing():
+        return True
+    for x in tensors:
+        kind = type(x)
+        if kind is Tensor or kind is Parameter or x is None:
+            continue
+        if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:  # pyright: ignore[reportAttributeAccessIssue]
+            return True
+    return False
 
 
 def plain(dtype: torch.dtype, *tensors: Tensor) -> bool:

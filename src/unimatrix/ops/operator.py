@@ -83,7 +83,7 @@ class Operator:
                 if x is not None and x.requires_grad:
                     keep = True
                     break
-        if watched(arguments[0]):
+        if watched(*arguments[: self._count]):
             # what torch.func has wrapped does not tell whether the tensor inside needs a gradient
             keep = keep or (torch.is_grad_enabled() and (torch.compiler.is_compiling() or transforming()))
             return self._operator(*arguments, keep)[: self._outputs]

@@ -1,4 +1,4 @@
-"""Windows over the last few real tokens: padding out of their way, and where a document begins in them.
+"""Documents by number, and windows over the last few real tokens: each of one document, without padding.
 
 Letters: B batch, T new tokens, D width; past: how many tokens a window holds before its last.
 """
@@ -8,6 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimatrix.ops.shapes import TokenMask
+
+
+def document_ids(starts: Tensor) -> Tensor:
+    """The document of each position, [B, T] int64: 0 goes on from the state, each start is one more."""
+    return starts.cumsum(1)
 
 
 def packed(tokens: Tensor, mask: TokenMask | None, past: int) -> tuple[Tensor, Tensor | None]:
@@ -30,7 +35,7 @@ def in_document(starts: Tensor, order: Tensor | None, past: int) -> tuple[Tensor
     Returns:
         [B, T, past + 1] bool, and of those that are carried on [B, past], the ones of the last document.
     """
-    ids = F.pad(starts.cumsum(1), (past, 0))  # what is carried is of the document that goes on
+    ids = F.pad(document_ids(starts), (past, 0))  # what is carried is of the document that goes on
     last = ids[:, -1:]
     if order is not None:
         ids = ids.gather(1, order)

@@ -35,11 +35,14 @@ def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "au
 
     Numerics: the compiled form works in float32, or float64 for float64. Differentiable.
     """
-    if backend == "auto" and _is_a_step(gate_and_up):
+    choice = backend if isinstance(backend, BackendChoice) else None
+    if (backend if choice is None else choice.asked) == "auto" and _is_a_step(gate_and_up):
+        if choice is not None:
+            choice.ran = "reference"
         return gated_product_reference(gate_and_up)
     dims = gate_and_up.dim() if isinstance(gate_and_up, Tensor) else 1
-    letters = ", ".join(["..."] * (dims - 1) + ["2 width"])
-    check_first("gate_and_up", gate_and_up, letters)
+    letters = "2 width" if dims < 2 else "..., 2 width"
+    check_first("gate_and_up", gate_and_up, ", ".join(["..."] * (dims - 1) + ["2 width"]))
     if gate_and_up.shape[-1] % 2:
         raise UserError(f"gate_and_up: expected [{letters}], got {list(gate_and_up.shape)}")
     problem = loops_problem(gate_and_up)

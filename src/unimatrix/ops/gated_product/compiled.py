@@ -16,7 +16,9 @@ from unimatrix.ops.shapes import accumulation_dtype
 
 def gated_product_compiled(gate_and_up: Tensor) -> Tensor:
     """Arguments as in `gated_product`, already checked."""
-    (y,) = _product(gate_and_up.to(accumulation_dtype(gate_and_up.dtype)))
+    numbers = gate_and_up.to(accumulation_dtype(gate_and_up.dtype))
+    # an operator's first dimension is the batch, also where torch.func.vmap adds another
+    y = _product(numbers[None])[0][0] if numbers.dim() == 1 else _product(numbers)[0]
     return y.to(gate_and_up.dtype)
 
 

@@ -35,7 +35,7 @@ def matrix_state_step(
 ) -> tuple[Tensor, MatrixState, Tensor | None] | None:
     """Read one token and write it; None where that is for the op: tensors of another shape, dtype or kind.
 
-        q, k, v = SiLU(sum over j < K of kernel_j * x_{t-j}),  x = qkv; without a kernel x itself
+        q, k, v = SiLU(sum over j < K of kernel_j * x_{t - K + 1 + j}),  x = qkv; without a kernel x itself
         S_t = rho S_{t-1} + (1 - rho) U,  U = k v^T, with rules as in `matrix_state`;  y = S_t q
         rho = sigmoid(gates),  pi = softmax(rules)
         y / sqrt(mean(y^2) + norm_eps) for each head, without norm_eps y itself

@@ -31,6 +31,6 @@ def short_convolution_reference(
             before = window[:, 1:]
         else:
             real = mask[:, t, None]
-            y_t, before = y_t * real, torch.where(real[..., None], window[:, 1:], before)
+            y_t, before = torch.where(real, y_t, 0.0), torch.where(real[..., None], window[:, 1:], before)
         outputs.append(y_t)
     return (torch.stack(outputs, dim=1) if outputs else x.clone()), before
