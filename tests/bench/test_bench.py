@@ -279,8 +279,10 @@ def test_recurrent_ffns_have_the_transformers_products_and_a_scan():
 
 @pytest.mark.parametrize(
     "name",
-    ["unimatrix-core", "triple-latent", "triple-slot", "triple-hybrid", "recurrent-ffn"]
-    + ["unimatrix", "transformer-modern", "m2rnn"],
+    [
+        *("unimatrix", "unimatrix-core", "triple-latent", "triple-slot", "triple-hybrid", "recurrent-ffn"),
+        *("transformer-modern", "m2rnn"),
+    ],
 )
 def test_equality_is_measured_against_the_reference_form(name, monkeypatch):
     held_against = []

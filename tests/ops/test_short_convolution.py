@@ -1,4 +1,4 @@
-"""The short convolution beyond its cases in tests/every_op.py: tensors of a subclass, traces, many threads."""
+"""The short convolution beyond its cases in tests/every_op.py: subclasses of tensors, traces, threads."""
 
 import pytest
 import torch
