@@ -14,7 +14,7 @@ import statistics
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +200,12 @@ def _measured(summary: Any) -> str:
 
 
 def searched() -> str:
-    """What the fair fight's search came to, by contestant."""
+    """What the fair fight's search came to, by contestant, and the recipes that it chose."""
     from unimatrix.codec import read_record
     from unimatrix.lab.recipes import Best, Recipes, by_contestant
     from unimatrix.lab.results import read_results
     from unimatrix.lab.search import SEARCH, bits
+    from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING
     from unimatrix.studies.beyond.fights import LABELS, RECIPES
 
     if not RECIPES.exists():
@@ -212,14 +213,12 @@ def searched() -> str:
     recipes = read_record(Recipes, RECIPES)
     runs = by_contestant(filter(recipes.is_of, read_results(RESULTS / SEARCH)))
 
-    def recipe(best: Best) -> str:
-        changes, loop = best.experiment.model.changes, best.experiment.loop
-        return (
-            f"d = {changes['d_model']}, depth {changes['depth']}, rate {best.experiment.optim.lr:g}, "
-            f"{loop.batch_size} x {loop.seq_len}"
-        )
+    def recipe(name: str, best: Best) -> list[str]:
+        axes = {**LEARNING, **CONTESTANTS[name].axes}
+        chosen = [in_words(axes[axis][best.choices[axis]]) for axis in axes]
+        return [str(best.experiment.model.changes["d_model"]), *chosen]
 
-    lines = []
+    lines, chosen = [], []
     for name, best in sorted(recipes.windows.items(), key=lambda found: found[1].bpb):
         all_bits = [bits(row, "bpb") for row in runs[name]]  # infinite where a run diverged
         least, most = recipes.steps[name]
@@ -233,16 +232,30 @@ def searched() -> str:
                 f"{middle:.3f}" if math.isfinite(middle) else "diverged",
                 f"{streams.bpb:.3f}" if streams else "no stream",
                 f"{least:,} to {most:,}",
-                recipe(best),
-                recipe(streams) if streams else "",
             )
         )
+        each = [("windows", recipe(name, best))] + ([("streams", recipe(name, streams))] if streams else [])
+        if len(each) == 2 and each[0][1] == each[1][1]:
+            each = [("both", each[0][1])]
+        chosen += [(LABELS[name], measured, *cells) for measured, cells in each]
     budget = recipes.budget
     head = (
         *("model", f"best of {budget.runs} runs in windows", f"of the {budget.drawn} drawn", "median"),
-        *("best as a stream", f"steps in {budget.seconds:g} s", "recipe for windows", "for streams"),
+        *("best as a stream", f"steps in {budget.seconds:g} s"),
     )
-    return f"{table(head, lines)}\n\n![Every run of the search, by contestant](results/search.svg)"
+    settings = (
+        *("model", "best for", "width", "rate", "warm-up, share", "bytes of a step", "of a window", "depth"),
+        *("shape", "start (Mamba-2: state)", "scale, or heads"),
+    )
+    figure = "![Every run of the search, by contestant](results/search.svg)"
+    return f"{table(head, lines)}\n\n{figure}\n\n{table(settings, chosen)}"
+
+
+def in_words(choice: Any) -> str:
+    """One choice of a setting: "0.006"; of what it changes in a preset the values alone, "gated mlp, 4.5, 0.5"."""
+    if not isinstance(choice, Mapping):
+        return choice.replace("_", " ") if isinstance(choice, str) else f"{choice:g}"
+    return ", ".join(map(in_words, choice.values())) or "none"
 
 
 # ---- speed
