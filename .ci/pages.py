@@ -252,7 +252,7 @@ def searched() -> str:
 
 
 def in_words(choice: Any) -> str:
-    """One choice of a setting: "0.006"; of what it changes in a preset the values alone, "gated mlp, 4.5, 0.5"."""
+    """One choice of a setting: "0.006"; of what it changes in a preset the values: "gated mlp, 4.5, 0.5"."""
     if not isinstance(choice, Mapping):
         return choice.replace("_", " ") if isinstance(choice, str) else f"{choice:g}"
     return ", ".join(map(in_words, choice.values())) or "none"
