@@ -301,7 +301,7 @@ def test_report_without_results_says_so(tmp_path) -> None:
 
 
 def test_bad_seeds_are_refused_before_anything_is_written(tmp_path, go) -> None:
-    for seeds in ((), (-1,)):
+    for seeds in ((), (-1,), 0, -1):
         with pytest.raises(UserError, match="seed"):
             go(seeds=seeds)
     assert not (tmp_path / "out").exists()
@@ -370,6 +370,24 @@ def test_a_row_that_is_known_exactly_is_of_its_own_studys_runs(tmp_path, go, mon
 def test_seeds_go_on_from_the_papers() -> None:
     assert first_seeds(1) == (7,)
     assert first_seeds(12) == (7, 11, 1, 2, 3, 4, 5, 6, 8, 9, 10, 12)
+    assert first_seeds(1, (5, 3)) == (5,)
+    assert first_seeds(4, (5, 3)) == (5, 3, 6, 7)
+
+
+def test_a_study_may_have_seeds_of_its_own_and_those_that_are_named_win() -> None:
+    own = dataclasses.replace(SHORT, rows=SHORT.rows[:1], claims=(), name="own", seeds=(101, 102))
+    usual = dataclasses.replace(SHORT, rows=SHORT.rows[1:2], claims=())
+    one, other = own.names[0], usual.names[0]
+    for seeds, planned in (
+        (1, [(one, 101), (other, 7)]),
+        (3, [(one, 101), (other, 7), (one, 102), (other, 11), (one, 103), (other, 1)]),
+        ((4, 9, 4), [(one, 4), (other, 4), (one, 9), (other, 9)]),
+    ):
+        found = run_module._plan((own, usual), seeds=seeds, device="cpu", source="embedded")
+        assert [(run.name, run.loop.seed) for run in found] == planned
+    # of an experiment that both have, each one's seeds
+    found = run_module._plan((own, SHORT), seeds=1, device="cpu", source="embedded")
+    assert sorted(run.loop.seed for run in found if run.name == one) == [7, 101]
 
 
 @pytest.fixture

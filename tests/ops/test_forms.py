@@ -187,8 +187,11 @@ def test_one_wrong_number_shows_wherever_the_equation_has_it(case, backend, wron
         inputs["query"] = 300 * inputs["query"]  # many a weight is 0
     options = {"starts": beginnings(2, 9)} if kind == "starts" else {}
     for name, x in inputs.items():
+        if not x.numel():
+            continue  # the state of a kernel of one
         # near the end of a position, at the beginning of a state, whose first rows are held
         at = (1, 5, *(size - 1 for size in x.shape[2:])) if along_time(name) else (1, *[0] * (x.dim() - 1))
+        at = tuple(min(place, size - 1) for place, size in zip(at, x.shape, strict=True))
         spoilt = inputs | {name: x.clone()}
         spoilt[name][at] = wrong
         try:

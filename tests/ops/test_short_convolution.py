@@ -29,7 +29,7 @@ def test_a_tensor_that_is_its_own_has_no_address_wherever_it_stands(place, backe
         assert_close(inner(found), whole, "output")
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit")  # torch's own
+@pytest.mark.filterwarnings("ignore:.torch.jit", "ignore::torch.jit.TracerWarning")  # torch's own
 def test_a_trace_holds_the_operator_and_no_empty_numbers():
     weight = drawn(4, 3)
     with torch.no_grad():

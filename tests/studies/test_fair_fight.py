@@ -179,6 +179,7 @@ def test_every_study_has_its_models_its_threads_and_says_what_was_searched() -> 
     assert [row.label for row in large.trained] == ["unimatrix", "The paper's Transformer"]
     for study in (main, second, third, long, large):
         assert study.threads == 2
+        assert study.seeds == (101, 102, 103, 104, 105)
         assert study.timed == set(study.names)
         assert study.answer({}) == NOT_MEASURED
         words = " ".join(study.protocol)

@@ -24,6 +24,7 @@ from unimatrix.cli.evaluate import NO_FINITE_LOSS, score_text, variant_title
 from unimatrix.cli.model_options import ModelOptions, changed, of_changes
 from unimatrix.data import VOCAB_SIZE, Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
+from unimatrix.data.splits import Split
 from unimatrix.data.tasks import TASKS, task_of
 from unimatrix.errors import UserError
 from unimatrix.evals import rates_text
@@ -130,7 +131,7 @@ def run(arguments: Sequence[str]) -> int:
         settings = _named(options, arguments, source=source)
         _say_notes(console, corpus, own_text=options.experiment is None)
         if settings.loop.pack:
-            say(console, f"Note: {_documents_kept_apart(corpus)}")
+            say(console, f"Note: {_documents_kept_apart(corpus, settings.loop.eval_split)}")
     else:
         _check_no_text(options, arguments)
         corpus, settings = None, options.settings
@@ -244,10 +245,11 @@ def _say_notes(console: Console, corpus: Corpus, *, own_text: bool) -> None:
             say(console, f"Note: {note}")
 
 
-def _documents_kept_apart(corpus: Corpus) -> str:
-    train, valid = len(corpus.begins["train"]), len(corpus.begins["valid"])
+def _documents_kept_apart(corpus: Corpus, eval_split: Split) -> str:
+    train, other = len(corpus.begins["train"]), len(corpus.begins[eval_split])
+    to = {"valid": "validate", "test": "test"}[eval_split]
     return (
-        f"{train:,} {'document' if train == 1 else 'documents'} to train on, {valid:,} to validate with, kept"
+        f"{train:,} {'document' if train == 1 else 'documents'} to train on, {other:,} to {to} with, kept"
         " apart: each begins with BOS, and no byte is predicted from another document."
     )
 

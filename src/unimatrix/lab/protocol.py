@@ -147,7 +147,8 @@ def training_sentence(experiments: Sequence[Experiment]) -> str:
     return " ".join(sentences)
 
 
-def _evaluated(experiment: Experiment) -> str:
+def evaluated(experiment: Experiment) -> str:
+    """Which text an experiment is measured on: "validation" or "test"."""
     return {"valid": "validation", "test": "test"}[experiment.loop.eval_split]
 
 
@@ -157,7 +158,7 @@ def evaluation_sentence(experiments: Sequence[Experiment]) -> str:
     if task is None:
         window = any_of(experiments, lambda one: one.loop.eval_window or one.loop.seq_len)
         return (
-            f"bits per byte over the whole {any_of(experiments, _evaluated)} text; every byte is predicted "
+            f"bits per byte over the whole {any_of(experiments, evaluated)} text; every byte is predicted "
             "exactly once, from at "
             f"most the {window} bytes before it (windows of {window} side by side, each starting afresh). "
             f"BPB is bits per byte, PPL the perplexity per byte, 2 to the power of BPB."

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, count, islice, zip_longest
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from unimatrix.atomic import replace_file
-from unimatrix.data import Corpus, load_corpus
+from unimatrix.data import Corpus, Split, load_corpus
 from unimatrix.errors import TrainingStopped, UserError, first_names
 from unimatrix.lab.committed import agreements, committed_rows, is_committed, seconds_by_experiment
 from unimatrix.lab.frames import written
@@ -67,10 +67,13 @@ NUMBERS = "results.csv"
 _SEEDS_OF_THE_PAPER = (7, 11)
 
 
-def first_seeds(number: int) -> tuple[int, ...]:
-    """The first so many of the seeds that are used in turn: the paper's 7 and 11, then 1, 2, 3 and so on."""
-    others = (seed for seed in count(1) if seed not in _SEEDS_OF_THE_PAPER)
-    return tuple(islice(chain(_SEEDS_OF_THE_PAPER, others), number))
+def first_seeds(number: int, own: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """The first so many of the seeds that are used in turn: the paper's 7 and 11, then 1, 2, 3 and so on.
+
+    own: a study's own in place of these (`Study.seeds`); those after the largest follow.
+    """
+    first, then = (own, max(own) + 1) if own else (_SEEDS_OF_THE_PAPER, 1)
+    return tuple(islice(chain(first, (seed for seed in count(then) if seed not in first)), number))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +95,7 @@ def reproduce(
     studies: Sequence[Study],
     paper: Paper,
     out: Path = Path("reproduction"),
-    seeds: Sequence[int] = first_seeds(1),
+    seeds: Sequence[int] | int = 1,
     skip: Collection[str] = (),
     jobs: int = 1,
     source: str = "auto",
@@ -111,7 +114,8 @@ def reproduce(
         studies: what is trained and judged; those of another text than this one are left out.
         paper: what it is held against, for the page.
         out: the folder for results, runs, figures and the page; made if need be.
-        seeds: one run of every experiment for each. Claims pair the models by seed.
+        seeds: one run of every experiment for each; a number, the first so many of each study's
+            (`first_seeds`). Claims pair the models by seed.
         skip: experiments that are not trained if none of their runs is finished here; committed runs of the
             same settings, text and kind of device are shown instead, where there are any.
         jobs: how many runs at a time, of those of one thread; from two on in processes of their own, so a
@@ -126,7 +130,7 @@ def reproduce(
     """
     console = console or PlainConsole()
     check_path(out)
-    if not seeds or not studies:
+    if not seeds or (isinstance(seeds, int) and seeds < 1) or not studies:
         raise UserError("seeds and studies: expected at least one of each, got none")
     if jobs < 1:
         raise UserError(f"jobs: expected at least 1, got {jobs}")
@@ -183,7 +187,7 @@ def reproduce(
     rows = read_results(out / RESULTS)
     finished = select(rows, identities)
     samples = {name: runs or shown.get(name, {}) for name, runs in finished.items()}
-    _inspect(studies, samples, seed=seeds[0], out=out)
+    _inspect(studies, samples, seeds=seeds, out=out)
     # of its own runs alone: texts of the same name may be read to another length elsewhere
     chosen = {one.name: {name: samples[name] for name in one.names if name in samples} for one in studies}
     first = None if corpus is None else corpus.name
@@ -329,10 +333,15 @@ def _say_agreement(console: Console, summaries: Sequence[Summary]) -> None:
         )
 
 
-def _inspect(studies: Sequence[Study], samples: Samples, *, seed: int, out: Path) -> None:
+def _seeds_of(study: Study, seeds: Sequence[int] | int) -> Sequence[int]:
+    return first_seeds(seeds, study.seeds) if isinstance(seeds, int) else seeds
+
+
+def _inspect(studies: Sequence[Study], samples: Samples, *, seeds: Sequence[int] | int, out: Path) -> None:
     """Look into the trained models that the studies name, wherever the checkpoint is still there."""
-    for look in (study.inspection for study in studies if study.inspection is not None):
-        run = samples[look.experiment.name].get(seed)
+    looks = [(study, study.inspection) for study in studies if study.inspection is not None]
+    for study, look in looks:
+        run = samples[look.experiment.name].get(_seeds_of(study, seeds)[0])
         checkpoint = None if run is None else latest_checkpoint(out / "runs" / run.folder)
         if run is not None and checkpoint is not None:
             write_trace(out, look, run, checkpoint=checkpoint)
@@ -362,15 +371,21 @@ def _of_text(studies: Sequence[Study], corpus: Corpus | None, console: Console) 
 def _plan(
     studies: Sequence[Study],
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | int,
     device: Device,
     source: str,
 ) -> list[Experiment]:
     """Seed by seed, so that an interrupted reproduction holds whole pairs."""
     recipes = {recipe.name: recipe for study in studies for recipe in study.experiments}
+    wanted: dict[str, dict[int, None]] = {name: {} for name in recipes}
+    for study in studies:
+        for recipe in study.experiments:
+            wanted[recipe.name] |= dict.fromkeys(_seeds_of(study, seeds))
     planned = []
-    for seed in dict.fromkeys(seeds):
-        for recipe in recipes.values():
+    for each in zip_longest(*wanted.values()):
+        for recipe, seed in zip(recipes.values(), each, strict=True):
+            if seed is None:
+                continue
             # a recipe that names a device, as its steps are so many seconds there, stays on it
             there = device if recipe.loop.device == "auto" else recipe.loop.device
             loop = dataclasses.replace(recipe.loop, seed=seed, device=there)
@@ -384,7 +399,9 @@ def _announce(
 ) -> None:
     if corpus is not None:
         kind = "the paper's corpus" if corpus.is_paper_corpus else "not the paper's corpus"
-        sizes = f"{len(corpus.train):,} bytes to train on, {len(corpus.valid):,} to evaluate on"
+        splits: list[Split] = sorted({run.loop.eval_split for run in live if run.task is None}) or ["valid"]
+        evaluated = " and ".join(f"{len(corpus.split(split)):,}" for split in splits)
+        sizes = f"{len(corpus.train):,} bytes to train on, {evaluated} to evaluate on"
         say(console, f"Text: {corpus.name} ({kind}), {sizes}")
     tasks = dict.fromkeys(run.task.kind for run in live if run.task is not None)
     if tasks:

@@ -171,6 +171,7 @@ class Study:
     measurement: how the rows are measured, of a study that trains nothing.
     threads: that each of its runs computes with, on a CPU; one of several has the machine to itself.
     text: the name of the one text that it is of; "" for whatever text is asked for.
+    seeds: the first ones of its runs, where these are others than everyone's.
     each_text: a report shows it once for every text that it has runs on, not for the newest alone.
     """
 
@@ -188,6 +189,7 @@ class Study:
     measurement: Measurement | None = None
     threads: int = 1
     text: str = ""
+    seeds: tuple[int, ...] = ()
     each_text: bool = False
 
     def of(self, text: str, *, further: bool = False) -> "Study":

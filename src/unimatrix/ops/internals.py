@@ -49,7 +49,7 @@ _depth = NAMES["_len_torch_dispatch_stack"] or _no
 _transforms = NAMES["_are_functorch_transforms_active"] or _no
 _legacy = NAMES["is_legacy_batchedtensor"] or _no
 _level = NAMES["_current_level"] or (lambda: 0)
-_tracing = torch.jit.is_tracing
+_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage]
 hooked_everywhere = NAMES["_has_any_global_hook"] or _no  # whether hooks are to see the calls of all modules
 
 

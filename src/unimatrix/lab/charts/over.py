@@ -17,6 +17,7 @@ from unimatrix.lab.charts.records import (
     summarised,
 )
 from unimatrix.lab.charts.theme import WIDTH, Drawing, Layers
+from unimatrix.lab.protocol import evaluated
 from unimatrix.lab.results import Samples, metric_by_seed
 from unimatrix.lab.study import Study
 
@@ -207,8 +208,8 @@ def draw_curves(study: Study, samples: Samples) -> Drawing | None:
     names = list(dict.fromkeys(point["series"] for point in points))
     if not 0 < len(names) <= _MOST:
         return None
-    on_text = next(row for row in study.trained if row.name == names[0]).experiment.task is None
-    label = "validation bits per byte" if on_text else "accuracy, percent"
+    first = next(row for row in study.trained if row.name == names[0]).experiment
+    label = f"{evaluated(first)} bits per byte" if first.task is None else "accuracy, percent"
     single, picked = theme.data(points), theme.picking(names)
     about = {"margin": _MARGIN} | ({"wide": True} if len(names) > _MANY else {})
     upper = _banded(

@@ -22,8 +22,8 @@ _PNG_SCALE = 2.0
 
 _CURVES = (
     "Above: the mean over the seeds, its 95 % interval as a band, each seed as a small point. Below: the "
-    "same as a difference to the first model, seed by seed. The points before the last are measured on the "
-    "first part of the validation text, the last one on all of it."
+    "same as a difference to the first model, seed by seed. The points before the last may be of a first "
+    "part of the text that is evaluated; the last one is of all of it."
 )
 
 

@@ -35,10 +35,8 @@ def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "au
 
     Numerics: the compiled form works in float32, or float64 for float64. Differentiable.
     """
-    choice = backend if isinstance(backend, BackendChoice) else None
-    if (backend if choice is None else choice.asked) == "auto" and _is_a_step(gate_and_up):
-        if choice is not None:
-            choice.ran = "reference"
+    asked = backend.asked if isinstance(backend, BackendChoice) else backend
+    if asked == "auto" and _is_a_step(gate_and_up):
         return gated_product_reference(gate_and_up)
     dims = gate_and_up.dim() if isinstance(gate_and_up, Tensor) else 1
     letters = "2 width" if dims < 2 else "..., 2 width"

@@ -338,6 +338,7 @@ def _main(recipes: Recipes, found: Sequence[Experiment], *, name: str, text: str
         protocol=(*protocol_of(*found), *_protocol(recipes, found, text), _recipes(found)),
         threads=recipes.made.threads,
         text=text,
+        seeds=SEEDS,
     )
 
 
@@ -455,6 +456,7 @@ def _duel(
         ),
         threads=recipes.made.threads,
         text=recipes.text,
+        seeds=SEEDS,
     )
 
 
