@@ -169,9 +169,13 @@ def test_a_turns_first_call_may_go_untimed_and_the_mean_counts_what_the_median_d
 
     candidates = {name: lambda name=name: call(name) for name in ("a", "b")}
     settings = {"min_rounds": 3, "max_rounds": 3, "seconds": 0.001, "warmup": 0, "turn_s": 0.02}
-    timings = time_in_turns(candidates, settle=True, **settings)
+    timings = time_in_turns(candidates, settle_s=0.0, **settings)
     assert timings["a"].calls == calls.count("later") >= 3
     assert calls.count("first") == 3
+    # or so many seconds of them
+    calls.clear()
+    timings = time_in_turns(candidates, settle_s=0.05, **settings)
+    assert timings["a"].calls < calls.count("later")
     last.clear()
     calls.clear()
     timings = time_in_turns(candidates, **(settings | {"turn_s": 0.0}))
@@ -194,7 +198,7 @@ def test_what_comes_before_a_call_comes_before_each_and_is_not_timed():
         min_rounds=2,
         max_rounds=2,
         warmup=1,
-        settle=True,
+        settle_s=0.0,
     )
     assert timings["a"].median_s < 0.01
     assert order == ["before", "a", "b"] + 2 * ["before", "a", "before", "a", "b", "b"]

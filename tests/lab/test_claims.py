@@ -4,7 +4,16 @@ import dataclasses
 
 import pytest
 
-from unimatrix.lab.claims import BPB, POINTS, ComparedClaim, Comparison, Gain, Measured, SeedBySeedClaim
+from unimatrix.lab.claims import (
+    BPB,
+    POINTS,
+    SECONDS,
+    ComparedClaim,
+    Comparison,
+    Gain,
+    Measured,
+    SeedBySeedClaim,
+)
 from unimatrix.lab.intervals import Interval
 from unimatrix.lab.results import GaveUp, RunRow, WithLost
 from unimatrix.studies.catalogue import experiment
@@ -336,3 +345,20 @@ def test_a_claim_about_named_seeds_shows_every_seed(samples) -> None:
 )
 def test_one_difference_lies_on_the_claims_side_or_not(side, bound, value, expected) -> None:
     assert in_seeds_7_and_11(side, bound).comparison.holds(value) is expected
+
+
+def test_a_condition_holds_unless_its_opposite_is_shown() -> None:
+    """Noise decides neither for it nor against; one seed, or a lost one, decides nothing."""
+    claimed = Comparison("seconds", A, "at or below", B, SECONDS, 9.0)
+    condition = dataclasses.replace(claimed, condition=True)
+    for low, high, n, bare, held in (
+        (7.0, 8.9, 5, "reproduced", "reproduced"),
+        (-30.0, 40.0, 2, "undecided", "reproduced"),
+        (9.1, 9.6, 5, "not reproduced", "not reproduced"),
+        (2.0, 2.0, 1, "undecided", "undecided"),
+    ):
+        interval = Interval(mean=(low + high) / 2, low=low, high=high, n=n)
+        assert (claimed.outcome(interval), condition.outcome(interval)) == (bare, held)
+        told = condition.detail(interval)
+        assert told.endswith("; a condition, kept unless the whole interval is beyond it: at or below 9")
+    assert condition.outcome(Interval(mean=5.0, low=-30.0, high=40.0, n=2), lost=(7,)) == "undecided"

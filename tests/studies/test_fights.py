@@ -259,7 +259,10 @@ def test_a_step_is_timed_in_long_turns_and_its_mean_counts(monkeypatch) -> None:
         "one": 2.0
     }
     assert torch.equal(torch.rand(2), expected)
-    assert (asked["seconds"], asked["turn_s"], asked["settle"]) == (7.0, 0.5, True)
+    assert (asked["seconds"], asked["turn_s"], asked["settle_s"]) == (7.0, 7 / 3, 7 / 12)
+    several = {name: dataclasses.replace(experiment, name=name) for name in ("one", "other")}
+    search_module.seconds_per_step(several, counting(), threads=1, seconds=240.0)
+    assert (asked["turn_s"], asked["settle_s"], asked["min_rounds"]) == (4.0, 1.0, 3)
 
 
 def test_opponents_are_chosen_by_the_search_and_what_votes_by_its_streams() -> None:
@@ -330,6 +333,19 @@ def test_recipes_that_are_there_keep_their_timing_and_a_search_of_others_takes_a
     assert go() == first
     assert "fair_fight.json has these recipes and stays, with the steps" in capsys.readouterr().out
     assert len(timed) == 1
+    # asked for, steps are timed anew by the same recipes, whatever the file knew of their seconds
+    again = {"data": "embedded", "drawn": 12, "near": 8, "seconds": 30.0, "retime": True}
+    made = read_record(Recipes, tmp_path / RECIPES.name)
+    dataclasses.replace(made, text="python-stdlib-3.11.7", seconds_per_step={}).write(tmp_path / RECIPES.name)
+    anew = read_record(Recipes, run_search(tmp_path, **again))
+    assert anew.seconds_per_step == dict.fromkeys(first.seconds_per_step, 0.1)
+    assert (anew.windows, anew.streams, anew.made) == (first.windows, first.streams, first.made)
+    with pytest.raises(UserError, match=r"^data: expected a text, which .* got python-stdlib-3\.11\.7$"):
+        made.write(tmp_path / RECIPES.name)
+        dataclasses.replace(made, text="a text").write(tmp_path / RECIPES.name)
+        run_search(tmp_path, **again)
+    first.write(tmp_path / RECIPES.name)
+    timed.pop()
     # other recipes, a fight without its seconds, another machine, and what is no file of recipes
     rows.append(made_rows(better="lstm"))
     assert go().windows == best_of(rows[-1])

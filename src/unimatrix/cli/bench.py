@@ -203,6 +203,8 @@ class Search:
     drawn: Annotated[int, tyro.conf.arg(metavar="N", help="Runs of a contestant drawn at random.")] = 12
     near: Annotated[int, tyro.conf.arg(metavar="N", help="Runs after them, near the best of these.")] = 8
     seconds: Annotated[float, tyro.conf.arg(help="Seconds of training in each run.")] = 30.0
+    retime: bool = False
+    """Search nothing: time the fights' steps anew, by the recipes that DIR/fair_fight.json has."""
     threads: Threads = 2
 
 

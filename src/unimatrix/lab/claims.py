@@ -130,6 +130,8 @@ class Comparison:
 
     label: what the difference is called in the details, e.g. "Core - Transformer".
     noun: "repeat" where what is compared was measured instead of trained.
+    condition: it is none that is claimed, but one that a claim rests on and that noise is not to decide: from
+        two seeds on it holds unless the whole interval lies on the other side.
     """
 
     label: str
@@ -139,6 +141,7 @@ class Comparison:
     unit: Unit
     bound: float = 0.0
     noun: str = "seed"
+    condition: bool = False
 
     def by_seed(self, samples: Samples) -> dict[int, float]:
         """The difference of every seed that both sides have, in the order of the seeds."""
@@ -176,6 +179,8 @@ class Comparison:
         if interval is None or interval.n < 2:
             return "undecided"
         outcome = self._judged(interval.low, interval.high)
+        if self.condition and outcome == "undecided":
+            outcome = "reproduced"
         return "undecided" if lost and outcome == "reproduced" else outcome
 
     def _judged(self, low: float, high: float) -> Outcome:
@@ -215,7 +220,10 @@ class Comparison:
             text += f", 95 % interval {bounds}, n = {interval.n} {counted}"
         if fixed is not None:
             text += f", mean {fixed + interval.mean:,.{digits}f} {self.unit.value}"
-        return f"{text}; claimed: {self.side} {self.bound + 0.0:g}"
+        claimed = (
+            "a condition, kept unless the whole interval is beyond it:" if self.condition else "claimed:"
+        )
+        return f"{text}; {claimed} {self.side} {self.bound + 0.0:g}"
 
 
 def _experiments(found: object) -> Iterator[Experiment]:

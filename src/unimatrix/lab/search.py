@@ -49,7 +49,10 @@ OF_THE_BUDGET, DIVERGED = "budget_seconds", "diverged"  # metrics of a row besid
 CHOICE = "choice_"  # and which choice of each setting it had, from 0
 _READ = ("train", "valid")  # the splits that a search reads
 _SEED = 0  # of the draws, and of every run's weights and batches
-TURN_SECONDS = 0.5  # of one model, where steps of several are timed
+# of one model, where steps of several are timed, and the share before them that is not: in turns of half a
+# second the LSTM's step took 1.2 times as long beside others as alone, ours as long
+TURN_SECONDS, UNTIMED = 4.0, 0.25
+_TURNS = 3  # of each, at least
 UNEVEN = 0.1  # of a run's seconds, by which those that it took may differ from them
 _TRIES = 3  # at a run that differs more
 _TIMING_SHARE = 0.1  # of a run's seconds, spent before it on timing its step
@@ -297,13 +300,13 @@ def seconds_per_step(
 ) -> dict[str, float]:
     """The mean seconds of a training step of each, in turns in this process; all of its loop's work.
 
-    A run has the machine to itself for all of its seconds. So a turn is long enough to have the caches to
-    itself, its first step is untimed, as it finds another model's numbers in them, and what counts is the
-    mean, which times a number of steps is how long they take: the median would leave out every slow step.
-    The learning rate is next to none, so that no number of steps is enough to diverge.
+    A run has the machine to itself for all of its seconds. So a turn is long enough to have the caches and the
+    heap to itself, and untimed at first, while these are another model's; and what counts is the mean, which
+    times a number of steps is how long they take: the median would leave out every slow step. The learning
+    rate is next to none, so that no number of steps is enough to diverge.
 
     Args:
-        seconds: of the timing, in all; five rounds at least, of turns of at most `TURN_SECONDS`.
+        seconds: of the timing, in all; three turns of each at least, of at most `TURN_SECONDS`.
     Raises:
         TrainingStopped: a loss or a weight is no longer finite (names the experiment).
         Stopped: Ctrl-C or SIGTERM came; between steps, as what is raised within compiled code may be lost.
@@ -327,13 +330,14 @@ def seconds_per_step(
             name: Run(found, source=source_of(found, corpus), accelerator=accelerator, data={})
             for name, found in still.items()
         }
+        turn = min(TURN_SECONDS, seconds / (_TURNS * len(runs)))
         timed = time_in_turns(
             {name: partial(step, name, run) for name, run in runs.items()},
             seconds=seconds,
-            min_rounds=5,
+            min_rounds=_TURNS,
             warmup=2,
-            turn_s=min(TURN_SECONDS, seconds / (5 * len(runs))),
-            settle=True,
+            turn_s=turn,
+            settle_s=UNTIMED * turn,
         )
     return {name: timing.mean_s for name, timing in timed.items()}
 

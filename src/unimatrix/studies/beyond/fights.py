@@ -13,6 +13,7 @@ import torch
 from unimatrix.codec import read_record
 from unimatrix.data import Corpus, load_corpus
 from unimatrix.errors import TrainingStopped, UserError
+from unimatrix.evals.provenance import git_commit
 from unimatrix.lab.figures import draw_search
 from unimatrix.lab.recipes import Best, Recipes, best_of, range_of
 from unimatrix.lab.search import (
@@ -50,7 +51,8 @@ def run_search(
     drawn: int,
     near: int,
     seconds: float,
-    calibration: float = 120.0,
+    retime: bool = False,
+    calibration: float = 240.0,
 ) -> Path:
     """Search for every contestant, then time a step of each model; OUT/fair_fight.json, what it came to.
 
@@ -59,22 +61,30 @@ def run_search(
     give the fights other steps, and what was trained by this one would count no more.
 
     Args:
-        data: what `load_corpus` takes. seconds: of a run. calibration: of the timing at the end.
+        data: what `load_corpus` takes. seconds: of a run. calibration: of the timing at the end. retime: time
+            the steps alone, anew, by the recipes that OUT/fair_fight.json has.
     Raises:
         UserError: what `search` refuses; a contestant without a run that was measured; a loss that is no
-            longer finite while a step is timed. Runs are kept.
+            longer finite while a step is timed; with retime no such file, or one of another text. Runs are
+            kept.
         Stopped: by Ctrl-C; finished runs are kept.
     """
     from unimatrix.lab.charts import save_drawing
 
     corpus, threads = load_corpus(data), torch.get_num_threads()
+    path = out / RECIPES.name
+    if retime:
+        found = read_record(Recipes, path)
+        if found.text != corpus.name:
+            raise UserError(f"data: expected {found.text}, which {path} was searched on, got {corpus.name}")
+        _timed(found, corpus, seconds=calibration).write(path)
+        return path
     budget = Budget(drawn=drawn, near=near, seconds=seconds)
     spaces = [found.space for found in CONTESTANTS.values()]
     rows = search(spaces, out=out, corpus=corpus, budget=budget, threads=threads)
     drawing = draw_search(rows, drawn=drawn, labels=LABELS)
     if drawing is not None:
         save_drawing(drawing, out / "search.svg")
-    path = out / RECIPES.name
     recipes = Recipes(
         text=corpus.name,
         budget=budget,
@@ -106,14 +116,15 @@ def _is_timed(recipes: Recipes, path: Path) -> bool:
         found = read_record(Recipes, path)
     except UserError:  # of another version, or damaged: it is written anew
         return False
-    same = replace(found, seconds_per_step={}) == recipes
+    same = replace(found, seconds_per_step={}, timed_by="") == recipes
     return same and found.seconds_per_step.keys() == fights(recipes).keys()
 
 
 def _timed(recipes: Recipes, corpus: Corpus, *, seconds: float) -> Recipes:
-    """The same with the seconds of a step of every model of the studies."""
-    timed = seconds_per_step(fights(recipes), corpus, threads=recipes.made.threads, seconds=seconds)
-    return replace(recipes, seconds_per_step=timed)
+    """The same with the seconds of a step of every model of the studies, as they are here and now."""
+    untimed = fights(replace(recipes, seconds_per_step={}))
+    timed = seconds_per_step(untimed, corpus, threads=recipes.made.threads, seconds=seconds)
+    return replace(recipes, seconds_per_step=timed, timed_by=git_commit())
 
 
 def best_opponent(found: Mapping[str, Best]) -> str:
