@@ -49,7 +49,8 @@ def time_in_turns(
     spent and min_rounds are done, or after max_rounds. A candidate's turn is as many calls as take turn_s
     seconds, at least one: so quick ones are timed often beside slow ones. With `settle_s` untimed calls of so
     many seconds come before each turn's, at least one: they find the caches full of another candidate's
-    numbers and the heap in its pieces, which none meets that runs alone. before: what is done, untimed, before each call of a candidate.
+    numbers and the heap in its pieces, which none meets that runs alone. before: what is done, untimed,
+    before each call of a candidate.
     """
     before = dict.fromkeys(candidates, _nothing) | dict(before or {})
     assert before.keys() == candidates.keys()

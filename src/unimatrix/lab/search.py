@@ -300,10 +300,10 @@ def seconds_per_step(
 ) -> dict[str, float]:
     """The mean seconds of a training step of each, in turns in this process; all of its loop's work.
 
-    A run has the machine to itself for all of its seconds. So a turn is long enough to have the caches and the
-    heap to itself, and untimed at first, while these are another model's; and what counts is the mean, which
-    times a number of steps is how long they take: the median would leave out every slow step. The learning
-    rate is next to none, so that no number of steps is enough to diverge.
+    A run has the machine to itself for all of its seconds. So a turn is long enough to have the caches and
+    the heap to itself, and untimed at first, while these are another model's; and what counts is the mean,
+    which times a number of steps is how long they take: the median would leave out every slow step. The
+    learning rate is next to none, so that no number of steps is enough to diverge.
 
     Args:
         seconds: of the timing, in all; three turns of each at least, of at most `TURN_SECONDS`.

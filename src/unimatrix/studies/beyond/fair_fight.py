@@ -473,8 +473,8 @@ def _protocol(recipes: Recipes, found: Sequence[Experiment], text: str) -> tuple
     return (
         f"{_weights(found, wanted)} Its steps were fixed before: {SECONDS:.0f} s, or {LONG_SECONDS:.0f}, "
         f"over the mean seconds of its step, timed for all in turns of {TURN_SECONDS:g} s at most, a "
-        f"quarter more of each untimed before, in one process on {recipes.made.threads} threads ({recipes.made.machine})"
-        f"{each}. The column of "
+        f"quarter more of each untimed before, in one process on {recipes.made.threads} threads "
+        f"({recipes.made.machine}){each}. The column of "
         "seconds says how long training then took, without evaluation; every run has the machine to itself. "
         "The machine's speed drifts from minute to minute, for one run and not for another, where the turns "
         "of the timing feel it alike: so no claim counts as reproduced where the seconds of the runs show "
