@@ -240,7 +240,7 @@ def test_a_fight_that_no_step_was_timed_of_is_named_and_only_before_the_timing_g
             fights(recipes_of(rows, seconds_per_step=others))
 
 
-def test_a_step_is_timed_in_long_turns_and_its_mean_counts(monkeypatch) -> None:
+def test_a_step_of_a_run_is_timed_after_untimed_ones_and_its_mean_counts(monkeypatch) -> None:
     asked = {}
 
     def time_in_turns(calls, **settings):
@@ -252,17 +252,8 @@ def test_a_step_is_timed_in_long_turns_and_its_mean_counts(monkeypatch) -> None:
     monkeypatch.setattr(search_module, "time_in_turns", time_in_turns)
     experiment = draws_of("transformer")[0]
     experiment = dataclasses.replace(experiment, loop=dataclasses.replace(experiment.loop, device="cpu"))
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    assert search_module.seconds_per_step({"one": experiment}, counting(), threads=1, seconds=7.0) == {
-        "one": 2.0
-    }
-    assert torch.equal(torch.rand(2), expected)
-    assert (asked["seconds"], asked["turn_s"], asked["settle_s"]) == (7.0, 7 / 3, 7 / 12)
-    several = {name: dataclasses.replace(experiment, name=name) for name in ("one", "other")}
-    search_module.seconds_per_step(several, counting(), threads=1, seconds=240.0)
-    assert (asked["turn_s"], asked["settle_s"], asked["min_rounds"]) == (4.0, 1.0, 3)
+    assert search_module.seconds_per_step(experiment, counting(), threads=1, seconds=9.0) == 2.0
+    assert (asked["seconds"], asked["turn_s"], asked["settle_s"]) == (9.0, 3.0, 0.75)
 
 
 def test_opponents_are_chosen_by_the_search_and_what_votes_by_its_streams() -> None:
@@ -299,7 +290,7 @@ def test_a_search_leaves_the_recipes_and_a_figure(tmp_path, monkeypatch) -> None
         return dict.fromkeys(models, 0.05)
 
     monkeypatch.setattr(module, "search", search)
-    monkeypatch.setattr(module, "seconds_per_step", time)
+    monkeypatch.setattr(module, "seconds_in_turns", time)
     path = run_search(tmp_path, data="embedded", drawn=3, near=8, seconds=2.0)
     threads = torch.get_num_threads()
     assert (given["threads"], given["budget"]) == (threads, Budget(drawn=3, near=8, seconds=2.0))
@@ -327,7 +318,7 @@ def test_recipes_that_are_there_keep_their_timing_and_a_search_of_others_takes_a
         return read_record(Recipes, run_search(tmp_path, data="embedded", drawn=12, near=8, seconds=30.0))
 
     monkeypatch.setattr(module, "search", lambda *_, **__: rows[-1])
-    monkeypatch.setattr(module, "seconds_per_step", time)
+    monkeypatch.setattr(module, "seconds_in_turns", time)
     first = go()
     assert "stays" not in capsys.readouterr().out
     assert go() == first
@@ -369,7 +360,7 @@ def test_a_loss_that_is_no_number_while_steps_are_timed_loses_no_run_of_the_sear
         raise TrainingStopped("fight.lstm: training stopped: the loss (nan) is no longer a finite number")
 
     monkeypatch.setattr(module, "search", lambda *_, **__: made_rows())
-    monkeypatch.setattr(module, "seconds_per_step", diverge)
+    monkeypatch.setattr(module, "seconds_in_turns", diverge)
     expected = (
         rf"^timing the steps of the fights: fight\.lstm: .* kept in {tmp_path / SEARCH}, and the same command"
     )
@@ -377,7 +368,7 @@ def test_a_loss_that_is_no_number_while_steps_are_timed_loses_no_run_of_the_sear
         run_search(tmp_path, data="embedded", drawn=12, near=8, seconds=30.0)
     assert not isinstance(raised.value, TrainingStopped)
     assert (tmp_path / "search.svg").exists()
-    monkeypatch.setattr(module, "seconds_per_step", lambda models, *_, **__: dict.fromkeys(models, 0.05))
+    monkeypatch.setattr(module, "seconds_in_turns", lambda models, *_, **__: dict.fromkeys(models, 0.05))
     assert run_search(tmp_path, data="embedded", drawn=12, near=8, seconds=30.0).exists()
 
 

@@ -17,7 +17,6 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +32,7 @@ from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals.provenance import git_commit, machine, versions
 from unimatrix.lab.measured import Stopped
 from unimatrix.lab.results import GAVE_UP, GaveUp, Result, append_result, read_results
+from unimatrix.lab.step_timing import AT_REST, TURNS, UNTIMED
 from unimatrix.lab.training import about_run, computing_with, left_in_words, run_that_gave_up, train_one
 from unimatrix.models.estimate import estimate
 from unimatrix.train import Experiment
@@ -49,15 +49,10 @@ OF_THE_BUDGET, DIVERGED = "budget_seconds", "diverged"  # metrics of a row besid
 CHOICE = "choice_"  # and which choice of each setting it had, from 0
 _READ = ("train", "valid")  # the splits that a search reads
 _SEED = 0  # of the draws, and of every run's weights and batches
-# of one model, where steps of several are timed, and the share before them that is not: in turns of half a
-# second the LSTM's step took 1.2 times as long beside others as alone, ours as long
-TURN_SECONDS, UNTIMED = 4.0, 0.25
-_TURNS = 3  # of each, at least
 UNEVEN = 0.1  # of a run's seconds, by which those that it took may differ from them
 _TRIES = 3  # at a run that differs more
 _TIMING_SHARE = 0.1  # of a run's seconds, spent before it on timing its step
 _TIMED_AS = 1_000  # as of a run of so many steps
-_AT_REST = 1e-12  # the learning rate while steps are timed
 
 Draw = tuple[int, ...]  # which choice of each setting, in their order
 
@@ -258,10 +253,10 @@ def _try(
 
     with TemporaryDirectory() as folder:
         try:
-            timed = seconds_per_step(
-                {space.name: experiment}, corpus, threads=threads, seconds=_TIMING_SHARE * budget.seconds
+            step = seconds_per_step(
+                experiment, corpus, threads=threads, seconds=_TIMING_SHARE * budget.seconds
             )
-            steps = max(1, round(budget.seconds / timed[space.name]))
+            steps = max(1, round(budget.seconds / step))
             experiment = space.experiment(draw, number=number, steps=steps)
             trained = train_one(experiment, corpus=corpus, out=Path(folder), console=quiet, threads=threads)
         except TrainingStopped as why:
@@ -295,51 +290,38 @@ def _diverged(experiment: Experiment, corpus: Corpus, beside: Mapping[str, float
     )
 
 
-def seconds_per_step(
-    experiments: Mapping[str, Experiment], corpus: Corpus, *, threads: int, seconds: float
-) -> dict[str, float]:
-    """The mean seconds of a training step of each, in turns in this process; all of its loop's work.
-
-    A run has the machine to itself for all of its seconds. So a turn is long enough to have the caches and
-    the heap to itself, and untimed at first, while these are another model's; and what counts is the mean,
-    which times a number of steps is how long they take: the median would leave out every slow step. The
-    learning rate is next to none, so that no number of steps is enough to diverge.
+def seconds_per_step(experiment: Experiment, corpus: Corpus, *, threads: int, seconds: float) -> float:
+    """The mean seconds of a training step in this process; of several models: `seconds_in_turns`.
 
     Args:
-        seconds: of the timing, in all; three turns of each at least, of at most `TURN_SECONDS`.
+        seconds: of the timing, in all.
     Raises:
         TrainingStopped: a loss or a weight is no longer finite (names the experiment).
         Stopped: Ctrl-C or SIGTERM came; between steps, as what is raised within compiled code may be lost.
     """
     with computing_with(threads), torch.random.fork_rng(devices=[]), Interrupts() as interrupts:
+        still = dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=AT_REST))
+        accelerator = start_accelerator(still)
+        run = Run(still, source=source_of(still, corpus), accelerator=accelerator, data={})
 
-        def step(name: str, run: Run) -> None:
+        def step() -> None:
             if interrupts.signal is not None:
                 raise Stopped(interrupts.signal)
             try:
                 run.train_step()
             except TrainingStopped as error:
-                raise TrainingStopped(f"{name}: {error}") from error
+                raise TrainingStopped(f"{experiment.name}: {error}") from error
 
-        accelerator = start_accelerator(next(iter(experiments.values())))
-        still = {
-            name: dataclasses.replace(found, optim=dataclasses.replace(found.optim, lr=_AT_REST))
-            for name, found in experiments.items()
-        }
-        runs = {
-            name: Run(found, source=source_of(found, corpus), accelerator=accelerator, data={})
-            for name, found in still.items()
-        }
-        turn = min(TURN_SECONDS, seconds / (_TURNS * len(runs)))
+        turn = seconds / TURNS
         timed = time_in_turns(
-            {name: partial(step, name, run) for name, run in runs.items()},
+            {experiment.name: step},
             seconds=seconds,
-            min_rounds=_TURNS,
+            min_rounds=TURNS,
             warmup=2,
             turn_s=turn,
             settle_s=UNTIMED * turn,
         )
-    return {name: timing.mean_s for name, timing in timed.items()}
+    return timed[experiment.name].mean_s
 
 
 def _part_of(corpus: Corpus) -> Corpus:

@@ -19,8 +19,9 @@ from unimatrix.lab.figures import draw_over_cost, draw_search
 from unimatrix.lab.protocol import listed, protocol_of
 from unimatrix.lab.recipes import Recipes, by_contestant
 from unimatrix.lab.results import Result, Samples, read_results
-from unimatrix.lab.search import PART_BYTES, SEARCH, TURN_SECONDS
+from unimatrix.lab.search import PART_BYTES, SEARCH
 from unimatrix.lab.search import UNEVEN as UNEVEN_RUN
+from unimatrix.lab.step_timing import TURN_SECONDS
 from unimatrix.lab.study import Column, Figure, Row, Study
 from unimatrix.models import build
 from unimatrix.models.estimate import estimate
@@ -473,8 +474,8 @@ def _protocol(recipes: Recipes, found: Sequence[Experiment], text: str) -> tuple
     return (
         f"{_weights(found, wanted)} Its steps were fixed before: {SECONDS:.0f} s, or {LONG_SECONDS:.0f}, "
         f"over the mean seconds of its step, timed for all in turns of {TURN_SECONDS:g} s at most, a "
-        f"quarter more of each untimed before, in one process on {recipes.made.threads} threads "
-        f"({recipes.made.machine}){each}. The column of "
+        f"quarter more of each untimed before, every model in a process of its own on "
+        f"{recipes.made.threads} threads ({recipes.made.machine}){each}. The column of "
         "seconds says how long training then took, without evaluation; every run has the machine to itself. "
         "The machine's speed drifts from minute to minute, for one run and not for another, where the turns "
         "of the timing feel it alike: so no claim counts as reproduced where the seconds of the runs show "

@@ -21,8 +21,8 @@ from unimatrix.lab.search import (
     Budget,
     Made,
     search,
-    seconds_per_step,
 )
+from unimatrix.lab.step_timing import TURN_SECONDS, TURNS, seconds_in_turns
 from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, VOTES
 from unimatrix.train.config import Experiment
 from unimatrix.train.progress import PlainConsole, say
@@ -123,7 +123,10 @@ def _is_timed(recipes: Recipes, path: Path) -> bool:
 def _timed(recipes: Recipes, corpus: Corpus, *, seconds: float) -> Recipes:
     """The same with the seconds of a step of every model of the studies, as they are here and now."""
     untimed = fights(replace(recipes, seconds_per_step={}))
-    timed = seconds_per_step(untimed, corpus, threads=recipes.made.threads, seconds=seconds)
+    # and as long again until all have started
+    about = f"about {(len(untimed) * TURNS * TURN_SECONDS + 5.0 * len(untimed)) / 60:.0f} min"
+    say(PlainConsole(), f"Timing a step of each of {len(untimed)} fights, in turns: {about}")
+    timed = seconds_in_turns(untimed, corpus, threads=recipes.made.threads, seconds=seconds)
     return replace(recipes, seconds_per_step=timed, timed_by=git_commit())
 
 
