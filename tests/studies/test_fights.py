@@ -334,6 +334,9 @@ def test_recipes_that_are_there_keep_their_timing_and_a_search_of_others_takes_a
     dataclasses.replace(made, text="a text").write(tmp_path / RECIPES.name)
     with pytest.raises(UserError, match=r"^data: expected a text, which .* got python-stdlib-3\.11\.7$"):
         run_search(tmp_path, **again)
+    (tmp_path / RECIPES.name).unlink()
+    with pytest.raises(UserError, match=r"^retime: expected .*fair_fight\.json, the recipes that a search"):
+        run_search(tmp_path, **again)
     first.write(tmp_path / RECIPES.name)
     timed.pop()
     # other recipes, a fight without its seconds, another machine, and what is no file of recipes

@@ -74,6 +74,8 @@ def run_search(
     corpus, threads = load_corpus(data), torch.get_num_threads()
     path = out / RECIPES.name
     if retime:
+        if not path.exists():
+            raise UserError(f"retime: expected {path}, the recipes that a search leaves, which is missing")
         found = read_record(Recipes, path)
         if found.text != corpus.name:
             raise UserError(f"data: expected {found.text}, which {path} was searched on, got {corpus.name}")
