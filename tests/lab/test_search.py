@@ -2,13 +2,11 @@
 
 import dataclasses
 import io
-import re
 import signal
 from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from drawn import render
 from made_results import make_result
 from rich.console import Console
@@ -35,7 +33,6 @@ from unimatrix.lab.search import (
     is_whole,
     near,
     search,
-    seconds_per_step,
 )
 from unimatrix.models import parameter_count
 from unimatrix.train import Experiment, LoopConfig, ModelChoice, OptimConfig
@@ -294,7 +291,7 @@ def test_a_run_that_took_other_seconds_is_timed_and_trained_again(go, monkeypatc
 
     monkeypatch.setattr(module, "UNEVEN", 0.1)
     monkeypatch.setattr(module, "train_one", trained)
-    monkeypatch.setattr(module, "seconds_per_step", time)
+    monkeypatch.setattr(module, "seconds_here", time)
     row, gave_up, signal = module._run(*(SPACES[0], (0, 0), 0), corpus=counting(), budget=BUDGET, threads=1)
     assert (row.seconds, gave_up, signal) == (kept, None, None)
     assert (len(timed), left) == (len(took), [])
@@ -350,20 +347,6 @@ def test_ctrl_c_at_a_number_that_is_not_finite_is_not_lost(go, monkeypatch) -> N
         go()
 
 
-def test_nothing_is_learned_while_steps_are_timed(monkeypatch) -> None:
-    step, rates = Run.train_step, []
-
-    def noted(run):
-        rates.append(run.experiment.optim.lr)
-        step(run)
-
-    monkeypatch.setattr(Run, "train_step", noted)
-    fast = SPACES[0].experiment((2, 0), number=0, steps=1)
-    fast = dataclasses.replace(fast, optim=dataclasses.replace(fast.optim, lr=1e30))
-    seconds_per_step(fast, counting(), threads=1, seconds=0.01)
-    assert max(rates) < 1e-9
-
-
 def test_spaces_of_unequal_sizes_or_too_few_draws_are_refused(tmp_path) -> None:
     other = dataclasses.replace(SPACES[1], axes=AXES | {"lr": (1e-3, 3e-3)})
     given = {"out": tmp_path, "corpus": counting(), "threads": 1}
@@ -371,17 +354,6 @@ def test_spaces_of_unequal_sizes_or_too_few_draws_are_refused(tmp_path) -> None:
         search((SPACES[0], other), budget=BUDGET, **given)
     with pytest.raises(UserError, match="near: expected at most the 1 draws beside the best, got 2"):
         search(SPACES, budget=dataclasses.replace(BUDGET, near=2), **given)
-
-
-def test_a_step_is_timed_and_the_random_numbers_go_on() -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    before = torch.get_num_threads()
-    experiment = SPACES[0].experiment((0, 0), number=0, steps=1)
-    assert 0.0 < seconds_per_step(experiment, counting(), threads=2, seconds=0.01) < 10.0
-    assert torch.equal(torch.rand(2), expected)
-    assert torch.get_num_threads() == before
 
 
 def made_run(space, draw, *, number, value, steps):
@@ -415,16 +387,6 @@ def test_recipes_know_the_runs_of_their_search_by_all_that_made_them() -> None:
         {"experiment": "search.unimatrix-core.03"},  # of a larger budget
     ):
         assert not recipes.is_of(dataclasses.replace(row, **changes))
-
-
-def test_a_loss_that_is_no_number_while_steps_are_timed_names_its_model(monkeypatch) -> None:
-    def fail(run):
-        raise TrainingStopped("training stopped: the loss (nan)")
-
-    monkeypatch.setattr(Run, "train_step", fail)
-    experiment = SPACES[0].experiment((0, 0), number=0, steps=1)
-    with pytest.raises(TrainingStopped, match=rf"^{re.escape(experiment.name)}: training stopped: the loss"):
-        seconds_per_step(experiment, counting(), threads=1, seconds=0.01)
 
 
 def test_recipes_come_back_from_their_file(tmp_path) -> None:

@@ -1,17 +1,20 @@
 """Steps of several models, each timed in a process of its own: in turns, whatever happens to one of them."""
 
 import dataclasses
+import re
 import signal
 from multiprocessing import Pipe, active_children
 
 import pytest
+import torch
 from tiny_studies import SHORT, counting
 
 from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab import step_timing
 from unimatrix.lab.measured import Stopped
-from unimatrix.lab.step_timing import seconds_in_turns
+from unimatrix.lab.step_timing import seconds_here, seconds_in_turns
 from unimatrix.train.interrupts import Interrupts
+from unimatrix.train.run import Run
 
 MODELS = {
     run.name: dataclasses.replace(run, loop=dataclasses.replace(run.loop, device="cpu"))
@@ -77,3 +80,64 @@ def test_ctrl_c_ends_it_and_every_process(monkeypatch) -> None:
     with pytest.raises(Stopped):
         seconds_in_turns(MODELS, counting(), threads=1, seconds=0.1)
     assert not active_children()
+
+
+ONE = next(iter(MODELS.values()))
+
+
+def test_nothing_is_learned_while_steps_are_timed(monkeypatch) -> None:
+    step, rates = Run.train_step, []
+
+    def noted(run):
+        rates.append(run.experiment.optim.lr)
+        step(run)
+
+    monkeypatch.setattr(Run, "train_step", noted)
+    fast = dataclasses.replace(ONE, optim=dataclasses.replace(ONE.optim, lr=1e30))
+    seconds_here(fast, counting(), threads=1, seconds=0.01)
+    assert max(rates) < 1e-9
+
+
+def test_of_one_model_here_the_mean_counts_after_untimed_steps(monkeypatch) -> None:
+    """Steps of 1 s by a clock of its own; every fourth takes 5 s."""
+    clock, made = [0.0], []
+
+    def step(_run):
+        made.append(5.0 if len(made) % 4 == 3 else 1.0)
+        clock[0] += made[-1]
+
+    monkeypatch.setattr(Run, "train_step", step)
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: clock[0])
+    assert seconds_here(ONE, counting(), threads=1, seconds=16.0) == 2.0
+    # 4 s untimed are three steps of 1 s and one of 5
+    assert len(made) == 4 + 8
+
+
+def test_of_one_model_here_random_numbers_and_threads_go_on() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    before = torch.get_num_threads()
+    assert 0.0 < seconds_here(ONE, counting(), threads=2, seconds=0.01) < 10.0
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.get_num_threads() == before
+
+
+def test_a_loss_that_is_no_number_and_ctrl_c_end_it_here_too(monkeypatch) -> None:
+    def fail(_run):
+        raise TrainingStopped("training stopped: the loss (nan)")
+
+    monkeypatch.setattr(Run, "train_step", fail)
+    with pytest.raises(TrainingStopped, match=rf"^{re.escape(ONE.name)}: training stopped: the loss"):
+        seconds_here(ONE, counting(), threads=1, seconds=0.01)
+    monkeypatch.setattr(Run, "train_step", lambda _run: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Stopped):
+        seconds_here(ONE, counting(), threads=1, seconds=0.01)
+
+
+def test_it_says_how_far_it_is() -> None:
+    said: list[str] = []
+    seconds_in_turns({ONE.name: ONE}, counting(), threads=1, seconds=0.1, say=said.append)
+    assert said[0] == "1 of 1 models have started"
+    assert said[-1] == f"{len(said) - 1} rounds of turns done, about 0 min left"
+    assert len(said) >= 4

@@ -9,14 +9,11 @@ from functools import cache
 import pytest
 import torch
 from made_results import make_result
-from tiny_studies import counting
 
-from unimatrix.bench.timing import Timing
 from unimatrix.codec import read_record
 from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals import parts_that_look_back
-from unimatrix.lab import search as search_module
 from unimatrix.lab.committed import COMMITTED
 from unimatrix.lab.recipes import Recipes, best_of, by_contestant, range_of
 from unimatrix.lab.results import read_results
@@ -240,22 +237,6 @@ def test_a_fight_that_no_step_was_timed_of_is_named_and_only_before_the_timing_g
             fights(recipes_of(rows, seconds_per_step=others))
 
 
-def test_a_step_of_a_run_is_timed_after_untimed_ones_and_its_mean_counts(monkeypatch) -> None:
-    asked = {}
-
-    def time_in_turns(calls, **settings):
-        asked.update(settings)
-        for call in calls.values():
-            call()
-        return {name: Timing(median_s=1.0, low_s=1.0, high_s=1.0, mean_s=2.0, calls=3) for name in calls}
-
-    monkeypatch.setattr(search_module, "time_in_turns", time_in_turns)
-    experiment = draws_of("transformer")[0]
-    experiment = dataclasses.replace(experiment, loop=dataclasses.replace(experiment.loop, device="cpu"))
-    assert search_module.seconds_per_step(experiment, counting(), threads=1, seconds=9.0) == 2.0
-    assert (asked["seconds"], asked["turn_s"], asked["settle_s"]) == (9.0, 3.0, 0.75)
-
-
 def test_opponents_are_chosen_by_the_search_and_what_votes_by_its_streams() -> None:
     found = fights(recipes_of(made_rows()))
     assert best_opponent(best_of(made_rows())) == "transformer"
@@ -284,7 +265,7 @@ def test_a_search_leaves_the_recipes_and_a_figure(tmp_path, monkeypatch) -> None
         given.update(settings)
         return made_rows()
 
-    def time(models, corpus, *, threads, seconds):
+    def time(models, corpus, *, threads, seconds, say):
         timed.extend(models)
         assert {found.loop.device for found in models.values()} == {"cpu"}
         return dict.fromkeys(models, 0.05)

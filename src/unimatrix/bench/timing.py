@@ -39,7 +39,6 @@ def time_in_turns(
     max_rounds: int = 200,
     warmup: int = 3,
     turn_s: float = 0.0,
-    settle_s: float | None = None,
     before: Mapping[Key, Callable[[], object]] | None = None,
     device: str = "cpu",
 ) -> dict[Key, Timing]:
@@ -47,9 +46,7 @@ def time_in_turns(
 
     Taking turns lets a slow spell of the machine hit all candidates alike. Stops when about `seconds` are
     spent and min_rounds are done, or after max_rounds. A candidate's turn is as many calls as take turn_s
-    seconds, at least one: so quick ones are timed often beside slow ones. With `settle_s` untimed calls of so
-    many seconds come before each turn's, at least one: they find the caches full of another candidate's
-    numbers and the heap in its pieces, which none meets that runs alone. before: what is done, untimed,
+    seconds, at least one: so quick ones are timed often beside slow ones. before: what is done, untimed,
     before each call of a candidate.
     """
     before = dict.fromkeys(candidates, _nothing) | dict(before or {})
@@ -65,13 +62,6 @@ def time_in_turns(
     rounds = 0
     while rounds < max_rounds and (rounds < min_rounds or time.perf_counter() - begin < seconds):
         for name, call in candidates.items():
-            turn = time.perf_counter()
-            while settle_s is not None:
-                before[name]()
-                call()
-                _finish(device)
-                if time.perf_counter() - turn >= settle_s:
-                    break
             turn = time.perf_counter()
             while True:
                 before[name]()

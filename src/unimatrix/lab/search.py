@@ -22,24 +22,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
-from unimatrix.bench.timing import time_in_turns
 from unimatrix.data import VOCAB_SIZE, Corpus
 from unimatrix.data.streams import bit_generator
 from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals.provenance import git_commit, machine, versions
 from unimatrix.lab.measured import Stopped
 from unimatrix.lab.results import GAVE_UP, GaveUp, Result, append_result, read_results
-from unimatrix.lab.step_timing import AT_REST, TURNS, UNTIMED
-from unimatrix.lab.training import about_run, computing_with, left_in_words, run_that_gave_up, train_one
+from unimatrix.lab.step_timing import seconds_here
+from unimatrix.lab.training import about_run, left_in_words, run_that_gave_up, train_one
 from unimatrix.models.estimate import estimate
 from unimatrix.train import Experiment
-from unimatrix.train.interrupts import Interrupts
-from unimatrix.train.launch import start_accelerator
 from unimatrix.train.progress import PlainConsole, say
-from unimatrix.train.run import Run
 from unimatrix.train.run_folder import check_path
 from unimatrix.train.sources import source_of
 
@@ -253,9 +248,7 @@ def _try(
 
     with TemporaryDirectory() as folder:
         try:
-            step = seconds_per_step(
-                experiment, corpus, threads=threads, seconds=_TIMING_SHARE * budget.seconds
-            )
+            step = seconds_here(experiment, corpus, threads=threads, seconds=_TIMING_SHARE * budget.seconds)
             steps = max(1, round(budget.seconds / step))
             experiment = space.experiment(draw, number=number, steps=steps)
             trained = train_one(experiment, corpus=corpus, out=Path(folder), console=quiet, threads=threads)
@@ -288,40 +281,6 @@ def _diverged(experiment: Experiment, corpus: Corpus, beside: Mapping[str, float
         threads=threads,
         backend="",
     )
-
-
-def seconds_per_step(experiment: Experiment, corpus: Corpus, *, threads: int, seconds: float) -> float:
-    """The mean seconds of a training step in this process; of several models: `seconds_in_turns`.
-
-    Args:
-        seconds: of the timing, in all.
-    Raises:
-        TrainingStopped: a loss or a weight is no longer finite (names the experiment).
-        Stopped: Ctrl-C or SIGTERM came; between steps, as what is raised within compiled code may be lost.
-    """
-    with computing_with(threads), torch.random.fork_rng(devices=[]), Interrupts() as interrupts:
-        still = dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=AT_REST))
-        accelerator = start_accelerator(still)
-        run = Run(still, source=source_of(still, corpus), accelerator=accelerator, data={})
-
-        def step() -> None:
-            if interrupts.signal is not None:
-                raise Stopped(interrupts.signal)
-            try:
-                run.train_step()
-            except TrainingStopped as error:
-                raise TrainingStopped(f"{experiment.name}: {error}") from error
-
-        turn = seconds / TURNS
-        timed = time_in_turns(
-            {experiment.name: step},
-            seconds=seconds,
-            min_rounds=TURNS,
-            warmup=2,
-            turn_s=turn,
-            settle_s=UNTIMED * turn,
-        )
-    return timed[experiment.name].mean_s
 
 
 def _part_of(corpus: Corpus) -> Corpus:

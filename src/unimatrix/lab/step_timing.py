@@ -1,37 +1,43 @@
 """How long a training step of each of several models takes: each in a process of its own, in turns.
 
-What else a process holds, and where its memory lies, changes a step's time by a fifth, for some models and
-not for others (docs/log.md): so each has a process to itself, as its run has. The machine's speed drifts from
-minute to minute: so they take turns, which a slow spell hits alike.
+Each has a process to itself, as its run has: another's numbers are in its caches for its first steps at most.
+The machine's speed drifts from minute to minute: so they take turns, which a slow spell hits alike. Not
+settled is what else makes some models' steps a fifth longer in turns than in a run (docs/log.md).
 """
 
 import dataclasses
-import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
+
+import torch
 
 from unimatrix.data import Corpus
 from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab.measured import Stopped
 from unimatrix.lab.training import computing_with
+from unimatrix.lab.workers import spawned
 from unimatrix.memory import keep_freed_memory
 from unimatrix.train import Experiment
-from unimatrix.train.interrupts import SIGNALS, Interrupts
+from unimatrix.train.interrupts import Interrupts
 from unimatrix.train.launch import start_accelerator
 from unimatrix.train.run import Run
 from unimatrix.train.sources import source_of
 
 TURN_SECONDS, UNTIMED = 4.0, 0.25  # of one model, and the share of it that goes before, untimed
 TURNS = 3  # of each, at least
-AT_REST = 1e-12  # the learning rate while steps are timed: so that no number of them is enough to diverge
+_AT_REST = 1e-12  # the learning rate while steps are timed
 _POLL_S = 0.1
 
 
 def seconds_in_turns(
-    experiments: Mapping[str, Experiment], corpus: Corpus, *, threads: int, seconds: float
+    experiments: Mapping[str, Experiment],
+    corpus: Corpus,
+    *,
+    threads: int,
+    seconds: float,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, float]:
     """The mean seconds of a training step of each; all of its loop's work.
 
@@ -39,6 +45,7 @@ def seconds_in_turns(
 
     Args:
         seconds: of the timing, in all, three turns of each at least; the processes' start comes before it.
+        say: told how far it is.
     Raises:
         TrainingStopped: a loss or a weight is no longer finite (names the experiment).
         UserError: what training refuses, or a process that ended (names the experiment).
@@ -51,6 +58,7 @@ def seconds_in_turns(
         for name, experiment in experiments.items():
             pipes[name] = held.enter_context(_started(experiment, corpus, threads))
             _answer(name, pipes[name], interrupts)
+            say(f"{len(pipes)} of {len(experiments)} models have started")
         begin, rounds = time.perf_counter(), 0
         while rounds < TURNS or time.perf_counter() - begin < seconds:
             for name, pipe in pipes.items():
@@ -60,6 +68,9 @@ def seconds_in_turns(
                 steps[name] += made
                 spent[name] += took
             rounds += 1
+            spent_s = time.perf_counter() - begin
+            left = max(seconds - spent_s, (TURNS - rounds) * spent_s / rounds, 0.0)
+            say(f"{rounds} rounds of turns done, about {left / 60:.0f} min left")
     return {name: spent[name] / steps[name] for name in experiments}
 
 
@@ -81,36 +92,24 @@ def _answer(name: str, pipe: Connection, interrupts: Interrupts) -> tuple[int, f
 
 @contextmanager
 def _started(experiment: Experiment, corpus: Corpus, threads: int) -> Iterator[Connection]:
-    """The pipe to a process that makes steps of that experiment when asked to; it ends with the block."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_step_when_asked, args=(theirs, experiment, corpus, threads), daemon=True
-    )
-    # Python's own helper comes first: its start would let signals through again
-    resource_tracker.ensure_running()
-    # it begins with the signals held back: the parent alone hears them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    """The pipe to a process that makes steps of that experiment when asked to; it ends with the block.
+
+    Its signals stay held back: the parent alone hears them.
+    """
+    process, pipe = spawned(_step_when_asked, experiment, corpus, threads)
     try:
-        process.start()
+        yield pipe
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    theirs.close()
-    try:
-        yield ours
-    finally:
-        ours.close()
+        pipe.close()
         process.kill()
         process.join()
 
 
 def _step_when_asked(pipe: Connection, experiment: Experiment, corpus: Corpus, threads: int) -> None:
     keep_freed_memory()
-    still = dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=AT_REST))
     try:
         with computing_with(threads):
-            accelerator = start_accelerator(still)
-            run = Run(still, source=source_of(still, corpus), accelerator=accelerator, data={})
+            run = _at_rest(experiment, corpus)
             pipe.send(_stepped(run, 0.0))
             while True:
                 untimed, timed = pipe.recv()
@@ -122,10 +121,36 @@ def _step_when_asked(pipe: Connection, experiment: Experiment, corpus: Corpus, t
         return  # nobody asks any more
 
 
-def _stepped(run: Run, seconds: float) -> tuple[int, float]:
+def seconds_here(experiment: Experiment, corpus: Corpus, *, threads: int, seconds: float) -> float:
+    """The same of one model, in this process, which has nothing else to do: a part of `seconds` more untimed.
+
+    Raises:
+        TrainingStopped, UserError, Stopped: as `seconds_in_turns` does; Stopped between steps, as what is
+            raised within compiled code may be lost.
+    """
+    with computing_with(threads), torch.random.fork_rng(devices=[]), Interrupts() as interrupts:
+        run = _at_rest(experiment, corpus)
+        try:
+            _stepped(run, UNTIMED * seconds, interrupts)
+            steps, spent = _stepped(run, seconds, interrupts)
+        except TrainingStopped as error:
+            raise TrainingStopped(f"{experiment.name}: {error}") from error
+    return spent / steps
+
+
+def _at_rest(experiment: Experiment, corpus: Corpus) -> Run:
+    """The run, which learns next to nothing: so that no number of steps is enough to diverge."""
+    still = dataclasses.replace(experiment, optim=dataclasses.replace(experiment.optim, lr=_AT_REST))
+    accelerator = start_accelerator(still)
+    return Run(still, source=source_of(still, corpus), accelerator=accelerator, data={})
+
+
+def _stepped(run: Run, seconds: float, interrupts: Interrupts | None = None) -> tuple[int, float]:
     """Make steps for so long, at least one: how many, and in how many seconds."""
     begin, steps = time.perf_counter(), 0
     while not steps or time.perf_counter() - begin < seconds:
+        if interrupts is not None and interrupts.signal is not None:
+            raise Stopped(interrupts.signal)
         run.train_step()
         steps += 1
     return steps, time.perf_counter() - begin

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process, resource_tracker
@@ -135,19 +135,27 @@ def _crew(number: int, *, corpus: Corpus | None, out: Path) -> Iterator[list[_Wo
 
 
 def _started(corpus: Corpus | None, out: Path) -> _Worker:
+    process, pipe = spawned(_work, corpus, out)
+    return _Worker(process=process, pipe=pipe)
+
+
+def spawned(target: Callable[..., None], *arguments: object) -> tuple[SpawnProcess, Connection]:
+    """A process that calls target(its end of a pipe, *arguments), and our end.
+
+    It begins with the signals held back, until it says what it does with them.
+    """
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, corpus, out), daemon=True)
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
     # Python's own helper comes first: its start would let signals through again
     resource_tracker.ensure_running()
-    # a worker begins with the signals held back, until it has said what it does with them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
-    return _Worker(process=process, pipe=ours)
+    return process, ours
 
 
 def _ask_to_stop(process: SpawnProcess) -> None:

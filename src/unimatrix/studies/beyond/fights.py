@@ -6,6 +6,7 @@ it is made, and how equal the seconds were stands in its row.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from unimatrix.lab.search import (
     Made,
     search,
 )
-from unimatrix.lab.step_timing import TURN_SECONDS, TURNS, seconds_in_turns
+from unimatrix.lab.step_timing import seconds_in_turns
 from unimatrix.studies.beyond.contestants import CONTESTANTS, LEARNING, VOTES
 from unimatrix.train.config import Experiment
 from unimatrix.train.progress import PlainConsole, say
@@ -125,10 +126,9 @@ def _is_timed(recipes: Recipes, path: Path) -> bool:
 def _timed(recipes: Recipes, corpus: Corpus, *, seconds: float) -> Recipes:
     """The same with the seconds of a step of every model of the studies, as they are here and now."""
     untimed = fights(replace(recipes, seconds_per_step={}))
-    # and as long again until all have started
-    about = f"about {(len(untimed) * TURNS * TURN_SECONDS + 5.0 * len(untimed)) / 60:.0f} min"
-    say(PlainConsole(), f"Timing a step of each of {len(untimed)} fights, in turns: {about}")
-    timed = seconds_in_turns(untimed, corpus, threads=recipes.made.threads, seconds=seconds)
+    timed = seconds_in_turns(
+        untimed, corpus, threads=recipes.made.threads, seconds=seconds, say=partial(say, PlainConsole())
+    )
     return replace(recipes, seconds_per_step=timed, timed_by=git_commit())
 
 
