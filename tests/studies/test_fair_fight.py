@@ -185,7 +185,7 @@ def test_every_study_has_its_models_its_threads_and_says_what_was_searched() -> 
         words = " ".join(study.protocol)
         assert "12 runs drawn from as many choices" in words
         assert "22500.0 to 22500.0 ms" in words
-        assert "the mean seconds of its step, timed for all in turns of 4 s at most" in words
+        assert "the mean seconds of its step, timed for all in turns of 0.4 s at most" in words
         assert "show that ours took 5 % of the given ones longer than another that it is compared" in words
         assert "own runs, 101, 102, 103, 104 and 105, chose nothing before." in words
         assert "All are measured on the test text, by which nothing was chosen, in windows of 128" in words

@@ -1,8 +1,9 @@
 """How long a training step of each of several models takes: each in a process of its own, in turns.
 
 Each has a process to itself, as its run has: another's numbers are in its caches for its first steps at most.
-The machine's speed drifts from minute to minute: so they take turns, which a slow spell hits alike. Not
-settled is what else makes some models' steps a fifth longer in turns than in a run (docs/log.md).
+A virtual machine's cores lie now on one cache and now on two, for some seconds each: what threads hand to
+each other then takes twice as long, and a step up to two fifths longer, of each model another part. So turns
+are short, and a round of all is over before that changes often (docs/log.md: what longer ones came to).
 """
 
 import dataclasses
@@ -25,8 +26,9 @@ from unimatrix.train.launch import start_accelerator
 from unimatrix.train.run import Run
 from unimatrix.train.sources import source_of
 
-TURN_SECONDS, UNTIMED = 4.0, 0.25  # of one model, and the share of it that goes before, untimed
+TURN_SECONDS, UNTIMED = 0.4, 0.5  # of one model, and the share of it that goes before, untimed
 TURNS = 3  # of each, at least
+UNTIMED_HERE = 0.25
 _AT_REST = 1e-12  # the learning rate while steps are timed
 _POLL_S = 0.1
 
@@ -122,7 +124,7 @@ def _step_when_asked(pipe: Connection, experiment: Experiment, corpus: Corpus, t
 
 
 def seconds_here(experiment: Experiment, corpus: Corpus, *, threads: int, seconds: float) -> float:
-    """The same of one model, in this process, which has nothing else to do: a part of `seconds` more untimed.
+    """The same of one model, in this process, which does nothing else: a quarter of `seconds` more untimed.
 
     Raises:
         TrainingStopped, UserError, Stopped: as `seconds_in_turns` does; Stopped between steps, as what is
@@ -131,7 +133,7 @@ def seconds_here(experiment: Experiment, corpus: Corpus, *, threads: int, second
     with computing_with(threads), torch.random.fork_rng(devices=[]), Interrupts() as interrupts:
         run = _at_rest(experiment, corpus)
         try:
-            _stepped(run, UNTIMED * seconds, interrupts)
+            _stepped(run, UNTIMED_HERE * seconds, interrupts)
             steps, spent = _stepped(run, seconds, interrupts)
         except TrainingStopped as error:
             raise TrainingStopped(f"{experiment.name}: {error}") from error

@@ -473,8 +473,8 @@ def _protocol(recipes: Recipes, found: Sequence[Experiment], text: str) -> tuple
     wanted = LARGE if found[0].name.startswith("fight-large.") else PARAMETERS
     return (
         f"{_weights(found, wanted)} Its steps were fixed before: {SECONDS:.0f} s, or {LONG_SECONDS:.0f}, "
-        f"over the mean seconds of its step, timed for all in turns of {TURN_SECONDS:g} s at most, a "
-        f"quarter more of each untimed before, every model in a process of its own on "
+        f"over the mean seconds of its step, timed for all in turns of {TURN_SECONDS:g} s at most, "
+        f"half of that untimed before each, every model in a process of its own on "
         f"{recipes.made.threads} threads ({recipes.made.machine}){each}. The column of "
         "seconds says how long training then took, without evaluation; every run has the machine to itself. "
         "The machine's speed drifts from minute to minute, for one run and not for another, where the turns "

@@ -53,7 +53,7 @@ def run_search(
     near: int,
     seconds: float,
     retime: bool = False,
-    calibration: float = 240.0,
+    calibration: float = 480.0,
 ) -> Path:
     """Search for every contestant, then time a step of each model; OUT/fair_fight.json, what it came to.
 
@@ -125,11 +125,33 @@ def _is_timed(recipes: Recipes, path: Path) -> bool:
 
 def _timed(recipes: Recipes, corpus: Corpus, *, seconds: float) -> Recipes:
     """The same with the seconds of a step of every model of the studies, as they are here and now."""
-    untimed = fights(replace(recipes, seconds_per_step={}))
+    stepped = {name: _one_step(one) for name, one in fights(replace(recipes, seconds_per_step={})).items()}
+    # a longer fight's step is the same work: timed apart, the two would differ by chance
+    first = {
+        name: next(other for other in stepped if stepped[other] == step) for name, step in stepped.items()
+    }
     timed = seconds_in_turns(
-        untimed, corpus, threads=recipes.made.threads, seconds=seconds, say=partial(say, PlainConsole())
+        {name: stepped[name] for name in first.values()},
+        corpus,
+        threads=recipes.made.threads,
+        seconds=seconds,
+        say=partial(say, PlainConsole()),
     )
-    return replace(recipes, seconds_per_step=timed, timed_by=git_commit())
+    return replace(
+        recipes,
+        seconds_per_step={name: timed[other] for name, other in first.items()},
+        timed_by=git_commit(),
+    )
+
+
+def _one_step(fight: Experiment) -> Experiment:
+    """What its steps have in common with a fight of another length: all but the name and how many."""
+    return replace(
+        fight,
+        name="step",
+        optim=replace(fight.optim, warmup_steps=0),
+        loop=replace(fight.loop, steps=1, eval_at=None),
+    )
 
 
 def best_opponent(found: Mapping[str, Best]) -> str:
