@@ -22,17 +22,17 @@ PEER_PRESETS: dict[str, Preset] = {
     "mamba2": Preset(
         Mamba2Config(),
         "Mamba-2, transformers' own: a selective recurrence, separate blocks. 174,008 (V = 64: 161,528).",
-        use="somebody else's model, to compare with",
+        use="Mamba-2 of transformers, to compare with",
     ),
     "m2rnn": Preset(
         M2RNN,
         "M2RNN from its equation: a matrix goes through a tanh, separate blocks. 173,810 (V = 64: 161,330).",
-        use="somebody else's recurrence, to compare with",
+        use="M2RNN, to compare with",
     ),
     "lstm": Preset(
         LSTM,
         "torch's LSTM, separate blocks without an MLP. 171,000 (V = 64: 153,450).",
-        use="the recurrence of 1997, to compare with",
+        use="an LSTM, to compare with",
     ),
 }
 

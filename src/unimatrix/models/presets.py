@@ -105,7 +105,7 @@ PRESETS: dict[str, Preset] = {
     "unimatrix-rosa": Preset(
         ROSA,
         "Core and the residual routing path. 103,876 (V = 64: 78,916).",
-        use="Core, with a short cut from the token before",
+        use="Core, and a path from the token before",
     ),
     "unimatrix-discovery": Preset(
         DISCOVERY,
@@ -115,12 +115,12 @@ PRESETS: dict[str, Preset] = {
     "unimatrix-rosa-exact": Preset(
         ROSA_EXACT,
         "ROSA by an exact suffix automaton over the whole text. 103,876 (V = 64: 78,916).",
-        use="ROSA as it is meant: what followed the longest match",
+        use="ROSA with an exact look-up of the longest match",
     ),
     "unimatrix-discovery-exact": Preset(
         DISCOVERY_EXACT,
         "Discovery with ROSA by an exact suffix automaton. 115,184 (V = 64: 83,984).",
-        use="all extras, with ROSA as it is meant",
+        use="all extras, with that exact look-up",
     ),
     "unimatrix-assoc": Preset(
         ASSOC,
@@ -130,7 +130,7 @@ PRESETS: dict[str, Preset] = {
     "unimatrix-sparse-pointer": Preset(
         SPARSE_POINTER,
         "Core and a few slots of exact bindings that vote for tokens. V = 64: 75,014.",
-        use="exact recall in a state of one size",
+        use="recall of a few pairs in a state of one size",
     ),
     "triple-latent": Preset(
         TRIPLE_LATENT,
@@ -155,12 +155,12 @@ PRESETS: dict[str, Preset] = {
     "recurrent-ffn-readout": Preset(
         RECURRENT_FFN_READOUT,
         "Recurrent-FFN whose reads are chosen by the token. 198,464 (V = 64: 185,984).",
-        use="the same, its reads chosen by the token",
+        use="Recurrent-FFN, its reads chosen by the token",
     ),
     "recurrent-ffn-hybrid": Preset(
         RECURRENT_FFN_HYBRID,
         "Recurrent-FFN-Readout at half the width, and a local gated branch. 174,080 (V = 64: 161,600).",
-        use="the same, with a local branch beside it",
+        use="Recurrent-FFN, with a local branch beside it",
     ),
     "transformer-modern": Preset(
         TRANSFORMER_MODERN,
