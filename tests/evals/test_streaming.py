@@ -163,6 +163,18 @@ def test_every_preset_reads_a_stream_or_the_windows_it_can(preset, monkeypatch):
     assert [(row.first, row.last) for row in found.by_position] == RANGES[: 4 if found.reads_on else 2]
 
 
+def test_a_model_in_training_is_measured_and_stays_as_it_is():
+    """Spectral normalisation follows its matrix once a pass in training; a measurement is none."""
+    torch.manual_seed(0)
+    model = small("unimatrix-hybrid", **{"layers.0.mixer.spectral_norm": True}).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    stream_bits(model, TEXT[:300], window=64)
+    model.init_state(2)
+    assert model.training
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_a_large_vocabulary_is_read_in_smaller_pieces():
     class Wide(Counting):
         config = type("Config", (), {"vocab_size": 100_000, "max_positions": None})

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from tolerances import assert_close
+from torch.utils import _pytree as pytree
 
 from unimatrix.errors import UserError
 from unimatrix.hf import UniMatrixCache, UniMatrixConfig
@@ -70,6 +71,28 @@ def test_without_use_cache_the_state_is_read_but_not_moved(make_model):
     assert first.cache is None
     assert cache.get_seq_length() == 3
     assert torch.equal(first.logits, second.logits)
+
+
+@pytest.mark.parametrize("where", ["training", "config"])
+def test_a_cache_that_is_given_moves_whatever_training_and_the_config_say(make_model, where):
+    """Unmoved, each piece would be read as if nothing stood before it."""
+    model, ids = make_model("unimatrix-rosa", dropout=0.0), torch.tensor([[1, 2, 3, 4, 5, 6]])
+    if where == "training":
+        model.train()
+    else:
+        model.config.use_cache = False
+    cache = UniMatrixCache()
+    pieces = [model(ids[:, at : at + 2], cache=cache).logits for at in (0, 2, 4)]
+    assert cache.get_seq_length() == 6
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_that_was_taken_apart_still_knows_its_model(make_model):
+    with torch.no_grad():
+        cache = make_model("unimatrix-rosa")(torch.tensor([[1, 2]])).cache
+    again = pytree.tree_map(lambda x: x, cache)
+    assert again.config is not None
+    assert again.config == cache.config
 
 
 def test_keys_and_values_are_refused():

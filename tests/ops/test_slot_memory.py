@@ -145,6 +145,19 @@ def test_bad_input_is_one_line(change, message):
         slot_memory(**({**make_inputs(5), "num_slots": 8} | change))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7])
+def test_a_write_of_just_the_threshold_is_none_in_every_form(threshold, dtype):
+    """In float32 0.1 is above 0.1 in float64."""
+    inputs = make_inputs(5, dtype=dtype)
+    for strength, expected in ((threshold, 0), (threshold + 1e-6, 5)):
+        inputs["write_strength"] = torch.full((2, 5), strength, dtype=dtype)
+        for backend in FORMS:
+            state = slot_memory(**inputs, num_slots=8, write_threshold=threshold, backend=backend)[1]
+            written = (state.ages != EMPTY).any(dim=1)
+            assert bool(written.any()) == bool(expected), (backend, strength)
+
+
 @pytest.mark.parametrize("backend", FORMS)
 @pytest.mark.parametrize("top_k", [None, 2])
 @pytest.mark.parametrize("held", [1, 3])

@@ -324,6 +324,19 @@ def test_more_steps_may_be_evaluated_at_more_of_them():
         assert difference[:2] == ("eval_at", [40, 80])
 
 
+def test_what_was_measured_on_the_way_is_not_mixed_with_what_is_measured_otherwise():
+    text, task = Experiment(), Experiment(task=MQARConfig())
+    more = dataclasses.replace(MQARConfig(), eval_sequences=65)
+    for saved, asked, field in (
+        (text, replaced(text, eval_window=65), "eval_window"),
+        (task, dataclasses.replace(task, task=more), "eval_sequences"),
+    ):
+        assert first_difference(saved, asked) is None
+        difference = first_difference(replaced(saved, eval_at=(40, 80)), replaced(asked, eval_at=(40, 80)))
+        assert difference is not None
+        assert difference[0] == field
+
+
 def test_a_resumed_run_may_change_the_rest():
     changed = replaced(
         Experiment(), steps=200, eval_every=5, save_every=3, keep_checkpoints=9, device="cpu", tracker="none"

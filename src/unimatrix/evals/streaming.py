@@ -13,7 +13,7 @@ from torch import nn
 
 from unimatrix.errors import UserError
 from unimatrix.evals.bits_per_byte import BitsPerByte, nats_of_share
-from unimatrix.evals.model import check_text, max_positions, vocab_size
+from unimatrix.evals.model import check_text, evaluating, max_positions, vocab_size
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.models.language_model import STREAM_PIECE, LanguageModelState
 
@@ -86,7 +86,8 @@ def stream_bits(
         raise UserError(
             f"window: expected none, as this model reads the whole text as one stream, got {window}"
         )
-    carry, reads_on = _forgetting(model) if looking_back else (lambda state: state, True)
+    with evaluating(model):
+        carry, reads_on = _forgetting(model) if looking_back else (lambda state: state, True)
     if looking_back:
         window = LOOK_BACK_WINDOW if window is None else window
     piece = max(1, min(STREAM_PIECE, _LOGITS // (vocab_size(model) or 1)))

@@ -168,7 +168,8 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         check_plain("use_cache", use_cache, bool)
         check_plain("output_hidden_states", output_hidden_states, bool)
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
+            # a cache that is given is to be filled: unmoved, the next piece would be read as if it were the first
+            use_cache = cache is not None or (self.config.use_cache and not self.training)
         if cache is None and use_cache:
             cache = UniMatrixCache()
         mask = _new_columns(attention_mask, given, 0 if cache is None else cache.seq_length)
@@ -221,7 +222,9 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             parts.append(_Given(logits, hidden, streams))
         if cache is not None and use_cache:
             if state is None:
-                raise UserError("use_cache: Mamba-2 keeps no state in training mode, got use_cache=True")
+                raise UserError(
+                    "use_cache: Mamba-2 keeps no state in training mode, got a cache or use_cache=True"
+                )
             cache.put(state, given.shape[1], pieces)
             cache.config = model.config
         if whole:
@@ -402,7 +405,8 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
             labels: [B, T] int64, the input ids themselves: they are shifted here. -100 does not count, nor
                 does a label at padding or after padding, or at a document's first token
                 (`next_token_loss`).
-            use_cache: return the state; None means config.use_cache, and no in training.
+            use_cache: return the state, and bring a cache that is given up to date; None means yes where one
+                is given, otherwise config.use_cache, and no in training.
             logits_to_keep: the logits of so many last positions only, or of these positions, as
                 `LanguageModel.logits` takes them; 0 means all. The head computes no others, unless there are
                 labels, or positions are given where the text is read in two pieces (a cache that records).

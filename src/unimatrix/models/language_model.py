@@ -248,7 +248,7 @@ class LanguageModel(nn.Module):
         watched = not torch.compiler.is_compiling()
         if state is not None and watched and not self._is_own(state, given):
             self._check_state(state, given)
-        if self.training and self._renewed:
+        if self.training and self._renewed and given.shape[1]:  # `init_state` reads no token
             for part in _parts_of(self):
                 part.renew()
         if mask is not None and _all_real(mask):

@@ -370,6 +370,8 @@ FREE_AT_RESUME = frozenset(
     | {"eval_rebound", "eval_tokens", "eval_depths"}
 )
 
+HOW_MEASURED = frozenset({"eval_window", "eval_sequences", "eval_tokens"})
+
 
 def first_difference(saved: Experiment, asked: Experiment) -> tuple[str, Any, Any] | None:
     """(field, saved value, asked value) of the first setting that a resumed run must not change; or None."""
@@ -380,6 +382,8 @@ def first_difference(saved: Experiment, asked: Experiment) -> tuple[str, Any, An
     # where more steps are made, more of them may be asked about
     until = [[step for step in one.loop.eval_at or () if step <= saved.loop.steps] for one in (saved, asked)]
     free = FREE_AT_RESUME | ({"eval_at"} if until[0] == until[1] else set())
+    if until[0]:  # what was found at these steps stands beside what is found later, and is compared with it
+        free -= HOW_MEASURED
     for field in {**saved_values, **asked_values}:
         was, now = saved_values.get(field), asked_values.get(field)
         if field not in free and was != now:

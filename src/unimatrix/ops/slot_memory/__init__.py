@@ -94,7 +94,8 @@ def slot_memory(
             threshold out of range, a backend that is unknown or cannot run here.
 
     Numerics: float32, or float64 for float64 inputs; cosines, and the scores that choose the TopK, are
-    compared in float64 by every form (the scores in float32 on a device without float64).
+    compared in float64 by every form (the scores in float32 on a device without float64). Compiled, a weight
+    below e^-46 is 0, which shows where values differ by a factor of 1e20.
     Differentiable in query, key, value, write_strength and the state's keys, values and strengths; the
     decisions (which slot, whether at all, which TopK) carry no gradient.
     """

@@ -208,7 +208,7 @@ def forward(
                 continue
             wrong += 0 if 0 <= strength[b, t] <= 1 else 1
             clock += 1
-            if strength[b, t] > write_threshold:
+            if strength[b, t] > strength.dtype.type(write_threshold):
                 norm = norm_of(key[b, t])
                 s = _slot_for(held, key[b, t], norm, match_threshold)
                 write_key(held, s, key[b, t], norm, clock)
@@ -300,7 +300,7 @@ def forward_best(
                     continue
                 wrong += 0 if 0 <= strength[b, t] <= 1 else 1
                 clock += 1
-                if strength[b, t] > write_threshold:
+                if strength[b, t] > strength.dtype.type(write_threshold):
                     s = find_slot(bounds, held, t - first, key[b, t], match_threshold)
                     logs[s] = math.log(np.float64(strength[b, t]))
                     write_slot(bounds, held, logs, s, t - first, key[b, t], clock)
@@ -459,7 +459,7 @@ def decide(key, strength, real, starts, match_threshold, write_threshold, keys, 
                 if masked and not real[b, t]:
                     continue
                 clock += 1
-                if strength[b, t] > write_threshold:
+                if strength[b, t] > strength.dtype.type(write_threshold):
                     s = find_slot(bounds, held, t - first, key[b, t], match_threshold)
                     write_slot(bounds, held, held.norms, s, t - first, key[b, t], clock)
                     slot_of[b, t] = s
