@@ -307,8 +307,8 @@ def speed_line() -> str:
     ours = [faster("unimatrix/throughput.json", "unimatrix", length) for length in (128, 2048)]
     core = faster("throughput.json", "unimatrix-core", 8192)
     said = (
-        f"A training step of `unimatrix` is {ours[0]:.2f} times as fast as a Transformer's of its size at 128 "
-        f"tokens, {ours[1]:.2f} times at 2,048; Core's, of half the weights, {core:.1f} times at 8,192 "
+        f"A training step of `unimatrix` is {ours[0]:.2f} times as fast as a Transformer's of its size at "
+        f"128 tokens, {ours[1]:.2f} times at 2,048; Core's, of half the weights, {core:.1f} times at 8,192 "
         "([two CPU threads](docs/performance.md))."
     )
     return textwrap.fill(said, 120, break_on_hyphens=False)

@@ -168,7 +168,7 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
         check_plain("use_cache", use_cache, bool)
         check_plain("output_hidden_states", output_hidden_states, bool)
         if use_cache is None:
-            # a cache that is given is to be filled: unmoved, the next piece would be read as if it were the first
+            # a cache that is given is to be filled: unmoved, the next piece would be read as the first
             use_cache = cache is not None or (self.config.use_cache and not self.training)
         if cache is None and use_cache:
             cache = UniMatrixCache()
