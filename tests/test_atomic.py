@@ -63,6 +63,28 @@ def test_what_stands_before_a_new_line_is_whole(tmp_path, begun):
         assert path.read_bytes() == begun + kept + b'{"row": 2}\n'
 
 
+@pytest.mark.parametrize("length", [0, 1, 65_530, 65_536, 65_537, 200_000])
+def test_the_last_line_is_found_however_long_it_is(tmp_path, length):
+    path = tmp_path / "rows"
+    for before in (b"", b"a line\n" * 20_000):
+        for torn in (b'{"x": "' + b"y" * length, b'{"x": "' + b"y" * length + b'"}'):
+            path.write_bytes(before + torn)
+            append_lines(path, b"{}\n")
+            kept = torn + b"\n" if torn.endswith(b"}") else b""
+            assert path.read_bytes() == before + kept + b"{}\n"
+
+
+def test_two_processes_that_replace_one_file_have_a_partial_one_each(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    with replacing(path) as first:
+        first.write_text("first")
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with replacing(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+
+
 APPEND = """
 import sys, time
 from pathlib import Path

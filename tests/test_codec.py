@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unimatrix import codec
 from unimatrix.codec import (
     MAX_DEPTH,
     check_can_be_written,
@@ -235,6 +236,17 @@ def test_a_line_that_was_cut_short_is_one_of_ours(tmp_path: Path) -> None:
         path.write_bytes(text)
         with pytest.raises(UserError, match=r"rows, line \d: expected an object with fields, got"):
             list(read_json_lines(path))
+
+
+def test_a_file_of_lines_may_grow_and_a_line_may_not(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "rows"
+    monkeypatch.setattr(codec, "MAX_BYTES", 100)
+    path.write_bytes(b'{"a": 1}\n' * 1000)
+    assert len(list(read_json_lines(path))) == 1000
+    with path.open("ab") as file:
+        file.write(b'{"a": "' + b"x" * 100 + b'"}\n')
+    with pytest.raises(UserError, match="rows, line 1001: expected at most 100 bytes, got more"):
+        list(read_json_lines(path))
 
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:

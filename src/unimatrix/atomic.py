@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from unimatrix.codec import is_whole_object
 
@@ -29,7 +29,7 @@ def replace_file(path: Path, data: bytes) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Likewise, by whoever writes files on their own: into this one, which takes the other's place."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # another process has its own
     try:
         partial.touch()
         mode = partial.stat().st_mode
@@ -57,11 +57,11 @@ def append_lines(path: Path, lines: bytes) -> None:
         if fcntl is not None:
             with suppress(OSError):  # a file system that has no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        there = file.read()
-        whole = there.rfind(b"\n") + 1
-        if is_whole_object(there[whole:]):
-            whole, lines = len(there), b"\n" + lines
+        end = file.seek(0, os.SEEK_END)
+        torn = _last_line(file, end)
+        whole = end - len(torn)
+        if is_whole_object(torn):
+            whole, lines = end, b"\n" + lines
         file.truncate(whole)
         try:
             file.write(lines)
@@ -71,6 +71,16 @@ def append_lines(path: Path, lines: bytes) -> None:
             # a half-written line would be dropped at the next reading anyway; leave none behind
             file.truncate(whole)
             raise
+
+
+def _last_line(file: BinaryIO, end: int) -> bytes:
+    """What follows the last line break of a file of so many bytes."""
+    tail = b""
+    while end and b"\n" not in tail:
+        begin = max(0, end - 65_536)
+        file.seek(begin)
+        tail, end = file.read(end - begin) + tail, begin
+    return tail[tail.rfind(b"\n") + 1 :]
 
 
 def flush(path: Path) -> None:

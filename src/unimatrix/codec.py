@@ -114,15 +114,20 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     # a link to nowhere is not "none yet"
     if not os.path.lexists(path):
         return
-    *lines, torn = read_bytes(path).split(b"\n")
-    if torn and not torn.startswith(b"{"):
-        raise UserError(f"{path}, line {len(lines) + 1}: expected an object with fields, got another text")
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
-        yield where, parse_json(line, where=where)
-    if is_whole_object(torn):
-        where = f"{path}, line {len(lines) + 1}"
-        yield where, parse_json(torn, where=where)
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            # such files grow with the work: a line has a limit, and the file none
+            for number, line in enumerate(iter(lambda: file.readline(MAX_BYTES + 1), b""), start=1):
+                where = f"{path}, line {number}"
+                if len(line) > MAX_BYTES:
+                    raise UserError(f"{where}: expected at most {MAX_BYTES:,} bytes, got more")
+                if line.endswith(b"\n") or is_whole_object(line):
+                    yield where, parse_json(line.removesuffix(b"\n"), where=where)
+                elif not line.startswith(b"{"):
+                    raise UserError(f"{where}: expected an object with fields, got another text")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({_reason(error)})") from error
 
 
 def is_whole_object(line: bytes) -> bool:

@@ -5,10 +5,11 @@ import io
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
-from unimatrix.cli import main
+from unimatrix.cli import evaluate, main
 from unimatrix.data.tasks import TASKS, MQARConfig
 from unimatrix.train import Experiment
 
@@ -78,6 +79,8 @@ def test_eval_says_what_training_said_and_takes_other_lengths_and_pairs(call, re
     # asked with a cell it is asked with nothing else, and none of what it asks for is left as it was
     _, cell, _ = call("eval", out, "--length", "64", "--num-pairs", "8", "--sequences", "10")
     assert f"mqar, 64 tokens 8 pairs: {cell.splitlines()[0]}" == variants[1]
+    # of long sequences as few as in training
+    assert call("eval", out, "--length", "64", "--num-pairs", "8")[1] == cell
     assert len(cell.splitlines()) == 2
     _, as_json, _ = call("eval", out, "--length", "1024", "--json")
     task = json.loads(as_json)["task"]
@@ -85,6 +88,16 @@ def test_eval_says_what_training_said_and_takes_other_lengths_and_pairs(call, re
     assert "length: expected at least 20, two tokens" in refused("eval", out, "--length", "18")
     complaint = f"--num-distractors: {out} was trained on the task mqar, which has no distractors"
     assert complaint in refused("eval", out, "--num-distractors", "3")
+
+
+def test_a_cell_that_is_asked_for_has_no_keys_bound_again() -> None:
+    """Where training counted them in a further evaluation, which has as many pairs as training."""
+    task = MQARConfig(length=64, num_pairs=8, eval_rebound=4, eval_cells=((64, 8),), eval_tokens=1280)
+    options = SimpleNamespace(checkpoint="run", length=None, num_pairs=2, num_distractors=None)
+    expected = MQARConfig(length=64, num_pairs=2, eval_sequences=20, eval_tokens=1280)
+    assert evaluate._asked(options, task) == expected
+    options.num_pairs = None
+    assert evaluate._asked(options, task) == task
 
 
 def test_inspect_reads_a_sequence_up_to_its_last_question(call, mqar_run) -> None:

@@ -136,7 +136,7 @@ def test_a_run_of_a_reproduction_goes_on_with_it(call, run_folder, tmp_path):
     assert seen["resume"] == shlex.join(["unimatrix", "reproduce", "--out", str(tmp_path), "--seeds", "7"])
     change(run_folder.parent / name / "run.json", experiment=experiment_of(str(tmp_path), seed=7))
     (seen,) = listed(call, tmp_path)
-    assert seen["resume"].endswith(shlex.join(["--seeds", "7", "--data-dir", str(tmp_path)]))
+    assert seen["resume"].endswith(shlex.join(["--seeds", "7", "--data", str(tmp_path)]))
 
 
 def experiment_of(data: str, *, seed: int, name: str = "table1.unimatrix-core", **loop) -> dict:

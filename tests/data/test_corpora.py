@@ -211,6 +211,23 @@ def test_a_folder_of_text_leaves_out_what_is_no_file(tmp_path):
     assert corpus.train.tobytes() + corpus.valid.tobytes() + corpus.test.tobytes() == b"A" * 20
 
 
+def test_a_run_that_is_trained_inside_a_folder_of_texts_is_no_part_of_them(tmp_path):
+    (tmp_path / "book.txt").write_bytes(b"B" * 40)
+    for name in ("runs/a/run.json", "runs/a/checkpoint-000002/config.json", "runs/a/checkpoint-000002/x.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"{}")
+    (tmp_path / "runs" / "a" / "checkpoint-000002" / "trainer.json").write_bytes(b"{}")
+    (tmp_path / "reproduction" / "runs").mkdir(parents=True)
+    (tmp_path / "reproduction" / "shown.jsonl").touch()
+    (tmp_path / "reproduction" / "runs" / "notes.txt").write_bytes(b"N" * 40)
+    (tmp_path / "runs" / "z.txt").write_bytes(b"Z" * 20)  # beside runs, and no run's
+    corpus = load_corpus(tmp_path)
+    assert corpus.train.tobytes() + corpus.valid.tobytes() + corpus.test.tobytes() == b"B" * 40 + b"Z" * 20
+    assert any("2 text files" in note and "2 folders of runs left out" in note for note in corpus.notes)
+    # asked for by itself it is read
+    assert load_corpus(tmp_path / "reproduction" / "runs").train.tobytes() == b"N" * 36
+
+
 def test_a_corpus_has_a_name_that_can_be_written_down(tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff\xfe.txt"
     with open(path, "wb") as file:

@@ -113,7 +113,7 @@ def test_studies_of_one_measurement_share_it(study, taken, measure) -> None:
     assert len(taken) == 3
 
 
-@pytest.mark.parametrize("what", ["machine", "threads", "version", "versions"])
+@pytest.mark.parametrize("what", ["machine", "threads", "version", "versions", "commit"])
 def test_another_machine_number_of_threads_or_version_is_measured_anew(
     study, taken, measure, monkeypatch, what
 ) -> None:
@@ -123,6 +123,8 @@ def test_another_machine_number_of_threads_or_version_is_measured_anew(
     elif what == "versions":
         newer = module.versions() | {"torch": "3.0"}
         monkeypatch.setattr(module, "versions", lambda: newer)
+    elif what == "commit":
+        monkeypatch.setattr(module, "git_commit", lambda: "another commit")
     elif what == "threads":
         threads = torch.get_num_threads() + 1
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

@@ -33,6 +33,7 @@ from unimatrix.studies.paper.recall import TABLE3
 from unimatrix.studies.paper.recurrent_ffn import SECTION56_TUNED, section56_perplexity, section56_tuned
 from unimatrix.studies.paper.recurrent_memory import section56_memory
 from unimatrix.studies.paper.text import TABLE1
+from unimatrix.train import load_checkpoint
 from unimatrix.train.run import Run
 
 _, CORE, _, _ = TABLE1.names
@@ -453,6 +454,21 @@ def test_the_longest_are_shown_from_committed_runs_and_trained_when_asked_for(
         assert not (tmp_path / "out" / "shown.jsonl").exists()
 
 
+def test_seconds_are_all_of_one_machine(tmp_path, go, committed) -> None:
+    """What takes long is shown from the project's own runs: then all of it that is compared by seconds."""
+    other, shown = SHORT.names
+    seconds = Column(key="seconds", title="Seconds", digits=0, axis="seconds")
+    timed = dataclasses.replace(SHORT, columns=(*SHORT.columns, seconds))
+    committed({other: {7: 0.0}, shown: {7: 0.0}})
+    go(studies=(dataclasses.replace(timed, rows=timed.rows[:1], claims=()),))
+    assert [row["experiment"] for row in rows(tmp_path)] == [other]
+    result, _ = go(studies=(timed,), skip=timed.names)
+    assert result.summaries[0].shown == (other, shown)
+    # nothing of it is timed: one's own counts
+    result, _ = go(skip=SHORT.names)
+    assert result.summaries[0].shown == (shown,)
+
+
 def test_what_stands_in_for_studies_that_are_not_chosen_stays(tmp_path, go, committed) -> None:
     committed({name: {7: 0.0} for name in SHORT.names})
     one, other = (dataclasses.replace(SHORT, name=row.label, rows=(row,), claims=()) for row in SHORT.rows)
@@ -640,6 +656,17 @@ def test_a_look_into_a_model_is_kept_and_shown(tmp_path, go) -> None:
     kept.write_text(good.replace("0.25", '"x"'))
     with pytest.raises(UserError, match=rf"{CORE}-seed11.json: traced: weights\[0\]: expected a number"):
         report(out=tmp_path / "out", studies=(table,), paper=PAPER, console=quiet)
+
+
+def test_a_checkpoint_that_lost_a_file_keeps_nothing_else_from_the_page(tmp_path, go) -> None:
+    go()
+    for path in (tmp_path / "out" / "runs").rglob("optimizer.safetensors"):
+        path.unlink()
+    table = dataclasses.replace(SHORT, inspection=look(lambda path: load_checkpoint(path).trainer))
+    result, printed = go(studies=(table,))
+    assert "Not looked into:" in printed
+    assert "missing" in printed
+    assert "What the memory holds" not in result.page.read_text()
 
 
 def test_without_its_checkpoint_a_model_is_not_looked_into(tmp_path, go) -> None:

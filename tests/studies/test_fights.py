@@ -295,6 +295,7 @@ def test_recipes_that_are_there_keep_their_timing_and_a_search_of_others_takes_a
 ) -> None:
     """Other steps would be other runs: all that was fought by the first timing would count no more."""
     timed, rows = [], [made_rows()]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # as the rows
 
     def time(models, *_, **__):
         timed.append(sorted(models))
@@ -320,6 +321,12 @@ def test_recipes_that_are_there_keep_their_timing_and_a_search_of_others_takes_a
     dataclasses.replace(made, text="a text").write(tmp_path / RECIPES.name)
     with pytest.raises(UserError, match=r"^data: expected a text, which .* got python-stdlib-3\.11\.7$"):
         run_search(tmp_path, **again)
+    dataclasses.replace(made, made=dataclasses.replace(made.made, threads=77)).write(tmp_path / RECIPES.name)
+    with pytest.raises(UserError, match=r"^threads: expected 77, which .* was searched with, got \d+$"):
+        run_search(tmp_path, **again)
+    made.write(tmp_path / RECIPES.name)
+    with pytest.raises(UserError, match=r"^drawn, near, seconds: expected none of them with retime, .* 5, 8"):
+        run_search(tmp_path, **again | {"drawn": 5})
     (tmp_path / RECIPES.name).unlink()
     with pytest.raises(UserError, match=r"^retime: expected .*fair_fight\.json, the recipes that a search"):
         run_search(tmp_path, **again)

@@ -374,6 +374,15 @@ def test_a_checkpoint_of_a_task_has_no_tokenizer_and_gives_its_model_back(fit, t
         load(result.checkpoint)
 
 
+def test_a_task_of_more_tokens_than_bytes_is_no_text_either(fit, tiny_recall):
+    experiment = tiny_recall(steps=1)
+    large = dataclasses.replace(experiment.task, vocab_size=1000)
+    result = fit(dataclasses.replace(experiment, task=large))
+    assert not list(result.checkpoint.glob("*token*"))
+    with pytest.raises(UserError, match="a vocabulary of 1000 tokens is no text, expected 259"):
+        load(result.checkpoint)
+
+
 def test_weights_of_another_model_are_named(fit, tiny_recall):
     from unimatrix.train import load_checkpoint
 

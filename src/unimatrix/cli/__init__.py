@@ -188,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _out_of_memory(error):
             raise
         return _fail(f"not enough memory for these sizes ({str(error).splitlines()[0]})")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("unimatrix: stopped", file=sys.stderr)
-        return CTRL_C
+        # unimatrix.lab.measured.Stopped says which signal it was
+        return 128 + getattr(error, "signal", CTRL_C - 128)

@@ -166,8 +166,14 @@ def _asked(options: Options, task: TaskConfig) -> TaskConfig:
                 f"--{name.replace('_', '-')}: {options.checkpoint} was trained on the task {task.kind}, "
                 f"which has no {name.removeprefix('num_')}"
             )
-    others = {name: () for name in there if name.startswith("eval_") and type(getattr(task, name)) is tuple}
-    return dataclasses.replace(task, **others | changes)
+    how_many = {name: getattr(task, name) for name in there if name in ("eval_sequences", "eval_tokens")}
+    # of a tuple none, of a number 0
+    others = {name: type(getattr(task, name))() for name in there if name.startswith("eval_")}
+    asked: Any = dataclasses.replace(task, **others | how_many | changes)
+    most = how_many.get("eval_tokens")
+    if most is None:
+        return asked
+    return dataclasses.replace(asked, eval_sequences=max(1, min(asked.eval_sequences, most // asked.length)))
 
 
 def _score_values(task: TaskConfig, score: TaskScore) -> dict[str, float]:

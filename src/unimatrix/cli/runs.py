@@ -244,7 +244,7 @@ def _resume(folder: Path, record: Mapping[str, Any] | None) -> str | None:
     words += [] if device == "auto" else ["--device", str(device)]
     data = experiment.get("data", "auto")
     if experiment.get("task") is None and data != "auto":
-        words += ["--data-dir" if os.path.isdir(str(data)) else "--data", str(data)]
+        words += ["--data", str(data)]  # a folder of any kind too
     return command(*words)
 
 

@@ -190,13 +190,23 @@ def _path(source: str | Path) -> Path:
     return path
 
 
+# by these files a run, a checkpoint, a reproduction and a search are known
+_WRITTEN_HERE = frozenset({"run.json", "trainer.json", "checksums.json", "shown.jsonl", "search.jsonl"})
+
+
 def _load_own_folder(root: Path) -> Corpus:
-    """Every text file below the folder, sorted by path; not the hidden ones, nor any with a NUL byte."""
+    """Every text file below the folder, sorted by path; not the hidden ones, nor any with a NUL byte.
+
+    Nor those of a folder that this project wrote: a run that is trained inside the folder would be part of
+    its own text, and of that of the next one.
+    """
     texts: list[np.ndarray] = []
     num_binary = num_bytes = 0
-    for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):
+    paths = sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix())
+    written = {path.parent for path in paths if path.name in _WRITTEN_HERE and path.parent != root}
+    for path in paths:
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if hidden or not path.is_file() or path.stat().st_size == 0:
+        if hidden or not path.is_file() or path.stat().st_size == 0 or not written.isdisjoint(path.parents):
             continue
         if _is_binary(path):
             num_binary += 1
@@ -212,6 +222,9 @@ def _load_own_folder(root: Path) -> Corpus:
             f"{binary if num_binary else ''}"
         )
     left_out = f", {num_binary} binary ones left out" if num_binary else ""
+    outermost = [folder for folder in written if written.isdisjoint(folder.parents)]
+    if outermost:
+        left_out += f", {len(outermost)} {'folder' if len(outermost) == 1 else 'folders'} of runs left out"
     note = f"{len(texts)} text files of {root.resolve().name}, sorted by path{left_out}."
     begins = begins_of([len(text) for text in texts])
     return _split_by_position(root.resolve().name, np.concatenate(texts), notes=(note,), begins=begins)

@@ -85,10 +85,10 @@ def load(
             f"{folder}: the weights do not belong to its config.json; unknown: {min(info['unexpected_keys'])}"
         )
     check_weights(model, name=str(folder))
-    if model.config.vocab_size < VOCAB_SIZE:
-        raise UserError(
-            f"{folder}: a vocabulary of {model.config.vocab_size} tokens is no text, expected {VOCAB_SIZE}"
-        )
+    size = model.config.vocab_size
+    # a larger one may have rows to spare, which a tokenizer beside it then shows
+    if size < VOCAB_SIZE or (size > VOCAB_SIZE and not (folder / TOKENIZER_FILE).exists()):
+        raise UserError(f"{folder}: a vocabulary of {size} tokens is no text, expected {VOCAB_SIZE}")
     _check_generation(folder, vocab_size=model.config.vocab_size)
     tokenizer = _tokenizer(folder)
     put_on(model, device)

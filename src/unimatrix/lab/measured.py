@@ -33,7 +33,7 @@ def seconds_to_measure(
     """
     kind = device_kind(device)
     usual = {row.experiment: row.seconds for row in (*others, *rows) if row.was_measured}
-    known = {(row.experiment, row.identity, row.seed) for row in rows}
+    known = _known(rows)
     seconds = {}
     for study, how in _measured(studies):
         mine = _identities(study, how, kind)
@@ -52,14 +52,14 @@ def measure_missing(
     append: Callable[[Result], None],
     say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Take every repeat that no row holds, and append it; the identities of all the studies' measured rows.
+    """Take every repeat that no row of this commit holds; the identities of all the studies' measured rows.
 
     Nothing else should run meanwhile.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM came; whole repeats are kept.
     """
-    known = {(row.experiment, row.identity, row.seed) for row in rows}
+    known = _known(rows)
     kind = device_kind(device)
     identities: dict[str, str] = {}
     with _stoppable() as look:
@@ -81,6 +81,12 @@ def measure_missing(
                     known.add((name, mine[name], repeat))
                 say(f"  after {seconds:.1f} s")
     return identities
+
+
+def _known(rows: Iterable[Result]) -> set[tuple[str, str, int]]:
+    """The repeats that need not be taken again: other code has another speed."""
+    here = git_commit()
+    return {(row.experiment, row.identity, row.seed) for row in rows if row.git_commit == here}
 
 
 def _measured(studies: Iterable[Study]) -> Iterator[tuple[Study, Measurement]]:

@@ -146,7 +146,11 @@ def reproduce(
     recipes = {run.name: run for run in planned}
     identities = {name: identity_of(run, source_for(run, corpus).describe()) for name, run in recipes.items()}
     own, theirs = select(rows, identities), select(committed, identities)
-    skipped = {name: theirs[name] for name in identities if name in skip and not own[name]}
+    others = {name for name in identities if name in skip and not own[name]}
+    for study in studies:  # seconds of two machines are not to be compared
+        if not others.isdisjoint(study.timed):
+            others |= {name for name in study.timed if name in skip and theirs.get(name)}
+    skipped = {name: theirs[name] for name in identities if name in others}
     shown = {name: runs for name, runs in skipped.items() if runs}
     live = [run for run in planned if run.name not in skipped]
     missing = [run for run in live if run.loop.seed not in own[run.name]]
@@ -186,8 +190,8 @@ def reproduce(
         return Reproduction(summaries=(), page=None, stop_signal=stopped.signal, gave_up=tuple(gave_up))
     rows = read_results(out / RESULTS)
     finished = select(rows, identities)
-    samples = {name: runs or shown.get(name, {}) for name, runs in finished.items()}
-    _inspect(studies, samples, seeds=seeds, out=out)
+    samples = {name: shown.get(name) or runs for name, runs in finished.items()}
+    _inspect(studies, samples, seeds=seeds, out=out, console=console)
     # of its own runs alone: texts of the same name may be read to another length elsewhere
     chosen = {one.name: {name: samples[name] for name in one.names if name in samples} for one in studies}
     first = None if corpus is None else corpus.name
@@ -337,14 +341,19 @@ def _seeds_of(study: Study, seeds: Sequence[int] | int) -> Sequence[int]:
     return first_seeds(seeds, study.seeds) if isinstance(seeds, int) else seeds
 
 
-def _inspect(studies: Sequence[Study], samples: Samples, *, seeds: Sequence[int] | int, out: Path) -> None:
-    """Look into the trained models that the studies name, wherever the checkpoint is still there."""
+def _inspect(
+    studies: Sequence[Study], samples: Samples, *, seeds: Sequence[int] | int, out: Path, console: Console
+) -> None:
+    """Look into the trained models that the studies name, wherever a whole checkpoint is still there."""
     looks = [(study, study.inspection) for study in studies if study.inspection is not None]
     for study, look in looks:
         run = samples[look.experiment.name].get(_seeds_of(study, seeds)[0])
         checkpoint = None if run is None else latest_checkpoint(out / "runs" / run.folder)
         if run is not None and checkpoint is not None:
-            write_trace(out, look, run, checkpoint=checkpoint)
+            try:
+                write_trace(out, look, run, checkpoint=checkpoint)
+            except UserError as error:  # the numbers do not hang on it
+                say(console, f"Not looked into: {error}")
 
 
 def reads_text(experiments: Iterable[Experiment]) -> bool:

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from unimatrix.atomic import flush
 from unimatrix.codec import check_file, encode, read_json
-from unimatrix.data import VOCAB_SIZE
 from unimatrix.errors import UserError, shown
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
@@ -198,7 +197,7 @@ def _write_files(
     rng: dict[str, Tensor],
     trainer: TrainerRecord,
 ) -> None:
-    _write_model(folder, model)
+    _write_model(folder, model, reads_text=trainer.experiment.task is None)
     safetensors.torch.save_file(optimizer, folder / OPTIMIZER)
     safetensors.torch.save_file(rng, folder / RNG)
     values = encode(trainer) | {"experiment": trainer.experiment.to_dict()}
@@ -212,7 +211,7 @@ def _write_files(
     flush(folder)
 
 
-def _write_model(folder: Path, model: AnyModel) -> None:
+def _write_model(folder: Path, model: AnyModel, *, reads_text: bool) -> None:
     if isinstance(model, TypedLatent):
         # transformers and hf.load tell by the type that this is none of theirs
         values = {"model_type": model.config.kind, "model": model.config.to_dict()}
@@ -220,8 +219,7 @@ def _write_model(folder: Path, model: AnyModel) -> None:
         safetensors.torch.save_file(model.state_dict(), folder / WEIGHTS)
         return
     UniMatrixForCausalLM.from_language_model(model).save_pretrained(folder)
-    if model.config.vocab_size >= VOCAB_SIZE:
-        # a task's tokens are no bytes
+    if reads_text:  # a task's tokens are no bytes
         ByteTokenizer().save_pretrained(folder)
 
 

@@ -85,7 +85,7 @@ def draw_over_columns(
             x=x,
             y=y,
             strokeDash=alt.value([1, 0]),
-            tooltip=[*told, mean, *bounds, alt.Tooltip("n:Q", title="repeats")],
+            tooltip=[*told, mean, *bounds, alt.Tooltip("n:Q", title=f"{study.noun}s")],
         ),
         base.transform_filter(alt.FieldEqualPredicate(field="kind", equal=PAPER))
         .mark_point(shape="diamond", size=110, strokeWidth=1.8)

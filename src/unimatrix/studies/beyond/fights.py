@@ -66,8 +66,8 @@ def run_search(
             the steps alone, anew, by the recipes that OUT/fair_fight.json has.
     Raises:
         UserError: what `search` refuses; a contestant without a run that was measured; a loss that is no
-            longer finite while a step is timed; with retime no such file, or one of another text. Runs are
-            kept.
+            longer finite while a step is timed; with retime no such file, one of another text or of other
+            threads, or what a search alone takes. Runs are kept.
         Stopped: by Ctrl-C; finished runs are kept.
     """
     from unimatrix.lab.charts import save_drawing
@@ -80,6 +80,15 @@ def run_search(
         found = read_record(Recipes, path)
         if found.text != corpus.name:
             raise UserError(f"data: expected {found.text}, which {path} was searched on, got {corpus.name}")
+        if threads != found.made.threads:
+            raise UserError(
+                f"threads: expected {found.made.threads}, which {path} was searched with, got {threads}"
+            )
+        if Budget(drawn=drawn, near=near, seconds=seconds) not in (found.budget, Budget()):
+            raise UserError(
+                "drawn, near, seconds: expected none of them with retime, which searches nothing, got "
+                f"{drawn}, {near}, {seconds:g}"
+            )
         _timed(found, corpus, seconds=calibration).write(path)
         return path
     budget = Budget(drawn=drawn, near=near, seconds=seconds)
