@@ -329,7 +329,7 @@ def hub(monkeypatch, tmp_path):
         )
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(wikitext, "_why_unreachable", lambda: None)
+    monkeypatch.setattr(wikitext.hub, "why_unreachable", lambda: None)
     return raw, asked
 
 
@@ -383,7 +383,7 @@ def test_no_network_means_the_embedded_corpus_with_a_notice_or_one_clear_line(mo
         raise ConnectionError("nothing cached\nand more lines")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    monkeypatch.setattr(wikitext, "_why_unreachable", lambda: "no network: refused")
+    monkeypatch.setattr(wikitext.hub, "why_unreachable", lambda: "no network: refused")
     before = datasets.config.HF_HUB_OFFLINE
     corpus = load_corpus("auto")
     assert corpus.name.startswith("python-stdlib-")
@@ -402,7 +402,7 @@ def test_a_hub_that_fails_half_way_is_no_traceback(monkeypatch):
         raise RuntimeError("garbled answer")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    monkeypatch.setattr(wikitext, "_why_unreachable", lambda: None)
+    monkeypatch.setattr(wikitext.hub, "why_unreachable", lambda: None)
     with pytest.raises(UserError, match="RuntimeError: garbled answer"):
         load_corpus("wikitext-2-raw")
 
@@ -421,8 +421,8 @@ def test_the_probe_gives_up_within_seconds(monkeypatch):
 
     monkeypatch.setattr(utils, "get_session", Session)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(wikitext, "_PROBE_SECONDS", -0.8)
-    assert "no answer within" in str(wikitext._why_unreachable())
+    monkeypatch.setattr(wikitext.hub, "PROBE_SECONDS", -0.8)
+    assert "no answer within" in str(hub.why_unreachable())
     silent.set()
 
 
@@ -437,9 +437,9 @@ def test_the_probe_tells_an_answer_from_a_refusal(monkeypatch):
     monkeypatch.setattr(utils, "get_session", Session)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     refuse = False
-    assert wikitext._why_unreachable() is None
+    assert wikitext.hub.why_unreachable() is None
     refuse = True
-    assert wikitext._why_unreachable() == "no network: OSError: refused"
+    assert wikitext.hub.why_unreachable() == "no network: OSError: refused"
 
 
 def test_importing_the_room_loads_no_network_client():

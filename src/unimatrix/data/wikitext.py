@@ -4,12 +4,11 @@ Merity et al., 2017, CC BY-SA; on the Hugging Face hub as Salesforce/wikitext, w
 """
 
 import hashlib
-import queue
-import threading
 from collections.abc import Iterable
 
 import numpy as np
 
+from unimatrix.data import hub
 from unimatrix.data.splits import Split
 from unimatrix.errors import UserError
 from unimatrix.extras import needs
@@ -27,7 +26,6 @@ OFFICIAL_TRAIN_SHA256_START = "6707892f"
 OFFICIAL_TRAIN_BYTES = 10_940_747
 
 _HUB_SPLITS: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
-_PROBE_SECONDS = 4.0
 
 
 class HubError(UserError):
@@ -81,7 +79,7 @@ def read_from_hub() -> dict[Split, np.ndarray]:
         MissingPackage: `datasets` is not installed.
     """
     needs("datasets")
-    unreachable = _why_unreachable()
+    unreachable = hub.why_unreachable()
     # imported here: `datasets` takes over a second, and the other corpora do without it
     import datasets
     import datasets.config
@@ -105,28 +103,3 @@ def read_from_hub() -> dict[Split, np.ndarray]:
         datasets.config.HF_HUB_OFFLINE = offline_before
     splits: dict[Split, np.ndarray] = {split: rebuild(split, texts) for split, texts in rows.items()}
     return splits
-
-
-def _why_unreachable() -> str | None:
-    """None where the hub answers; otherwise the reason, within _PROBE_SECONDS."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    answer: queue.Queue[str | None] = queue.Queue()
-
-    def probe() -> None:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
-        except Exception as error:
-            answer.put(f"no network: {type(error).__name__}: {error}")
-        else:
-            answer.put(None)
-
-    # in a thread of its own because no timeout of the client covers a name server that keeps silent
-    threading.Thread(target=probe, daemon=True).start()
-    try:
-        return answer.get(timeout=_PROBE_SECONDS + 1.0)
-    except queue.Empty:
-        return f"no network: no answer within {_PROBE_SECONDS + 1.0:.0f} s"

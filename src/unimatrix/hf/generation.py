@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HTTPError  # type: ignore[reportPrivateImportUsage]
-from huggingface_hub.utils import get_session
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 from transformers.utils import logging
 
 from unimatrix.codec import check_file, decode, read_json
+from unimatrix.data import hub
 from unimatrix.data.tokenizer import VOCAB_SIZE
 from unimatrix.errors import UserError, UserTypeError, shown
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums
@@ -31,7 +30,6 @@ SETTING_FILES = ("config.json", "generation_config.json", TOKENIZER_FILE)
 HUB_FILES = [*SETTING_FILES, *WEIGHT_FILES, "*.safetensors"]
 # what transformers lets out when such a file holds what it does not expect
 READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError)
-PROBE_SECONDS = 5.0
 # in which other tokenizers keep their words
 VOCABULARY_FILES = ("tokenizer.json", "*.model", "*.tiktoken", "tekken.json", "vocab.json", "vocab.txt")
 _LONGEST_LINE = 120
@@ -124,7 +122,7 @@ def find_folder(path_or_hub_name: str | Path, *, files: Sequence[str] = HUB_FILE
         return _newest_checkpoint(path)
     if isinstance(path_or_hub_name, Path) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise UserError(f"{name}: no such folder")
-    problem = _why_unreachable()
+    problem = hub.why_unreachable()
     try:
         return Path(snapshot_download(name, allow_patterns=[*files], local_files_only=problem is not None))
     except (OSError, ValueError) as error:
@@ -192,15 +190,6 @@ def _whole_one_beside(folder: Path) -> str:
 
 def _holds_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in WEIGHT_FILES)
-
-
-def _why_unreachable() -> str | None:
-    """None if the hub answers; else the reason. The hub's own retries would take half a minute to say so."""
-    try:
-        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
-    except (HTTPError, OSError) as error:
-        return first_line(error)
-    return None
 
 
 def _check_config(folder: Path) -> None:
