@@ -422,7 +422,7 @@ def test_the_probe_gives_up_within_seconds(monkeypatch):
     monkeypatch.setattr(utils, "get_session", Session)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(wikitext.hub, "PROBE_SECONDS", -0.8)
-    assert "no answer within" in str(hub.why_unreachable())
+    assert "no answer within" in str(wikitext.hub.why_unreachable())
     silent.set()
 
 
