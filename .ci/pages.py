@@ -438,6 +438,7 @@ def automaton_stream() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "presets": presets,
     "uses": uses,
+    "score": score,
     "in-short": lambda: f"{score()}\n{speed_line()}",
     "headlines": headlines,
     "studies": studies,

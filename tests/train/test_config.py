@@ -325,8 +325,9 @@ def test_more_steps_may_be_evaluated_at_more_of_them():
 
 
 def test_what_was_measured_on_the_way_is_not_mixed_with_what_is_measured_otherwise():
-    text, task = Experiment(), Experiment(task=MQARConfig())
-    more = dataclasses.replace(MQARConfig(), eval_sequences=65)
+    mqar = MQARConfig(length=128)
+    text, task = Experiment(), Experiment(task=mqar)
+    more = dataclasses.replace(mqar, eval_sequences=65)
     for saved, asked, field in (
         (text, replaced(text, eval_window=65), "eval_window"),
         (task, dataclasses.replace(task, task=more), "eval_sequences"),
