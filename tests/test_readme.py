@@ -21,7 +21,7 @@ def test_the_quickstart_runs(capsys):
     assert len(BLOCKS[0].strip().splitlines()) <= 12
     run(BLOCKS[0])
     printed = capsys.readouterr().out
-    found = re.match(r"(\d+) bytes: 12808 of one size, and the text, at most 70 a token\nHello", printed)
+    found = re.match(r"(\d+) bytes: 12808 that stay, and at most 70 for each token of text\nHello", printed)
     assert found is not None
     without = unimatrix.build("unimatrix", **{"parts.suffix": None})
     assert unimatrix.state_bytes(without(torch.zeros(1, 62, dtype=torch.long))[1]) == 12808
