@@ -74,17 +74,6 @@ def test_the_last_line_is_found_however_long_it_is(tmp_path, length):
             assert path.read_bytes() == before + kept + b"{}\n"
 
 
-def test_two_processes_that_replace_one_file_have_a_partial_one_each(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    with replacing(path) as first:
-        first.write_text("first")
-        monkeypatch.setattr(os, "getpid", lambda: 1)
-        with replacing(path) as second:
-            second.write_text("second")
-        assert path.read_text() == "second"
-    assert path.read_text() == "first"
-
-
 APPEND = """
 import sys, time
 from pathlib import Path

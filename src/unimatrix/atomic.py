@@ -29,7 +29,7 @@ def replace_file(path: Path, data: bytes) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Likewise, by whoever writes files on their own: into this one, which takes the other's place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # another process has its own
+    partial = path.with_name(f".{path.name}.partial")
     try:
         partial.touch()
         mode = partial.stat().st_mode

@@ -278,20 +278,20 @@ _PARTS = ("_state", "seq_length", "_past", "_again")
 _KEYS = [pytree.GetAttrKey(name) for name in ("state", *_PARTS[1:])]  # as exported programs name them
 
 
-def _take_apart(cache: UniMatrixCache) -> tuple[list[Any], tuple[bool, Any]]:
-    return [getattr(cache, name) for name in _PARTS], (cache._recording, cache.config)
+def _take_apart(cache: UniMatrixCache) -> tuple[list[Any], bool]:
+    return [getattr(cache, name) for name in _PARTS], cache._recording
 
 
-def _take_apart_by_name(cache: UniMatrixCache) -> tuple[list[Any], tuple[bool, Any]]:
-    parts, rest = _take_apart(cache)
-    return list(zip(_KEYS, parts, strict=True)), rest
+def _take_apart_by_name(cache: UniMatrixCache) -> tuple[list[Any], bool]:
+    parts, recording = _take_apart(cache)
+    return list(zip(_KEYS, parts, strict=True)), recording
 
 
-def _put_together(parts: Iterable[Any], rest: tuple[bool, Any]) -> UniMatrixCache:
+def _put_together(parts: Iterable[Any], recording: bool) -> UniMatrixCache:
     cache = UniMatrixCache()
     for name, part in zip(_PARTS, parts, strict=True):
         setattr(cache, name, part)
-    cache._recording, cache.config = rest
+    cache._recording = recording
     return cache
 
 
