@@ -272,13 +272,18 @@ def _throughput(path: str) -> list[dict[str, Any]]:
     return [row for row in rows if row.get("form", "fast") == "fast"]
 
 
-def speed(path: str, *, over: str) -> str:
-    """Tokens per second over another model's, each at its better mode, by length."""
-    rows = _throughput(path)
+def _at_the_better_mode(path: str) -> dict[tuple[str, str, int], float]:
+    """(model, pass, length) -> tokens per second, eager or compiled."""
     best: dict[tuple[str, str, int], float] = {}
-    for row in rows:
+    for row in _throughput(path):
         key = (row["model"], row["what"], row["length"])
         best[key] = max(best.get(key, 0.0), row["tokens_per_s"])
+    return best
+
+
+def speed(path: str, *, over: str) -> str:
+    """Tokens per second over another model's, each at its better mode, by length."""
+    best = _at_the_better_mode(path)
     lengths = sorted({length for _, _, length in best})
     named = dict.fromkeys((model, what) for model, what, _ in best if model != over)
     words = {"forward": "forward", "training": "training step"}
@@ -298,11 +303,8 @@ def speed_line() -> str:
     """How fast a training step is, for README."""
 
     def faster(path: str, model: str, length: int) -> float:
-        best: dict[str, float] = {}
-        for row in _throughput(path):
-            if row["what"] == "training" and row["length"] == length:
-                best[row["model"]] = max(best.get(row["model"], 0.0), row["tokens_per_s"])
-        return best[model] / best["transformer"]
+        best = _at_the_better_mode(path)
+        return best[model, "training", length] / best["transformer", "training", length]
 
     ours = [faster("unimatrix/throughput.json", "unimatrix", length) for length in (128, 2048)]
     core = faster("throughput.json", "unimatrix-core", 8192)

@@ -16,6 +16,7 @@ from unimatrix.cli import COMMANDS, main, train
 from unimatrix.cli.arguments import option_fields
 from unimatrix.cli.bench import MEASUREMENTS
 from unimatrix.errors import UserError
+from unimatrix.lab.measured import Stopped
 
 SMALL = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--batch-size", "2", "--seq-len", "16"]
 UNIMATRIX = [sys.executable, "-m", "unimatrix"]
@@ -153,6 +154,19 @@ def test_a_full_disk_behind_stdout_is_one_line(tmp_path) -> None:
     with open(tmp_path / "out", "w") as full:
         done = run([sys.executable, "-B", "-c", program], stdout=full)
     assert (done.returncode, done.stderr) == (2, "unimatrix: error: File too large\n")
+
+
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [(KeyboardInterrupt(), 130), (Stopped(signal.SIGINT), 130), (Stopped(signal.SIGTERM), 143)],
+)
+def test_what_a_signal_stops_exits_by_it(monkeypatch, capsys, stop, code) -> None:
+    def stopped(_arguments):
+        raise stop
+
+    monkeypatch.setattr(cli, "_dispatch", stopped)
+    assert cli.main(["bench"]) == code
+    assert capsys.readouterr().err == "unimatrix: stopped\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -9,6 +9,7 @@ else is a bug and stays loud.
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -191,4 +192,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print("unimatrix: stopped", file=sys.stderr)
         # unimatrix.lab.measured.Stopped says which signal it was
-        return 128 + getattr(error, "signal", CTRL_C - 128)
+        return 128 + getattr(error, "signal", signal.SIGINT)

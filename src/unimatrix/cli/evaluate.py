@@ -14,7 +14,7 @@ from unimatrix.cli.arguments import DataDir, DataSource, choose_corpus, is_given
 from unimatrix.cli.progress import progress_on_stderr
 from unimatrix.cli.trained import check_same_text, training_record
 from unimatrix.data import Split
-from unimatrix.data.tasks import TaskConfig, task_of
+from unimatrix.data.tasks import MQARConfig, TaskConfig, task_of
 from unimatrix.errors import NotFinite, UserError
 from unimatrix.evals import (
     StreamBits,
@@ -166,14 +166,10 @@ def _asked(options: Options, task: TaskConfig) -> TaskConfig:
                 f"--{name.replace('_', '-')}: {options.checkpoint} was trained on the task {task.kind}, "
                 f"which has no {name.removeprefix('num_')}"
             )
-    how_many = {name: getattr(task, name) for name in there if name in ("eval_sequences", "eval_tokens")}
-    # of a tuple none, of a number 0
-    others = {name: type(getattr(task, name))() for name in there if name.startswith("eval_")}
-    asked: Any = dataclasses.replace(task, **others | how_many | changes)
-    most = how_many.get("eval_tokens")
-    if most is None:
-        return asked
-    return dataclasses.replace(asked, eval_sequences=max(1, min(asked.eval_sequences, most // asked.length)))
+    others = {name: () for name in there if name.startswith("eval_") and type(getattr(task, name)) is tuple}
+    if isinstance(task, MQARConfig):
+        return dataclasses.replace(task, eval_rebound=0, **others | changes).few()
+    return dataclasses.replace(task, **others | changes)
 
 
 def _score_values(task: TaskConfig, score: TaskScore) -> dict[str, float]:

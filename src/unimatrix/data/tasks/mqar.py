@@ -15,7 +15,7 @@ B sequences, T = length, P pairs, C bindings (pairs and re-bound ones), Q querie
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -98,6 +98,12 @@ class MQARConfig:
             if min(length, number) < 1:
                 raise UserError(f"eval_cells: expected positive numbers, got {length} {number}")
             self._check_cell(f"eval_cells {length} {number}: ", length, number, self.num_rebound)
+
+    def few(self) -> "MQARConfig":
+        """The same, evaluated with no more sequences than hold eval_tokens, and at least one."""
+        if self.eval_tokens is None:
+            return self
+        return replace(self, eval_sequences=max(1, min(self.eval_sequences, self.eval_tokens // self.length)))
 
     def _check_cell(self, where: str, length: int, num_pairs: int, num_rebound: int) -> None:
         for name, value in (("num_rebound", num_rebound), ("num_queries", self.num_queries)):
@@ -265,18 +271,14 @@ def guess_accuracy(config: MQARConfig) -> float:
 def variants(config: MQARConfig) -> dict[str, MQARConfig]:
     """What a trained model is evaluated on besides its own task, by name: {"128_tokens_8_pairs": ...}."""
 
-    def few(**changes: Any) -> MQARConfig:
-        one = replace(config, eval_rebound=0, **changes)
-        if one.eval_tokens is None:
-            return one
-        return replace(one, eval_sequences=max(1, min(one.eval_sequences, one.eval_tokens // one.length)))
-
+    plain = replace(config, eval_rebound=0)
     found = {
-        f"{length}_tokens_{number}_pairs": few(length=length, num_pairs=number)
+        f"{length}_tokens_{number}_pairs": replace(plain, length=length, num_pairs=number).few()
         for length, number in config.eval_cells
     }
     if config.eval_rebound:
-        found[f"{config.eval_rebound}_rebound"] = few(num_rebound=config.eval_rebound, eval_cells=())
+        rebound = replace(plain, num_rebound=config.eval_rebound, eval_cells=())
+        found[f"{config.eval_rebound}_rebound"] = rebound.few()
     return found
 
 
