@@ -228,6 +228,11 @@ def test_on_a_phone_a_study_begins_as_its_question_and_its_answer(opened) -> Non
     assert one.visible("tr.item") > 0
     one.page.locator("#search").fill("")
     assert one.visible("tr.item") == 0
+    # so does what all studies share
+    assert one.visible("#method p") == 0
+    one.page.evaluate("location.hash = 'rule'")
+    one.page.wait_for_function("document.querySelector('#method details').open")
+    assert one.visible("#rule") == 1
 
 
 def test_small_intervals_are_drawn_in_cells(opened) -> None:

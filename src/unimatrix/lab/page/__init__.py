@@ -130,8 +130,13 @@ def _said_by(summaries: Sequence[Summary], sentences: Any) -> dict[str, list[str
     said: dict[str, list[str]] = {}
     for summary in summaries:
         for sentence in dict.fromkeys(sentences(summary)):
-            said.setdefault(sentence, []).append(summary.study.short)
+            said.setdefault(sentence, []).append(_unmarked(summary.study.short))
     return said
+
+
+def _unmarked(name: str) -> str:
+    """A study's name without what its own heading says and a list would repeat."""
+    return name.replace(" (not in the paper)", "")
 
 
 def drawn_interval(cell: Cell, scale: tuple[float, float]) -> str:
@@ -255,8 +260,7 @@ def _short_names(summaries: Sequence[Summary]) -> dict[str, str]:
         else summary.study.title
         for summary in summaries
     }
-    # the study itself says so; here it would take three lines
-    return {study: name.replace(" (not in the paper)", "") for study, name in names.items()}
+    return {study: _unmarked(name) for study, name in names.items()}
 
 
 def _score(claims: Sequence[JudgedClaim], outcomes: Sequence[Outcome]) -> dict[str, int]:

@@ -221,7 +221,7 @@
       document.querySelector("input[name=outcome][value='']").checked = true;
       select();
     }
-    const folded = target.closest(".study")?.querySelector("details.whole:not([open])");
+    const folded = target.closest("section")?.querySelector("details.whole:not([open])");
     if (folded) folded.open = true;
     if (away || folded) target.scrollIntoView();
   };
