@@ -406,6 +406,12 @@ def test_eval_as_one_stream_tells_bits_by_position(call, refused, small_run, tmp
     cut = json.loads(call("eval", run, *data, "--window", "50", "--carry-state", "--json")[1])
     assert (cut["carried"], cut["window"]) == (False, 50)
     assert cut["bpb"] == pytest.approx(plain["bpb"], rel=1e-6)
+    overlapping = "--window", "50", "--stride", "10", "--carry-state"
+    again = json.loads(call("eval", run, *data, *overlapping, "--json")[1])
+    assert (again["window"], again["stride"]) == (50, 10)
+    assert again["bpb"] != cut["bpb"]
+    assert "every 10 bytes and reads the last 40 again\n" in call("eval", run, *data, *overlapping)[1]
+    assert "--stride: expected none without --carry-state" in refused("eval", run, "--stride", "10")
 
     monkeypatch.setattr("unimatrix.cli.progress.LINE_SECONDS", 0.0)
     _, _, err = call("eval", run, "--carry-state", *data, "--window", "200")

@@ -93,33 +93,73 @@ def test_where_nothing_reads_on_a_position_is_one_in_its_window():
     )
 
 
+@pytest.mark.parametrize("stride", [200, 100, 40])
 @pytest.mark.parametrize("name", ["unimatrix-hybrid", "recurrent-ffn", "unimatrix-assoc", "votes"])
-def test_what_does_not_look_back_reads_on_from_window_to_window(name):
+def test_what_does_not_look_back_reads_on_from_window_to_window(name, stride):
     votes = {"parts.votes": SuffixVotesConfig()} if name == "votes" else {}
     model = small_model("transformer" if name == "votes" else name, max_positions=None, **votes).double()
     text = np.tile(TEXT[:250], 4)
-    found = stream_bits(model, text, window=200)
+    found = stream_bits(model, text, window=200, stride=None if stride == 200 else stride)
     assert (found.window, found.reads_on) == (200, True)
     assert [(row.first, row.last) for row in found.by_position] == RANGES
-    # by hand: a window at a time, of each state a fresh part for whatever looks back
+    # by hand: a stride at a time, of each state a part that read the overlap alone for whatever looks back
     ids = torch.from_numpy(np.concatenate([[BOS], text]).astype(np.int64))[None]
-    fresh, state, nats = model.init_state(1), None, 0.0
+    fresh, nats, overlap = model.init_state(1), 0.0, 200 - stride
     layers = [model.config.layers[which] for which in model.config.order]
+    before = {0: fresh}  # where in the text -> the state there, as it was read the first time
+
+    def of_both(looks_back, others):
+        """The one state of what looks back, the other of the rest."""
+
+        def mixed(parts, one, two):
+            looks = {name for name in two if parts[name].kind in ("attention", "associative")}
+            return {name: one[name] if name in looks else two[name] for name in two}
+
+        steps = zip(layers, looks_back.steps, others.steps, strict=True)
+        return looks_back._replace(
+            parts=mixed(model.config.parts, looks_back.parts, others.parts),
+            steps=tuple(mixed(*step) for step in steps),
+        )
+
     with torch.inference_mode():
-        for first in range(0, len(text), 200):
-            here = ids[:, first : first + 201]
-            logits, state = model(here[:, :-1], state)
+        for first in range(0, len(text), stride):
+            here, state = ids[:, first : first + stride + 1], before[first]
+            if first > overlap:
+                again = of_both(fresh, before[first - overlap])
+                if overlap:
+                    again = model(ids[:, first - overlap : first], again)[1]
+                state = of_both(again, state)
+            logits, before[first + stride] = model(here[:, :-1], state)
             nats += float(nn.functional.cross_entropy(logits[0], here[0, 1:], reduction="sum"))
-            for kept, new, parts in [
-                (state.parts, fresh.parts, model.config.parts),
-                *zip(state.steps, fresh.steps, layers, strict=True),
-            ]:
-                for part in kept:
-                    if parts[part].kind in ("attention", "associative"):
-                        kept[part] = new[part]
     assert found.whole.nats == pytest.approx(nats, rel=1e-6)
     # and that is another number than of windows that know nothing of each other
     assert abs(found.whole.nats - bits_per_byte(model, text, window=200).nats) > 1e-3
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize(("window", "stride"), [(300, 100), (64, 32), (7, 1), (2000, 500)])
+def test_windows_that_overlap_give_every_byte_what_they_have_in_common(window, stride, pack):
+    """By hand: each window read by itself, and of all but the first the last stride of it counted."""
+    model, begins = small("transformer").double(), begins_of((1, 40, 300, 2, 660)) if pack else np.array([0])
+    tokens = np.insert(TEXT.astype(np.int64), begins, BOS)
+    starts = torch.from_numpy(np.isin(np.arange(len(tokens)), begins + np.arange(len(begins))))
+    ids, nats, positions = torch.from_numpy(tokens), 0.0, []
+    with torch.inference_mode():
+        for end in range(min(window, len(ids) - 1), len(ids) + stride - 1, stride):
+            first, end = max(0, end - window), min(end, len(ids) - 1)
+            logits, _ = model(ids[None, first:end], starts=starts[None, first:end] if pack else None)
+            of_each = nn.functional.cross_entropy(logits[0], ids[first + 1 : end + 1], reduction="none")
+            asked = ~starts[first + 1 : end + 1]
+            asked[: 0 if first == 0 else window - stride] = False
+            nats += float(of_each[asked].sum())
+            positions += (1 + torch.nonzero(asked)[:, 0]).tolist()
+    found = stream_bits(model, TEXT, window=window, stride=stride, begins=begins if pack else None)
+    assert (found.window, found.stride, found.reads_on) == (window, stride, False)
+    assert found.whole.nats == pytest.approx(nats, rel=1e-7)
+    assert found.whole.num_bytes == len(positions) == len(TEXT)
+    if not pack:
+        rows = [sum(first <= position <= last for position in positions) for first, last in RANGES]
+        assert [row.num_bytes for row in found.by_position] == [number for number in rows if number]
 
 
 def test_votes_read_on_while_attention_forgets():
@@ -195,6 +235,22 @@ def test_bad_input_is_named():
         ),
         (Counting(), TEXT, {"window": 300}, "window: expected none, as this model reads the whole text"),
         (small("transformer"), TEXT, {"window": 0}, "window: expected at least 1, got 0"),
+        (Counting(), TEXT, {"stride": 3}, "stride: expected none, as no part of this model has a window"),
+        (
+            small("transformer"),
+            TEXT,
+            {"window": 8, "stride": 3},
+            "stride: expected a divisor of the window, 8",
+        ),
+        (small("transformer"), TEXT, {"window": 8, "stride": 16}, "stride: expected a divisor of the window"),
+        (small("transformer"), TEXT, {"window": 8, "stride": 0}, "stride: expected a divisor of the window"),
+        (
+            small("transformer"),
+            TEXT,
+            {"window": 8, "stride": 4.0},
+            "stride: expected a whole number, got 4.0",
+        ),
+        (small("transformer"), TEXT, {"stride": 3}, "stride: expected a divisor of the window, 4096, got 3"),
     ):
         with pytest.raises(UserError, match=f"^{message}"):
             stream_bits(model, data, **settings)

@@ -99,6 +99,7 @@ def test_each_draw_is_a_model_of_about_the_same_size_and_measured_alike(name) ->
         assert (config.max_positions is None) == (not contestant.positions)
     looks = bool(parts_that_look_back(build(config))) and not contestant.positions
     assert contestant.looks_back == looks == (experiment.loop.stream_window is not None)
+    assert experiment.loop.stream_stride is None
 
 
 @pytest.mark.parametrize("name", CONTESTANTS)
@@ -256,6 +257,14 @@ def test_opponents_are_chosen_by_the_search_and_what_votes_by_its_streams() -> N
         names = fights(recipes_of(made_rows(better=better)))
         for family in ("fight", "fight-long"):
             assert len([name for name in names if re.fullmatch(rf"{family}\..*-votes", name)]) >= 2
+
+
+def test_attention_reads_a_stream_in_windows_that_overlap_by_half() -> None:
+    loops = {name: one.loop for name, one in fights(recipes_of(made_rows())).items()}
+    windows = {name: loop.stream_window for name, loop in loops.items() if loop.stream_window is not None}
+    assert {"fight.transformer-modern", "fight.transformer-modern-votes"} <= windows.keys()
+    for name, loop in loops.items():
+        assert loop.stream_stride == (windows[name] / 2 if name in windows else None)
 
 
 def test_a_search_leaves_the_recipes_and_a_figure(tmp_path, monkeypatch) -> None:

@@ -247,6 +247,10 @@ def test_settings_that_do_not_fit_together_are_named():
         Experiment(loop=LoopConfig(stream_bytes=10))
     with pytest.raises(UserError, match="stream_window: expected None without stream_bytes, got 10"):
         LoopConfig(stream_window=10)
+    with pytest.raises(UserError, match="stream_stride: expected None without stream_window, got 10"):
+        LoopConfig(stream_bytes=100, stream_stride=10)
+    with pytest.raises(UserError, match="stream_stride: expected a divisor of the window, 20, got 8"):
+        LoopConfig(stream_bytes=100, stream_window=20, stream_stride=8)
     with pytest.raises(UserError, match="eval_split: a task has no text; expected valid, got test"):
         Experiment(task=RecallConfig(), loop=LoopConfig(eval_split="test"))
     with pytest.raises(UserError, match="pack: a task has no text; expected False, got True"):

@@ -128,11 +128,13 @@ def test_a_model_that_would_read_on_is_refused_before_anything_is_written(fit, t
 @pytest.mark.parametrize("pack", [False, True])
 def test_at_the_end_a_stream_is_read_too(fit, tiny, documents, preset, pack):
     window = 100 if preset == "transformer" else None
-    asked = {"stream_bytes": 700, "stream_window": window, "eval_every": 3, "eval_bytes": 300, "pack": pack}
+    stride = 50 if preset == "transformer" else None
+    asked = {"stream_bytes": 700, "stream_window": window, "stream_stride": stride}
+    asked |= {"eval_every": 3, "eval_bytes": 300, "pack": pack}
     result = fit(tiny(preset=preset, max_positions=None, **asked))
     valid, begins = documents.valid[:700], documents.begins["valid"]
     begins = begins[begins < 700] if pack else None
-    expected = stream_bits(result.model, valid, window=window, begins=begins)
+    expected = stream_bits(result.model, valid, window=window, stride=stride, begins=begins)
     in_windows = bits_per_byte(result.model, valid, window=16, begins=begins).bpb
     # where nothing reads on there are no positions in the stream
     rows = {f"stream_bpb_{row.first}": row.bpb for row in expected.by_position if expected.reads_on}

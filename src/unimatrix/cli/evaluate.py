@@ -41,7 +41,8 @@ before it. With --carry-state (models without positions) it sees all of them:
 the text is read as one stream, and bits per byte are given by position too. A
 part that looks at all earlier bytes again for each (attention, Assoc's memory)
 would never come to an end: it forgets them every WINDOW bytes (4,096, or as
-training measured it), while the other parts read on.
+training measured it), while the other parts read on. With --stride it forgets
+them every STRIDE bytes, and the last WINDOW - STRIDE are read to it again.
 A model that was trained with --pack is measured so too: the files of a
 folder are kept apart, and each begins with BOS, which is read and not predicted.
 
@@ -59,7 +60,7 @@ Of any causal model, what it finds and follows in long texts (RULER's tasks):
 
 _WINDOW = 128
 _SIDE_BY_SIDE = "windows of {:,} bytes side by side, each starting afresh"
-_TEXT_OPTIONS = ("--data", "--data-dir", "--split", "--window", "--carry-state")
+_TEXT_OPTIONS = ("--data", "--data-dir", "--split", "--window", "--stride", "--carry-state")
 _TASK_OPTIONS = ("--sequences", "--length", "--num-pairs", "--num-distractors", "--seed")
 
 
@@ -73,6 +74,8 @@ class Options:
     """Which part of the text."""
     window: int | None = None
     """Bytes per window; without it as in training. With --carry-state what looks back forgets so often."""
+    stride: int | None = None
+    """With --carry-state, how far such windows are apart; without it as in training, else side by side."""
     carry_state: bool = False
     """Read the text as one stream, and tell bits per byte by position."""
     sequences: int | None = None
@@ -109,6 +112,10 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(
             "--batch-size: expected none, as with --carry-state one piece of the text is read after the"
             f" other, got {options.batch_size}"
+        )
+    if options.stride is not None and not options.carry_state:
+        raise UserError(
+            f"--stride: expected none without --carry-state (windows lie side by side), got {options.stride}"
         )
     if trained_with is not None and task is not None:
         return _on_task(options, trained_with, task)
@@ -198,22 +205,25 @@ def _on_text(options: Options, record: TrainerRecord | None) -> int:
     _, corpus = choose_corpus(options.data, options.data_dir, otherwise=otherwise)
     if record is not None and options.data is None and options.data_dir is None:
         check_same_text(options.checkpoint, record, corpus)
+    loop = None if trained_with is None else trained_with.loop
     window = options.window
     if window is None:
         limit = model.language_model.config.max_positions
-        loop = None if trained_with is None else trained_with.loop
         window = limit or _WINDOW if loop is None else loop.eval_window or loop.seq_len
-    begins = corpus.begins[options.split] if trained_with is not None and trained_with.loop.pack else None
+    begins = corpus.begins[options.split] if loop is not None and loop.pack else None
     data, name = corpus.split(options.split), f"{corpus.name}, {options.split}"
     stream = None
     if options.carry_state:
-        forgets_after = None if trained_with is None else trained_with.loop.stream_window
+        forgets_after, stride = (None, None) if loop is None else (loop.stream_window, loop.stream_stride)
+        if options.window is not None:
+            forgets_after, stride = options.window, None
         with progress_on_stderr(name, len(data), "bytes") as advance:
             stream = stream_bits(
                 model.language_model,
                 data,
                 begins=begins,
-                window=forgets_after if options.window is None else options.window,
+                window=forgets_after,
+                stride=stride if options.stride is None else options.stride,
                 progress=advance,
             )
         measured, windowing = stream.whole, _windowing(stream)
@@ -245,12 +255,16 @@ def _windowing(stream: StreamBits) -> str:
         return "the whole text as one stream, the state carried on"
     grows = " and ".join(stream.looking_back)
     others = ", while the other parts read on" if stream.reads_on else ""
-    return f"one stream, in which {grows} forgets what it read every {stream.window:,} bytes{others}"
+    stride = stream.window if stream.stride is None else stream.stride
+    overlap = stream.window - stride
+    again = f" and reads the last {overlap:,} again" if overlap else ""
+    return f"one stream, in which {grows} forgets what it read every {stride:,} bytes{again}{others}"
 
 
 def _json_of(stream: StreamBits) -> dict[str, Any]:
     rows = [dataclasses.asdict(row) for row in stream.by_position]
-    return {"carried": stream.window is None, "window": stream.window, "by_position": rows}
+    carried = {"carried": stream.window is None, "window": stream.window, "stride": stream.stride}
+    return carried | {"by_position": rows}
 
 
 def _table(stream: StreamBits) -> str:

@@ -84,6 +84,13 @@ def check_range(config: Any, name: str, *, low: float, below: float = math.inf) 
         raise UserError(f"{name}: expected at least {low:g}{upper}, got {value}")
 
 
+def check_stride(name: str, stride: int, *, window: int) -> None:
+    """Windows so far apart begin where others end: a whole number that divides the window."""
+    check_type(name, int, stride)
+    if not 0 < stride <= window or window % stride:
+        raise UserError(f"{name}: expected a divisor of the window, {window}, got {stride}")
+
+
 def _check_countable(name: str, value: Any) -> None:
     if isinstance(value, int) and value >= _BEYOND:
         raise UserError(f"{name}: expected a number below 2^63, got {shown(value)}")

@@ -111,7 +111,7 @@ def nats_of_share(
     window: int,
     batch_size: int,
     device: torch.device | str | None = None,
-    carry: Callable[[Any], Any] | None = None,
+    carry: Callable[[Any, torch.Tensor, torch.Tensor | None], Any] | None = None,
     begins: np.ndarray | None = None,
     share: tuple[int, int] = (0, 1),
     each: Callable[[torch.Tensor, np.ndarray], None] | None = None,
@@ -121,7 +121,8 @@ def nats_of_share(
     Args:
         share: (r, n): the r-th of n shares, every n-th batch of windows. Others as for `bits_per_byte`.
         carry: the windows are the pieces of one stream, read one after the other, each from what this makes
-            of the state that the one before it left; of one share alone. None: each from an empty state.
+            of the state that the one before it left, and of what was read there, its tokens [1, T] and where
+            documents begin among them; of one share alone. None: each from an empty state.
         each: called with every batch's nats [B, T], 0 for a BOS, and where in the text's tokens, BOS among
             them, each window's first input lies, [B].
     Returns:
@@ -169,7 +170,7 @@ def nats_of_share(
                     f"{type(model).__name__}; of a model of Hugging Face's form take its language_model"
                 )
             logits, left = given
-            state = None if carry is None else carry(left)
+            state = None if carry is None else carry(left, input_ids, None if begins is None else starts)
             losses = F.cross_entropy(
                 logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
             )

@@ -3,19 +3,22 @@
 Letters: B batch, T time, D documents.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
+from unimatrix.data.settings import check_stride
 from unimatrix.errors import UserError
 from unimatrix.evals.bits_per_byte import BitsPerByte, nats_of_share
 from unimatrix.evals.model import check_text, evaluating, max_positions, vocab_size
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.models.language_model import STREAM_PIECE, LanguageModelState
+from unimatrix.ops.shapes import TokenIds
 
 # what a model with `parts_that_look_back` reads at a time, where no other number is asked for
 LOOK_BACK_WINDOW = 4096
@@ -40,14 +43,16 @@ class StreamBits:
     """What a text costs a model that reads it as one stream.
 
     whole: of all bytes. by_position: of those that follow 1 to 128 tokens, 129 to 256, 257 to 512, ...; no
-    row without a byte. window: None, or after how many bytes what `parts_that_look_back` have kept is
-    forgotten. looking_back: the kinds of these parts. reads_on: whether other parts, if any, read on, so that
-    positions are those in the text.
+    row without a byte. window: None, or how many bytes `parts_that_look_back` look back over at most.
+    stride: None, or after how many bytes they forget what they kept and read the last window - stride again.
+    looking_back: the kinds of these parts. reads_on: whether other parts, if any, read on, so that positions
+    are those in the text.
     """
 
     whole: BitsPerByte
     by_position: tuple[PositionBits, ...]
     window: int | None
+    stride: int | None
     looking_back: tuple[str, ...]
     reads_on: bool
 
@@ -57,6 +62,7 @@ def stream_bits(
     data: np.ndarray,
     *,
     window: int | None = None,
+    stride: int | None = None,
     device: torch.device | str | None = None,
     begins: np.ndarray | None = None,
     progress: Callable[[int], None] | None = None,
@@ -68,13 +74,21 @@ def stream_bits(
     afresh in every window, and the other parts, such as a suffix automaton that votes, read on. A byte's
     position is counted in the text where any part reads on, else in its window.
 
+    Windows lie side by side, so that the first byte of each has nothing before it there. With a stride they
+    overlap: behind the first one every byte has window - stride to window bytes before it, and the text costs
+    about window / stride times as much. What overlaps is read again by these parts alone: whatever else they
+    are given there is what the other parts make of it from the state that they had there, and these read no
+    byte of the stream twice.
+
     Args:
         model, data, device, begins: as for `bits_per_byte`; with begins a position is one in its document.
         window: how many bytes such a part looks back over, LOOK_BACK_WINDOW if None; of a model without one,
             None.
+        stride: a divisor of the window; None is the window itself.
         progress: called with how many more bytes were predicted.
     Raises:
-        UserError: as `bits_per_byte` does; a model with positions; a window where nothing needs one.
+        UserError: as `bits_per_byte` does; a model with positions; a window or a stride where nothing needs
+            one; a stride that does not divide the window.
     """
     check_text(data)
     if max_positions(model) is not None:
@@ -86,50 +100,110 @@ def stream_bits(
         raise UserError(
             f"window: expected none, as this model reads the whole text as one stream, got {window}"
         )
-    with evaluating(model):
-        carry, reads_on = _forgetting(model) if looking_back else (lambda state: state, True)
+    if stride is not None and not looking_back:
+        raise UserError(f"stride: expected none, as no part of this model has a window, got {stride}")
+    piece = max(1, min(STREAM_PIECE, _LOGITS // (vocab_size(model) or 1)))
+    carry: Callable[..., Any] = _keep
+    reads_on, overlap = True, 0
     if looking_back:
         window = LOOK_BACK_WINDOW if window is None else window
-    piece = max(1, min(STREAM_PIECE, _LOGITS // (vocab_size(model) or 1)))
-    counted = _ByPosition(len(data), begins, None if reads_on else window, progress)
+        if stride is not None:
+            check_stride("stride", stride, window=window)
+        piece = window if stride is None else stride
+        overlap = window - piece
+        with evaluating(model):
+            carry = _Forgetting(model, again=overlap // piece if overlap else 0)
+        reads_on = carry.reads_on
+    counted = _ByPosition(len(data), begins, None if reads_on else overlap, progress)
     nats = nats_of_share(
-        model,
-        data,
-        window=piece if window is None else window,
-        batch_size=1,
-        device=device,
-        carry=carry,
-        begins=begins,
-        each=counted.add,
+        model, data, window=piece, batch_size=1, device=device, carry=carry, begins=begins, each=counted.add
     )
-    whole = BitsPerByte.from_nats(float(nats), len(data))
     return StreamBits(
-        whole=whole, by_position=counted.rows(), window=window, looking_back=looking_back, reads_on=reads_on
+        whole=BitsPerByte.from_nats(float(nats), len(data)),
+        by_position=counted.rows(),
+        window=window,
+        stride=stride,
+        looking_back=looking_back,
+        reads_on=reads_on,
     )
 
 
-def _forgetting(model: Any) -> tuple[Callable[[LanguageModelState], LanguageModelState], bool]:
-    """A function of a state that empties the parts that look back; whether there are others."""
-    config, fresh = model.config, model.init_state(1)
+def _keep(state: Any, _input_ids: TokenIds, _starts: torch.Tensor | None) -> Any:
+    return state
 
-    def forgets(
-        parts: Mapping[str, PartConfig], state: dict[str, Any], new: dict[str, Any]
-    ) -> dict[str, Any]:
-        return {name: new[name] if parts[name].looks_back else left for name, left in state.items()}
 
-    layers = [config.layers[which] for which in config.order]
+class _Piece(NamedTuple):
+    """What was read at once, and the state that it was read from."""
 
-    def carry(state: LanguageModelState) -> LanguageModelState:
-        steps = zip(layers, state.steps, fresh.steps, strict=True)
+    state: LanguageModelState
+    input_ids: TokenIds  # [1, T]
+    starts: torch.Tensor | None  # [1, T]
+
+
+class _Forgetting:
+    """Makes of the state that a piece left the one that the next piece is read from.
+
+    The parts that look back are emptied, and read the last `again` pieces once more. As long as there were no
+    more than these, nothing is forgotten.
+    """
+
+    def __init__(self, model: Any, *, again: int) -> None:
+        self._model, self._again = model, again
+        self._fresh = self._next = model.init_state(1)
+        self._config = model.config
+        self._layers = [self._config.layers[which] for which in self._config.order]
+        self._pieces: deque[_Piece] = deque(maxlen=again + 1)
+        steps = zip(self._layers, self._fresh.steps, strict=True)
+        kept = [self._config.parts[name] for name in self._fresh.parts]
+        kept += [parts[name] for parts, new in steps for name in new]
+        self.reads_on = not all(part.looks_back for part in kept)
+
+    def __call__(
+        self, left: LanguageModelState, input_ids: TokenIds, starts: torch.Tensor | None
+    ) -> LanguageModelState:
+        self._pieces.append(_Piece(self._next, input_ids, starts))
+        self._next = left if len(self._pieces) <= self._again else self._forgets(left)
+        return self._next
+
+    def _forgets(self, left: LanguageModelState) -> LanguageModelState:
+        if not self._again:
+            return self._mixed(self._fresh, left, by=_looks_back)
+        pieces = list(self._pieces)[1:]
+        # what speaks to no layer tells those that look back nothing: an index of the text, which is slow to
+        # take back to where it was, stays out of it
+        before = self._mixed(
+            self._fresh, pieces[0].state, by=lambda part: _looks_back(part) or _only_votes(part)
+        )
+        starts = [one.starts for one in pieces if one.starts is not None]
+        input_ids = torch.cat([one.input_ids for one in pieces], 1)
+        again = self._model.features(input_ids, before, starts=torch.cat(starts, 1) if starts else None).state
+        return self._mixed(again, left, by=_looks_back)
+
+    def _mixed(
+        self, taken: LanguageModelState, other: LanguageModelState, *, by: Callable[[PartConfig], bool]
+    ) -> LanguageModelState:
+        """Of the one state the parts for which `by` holds, of the other the rest."""
+
+        def mixed(
+            parts: Mapping[str, PartConfig], one: dict[str, Any], two: dict[str, Any]
+        ) -> dict[str, Any]:
+            return {name: one[name] if by(parts[name]) else two[name] for name in two}
+
+        steps = zip(self._layers, taken.steps, other.steps, strict=True)
         return LanguageModelState(
-            fresh.position,
-            forgets(config.parts, state.parts, fresh.parts),
-            tuple(forgets(parts, left, new) for parts, left, new in steps),
+            taken.position,
+            mixed(self._config.parts, taken.parts, other.parts),
+            tuple(mixed(*step) for step in steps),
         )
 
-    kept = [config.parts[name] for name in fresh.parts]
-    kept += [parts[name] for parts, new in zip(layers, fresh.steps, strict=True) for name in new]
-    return carry, not all(part.looks_back for part in kept)
+
+def _looks_back(part: PartConfig) -> bool:
+    return part.looks_back
+
+
+def _only_votes(part: PartConfig) -> bool:
+    """Whether all it does is to vote on what comes next, which no layer hears of."""
+    return part.gives == {"votes"}
 
 
 def parts_that_look_back(model: nn.Module) -> tuple[str, ...]:
@@ -149,13 +223,14 @@ class _ByPosition:
         self,
         num_bytes: int,
         begins: np.ndarray | None,
-        window: int | None,
+        overlap: int | None,
         progress: Callable[[int], None] | None,
     ) -> None:
+        """overlap: of windows by whose positions is counted; None: by those in the text."""
         begins = np.zeros(1, dtype=np.int64) if begins is None else begins
         # of each document's BOS among the tokens
         self._begins = begins + np.arange(len(begins))
-        self._window, self._progress = window, progress
+        self._overlap, self._progress = overlap, progress
         rows = max(0, (num_bytes - 1).bit_length() - FIRST_POSITIONS.bit_length() + 1) + 1
         self._last = FIRST_POSITIONS << np.arange(rows)
         self._nats, self._bytes = np.zeros(rows), np.zeros(rows, dtype=np.int64)
@@ -167,8 +242,8 @@ class _ByPosition:
         # 0 for a BOS, which nobody predicts
         position = targets - self._begins[document]
         asked = position > 0
-        if self._window is not None:
-            position = np.minimum(position, 1 + np.arange(nats.shape[1]))
+        if self._overlap is not None:
+            position = np.minimum(position, 1 + self._overlap + np.arange(nats.shape[1]))
         row = np.searchsorted(self._last, position[asked])
         self._nats += np.bincount(row, nats.double().cpu().numpy()[asked], len(self._last))
         self._bytes += np.bincount(row, minlength=len(self._last))

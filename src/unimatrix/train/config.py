@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from unimatrix.codec import decode, encode, is_utf8
 from unimatrix.data import VOCAB_SIZE
-from unimatrix.data.settings import check_positive, check_range, check_types
+from unimatrix.data.settings import check_positive, check_range, check_stride, check_types
 from unimatrix.data.tasks import TaskConfig, TripleInteractionConfig, task_of
 from unimatrix.data.tasks.triple_interaction import Symbols
 from unimatrix.errors import UserError, UserTypeError, shown
@@ -189,6 +189,9 @@ class LoopConfig:
             None: none is. Of a model without positions.
         stream_window: after how many bytes of it attention and its like forget what they kept, see
             `unimatrix.evals.stream_bits`; None leaves the number to it.
+        stream_stride: how far these windows are apart, a divisor of stream_window: below it they overlap, and
+            behind the first one every byte has at least stream_window - stream_stride bytes before it. None:
+            they lie side by side.
         save_every: steps between checkpoints; None saves at the end only.
         keep_checkpoints: how many of the last ones stay.
         log_every: steps between lines of the log, points of the curves and, on an accelerator, checks for
@@ -212,6 +215,7 @@ class LoopConfig:
     eval_depths: tuple[int, ...] | None = None
     stream_bytes: int | None = None
     stream_window: int | None = None
+    stream_stride: int | None = None
     save_every: int | None = None
     keep_checkpoints: int = 2
     log_every: int = 10
@@ -225,6 +229,12 @@ class LoopConfig:
         check_positive(self, "keep_checkpoints", "log_every", "stream_bytes", "stream_window", "eval_window")
         if self.stream_window is not None and self.stream_bytes is None:
             raise UserError(f"stream_window: expected None without stream_bytes, got {self.stream_window}")
+        if self.stream_stride is not None:
+            if self.stream_window is None:
+                raise UserError(
+                    f"stream_stride: expected None without stream_window, got {self.stream_stride}"
+                )
+            check_stride("stream_stride", self.stream_stride, window=self.stream_window)
         if self.bos_share is not None and not 0.0 < self.bos_share <= 1.0:
             raise UserError(f"bos_share: expected above 0, at most 1, or None for none; got {self.bos_share}")
         if self.pack and self.bos_share is not None:
@@ -314,7 +324,7 @@ class Experiment:
             )
         for name, without in (
             *(("eval_bytes", None), ("eval_window", None), ("stream_bytes", None), ("stream_window", None)),
-            *(("bos_share", None), ("pack", False), ("eval_split", "valid")),
+            *(("stream_stride", None), ("bos_share", None), ("pack", False), ("eval_split", "valid")),
         ):
             value = getattr(self.loop, name)
             if value != without:
@@ -365,7 +375,7 @@ class Experiment:
 # fingerprint instead of its path
 FREE_AT_RESUME = frozenset(
     {"name", "data", "steps", "eval_every", "eval_bytes", "save_every", "keep_checkpoints", "log_every"}
-    | {"stream_bytes", "stream_window", "eval_window"}
+    | {"stream_bytes", "stream_window", "stream_stride", "eval_window"}
     | {"device", "tracker", "eval_num_pairs", "eval_num_distractors", "eval_cells", "eval_sequences"}
     | {"eval_rebound", "eval_tokens", "eval_depths"}
 )

@@ -131,7 +131,13 @@ class TextSource:
         # a stream has no shares: each process reads it
         metrics |= {"windows_bpb": in_windows(text).bpb}
         try:
-            stream = stream_bits(model, text, window=self._loop.stream_window, begins=self._begins(text))
+            stream = stream_bits(
+                model,
+                text,
+                window=self._loop.stream_window,
+                stride=self._loop.stream_stride,
+                begins=self._begins(text),
+            )
         except NotFinite:  # as long as windows are its numbers are finite: they stay
             return metrics
         metrics |= {"stream_bpb": stream.whole.bpb}

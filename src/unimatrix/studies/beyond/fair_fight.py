@@ -499,8 +499,8 @@ def _protocol(recipes: Recipes, found: Sequence[Experiment], text: str) -> tuple
         _BY_HAND,
         f"All are measured on the test text, by which nothing was chosen, in windows of {WINDOW}, whatever "
         f"they trained on; its first {STREAM_BYTES:,} bytes, or all of a shorter one, are also read as one "
-        "stream, in which attention starts afresh after as many bytes as it trained on: a byte has half of "
-        "these before it on average. Windows that overlap would give it more, and were not tried. "
+        "stream, in which attention has windows of as many bytes as it trained on, which overlap by half: a "
+        "byte has half of these before it at least. In the search they lay side by side. "
         f"{_searched_on(recipes, text)}",
         "Not alike: the paper's Transformer has learned positions, and so no stream, and no scale of its "
         "logits; Recurrent-FFN-Hybrid has rotary positions in place of learned ones. Mamba-2 is another "

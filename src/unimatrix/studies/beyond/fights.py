@@ -251,6 +251,7 @@ def _fight(
         model = wide
     share = _warmup_of(contestant, best)
     looks = {round(look * steps) for look in LOOKS} - {0} if contestant == OURS else set()
+    window = found.loop.stream_window
     return replace(
         found,
         name=name,
@@ -264,5 +265,7 @@ def _fight(
             eval_split="test",
             eval_at=tuple(sorted(looks)) or None,
             stream_bytes=None if found.loop.stream_bytes is None else STREAM_BYTES,
+            # overlapping by half, which gives attention more before a byte than in the search
+            stream_stride=None if window is None else window // 2,
         ),
     )
