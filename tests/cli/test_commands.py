@@ -412,6 +412,12 @@ def test_eval_as_one_stream_tells_bits_by_position(call, refused, small_run, tmp
     assert again["bpb"] != cut["bpb"]
     assert "every 10 bytes and reads the last 40 again\n" in call("eval", run, *data, *overlapping)[1]
     assert "--stride: expected none without --carry-state" in refused("eval", run, "--stride", "10")
+    # as training measured it
+    asked = "--stream-bytes", "200", "--stream-window", "50", "--stream-stride", "10"
+    assert call("train", text, *small, "--steps", "1", *asked, "--out", tmp_path / "overlapping")[0] == 0
+    for given, stride in (((), 10), (("--window", "50"), None), (("--stride", "25"), 25)):
+        row = json.loads(call("eval", tmp_path / "overlapping", "--carry-state", *given, "--json")[1])
+        assert (row["window"], row["stride"]) == (50, stride)
 
     monkeypatch.setattr("unimatrix.cli.progress.LINE_SECONDS", 0.0)
     _, _, err = call("eval", run, "--carry-state", *data, "--window", "200")

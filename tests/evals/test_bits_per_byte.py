@@ -93,7 +93,7 @@ def test_a_carried_state_equals_one_pass_over_the_whole_text(preset):
     model = build(preset, max_positions=None)
     text = TEXT[:301]
     whole = bits_per_byte(model, text, window=301)
-    carried = nats_of_share(model, text, window=40, batch_size=1, carry=lambda state: state)
+    carried = nats_of_share(model, text, window=40, batch_size=1, carry=lambda state, *_: state)
     cut = bits_per_byte(model, text, window=40)
     assert float(carried) == pytest.approx(whole.nats, rel=2e-6)
     assert abs(cut.bpb - whole.bpb) > 1e-5
@@ -115,7 +115,9 @@ def test_documents_are_measured_as_if_each_were_alone(preset):
     whole = bits_per_byte(model, TEXT, begins=begins, window=2000)
     assert whole.num_bytes == len(TEXT)
     assert whole.nats == pytest.approx(nats, rel=1e-6)
-    carried = nats_of_share(model, TEXT, begins=begins, window=30, batch_size=1, carry=lambda state: state)
+    carried = nats_of_share(
+        model, TEXT, begins=begins, window=30, batch_size=1, carry=lambda state, *_: state
+    )
     assert float(carried) == pytest.approx(nats, rel=1e-6)
     assert abs(bits_per_byte(model, TEXT, window=2000).nats - nats) > 0.1
 
@@ -190,7 +192,7 @@ def test_bad_input_is_named(arguments, message):
 @pytest.mark.parametrize("wrong", [{"batch_size": 2}, {"batch_size": 1, "share": (0, 2)}])
 def test_a_stream_has_one_share_and_one_window_at_a_time(wrong):
     with pytest.raises(UserError, match=r"^carry: expected windows one at a time in 1 share, got"):
-        nats_of_share(Uniform(), TEXT, window=40, carry=lambda state: state, **wrong)
+        nats_of_share(Uniform(), TEXT, window=40, carry=lambda state, *_: state, **wrong)
 
 
 @pytest.mark.parametrize("nats", [math.nan, math.inf])

@@ -12,7 +12,7 @@ from unimatrix.data import BOS, VOCAB_SIZE
 from unimatrix.data.documents import begins_of
 from unimatrix.errors import UserError
 from unimatrix.evals import bits_per_byte, stream_bits, streaming
-from unimatrix.mixers import SuffixVotesConfig
+from unimatrix.mixers import ContextVotesConfig, SuffixRoutingConfig, SuffixVotesConfig
 from unimatrix.models import build
 
 __all__ = ["one_thread"]
@@ -93,20 +93,41 @@ def test_where_nothing_reads_on_a_position_is_one_in_its_window():
     )
 
 
+BESIDE_ATTENTION = {
+    "votes": {"parts.votes": SuffixVotesConfig()},
+    "contexts": {"parts.contexts": ContextVotesConfig()},
+    "routing": {"parts.routing": SuffixRoutingConfig()},
+    "short routing": {"parts.routing": SuffixRoutingConfig(capacity=60)},
+}
+
+
 @pytest.mark.parametrize("stride", [200, 100, 40])
-@pytest.mark.parametrize("name", ["unimatrix-hybrid", "recurrent-ffn", "unimatrix-assoc", "votes"])
-def test_what_does_not_look_back_reads_on_from_window_to_window(name, stride):
-    votes = {"parts.votes": SuffixVotesConfig()} if name == "votes" else {}
-    model = small_model("transformer" if name == "votes" else name, max_positions=None, **votes).double()
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("name", ["unimatrix-hybrid", "recurrent-ffn", "unimatrix-assoc", *BESIDE_ATTENTION])
+def test_what_does_not_look_back_reads_on_from_window_to_window(name, pack, stride):
+    beside = BESIDE_ATTENTION.get(name, {})
+    model = small_model("transformer" if beside else name, max_positions=None, **beside).double()
     text = np.tile(TEXT[:250], 4)
-    found = stream_bits(model, text, window=200, stride=None if stride == 200 else stride)
+    begins = begins_of((1, 40, 300, 2, 657)) if pack else np.array([0])
+    found = stream_bits(
+        model,
+        text,
+        window=200,
+        stride=None if stride == 200 else stride,
+        begins=begins if pack else None,
+    )
     assert (found.window, found.reads_on) == (200, True)
-    assert [(row.first, row.last) for row in found.by_position] == RANGES
+    assert pack or [(row.first, row.last) for row in found.by_position] == RANGES
     # by hand: a stride at a time, of each state a part that read the overlap alone for whatever looks back
-    ids = torch.from_numpy(np.concatenate([[BOS], text]).astype(np.int64))[None]
+    tokens = np.insert(text.astype(np.int64), begins, BOS)
+    ids = torch.from_numpy(tokens)[None]
+    starts = torch.from_numpy(np.isin(np.arange(len(tokens)), begins + np.arange(len(begins))))[None]
     fresh, nats, overlap = model.init_state(1), 0.0, 200 - stride
     layers = [model.config.layers[which] for which in model.config.order]
     before = {0: fresh}  # where in the text -> the state there, as it was read the first time
+
+    def read(first, end, state):
+        return model(ids[:, first:end], state, starts=starts[:, first:end] if pack else None)
 
     def of_both(looks_back, others):
         """The one state of what looks back, the other of the rest."""
@@ -122,15 +143,16 @@ def test_what_does_not_look_back_reads_on_from_window_to_window(name, stride):
         )
 
     with torch.inference_mode():
-        for first in range(0, len(text), stride):
-            here, state = ids[:, first : first + stride + 1], before[first]
+        for first in range(0, len(tokens) - 1, stride):
+            end, state = min(first + stride, len(tokens) - 1), before[first]
             if first > overlap:
                 again = of_both(fresh, before[first - overlap])
                 if overlap:
-                    again = model(ids[:, first - overlap : first], again)[1]
+                    again = read(first - overlap, first, again)[1]
                 state = of_both(again, state)
-            logits, before[first + stride] = model(here[:, :-1], state)
-            nats += float(nn.functional.cross_entropy(logits[0], here[0, 1:], reduction="sum"))
+            logits, before[end] = read(first, end, state)
+            of_each = nn.functional.cross_entropy(logits[0], ids[0, first + 1 : end + 1], reduction="none")
+            nats += float(of_each[~starts[0, first + 1 : end + 1]].sum())
     assert found.whole.nats == pytest.approx(nats, rel=1e-6)
     # and that is another number than of windows that know nothing of each other
     assert abs(found.whole.nats - bits_per_byte(model, text, window=200).nats) > 1e-3
@@ -236,21 +258,41 @@ def test_bad_input_is_named():
         (Counting(), TEXT, {"window": 300}, "window: expected none, as this model reads the whole text"),
         (small("transformer"), TEXT, {"window": 0}, "window: expected at least 1, got 0"),
         (Counting(), TEXT, {"stride": 3}, "stride: expected none, as no part of this model has a window"),
-        (
-            small("transformer"),
-            TEXT,
-            {"window": 8, "stride": 3},
-            "stride: expected a divisor of the window, 8",
-        ),
-        (small("transformer"), TEXT, {"window": 8, "stride": 16}, "stride: expected a divisor of the window"),
-        (small("transformer"), TEXT, {"window": 8, "stride": 0}, "stride: expected a divisor of the window"),
-        (
-            small("transformer"),
-            TEXT,
-            {"window": 8, "stride": 4.0},
-            "stride: expected a whole number, got 4.0",
-        ),
-        (small("transformer"), TEXT, {"stride": 3}, "stride: expected a divisor of the window, 4096, got 3"),
     ):
         with pytest.raises(UserError, match=f"^{message}"):
             stream_bits(model, data, **settings)
+    looking_back = small("transformer")
+    for settings, message in (
+        ({"window": 8, "stride": 3}, "stride: expected a divisor of the window, 8, got 3"),
+        ({"window": 8, "stride": 16}, "stride: expected a divisor of the window, 8, got 16"),
+        ({"stride": 3}, "stride: expected a divisor of the window, 4096, got 3"),
+        ({"window": 8, "stride": 0}, "stride: expected at least 1, got 0"),
+        ({"window": 8, "stride": 4.0}, "stride: expected a whole number, got 4.0"),
+        ({"window": 8.0, "stride": 4}, "window: expected a whole number, got 8.0"),
+        ({"window": "x", "stride": 4}, "window: expected a whole number, got 'x'"),
+        ({"window": 0, "stride": 4}, "window: expected at least 1, got 0"),
+    ):
+        with pytest.raises(UserError, match=f"^{message}"):
+            stream_bits(looking_back, TEXT, **settings)
+    # however far it would look back
+    found = stream_bits(looking_back, TEXT[:20], window=2**63, stride=2)
+    assert found.whole.nats == pytest.approx(stream_bits(looking_back, TEXT[:20]).whole.nats, rel=1e-6)
+
+
+def test_what_overlaps_is_held_without_keys_and_values():
+    """Of every stride in a window its tokens: with a state each, keys would be as many as a window squared."""
+    held = []
+
+    class Watched(streaming._Forgetting):
+        def __call__(self, *read):
+            given = super().__call__(*read)
+            held.append(
+                [state for piece in self._pieces for step in piece.state.steps for state in step.values()]
+            )
+            return given
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(streaming, "_Forgetting", Watched)
+        stream_bits(small("transformer"), TEXT[:200], window=40, stride=5)
+    assert max(map(len, held)) == 7 * len(small("transformer").config.order)
+    assert all(state.k.numel() == state.v.numel() == 0 for states in held for state in states)

@@ -11,9 +11,10 @@ import torch
 from made_results import make_result
 
 from unimatrix.codec import read_record
-from unimatrix.data import VOCAB_SIZE
+from unimatrix.data import VOCAB_SIZE, load_corpus
 from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.evals import parts_that_look_back
+from unimatrix.evals.provenance import git_commit, machine
 from unimatrix.lab.committed import COMMITTED
 from unimatrix.lab.recipes import Recipes, best_of, by_contestant, range_of
 from unimatrix.lab.results import read_results
@@ -322,9 +323,16 @@ def test_recipes_that_are_there_keep_their_timing_and_a_search_of_others_takes_a
     assert len(timed) == 1
     # asked for, steps are timed anew by the same recipes, whatever the file knew of their seconds
     again = {"data": "embedded", "drawn": 12, "near": 8, "seconds": 30.0, "retime": True}
-    made = read_record(Recipes, tmp_path / RECIPES.name)
+    with pytest.raises(
+        UserError, match=r"^data: expected the text that .* was searched on, got another pyth"
+    ):
+        run_search(tmp_path, **again)
+    first = read_record(Recipes, tmp_path / RECIPES.name)
+    of_text = Made.here(load_corpus("embedded"), seconds=30.0, threads=2).sha256s
+    made = first = dataclasses.replace(first, made=dataclasses.replace(first.made, sha256s=of_text))
     dataclasses.replace(made, seconds_per_step={}).write(tmp_path / RECIPES.name)
     anew = read_record(Recipes, run_search(tmp_path, **again))
+    assert (anew.timed_by, anew.timed_on) == (git_commit(), machine("cpu"))
     assert anew.seconds_per_step == dict.fromkeys(first.seconds_per_step, 0.1)
     assert (anew.windows, anew.streams, anew.made) == (first.windows, first.streams, first.made)
     dataclasses.replace(made, text="a text").write(tmp_path / RECIPES.name)
@@ -339,7 +347,7 @@ def test_recipes_that_are_there_keep_their_timing_and_a_search_of_others_takes_a
     (tmp_path / RECIPES.name).unlink()
     with pytest.raises(UserError, match=r"^retime: expected .*fair_fight\.json, the recipes that a search"):
         run_search(tmp_path, **again)
-    first.write(tmp_path / RECIPES.name)
+    dataclasses.replace(first, made=Made.of(rows[-1]["lstm"][0])).write(tmp_path / RECIPES.name)
     timed.pop()
     # other recipes, a fight without its seconds, another machine, and what is no file of recipes
     rows.append(made_rows(better="lstm"))

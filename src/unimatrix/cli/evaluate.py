@@ -73,9 +73,9 @@ class Options:
     split: Split = "valid"
     """Which part of the text."""
     window: int | None = None
-    """Bytes per window; without it as in training. With --carry-state what looks back forgets so often."""
+    """Bytes per window; without it as in training. With --carry-state what looks back sees so many."""
     stride: int | None = None
-    """With --carry-state, how far such windows are apart; without it as in training, else side by side."""
+    """With --carry-state, how far such windows are apart; without both as in training, else side by side."""
     carry_state: bool = False
     """Read the text as one stream, and tell bits per byte by position."""
     sequences: int | None = None

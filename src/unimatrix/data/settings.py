@@ -85,8 +85,7 @@ def check_range(config: Any, name: str, *, low: float, below: float = math.inf) 
 
 
 def check_stride(name: str, stride: int, *, window: int) -> None:
-    """Windows so far apart begin where others end: a whole number that divides the window."""
-    check_type(name, int, stride)
+    """Windows so far apart have whole strides in common."""
     if not 0 < stride <= window or window % stride:
         raise UserError(f"{name}: expected a divisor of the window, {window}, got {stride}")
 

@@ -130,14 +130,8 @@ def nats_of_share(
         numbers that it has come to.
     """
     limit = max_positions(model)
-    for name, size in (("window", window), ("batch_size", batch_size)):
-        if isinstance(size, bool) or not hasattr(size, "__index__"):
-            raise UserTypeError(f"{name}: expected a whole number, got {shown(size)}")
-    if window < 1 or (limit is not None and window > limit):
-        upper = "" if limit is None else f" and at most the model's {limit} positions"
-        raise UserError(f"window: expected at least 1{upper}, got {window}")
-    if batch_size < 1:
-        raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    window = check_size("window", window, limit=limit)
+    batch_size = check_size("batch_size", batch_size)
     if carry is not None and (share[1], batch_size) != (1, 1):
         raise UserError(f"carry: expected windows one at a time in 1 share, got {batch_size} and {share[1]}")
     where = torch.device(device) if device is not None else device_of(model)
@@ -153,13 +147,14 @@ def nats_of_share(
     stream = packed(data, np.arange(min(1, len(data))) if begins is None else begins)
     total = torch.zeros((), dtype=sum_dtype(where), device=where)
     with evaluating(model):
-        state: Any = None
+        read: tuple[Any, ...] | None = None  # the window before, with the state that it left
         for index, (first, windows) in enumerate(_windows(stream, window, batch_size)):
             if index % share[1] != share[0]:
                 continue
             input_ids, labels, starts = PackedBatch.of(torch.from_numpy(windows).to(where))
             # of one text nothing is said: it may be read by any model
             try:
+                state = None if carry is None or read is None else carry(*read)
                 given = model(input_ids, state, **({} if begins is None else {"starts": starts}))
             except NotFinite:
                 # told by the sum, of which every process hears: none waits for another's
@@ -170,7 +165,7 @@ def nats_of_share(
                     f"{type(model).__name__}; of a model of Hugging Face's form take its language_model"
                 )
             logits, left = given
-            state = None if carry is None else carry(left, input_ids, None if begins is None else starts)
+            read = None if carry is None else (left, input_ids, None if begins is None else starts)
             losses = F.cross_entropy(
                 logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
             )
@@ -178,6 +173,16 @@ def nats_of_share(
             if each is not None:
                 each(losses.unflatten(0, labels.shape), first)
     return total
+
+
+def check_size(name: str, size: Any, *, limit: int | None = None) -> int:
+    """A whole number of at least 1, and at most the model's positions; raises a UserError otherwise."""
+    if isinstance(size, bool) or not hasattr(size, "__index__"):
+        raise UserTypeError(f"{name}: expected a whole number, got {shown(size)}")
+    if size < 1 or (limit is not None and size > limit):
+        upper = "" if limit is None else f" and at most the model's {limit} positions"
+        raise UserError(f"{name}: expected at least 1{upper}, got {size}")
+    return int(size)
 
 
 def _windows(tokens: np.ndarray, window: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from unimatrix.data.settings import check_stride
 from unimatrix.errors import UserError
-from unimatrix.evals.bits_per_byte import BitsPerByte, nats_of_share
+from unimatrix.evals.bits_per_byte import BitsPerByte, check_size, nats_of_share
 from unimatrix.evals.model import check_text, evaluating, max_positions, vocab_size
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.models.language_model import STREAM_PIECE, LanguageModelState
@@ -74,17 +74,18 @@ def stream_bits(
     afresh in every window, and the other parts, such as a suffix automaton that votes, read on. A byte's
     position is counted in the text where any part reads on, else in its window.
 
-    Windows lie side by side, so that the first byte of each has nothing before it there. With a stride they
-    overlap: behind the first one every byte has window - stride to window bytes before it, and the text costs
-    about window / stride times as much. What overlaps is read again by these parts alone: whatever else they
-    are given there is what the other parts make of it from the state that they had there, and these read no
-    byte of the stream twice.
+    Windows lie side by side, so that the first byte of each follows one token there. With a stride they
+    overlap: behind the first window every byte follows window - stride + 1 to window tokens (fewer where its
+    document begins), and the text costs about window / stride times as much. For what overlaps the model runs
+    again, from the state that its other parts had there, and of what it leaves these parts' state alone is
+    kept: no other one has read a byte of the stream twice. An automaton that routes to layers is built anew
+    for each stride, which is slow in a long text; one that votes alone stays out of it.
 
     Args:
         model, data, device, begins: as for `bits_per_byte`; with begins a position is one in its document.
         window: how many bytes such a part looks back over, LOOK_BACK_WINDOW if None; of a model without one,
             None.
-        stride: a divisor of the window; None is the window itself.
+        stride: after how many bytes a window begins; a divisor of the window. None is the window itself.
         progress: called with how many more bytes were predicted.
     Raises:
         UserError: as `bits_per_byte` does; a model with positions; a window or a stride where nothing needs
@@ -106,13 +107,12 @@ def stream_bits(
     carry: Callable[..., Any] = _keep
     reads_on, overlap = True, 0
     if looking_back:
-        window = LOOK_BACK_WINDOW if window is None else window
-        if stride is not None:
-            check_stride("stride", stride, window=window)
-        piece = window if stride is None else stride
+        window = check_size("window", LOOK_BACK_WINDOW if window is None else window)
+        piece = window if stride is None else check_size("stride", stride)
+        check_stride("stride", piece, window=window)
         overlap = window - piece
         with evaluating(model):
-            carry = _Forgetting(model, again=overlap // piece if overlap else 0)
+            carry = _Forgetting(model, again=min(overlap // piece, len(data)))
         reads_on = carry.reads_on
     counted = _ByPosition(len(data), begins, None if reads_on else overlap, progress)
     nats = nats_of_share(
@@ -133,7 +133,7 @@ def _keep(state: Any, _input_ids: TokenIds, _starts: torch.Tensor | None) -> Any
 
 
 class _Piece(NamedTuple):
-    """What was read at once, and the state that it was read from."""
+    """What was read at once, and the state that it will be read from again."""
 
     state: LanguageModelState
     input_ids: TokenIds  # [1, T]
@@ -152,7 +152,8 @@ class _Forgetting:
         self._fresh = self._next = model.init_state(1)
         self._config = model.config
         self._layers = [self._config.layers[which] for which in self._config.order]
-        self._pieces: deque[_Piece] = deque(maxlen=again + 1)
+        self._pieces: deque[_Piece] = deque(maxlen=again)
+        self._read = 0  # pieces
         steps = zip(self._layers, self._fresh.steps, strict=True)
         kept = [self._config.parts[name] for name in self._fresh.parts]
         kept += [parts[name] for parts, new in steps for name in new]
@@ -161,23 +162,24 @@ class _Forgetting:
     def __call__(
         self, left: LanguageModelState, input_ids: TokenIds, starts: torch.Tensor | None
     ) -> LanguageModelState:
-        self._pieces.append(_Piece(self._next, input_ids, starts))
-        self._next = left if len(self._pieces) <= self._again else self._forgets(left)
-        return self._next
+        if self._again:
+            # no keys and values are held for it. What speaks to no layer tells those that look back nothing:
+            # an index of the text, which is slow to take back to where it was, stays out of it too
+            before = self._mixed(self._fresh, self._next, by=lambda one: _looks_back(one) or _only_votes(one))
+            self._pieces.append(_Piece(before, input_ids, starts))
+        self._read += 1
+        if self._read > self._again:
+            left = self._mixed(self._read_again() if self._again else self._fresh, left, by=_looks_back)
+        self._next = left
+        return left
 
-    def _forgets(self, left: LanguageModelState) -> LanguageModelState:
-        if not self._again:
-            return self._mixed(self._fresh, left, by=_looks_back)
-        pieces = list(self._pieces)[1:]
-        # what speaks to no layer tells those that look back nothing: an index of the text, which is slow to
-        # take back to where it was, stays out of it
-        before = self._mixed(
-            self._fresh, pieces[0].state, by=lambda part: _looks_back(part) or _only_votes(part)
-        )
-        starts = [one.starts for one in pieces if one.starts is not None]
-        input_ids = torch.cat([one.input_ids for one in pieces], 1)
-        again = self._model.features(input_ids, before, starts=torch.cat(starts, 1) if starts else None).state
-        return self._mixed(again, left, by=_looks_back)
+    def _read_again(self) -> LanguageModelState:
+        """What is left of the last pieces, read by themselves."""
+        input_ids = torch.cat([one.input_ids for one in self._pieces], 1)
+        starts = [one.starts for one in self._pieces if one.starts is not None]
+        documents = {"starts": torch.cat(starts, 1)} if starts else {}
+        # 0: no logits are made
+        return self._model(input_ids, self._pieces[0].state, logits_at=0, **documents)[1]
 
     def _mixed(
         self, taken: LanguageModelState, other: LanguageModelState, *, by: Callable[[PartConfig], bool]

@@ -131,7 +131,8 @@ class Comparison:
     label: what the difference is called in the details, e.g. "Core - Transformer".
     noun: "repeat" where what is compared was measured instead of trained.
     condition: it is none that is claimed, but one that a claim rests on and that noise is not to decide: from
-        two seeds on it holds unless the whole interval lies on the other side.
+        two seeds on it holds unless the whole interval lies on the other side. Then the claim is undecided, as
+        of what it says itself nothing is shown.
     """
 
     label: str
@@ -179,8 +180,8 @@ class Comparison:
         if interval is None or interval.n < 2:
             return "undecided"
         outcome = self._judged(interval.low, interval.high)
-        if self.condition and outcome == "undecided":
-            outcome = "reproduced"
+        if self.condition:
+            outcome = "undecided" if outcome == "not reproduced" else "reproduced"
         return "undecided" if lost and outcome == "reproduced" else outcome
 
     def _judged(self, low: float, high: float) -> Outcome:

@@ -34,7 +34,7 @@ class Recipes:
     text, budget, made: what was searched on, with how much, and how its runs were made. steps, seconds:
     contestant -> the fewest and the most that a run of the search had. windows, streams: contestant -> its
     best run by the bits per byte of windows, and of a stream. seconds_per_step: experiment -> the mean, of
-    all in turns in one process. timed_by: the commit that took these, which may be a later one.
+    all in turns. timed_by, timed_on: the commit and the machine that took these, where these are others.
     """
 
     text: str
@@ -46,6 +46,7 @@ class Recipes:
     streams: dict[str, Best]
     seconds_per_step: dict[str, float]
     timed_by: str = ""
+    timed_on: str = ""
 
     def is_of(self, row: Result) -> bool:
         """Whether a row is one of the search's."""
@@ -53,7 +54,7 @@ class Recipes:
 
     def write(self, path: Path) -> None:
         """The file that `unimatrix.codec.read_record` reads."""
-        names = ("text", "steps", "seconds", "seconds_per_step", "timed_by")
+        names = ("text", "steps", "seconds", "seconds_per_step", "timed_by", "timed_on")
         told: dict[str, Any] = {name: getattr(self, name) for name in names}
         told |= {name: dataclasses.asdict(getattr(self, name)) for name in ("budget", "made")}
         for name in ("windows", "streams"):

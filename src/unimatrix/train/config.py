@@ -190,8 +190,8 @@ class LoopConfig:
         stream_window: after how many bytes of it attention and its like forget what they kept, see
             `unimatrix.evals.stream_bits`; None leaves the number to it.
         stream_stride: how far these windows are apart, a divisor of stream_window: below it they overlap, and
-            behind the first one every byte has at least stream_window - stream_stride bytes before it. None:
-            they lie side by side.
+            behind the first one no byte follows fewer than stream_window - stream_stride bytes, where its
+            document has so many before it. None: they lie side by side.
         save_every: steps between checkpoints; None saves at the end only.
         keep_checkpoints: how many of the last ones stay.
         log_every: steps between lines of the log, points of the curves and, on an accelerator, checks for

@@ -271,13 +271,14 @@ def _score(claims: Sequence[JudgedClaim], outcomes: Sequence[Outcome]) -> dict[s
 
 def _starts(summaries: Sequence[Summary]) -> tuple[int, int]:
     """From how many random starts the models were trained here, least and most; repeats are none."""
-    counts = {
-        name: len([run for run in summary.samples.get(name, {}).values() if not run.was_measured])
+    # a study of several texts has several of each name
+    counts = [
+        len([run for run in summary.samples.get(name, {}).values() if not run.was_measured])
         for summary in summaries
         for name in summary.study.names
         if name not in summary.shown
-    }
-    found = [count for count in counts.values() if count]
+    ]
+    found = [count for count in counts if count]
     return (min(found), max(found)) if found else (0, 0)
 
 

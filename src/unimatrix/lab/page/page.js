@@ -160,7 +160,7 @@
 
   // on a phone each study begins as its question and its answer; what is looked for or linked to unfolds
   const narrow = matchMedia("(max-width: 40rem)");
-  const fold = (folded) => all("details.whole").forEach((one) => { one.open = !folded; });
+  const fold = (folded, of = "") => all(`${of}details.whole`).forEach((one) => { one.open = !folded; });
   narrow.addEventListener("change", () => { if (!narrow.matches) fold(false); });
   document.addEventListener("toggle", (event) => { if (event.target.matches("details.whole")) drawAll(); }, true);
   if (narrow.matches) fold(true);
@@ -200,7 +200,7 @@
     const inStudies = `${items} ${what} in ${studies} ${studies === 1 ? "study" : "studies"}`;
     const found = byId("claims") ? `${ofPaper} of the paper's claims; ${inStudies}` : inStudies;
     byId("found").textContent = outcome || query ? found : "";
-    if (narrow.matches) fold(!outcome && !query);
+    if (narrow.matches) fold(!outcome && !query, ".study ");
     drawAll();
   };
   search.addEventListener("input", select);

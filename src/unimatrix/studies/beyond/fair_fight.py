@@ -5,6 +5,7 @@ search` made. As long as that is not there, the studies wait for it and are not 
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -114,9 +115,16 @@ class _Best:
     def text(self, samples: Samples) -> str | None:
         """None where none has run."""
         found = {one.name: Measured(one, "bpb").by_seed(samples) for one in self.others}
-        means = {name: math.fsum(runs.values()) / len(runs) for name, runs in found.items() if runs}
-        if not means:
+        found = {name: runs for name, runs in found.items() if runs}
+        if not found:
             return None
+        # a lucky seed that the others have not makes none the best
+        shared = set.intersection(*map(set, found.values()))
+        compared = {
+            name: [bpb for seed, bpb in runs.items() if not shared or seed in shared]
+            for name, runs in found.items()
+        }
+        means = {name: math.fsum(runs) / len(runs) for name, runs in compared.items()}
         best = min((one for one in self.others if one.name in means), key=lambda one: means[one.name])
         when = _When(Reached(self.ours, best)).text(samples) or "(not measured yet)"
         return f"{_label(best)} {means[best.name]:.3f}, which ours reaches {when}"
@@ -244,7 +252,8 @@ def _claims(plain: Mapping[str, Experiment], voting: Mapping[str, Experiment]) -
             *(_below(ours, other, "bpb") for other in others),
         ),
         _after_equal_seconds(
-            "Read as a stream ours is below every other, with votes on both sides and on neither",
+            "Read as a stream ours is below every other that is read so, with votes on both sides and on "
+            "neither",
             SECONDS,
             *(_below(ours, other, "stream_bpb") for other in others if other.loop.stream_bytes),
             *(_below(voting[OURS], other, "stream_bpb") for name, other in voting.items() if name != OURS),
@@ -290,10 +299,12 @@ def _draw_cost(study: Study, samples: Samples) -> "Drawing | None":
     """The models without votes over what they calculated in all of their training."""
     plain = replace(study, rows=tuple(row for row in study.trained if row.group == WITHOUT))
     costs = {}
-    for found in plain.experiments:
-        if samples.get(found.name):
-            of_window = multiply_adds(build(found.model.resolved(VOCAB_SIZE)), found.loop.seq_len)
-            costs[found.name] = found.loop.steps * found.loop.batch_size * of_window
+    for name in plain.names:
+        if runs := samples.get(name):
+            # as it was trained: a later recipe may have other steps
+            run = Experiment.from_dict(next(iter(runs.values())).config)
+            of_window = multiply_adds(build(run.model.resolved(VOCAB_SIZE)), run.loop.seq_len)
+            costs[name] = run.loop.steps * run.loop.batch_size * of_window
     label = "multiply-adds of all forward passes of training"
     return draw_over_cost(plain, samples, key="bpb", costs=costs, label=label) if costs else None
 
@@ -467,7 +478,10 @@ def _duel(
 
 
 def _protocol(recipes: Recipes, found: Sequence[Experiment], text: str) -> tuple[str, ...]:
-    steps_ms = [1e3 * seconds for seconds in recipes.seconds_per_step.values()]
+    timed = recipes.seconds_per_step
+    # a further text's fights have names of their own, and the first one's steps
+    shortened = {re.sub(r"^fight-(second|third)\.", "fight.", one.name) for one in found}
+    steps_ms = [1e3 * timed[name] for name in sorted(shortened & timed.keys())]
     each = f": {min(steps_ms):.1f} to {max(steps_ms):.1f} ms" if steps_ms else ""
     budget = recipes.budget
     wanted = LARGE if found[0].name.startswith("fight-large.") else PARAMETERS
@@ -475,7 +489,7 @@ def _protocol(recipes: Recipes, found: Sequence[Experiment], text: str) -> tuple
         f"{_weights(found, wanted)} Its steps were fixed before: {SECONDS:.0f} s, or {LONG_SECONDS:.0f}, "
         f"over the mean seconds of its step, timed for all in turns of {TURN_SECONDS:g} s at most, "
         f"half of that untimed before each, every model in a process of its own on "
-        f"{recipes.made.threads} threads ({recipes.made.machine}){each}. The column of "
+        f"{recipes.made.threads} threads ({recipes.timed_on or recipes.made.machine}){each}. The column of "
         "seconds says how long training then took, without evaluation; every run has the machine to itself. "
         "The machine's speed drifts from minute to minute, for one run and not for another, where the turns "
         "of the timing feel it alike: so no claim counts as reproduced where the seconds of the runs show "

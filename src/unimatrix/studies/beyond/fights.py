@@ -14,7 +14,7 @@ import torch
 from unimatrix.codec import read_record
 from unimatrix.data import Corpus, load_corpus
 from unimatrix.errors import TrainingStopped, UserError
-from unimatrix.evals.provenance import git_commit
+from unimatrix.evals.provenance import git_commit, machine
 from unimatrix.lab.figures import draw_search
 from unimatrix.lab.recipes import Best, Recipes, best_of, range_of
 from unimatrix.lab.search import (
@@ -80,6 +80,8 @@ def run_search(
         found = read_record(Recipes, path)
         if found.text != corpus.name:
             raise UserError(f"data: expected {found.text}, which {path} was searched on, got {corpus.name}")
+        if Made.here(corpus, seconds=seconds, threads=threads).sha256s != found.made.sha256s:
+            raise UserError(f"data: expected the text that {path} was searched on, got another {corpus.name}")
         if threads != found.made.threads:
             raise UserError(
                 f"threads: expected {found.made.threads}, which {path} was searched with, got {threads}"
@@ -128,7 +130,7 @@ def _is_timed(recipes: Recipes, path: Path) -> bool:
         found = read_record(Recipes, path)
     except UserError:  # of another version, or damaged: it is written anew
         return False
-    same = replace(found, seconds_per_step={}, timed_by="") == recipes
+    same = replace(found, seconds_per_step={}, timed_by="", timed_on="") == recipes
     return same and found.seconds_per_step.keys() == fights(recipes).keys()
 
 
@@ -150,6 +152,7 @@ def _timed(recipes: Recipes, corpus: Corpus, *, seconds: float) -> Recipes:
         recipes,
         seconds_per_step={name: timed[other] for name, other in first.items()},
         timed_by=git_commit(),
+        timed_on=machine("cpu"),
     )
 
 
