@@ -280,7 +280,7 @@ def test_bad_input_is_named():
 
 
 def test_what_overlaps_is_held_without_keys_and_values():
-    """Of every stride in a window its tokens: with a state each, keys would be as many as a window squared."""
+    """Of every stride in a window its tokens; with a state each they would be as many keys as W squared."""
     held = []
 
     class Watched(streaming._Forgetting):

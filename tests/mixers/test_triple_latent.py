@@ -177,6 +177,21 @@ def test_local_convolution_learns_from_the_tokens_that_it_carries():
     assert torch.equal(state.recent, x[:, -2:])
 
 
+@pytest.mark.parametrize("mask", [None, torch.tensor([True] * 6 + [False, True])])
+def test_a_text_that_went_wrong_is_over_for_the_convolution_where_the_next_one_starts(mask):
+    mixer, x = randomise(LocalConvolution(6, 3)), random_stream(2, 8, 6)
+    starts = torch.arange(8).eq(5).expand(2, 8)
+    mask = None if mask is None else mask.expand(2, 8)
+    expected, after = mixer(x, starts=starts, mask=mask)
+    spoilt = x.clone()
+    spoilt[:, 4] = torch.inf
+    y, state = mixer(spoilt, starts=starts, mask=mask)
+    real = slice(None) if mask is None else mask[0, 5:]
+    assert torch.equal(y[:, 5:][:, real], expected[:, 5:][:, real])
+    assert torch.equal(state.recent, after.recent)
+    assert torch.isfinite(state.recent).all()
+
+
 def test_no_token_leaves_the_convolutions_state():
     mixer = randomise(LocalConvolution(6, 3))
     state = ConvolutionState(random_stream(2, 2, 6))
@@ -184,3 +199,4 @@ def test_no_token_leaves_the_convolutions_state():
         y, after = mixer(random_stream(2, 0, 6), state, mask=mask)
         assert y.shape == (2, 0, 6)
         assert torch.equal(after.recent, state.recent)
+        assert after.recent.data_ptr() != state.recent.data_ptr()

@@ -136,7 +136,7 @@ def test_embeddings_in_the_place_of_ids(name):
         return
     expected, state = model(IDS, mask=MASK)
     got, same = model(None, inputs_embeds=embeds, mask=MASK)
-    assert torch.equal(got, expected)
+    assert torch.equal(got[MASK], expected[MASK])
     more = model(None, same, inputs_embeds=embeds[:, :6])[0]
     assert torch.equal(model(IDS[:, :6], state)[0], more)
     with pytest.raises(UserError, match="in the place of input_ids, got both"):
@@ -145,6 +145,28 @@ def test_embeddings_in_the_place_of_ids(name):
         model(None, inputs_embeds=embeds[..., 1:])
     with pytest.raises(TypeError, match="dtype floating point, got int64"):
         model(None, inputs_embeds=IDS)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf], ids=str)
+@pytest.mark.parametrize("name", [name for name in ALL_PRESETS if name not in NEEDS_IDS])
+def test_whatever_stands_at_padding_reaches_no_logit_and_no_gradient(name, wrong):
+    model = trained_size(name).requires_grad_(True)
+    found = []
+    for filled in (0.0, wrong):
+        embeds = model.embedding(IDS).detach().clone()
+        embeds[~MASK] = filled
+        embeds.requires_grad_(True)
+        logits, _ = model(None, inputs_embeds=embeds, mask=MASK)
+        told = logits[MASK]
+        told = told[torch.isfinite(told)]
+        told.square().sum().backward()
+        grads = {key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None}
+        found.append({"logits": told.detach(), "embeds": embeds.grad, **grads})
+        model.zero_grad(set_to_none=True)
+    assert found[0].keys() == found[1].keys()
+    for key, number in found[0].items():
+        assert torch.isfinite(number).all(), key
+        assert torch.equal(found[1][key], number), key
 
 
 def gradients(model: LanguageModel) -> tuple[Tensor, dict[str, Tensor]]:

@@ -131,8 +131,8 @@ class Comparison:
     label: what the difference is called in the details, e.g. "Core - Transformer".
     noun: "repeat" where what is compared was measured instead of trained.
     condition: it is none that is claimed, but one that a claim rests on and that noise is not to decide: from
-        two seeds on it holds unless the whole interval lies on the other side. Then the claim is undecided, as
-        of what it says itself nothing is shown.
+        two seeds on it holds unless the whole interval lies on the other side. The claim is undecided then,
+        as of what it says itself nothing is shown.
     """
 
     label: str

@@ -56,7 +56,7 @@ class LocalConvolution(Part):
         past = self.kernel_size - 1
         recent = x.new_zeros(batch, past, width) if state is None else state.recent
         if length == 0:
-            return x, ConvolutionState(recent)  # too few tokens for one window
+            return x.clone(), ConvolutionState(recent.clone())  # too few tokens for one window
         # [B, K - 1 + T, D]
         tokens, order = packed(torch.cat([recent, x], dim=1), mask, past)
         # [B, T, D, K] without a copy, then one with the kernel's positions before the channels
@@ -64,7 +64,8 @@ class LocalConvolution(Part):
         left = tokens[:, length:]
         if starts is not None:
             same, kept_on = in_document(starts, order, past)
-            windows, left = windows * same[..., None], left * kept_on[..., None]
+            # not weighed with 0: a number of another document may be none that is finite
+            windows, left = windows.where(same[..., None], 0.0), left.where(kept_on[..., None], 0.0)
         windows = windows.flatten(2)  # [B, T, K D]
         y = F.gelu(self.mix(windows))
         if order is not None:

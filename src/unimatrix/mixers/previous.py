@@ -80,5 +80,5 @@ def shift(
         present = (newest > 0) | carry.present[:, None]
     if starts is not None:
         present = present & follows(mask, starts)
-        seen = seen * present[..., None]
+        seen = seen.where(present[..., None], 0)
     return seen[:, :-1], present[:, :-1], Previous(seen[:, -1].clone(), present[:, -1].clone())

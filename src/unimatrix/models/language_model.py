@@ -32,7 +32,7 @@ from unimatrix.models.input_checks import (
     positions_at,
 )
 from unimatrix.ops.internals import exporting
-from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, under_autocast
+from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, harmless, under_autocast
 
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
 # carrying its state: what lies between two layers then stays in the processor's caches (docs/performance.md).
@@ -377,7 +377,8 @@ class LanguageModel(nn.Module):
 
     def _read(self, text: "_Text", state: LanguageModelState | None, keep_streams: bool) -> Features:
         """Everything but the head, of inputs that were checked."""
-        tokens = self.embedding(text.ids) if text.embeds is None else text.embeds
+        # whatever stands at padding: not every part multiplies it by nothing, and NaN times nothing is NaN
+        tokens = self.embedding(text.ids) if text.embeds is None else harmless(text.mask, text.embeds)
         x, position = self._embed(tokens, state, text)
         at = Reading(text.ids, tokens, text.mask, text.starts, self._wanted)
         again = at._replace(first=False)

@@ -143,6 +143,8 @@ class Operator:
         """By the loop (`run`), or in plain torch: for derivatives of them, or where nothing was kept."""
         saved = ctx.saved_tensors  # asked for once: torch.utils.checkpoint recomputes at the first look
         if kept and not plain_gradients_wanted(*grads):
+            # a loop reads the memory itself, in which such a gradient has the other sign
+            grads = tuple(g.resolve_neg() if g is not None and g.is_neg() else g for g in grads)
             found = run(*saved, *grads)
             if self._in_order and run is not self._operators_backward:
                 return (*found, *self._behind)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unimatrix.ops.shapes import TokenMask
+from unimatrix.ops.shapes import TokenMask, harmless
 
 
 def document_ids(starts: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def packed(tokens: Tensor, mask: TokenMask | None, past: int) -> tuple[Tensor, T
     order = real.to(torch.uint8).argsort(
         dim=1, stable=True
     )  # padding, carried tokens, the real ones as they came
-    return (tokens * real[..., None]).gather(1, order[..., None].expand_as(tokens)), order
+    return harmless(real, tokens).gather(1, order[..., None].expand_as(tokens)), order
 
 
 def in_document(starts: Tensor, order: Tensor | None, past: int) -> tuple[Tensor, Tensor]:

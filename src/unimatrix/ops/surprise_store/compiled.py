@@ -43,7 +43,12 @@ def _shapes(*arguments: Any) -> tuple[Tensor, ...]:
     query, _, value, *_ = arguments
     state, top_k = arguments[8:15], arguments[15]
     *reads, sources, last = read_rooms(query, value, state[0], top_k)
-    return (*reads, *(x.new_empty(x.shape) for x in state), sources if arguments[-1] else sources[:0], last)
+    return (
+        *reads,
+        *(x.new_empty(x.shape) for x in state),
+        sources if arguments[-1] else sources[:, :0],
+        last,
+    )
 
 
 def _plain(*arguments: Any) -> tuple[Tensor, ...]:

@@ -46,7 +46,7 @@ def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
     top_k, policy, rate, start, keep = arguments[15:]
     *reads, sources, last = read_rooms(offers.query, offers.value, given.keys, top_k)
     if not keep:
-        sources = sources[:0]
+        sources = sources[:, :0]
     deciding = [copy(x) for x in given[3:]]
     forward(
         threads_for(offers.query.numel() * given.keys.shape[1]),
@@ -250,7 +250,7 @@ def forward(
     budget, value_width, top_k = values.shape[1], values.shape[2], weights.shape[2]
     scale = 1.0 / math.sqrt(width)
     masked, choosy, starting = real.shape[0] > 0, allowed.shape[0] > 0, starts.shape[0] > 0
-    keeping = sources.shape[0] > 0
+    keeping = sources.shape[1] > 0
     for b in numba.prange(batch):
         source = np.empty(budget, np.int64)
         score = np.empty(budget, query.dtype)

@@ -116,6 +116,7 @@ def run_backward(
     grad_sum = a.new_zeros(start.shape) if grad_sum is None else grad_sum.contiguous()
     grad_pairs = a.new_zeros(pairs.shape) if grad_pairs is None else grad_pairs.contiguous()
     starts = None if starts is None else starts.contiguous()
+    z, before = z.contiguous(), before.contiguous()  # a hook of saved tensors may give back other strides
     batch, length, heads, dim = a.shape
     slots = 0 if addresses is None else len(addresses)
     grads = [a.new_empty(a.shape) for _ in range(4)]
