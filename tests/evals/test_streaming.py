@@ -94,10 +94,10 @@ def test_where_nothing_reads_on_a_position_is_one_in_its_window():
 
 
 BESIDE_ATTENTION = {
-    "votes": {"parts.votes": SuffixVotesConfig()},
-    "contexts": {"parts.contexts": ContextVotesConfig()},
-    "routing": {"parts.routing": SuffixRoutingConfig()},
-    "short routing": {"parts.routing": SuffixRoutingConfig(capacity=60)},
+    "votes": ("transformer", {"parts.votes": SuffixVotesConfig()}),
+    "contexts": ("transformer", {"parts.contexts": ContextVotesConfig()}),
+    "routing": ("unimatrix-hybrid", {"parts.routing": SuffixRoutingConfig()}),
+    "short routing": ("unimatrix-hybrid", {"parts.routing": SuffixRoutingConfig(capacity=60)}),
 }
 
 
@@ -105,8 +105,8 @@ BESIDE_ATTENTION = {
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("name", ["unimatrix-hybrid", "recurrent-ffn", "unimatrix-assoc", *BESIDE_ATTENTION])
 def test_what_does_not_look_back_reads_on_from_window_to_window(name, pack, stride):
-    beside = BESIDE_ATTENTION.get(name, {})
-    model = small_model("transformer" if beside else name, max_positions=None, **beside).double()
+    preset, beside = BESIDE_ATTENTION.get(name, (name, {}))
+    model = small_model(preset, max_positions=None, **beside).double()
     text = np.tile(TEXT[:250], 4)
     begins = begins_of((1, 40, 300, 2, 657)) if pack else np.array([0])
     found = stream_bits(
