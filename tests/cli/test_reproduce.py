@@ -7,7 +7,7 @@ from pathlib import Path
 from unimatrix.cli import reproduce as command
 from unimatrix.errors import TrainingStopped
 from unimatrix.lab.committed import committed_rows, seconds_by_experiment
-from unimatrix.lab.run import Reproduction
+from unimatrix.lab.report import Reproduction
 from unimatrix.lab.training import run_that_gave_up
 from unimatrix.studies.catalogue import EXPERIMENTS, ONLY_IN_FULL, STUDIES
 

@@ -11,8 +11,8 @@ import pytest
 
 from unimatrix.cli import reproduce as reproduce_module
 from unimatrix.hf.checksums import write_checksums
+from unimatrix.lab.report import Reproduction
 from unimatrix.lab.results import folder_name
-from unimatrix.lab.run import Reproduction
 from unimatrix.studies.catalogue import ONLY_IN_FULL
 from unimatrix.train.run_folder import sole_use
 

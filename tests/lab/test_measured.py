@@ -19,8 +19,9 @@ from unimatrix.lab.committed import agreements
 from unimatrix.lab.frames import frame, study_frame
 from unimatrix.lab.measured import Stopped, measure_missing
 from unimatrix.lab.page import render_report
+from unimatrix.lab.report import report
 from unimatrix.lab.results import append_result, latest_identities, read_results, select
-from unimatrix.lab.run import report, reproduce
+from unimatrix.lab.run import reproduce
 from unimatrix.lab.study import Column, Measurement, Row, Study, Taken
 from unimatrix.lab.words import summarise
 from unimatrix.studies.paper.claims import PAPER

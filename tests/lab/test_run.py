@@ -18,10 +18,12 @@ from tiny_studies import SHORT, counting, text_of, tiny
 from unimatrix.data import Corpus
 from unimatrix.errors import UserError
 from unimatrix.lab import committed as committed_module
+from unimatrix.lab import report as report_module
 from unimatrix.lab import run as run_module
 from unimatrix.lab import training as module
+from unimatrix.lab.report import report
 from unimatrix.lab.results import RESULTS, read_results
-from unimatrix.lab.run import first_seeds, report, reproduce
+from unimatrix.lab.run import first_seeds, reproduce
 from unimatrix.lab.study import Column, Inspection
 from unimatrix.lab.words import NOTHING
 from unimatrix.mixers import MatrixStateConfig
@@ -323,7 +325,7 @@ def test_on_a_terminal_there_is_a_bar_of_runs(go) -> None:
 
 def test_all_studies_in_one_run_share_their_experiments(tmp_path, go, monkeypatch) -> None:
     # pages and figures of all studies are drawn in test_page
-    monkeypatch.setattr(run_module, "write_report", lambda _summaries, _paper, out: out / "report.html")
+    monkeypatch.setattr(report_module, "write_report", lambda _summaries, _paper, out: out / "report.html")
     other_steps = (
         training_length((1, 2)),
         section56_tuned((1, 2)),
@@ -362,7 +364,7 @@ def test_all_studies_in_one_run_share_their_experiments(tmp_path, go, monkeypatc
 
 def test_a_row_that_is_known_exactly_is_of_its_own_studys_runs(tmp_path, go, monkeypatch) -> None:
     seen = []
-    monkeypatch.setattr(run_module, "_report", lambda studies, samples, **given: seen.append(samples))
+    monkeypatch.setattr(run_module, "reported", lambda studies, samples, **given: seen.append(samples))
     other = SHORT.with_experiments(lambda one: dataclasses.replace(one, name=f"other.{one.name}"))
     other = dataclasses.replace(other, name="other")
     go(studies=(SHORT, other))
@@ -406,7 +408,8 @@ def committed(tmp_path, go, monkeypatch):
             for seed, change in changes.get(row.experiment, {}).items():
                 metrics = {name: value + change for name, value in row.metrics.items()}
                 found.append(dataclasses.replace(row, seed=seed, metrics=metrics, seconds=100.0))
-        monkeypatch.setattr(run_module, "committed_rows", lambda: found)
+        for looked_in in (run_module, report_module):
+            monkeypatch.setattr(looked_in, "committed_rows", lambda: found)
 
     return place
 

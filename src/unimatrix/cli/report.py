@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from unimatrix.cli.arguments import parse
-from unimatrix.lab.run import report
+from unimatrix.lab.report import report
 from unimatrix.studies import catalogue
 from unimatrix.studies.paper.claims import PAPER
 

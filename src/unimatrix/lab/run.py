@@ -2,49 +2,41 @@
 
 OUT/results.jsonl          one line per finished run, appended and never rewritten
 OUT/gave_up.jsonl          one line per run that could not go on, and why: the page tells of it
-OUT/shown.jsonl            of what was not trained here, the project's own runs that stand in for it
-OUT/results.csv            of both what is of today's settings, a line per number (unimatrix.lab.frames)
 OUT/runs/...               the runs themselves: checkpoints and curves
 OUT/inspections/...        what the studies' looks into trained models found (unimatrix.lab.look)
-OUT/figures/, report.html  rebuilt from these each time
+
+The rest of OUT is made of these (unimatrix.lab.report).
 """
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, islice, zip_longest
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
 
-from unimatrix.atomic import replace_file
 from unimatrix.data import Corpus, Split, load_corpus
 from unimatrix.errors import TrainingStopped, UserError, first_names
-from unimatrix.lab.committed import agreements, committed_rows, is_committed, seconds_by_experiment
-from unimatrix.lab.frames import written
-from unimatrix.lab.look import read_trace, write_trace
-from unimatrix.lab.measured import Stopped, measure_missing, seconds_to_measure, was_replaced
-from unimatrix.lab.newest import lost_of, newest, on_each_text
-from unimatrix.lab.page import shared_cautions, write_report
+from unimatrix.lab.committed import committed_rows, is_committed, seconds_by_experiment
+from unimatrix.lab.look import write_trace
+from unimatrix.lab.measured import Stopped, measure_missing, seconds_to_measure
+from unimatrix.lab.newest import newest, on_each_text
 from unimatrix.lab.paper import Paper
+from unimatrix.lab.report import SHOWN, Reproduction, reported
 from unimatrix.lab.results import (
     GAVE_UP,
     RESULTS,
     GaveUp,
-    Result,
     Samples,
     append_result,
-    read_gave_up,
     read_results,
     select,
     write_results,
 )
 from unimatrix.lab.study import Study
-from unimatrix.lab.terminal import print_summaries
 from unimatrix.lab.training import (
     Book,
     Trained,
@@ -55,15 +47,12 @@ from unimatrix.lab.training import (
     source_for,
     train_in_turn,
 )
-from unimatrix.lab.words import Summary, summarise
 from unimatrix.lab.workers import train_side_by_side
 from unimatrix.train import Experiment, latest_checkpoint
 from unimatrix.train.config import Device
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.run_folder import check_path
 
-SHOWN = "shown.jsonl"
-NUMBERS = "results.csv"
 _SEEDS_OF_THE_PAPER = (7, 11)
 
 
@@ -74,20 +63,6 @@ def first_seeds(number: int, own: tuple[int, ...] = ()) -> tuple[int, ...]:
     """
     first, then = (own, max(own) + 1) if own else (_SEEDS_OF_THE_PAPER, 1)
     return tuple(islice(chain(first, (seed for seed in count(then) if seed not in first)), number))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reproduction:
-    """What came out: one summary per study, and the page.
-
-    stop_signal: the Ctrl-C, SIGTERM or SIGHUP that ended it early; then nothing is reported and page is None.
-    gave_up: the runs whose training stopped for good; no number counts them, and the page tells of them.
-    """
-
-    summaries: tuple[Summary, ...]
-    page: Path | None
-    stop_signal: int | None = None
-    gave_up: tuple[GaveUp, ...] = ()
 
 
 def reproduce(
@@ -196,7 +171,7 @@ def reproduce(
     chosen = {one.name: {name: samples[name] for name in one.names if name in samples} for one in studies}
     first = None if corpus is None else corpus.name
     studies = [one for study in studies for one in on_each_text(study, rows, first=first)]
-    return _report(
+    return reported(
         studies,
         {study.name: newest(study, rows) for study in studies if study.name not in chosen} | chosen,
         shown=[run for runs in shown.values() for run in runs.values()],
@@ -206,135 +181,6 @@ def reproduce(
         console=console,
         gave_up=gave_up,
     )
-
-
-def report(
-    *,
-    studies: Sequence[Study],
-    paper: Paper,
-    out: Path = Path("reproduction"),
-    console: Console | None = None,
-) -> Reproduction:
-    """Judge, draw and report again from OUT/results.jsonl and OUT/shown.jsonl, training nothing.
-
-    Of each experiment the newest settings count, on the text of the study's newest row; some studies are
-    told of every text that they have rows of.
-
-    Raises:
-        UserError: there is no result of these studies yet, or the results file is damaged.
-    """
-    console = console or PlainConsole()
-    check_path(out)
-    # last, what stands in for runs: it was chosen by the settings and the text of the last reproduction
-    shown = [] if is_committed(out) else read_results(out / SHOWN)
-    rows = [*read_results(out / RESULTS), *shown]
-    told = [on_each_text(study, rows) for study in studies]
-    studies = list(chain.from_iterable(told))
-    samples = {study.name: newest(study, rows) for study in studies}
-    if not any(runs for chosen in samples.values() for runs in chosen.values()):
-        raise UserError(f"{out / RESULTS}: no finished run to report; run `unimatrix reproduce` first")
-    found = _report(
-        studies,
-        samples,
-        shown=shown,
-        committed=[] if is_committed(out) else committed_rows(),
-        paper=paper,
-        out=out,
-        console=console,
-    )
-    for name in _outdated(told, samples, rows):
-        say(
-            console,
-            f"Note: the runs of {name} are left out: their settings have changed since, or the newest run "
-            "is of another text or device; `unimatrix reproduce` makes them anew",
-        )
-    return found
-
-
-def _outdated(
-    told: Iterable[Sequence[Study]], samples: Mapping[str, Samples], rows: Sequence[Result]
-) -> Iterable[str]:
-    """The studies' experiments that have rows, none of which counts any more, on whatever text it is told."""
-    names = dict.fromkeys(
-        name
-        for studies in told
-        for name in studies[0].names
-        if not any(samples[study.name].get(name) for study in studies)
-    )
-    return (name for name in names if any(row.experiment == name for row in rows))
-
-
-def _report(
-    studies: Sequence[Study],
-    samples: Mapping[str, Samples],
-    *,
-    shown: Sequence[Result],
-    committed: Sequence[Result],
-    paper: Paper,
-    out: Path,
-    console: Console,
-    gave_up: Sequence[GaveUp] = (),
-) -> Reproduction:
-    """shown: the project's own runs among the samples."""
-    folders = {run.folder for run in shown}
-    lost = read_gave_up(out / GAVE_UP)
-    summaries = tuple(
-        _summary(
-            study,
-            samples[study.name],
-            shown=folders,
-            committed=committed,
-            out=out,
-            gave_up=lost_of(study, samples[study.name], lost),
-        )
-        for study in studies
-    )
-    page = write_report(summaries, paper, out)
-    own = [row for row in read_results(out / RESULTS) if not was_replaced(row, studies)]
-    replace_file(out / NUMBERS, written(own, read_results(out / SHOWN)).to_csv(index=False).encode())
-    print_summaries(console, summaries)
-    for caution in shared_cautions(summaries):
-        console.print(Text(f"Note: {caution}", style="yellow"))
-    _say_agreement(console, summaries)
-    say(console, f"\nReport: {page}")
-    return Reproduction(summaries=summaries, page=page, gave_up=tuple(gave_up))
-
-
-def _summary(
-    study: Study,
-    samples: Samples,
-    *,
-    shown: Collection[str],
-    committed: Sequence[Result],
-    out: Path,
-    gave_up: Sequence[GaveUp],
-) -> Summary:
-    """shown: the folders of runs that were not trained here."""
-    shown = {name for name, runs in samples.items() if any(run.folder in shown for run in runs.values())}
-    look = study.inspection
-    traced = None if look is None else read_trace(out, look, samples)
-    summary = summarise(study, samples, traced=traced, shown=shown, gave_up=gave_up)
-    own = {name: runs for name, runs in samples.items() if name not in shown}
-    return dataclasses.replace(summary, agreements=agreements(study, own, committed))
-
-
-def _say_agreement(console: Console, summaries: Sequence[Summary]) -> None:
-    """How one's own numbers lie to the committed ones, and which lie outside."""
-    found = [agreement for summary in summaries for agreement in summary.agreements]
-    if not found:
-        return
-    outside = [agreement for agreement in found if not agreement.inside]
-    say(
-        console,
-        f"Beside the project's own runs: {len(found) - len(outside)} of {len(found)} numbers lie where one "
-        "more seed does with 95 % (so about 1 in 20 lies outside by chance)",
-    )
-    for agreement in outside:
-        say(
-            console,
-            f"  outside: {agreement.study}, {agreement.row}, {agreement.column}, seed {agreement.seed}: "
-            f"{agreement.text}",
-        )
 
 
 def _seeds_of(study: Study, seeds: Sequence[int] | int) -> Sequence[int]:
