@@ -230,7 +230,7 @@ def test_what_is_left_of_runs_that_could_not_go_on_reproduces_nothing(samples) -
     assert BELOW.judge(left).outcome == "undecided"
 
 
-def test_a_run_without_the_number_counts_as_lost_where_others_have_it(samples) -> None:
+def test_a_run_without_the_number_counts_as_lost(samples) -> None:
     whole = samples({CORE: runs(5.0), TRANSFORMER: runs(6.0)})
     run = whole[CORE][13]
     rest = {name: value for name, value in run.metrics.items() if name != "bpb"}
@@ -244,6 +244,13 @@ def test_a_run_without_the_number_counts_as_lost_where_others_have_it(samples) -
     # a seed that has not run is none that was lost
     del whole[CORE][13]
     assert BELOW.judge(whole).outcome == "reproduced"
+    # nor has it run in vain where no seed has the number
+    none = Comparison("Core - 9", Measured(experiment(CORE), "stream_bpb"), "below", 9.0, BPB)
+    (told,) = dataclasses.replace(BELOW, comparisons=(none,)).judge(whole).details
+    assert (
+        told
+        == "Core - 9: no seed has run; without seeds 7, 11, 17 and 19, of which a run came to no such number"
+    )
 
 
 def test_a_margin_of_nothing_is_no_minus_nothing(samples) -> None:

@@ -154,16 +154,16 @@ class Comparison:
         return dict(zip(sorted(left.keys() & right.keys()), paired_differences(left, right), strict=True))
 
     def lost(self, samples: Samples) -> list[int]:
-        """The seeds of which a run could not go on, or has no such number where other seeds have one."""
+        """The seeds of which a run could not go on, or has no such number."""
         lost: set[int] = set()
         for side in (self.left, self.right):
             if isinstance(side, int | float):
                 continue
             names = [found.name for found in _experiments(side)]
             lost.update(*(lost_seeds(samples, name) for name in names))
-            if names and (values := side.by_seed(samples)):
+            if names:
                 ran = [set(samples.get(name, {})) for name in names]
-                lost |= set.intersection(*ran) - values.keys()
+                lost |= set.intersection(*ran) - side.by_seed(samples).keys()
         return sorted(lost)
 
     def difference(self, samples: Samples) -> Interval | None:
@@ -205,6 +205,8 @@ class Comparison:
         if not lost:
             return told
         seeds = f"{self.noun}{'' if len(lost) == 1 else 's'} {_listed(lost)}"
+        if interval is None:
+            return f"{self.label}: of {seeds} a run came to no such number"
         return f"{told}; without {seeds}, of which a run came to no such number"
 
     def _detail(self, interval: Interval | None) -> str:
