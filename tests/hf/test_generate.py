@@ -265,3 +265,87 @@ def test_generating_past_the_positions_raises_and_without_positions_does_not(mak
         ids, max_new_tokens=150, do_sample=False, eos_token_id=None
     )
     assert out.shape == (1, 153)
+
+
+GREEDY = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}
+
+
+def test_rows_that_end_with_padding_are_refused(make_model):
+    """Their last logits mean nothing. The text would go on from them."""
+    model = make_model("unimatrix-core")
+    batch = ByteTokenizer()(PROMPTS, padding=True, padding_side="right", return_tensors="pt")
+    with pytest.raises(
+        UserError, match=r"^attention_mask: expected padding on the left .*, got row 0 that ends"
+    ):
+        model.generate(**batch, **GREEDY)
+    with pytest.raises(UserError, match=r"^input_ids: expected padding on the left .*, got row 0 that ends"):
+        model.generate(batch.input_ids, pad_token_id=PAD, **GREEDY)
+    model(**batch)  # nothing is chosen from these
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_in_chunks_too_a_prompt_that_the_state_has_read_whole_is_refused(make_model, ahead):
+    model = make_model("unimatrix-core")
+    ids = torch.tensor([list(b"a prompt of some length")])
+    cache = model(ids).cache
+    got = "as many" if ahead == 0 else f"{ahead} fewer"
+    with pytest.raises(UserError, match=f"^input_ids: expected at least one token more than .*, got {got}$"):
+        model.generate(ids[:, : ids.shape[1] - ahead], cache=cache, prefill_chunk_size=8, **GREEDY)
+    longer = torch.cat([ids, ids[:, :11]], dim=1)
+    expected = model.generate(longer, **GREEDY)
+    assert torch.equal(model.generate(longer, cache=cache, prefill_chunk_size=4, **GREEDY), expected)
+
+
+def test_what_would_feed_again_what_the_state_has_read_is_refused(make_model):
+    model = make_model("unimatrix-core")
+    ids = torch.tensor([list(b"again and again and again")])
+    cache = model(ids[:, :9]).cache
+    with pytest.raises(
+        UserError, match=r"^cache: expected an empty one beside prompt_lookup_num_tokens or .* 9 t"
+    ):
+        model.generate(ids, cache=cache, prompt_lookup_num_tokens=3, **GREEDY)
+    with pytest.raises(UserError, match=r"^cache: expected an empty one .*, got one that has read 9 tokens$"):
+        model.generate(ids, past_key_values=cache, assistant_model=make_model("unimatrix-core"), **GREEDY)
+    with pytest.raises(
+        UserError, match=r"^use_cache: expected True with a cache that has read 9 tokens, got F"
+    ):
+        model.generate(ids, cache=cache, use_cache=False, **GREEDY)
+    assert cache.get_seq_length() == 9
+    assert torch.equal(model.generate(ids, cache=cache, **GREEDY), model.generate(ids, **GREEDY))
+
+
+def test_stop_strings_that_a_draft_may_go_past_are_refused(make_model):
+    ids = torch.tensor([list(b"again and again and again")])
+    with pytest.raises(
+        UserError, match=r"^stop_strings: expected none beside prompt_lookup_num_tokens or .* 'g'"
+    ):
+        make_model("unimatrix-core").generate(
+            ids, prompt_lookup_num_tokens=3, stop_strings="g", tokenizer=ByteTokenizer(), **GREEDY
+        )
+
+
+def test_a_conversation_whose_mask_knows_of_other_tokens_than_the_state_is_refused(make_model):
+    """A row that ends first reads padding as text for as long as the others go on."""
+    model = make_model("unimatrix-core")
+    ids, cache = torch.tensor([list(b"one"), list(b"two")]), UniMatrixCache()
+    answer = model.generate(ids, cache=cache, **GREEDY)
+    answer[0, 4:] = PAD
+    longer = torch.cat([answer, ids], dim=1)
+    for mask in ({}, {"attention_mask": (longer != PAD).long()}):
+        with pytest.raises(
+            UserError, match=r"^attention_mask: expected 5 tokens among the first 5 of row 0, .* 4;"
+        ):
+            model.generate(longer, cache=cache, pad_token_id=PAD, **mask, **GREEDY)
+    read = torch.ones_like(longer)
+    assert model.generate(longer, cache=cache, attention_mask=read, **GREEDY).shape == (2, 12)
+
+
+def test_a_mask_that_numbers_documents_is_refused(make_model):
+    model, ids = make_model("unimatrix-core"), torch.tensor([list(b"four")])
+    for mask, got in (([1, 1, 2, 2], "2"), ([1, 1, -1, 1], "-1")):
+        with pytest.raises(UserError, match=f"^attention_mask: expected 1 or True at tokens, .* got {got}$"):
+            model(ids, attention_mask=torch.tensor([mask]))
+
+
+def test_a_cache_is_there_however_little_it_has_read():
+    assert UniMatrixCache()

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from tolerances import assert_close
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LabelSmoother
 
 from unimatrix.data.tokenizer import PAD
 from unimatrix.errors import UserError
@@ -102,3 +103,15 @@ def test_labels_that_are_none_are_named(make_model, name, labels, message):
     for model in (make_model("unimatrix-core"), make_model("unimatrix-core").train()):
         with pytest.raises(UserError, match=f"^{name}: {message}"):
             model(IDS, **{name: labels})
+
+
+def test_label_smoothing_of_the_trainer_predicts_the_next_token(make_model, tmp_path):
+    """Its Trainer shifts the labels of the models whose names it knows; unshifted they teach to copy."""
+    model, batch = make_model("unimatrix-core"), dict(padded("right", TEXTS[:1]))
+    batch["labels"] = batch["input_ids"].clone()
+    arguments = TrainingArguments(output_dir=str(tmp_path), label_smoothing_factor=0.1, report_to="none")
+    got = Trainer(model=model, args=arguments).compute_loss(model, dict(batch))
+    outputs = model(batch["input_ids"])
+    expected = LabelSmoother(epsilon=0.1)(outputs, batch["labels"], shift_labels=True)
+    torch.testing.assert_close(got, expected)
+    assert (LabelSmoother(epsilon=0.1)(outputs, batch["labels"]) - expected).abs() > 1e-3

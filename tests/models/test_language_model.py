@@ -1,5 +1,8 @@
 """One call for prefill and decoding: pieces equal the whole, padding changes nothing, states carry on."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from tolerances import assert_close
@@ -316,6 +319,10 @@ def test_vmap_over_texts_is_the_batch(name):
     with torch.no_grad():
         whole = model(ids, mask=mask, starts=starts if keeps_apart else None)[0]
         assert_close(torch.func.vmap(read)(*given), whole, "logits")
+        # and what it was given there is not held on to
+        copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+        again = copied(ids, mask=mask, starts=starts if keeps_apart else None)[0]
+        assert torch.equal(again[mask], whole[mask])
     model = model.double()
     weights = dict(model.named_parameters())
 

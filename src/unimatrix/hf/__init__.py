@@ -8,6 +8,7 @@ it is generated; a `Reader` reads long texts, and keeps what it has read in a fi
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from unimatrix.hf.cache import UniMatrixCache
 from unimatrix.hf.config import UniMatrixConfig
@@ -21,6 +22,8 @@ AutoConfig.register(UniMatrixConfig.model_type, UniMatrixConfig, exist_ok=True)
 AutoModel.register(UniMatrixConfig, UniMatrixModel, exist_ok=True)
 AutoModelForCausalLM.register(UniMatrixConfig, UniMatrixForCausalLM, exist_ok=True)
 AutoTokenizer.register(UniMatrixConfig, ByteTokenizer, exist_ok=True)
+# by these names alone its Trainer knows whose labels it has to shift for label smoothing
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(UniMatrixConfig.model_type, UniMatrixForCausalLM.__name__)
 
 __all__ = [
     "ByteTokenizer",

@@ -157,6 +157,10 @@ class UniMatrixCache(Cache):
         branch._past = list(self._past)  # the one thing that is changed in place
         return branch
 
+    def __bool__(self) -> bool:
+        # transformers' own counts layers: `cache or UniMatrixCache()` would forget what was read
+        return True
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.seq_length
 

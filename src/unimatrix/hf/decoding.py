@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
@@ -41,6 +42,55 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
     check_settings(given)
 
 
+def _check_new(number: int | None) -> None:
+    """Raise a UserError where a prompt has no token that its state has not read."""
+    if number is not None and number < 1:
+        # transformers would slice [-0:] and feed all of it a second time
+        raise UserError(
+            "input_ids: expected at least one token more than the cache has read, got"
+            f" {'as many' if number == 0 else f'{-number} fewer'}"
+        )
+
+
+def _check_ends(name: str, mask: Tensor) -> None:
+    """Raise a UserError where a row ends with padding, whose logits mean nothing: they would be followed."""
+    padded = ~mask.bool()[:, -1:].all(1)
+    if padded.any():
+        raise UserError(
+            f"{name}: expected padding on the left (tokenizer.padding_side), got row "
+            f"{int(padded.nonzero()[0])} that ends with it"
+        )
+
+
+def _check_goes_on(cache: UniMatrixCache, mask: Any, config: Any, *, drafts: bool) -> None:
+    """Raise a UserError where transformers would feed again, or otherwise, what the cache has read."""
+    read = cache.get_seq_length()
+    if drafts:
+        raise UserError(
+            "cache: expected an empty one beside prompt_lookup_num_tokens or assistant_model, with which "
+            f"transformers feeds the whole prompt, got one that has read {read} tokens"
+        )
+    if config.use_cache is False:
+        raise UserError(f"use_cache: expected True with a cache that has read {read} tokens, got False")
+    position = cache.position
+    if (
+        isinstance(mask, Tensor)
+        and position is not None
+        and mask.shape[1] > read
+        and len(mask) == len(position)
+    ):
+        said = mask[:, :read].sum(1)
+        # of packed documents the position is that in the last one, and less
+        short = said < position.to(said.device)
+        if short.any():
+            row = int(short.nonzero()[0])
+            raise UserError(
+                f"attention_mask: expected {int(position[row])} tokens among the first {read} of row {row}, "
+                f"as the cache has read them, got {int(said[row])}; a row that ends before the others of its "
+                "batch reads padding as text"
+            )
+
+
 class Decoding(GenerationMixin):
     """transformers' `generate` with a `UniMatrixCache` as the state."""
 
@@ -60,18 +110,23 @@ class Decoding(GenerationMixin):
     def prepare_inputs_for_generation(  # type: ignore[reportIncompatibleMethodOverride]
         self, *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        next_sequence_length = kwargs.get("next_sequence_length")
-        if next_sequence_length is not None and next_sequence_length < 1:
-            # transformers would slice [-0:] and feed all of it a second time
-            raise UserError(
-                "input_ids: expected at least one token more than the cache has read, got"
-                f" {'as many' if next_sequence_length == 0 else f'{-next_sequence_length} fewer'}"
-            )
+        _check_new(kwargs.get("next_sequence_length"))
         for name in GENERATION_KWARGS:
             kwargs.pop(name, None)
         # PEFT looks for the older name alone, and finding no state it would feed its prompt at every step;
         # under two names it would be two states to those who copy each argument, as transformers' exporters
         return Prepared(_Generation.prepare_inputs_for_generation(self, *args, **kwargs))
+
+    def _prefill(
+        self, input_ids: Any, generation_config: Any, model_kwargs: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """transformers' own, which slices a prompt in chunks itself."""
+        cache, mask = model_kwargs.get(CACHE_NAME), model_kwargs.get("attention_mask")
+        if cache is not None and generation_config.prefill_chunk_size is not None:
+            of_mask = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
+            if of_mask == input_ids.shape[1]:  # else these are the new tokens alone
+                _check_new(input_ids.shape[1] - cache.get_seq_length())
+        return _Generation._prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs)
 
     def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
         """transformers' own, and rows without a token start from BOS, as it does without any input_ids."""
@@ -94,6 +149,8 @@ class Decoding(GenerationMixin):
             inputs, mask = inputs.clone(), mask.clone()
             inputs[empty, -1], mask[empty, -1] = int(bos_token_id), 1
             model_kwargs["attention_mask"] = mask
+        if mask is not None:
+            _check_ends("attention_mask", mask)
         return inputs, name, model_kwargs
 
     def _prepare_attention_mask_for_generation(self, *args: Any, **kwargs: Any) -> Any:
@@ -104,6 +161,7 @@ class Decoding(GenerationMixin):
                 f"input_ids: expected a token or more in every row, got padding alone in row"
                 f" {int(empty.nonzero()[0])}; start it with BOS, or give the attention_mask"
             )
+        _check_ends("input_ids", mask)
         return mask
 
     def _get_stopping_criteria(
@@ -133,6 +191,15 @@ class Decoding(GenerationMixin):
     def _prepare_cache_for_generation(  # type: ignore[reportIncompatibleMethodOverride]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
     ) -> None:
+        drafts = bool(args) and args[0] == GenerationMode.ASSISTED_GENERATION
+        if drafts and generation_config.stop_strings is not None:
+            raise UserError(
+                "stop_strings: expected none beside prompt_lookup_num_tokens or assistant_model, whose "
+                f"drafts may go on behind one, got {shown(generation_config.stop_strings)}"
+            )
+        cache = model_kwargs.get(CACHE_NAME)
+        if isinstance(cache, UniMatrixCache) and cache.get_seq_length() > 0:
+            _check_goes_on(cache, model_kwargs.get("attention_mask"), generation_config, drafts=drafts)
         _Generation._prepare_cache_for_generation(self, generation_config, model_kwargs, *args)
         if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
             model_kwargs[CACHE_NAME] = cache = UniMatrixCache()

@@ -29,7 +29,7 @@ from unimatrix.hf.older_files import check_no_older, in_this_versions_names
 from unimatrix.mixers import HeadConfig, Part
 from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_config
 from unimatrix.models.documents import check_keeps_documents
-from unimatrix.models.input_checks import has_values, positions_at
+from unimatrix.models.input_checks import has_values, may_look, positions_at
 
 LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
 # what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
@@ -557,15 +557,14 @@ def _new_columns(attention_mask: Any, given: Tensor, num_past: int) -> Tensor | 
             f"attention_mask: expected shape {(batch_size, num_new)}"
             f" or {(batch_size, num_past + num_new)}, got {tuple(attention_mask.shape)}"
         )
-    # one that is added to scores, 0 to keep and -inf to leave out, would say the opposite
-    if attention_mask.is_floating_point() and has_values(attention_mask):
-        other = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
-        if other.numel():
-            raise UserError(
-                "attention_mask: expected 1 or True at tokens, 0 or False at padding, got "
-                f"{other[0].item():g}"
-            )
-    return attention_mask[:, attention_mask.shape[1] - num_new :].bool()
+    new = attention_mask[:, attention_mask.shape[1] - num_new :]
+    real = new.bool()
+    # one that is added to scores, 0 to keep and -inf to leave out, would say the opposite; one that numbers
+    # documents would make a text of them. The numbers of a whole one off the CPU would cost a synchronisation
+    if (has_values if new.is_floating_point() else may_look)(new) and (new != real).any():
+        other = new[new != real][0].item()
+        raise UserError(f"attention_mask: expected 1 or True at tokens, 0 or False at padding, got {other:g}")
+    return real
 
 
 @contextmanager

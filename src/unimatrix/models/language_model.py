@@ -31,7 +31,7 @@ from unimatrix.models.input_checks import (
     may_look,
     positions_at,
 )
-from unimatrix.ops.internals import exporting
+from unimatrix.ops.internals import exporting, transforming
 from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, harmless, under_autocast
 
 # Without gradients a recurrent model reads a long text in pieces of so many tokens (all rows together),
@@ -259,7 +259,8 @@ class LanguageModel(nn.Module):
         if watched and self._returned[0][0] is None:
             # once: what is found wrong here would later be found in a state that was copied or moved
             self._check_own(features.state, given)
-        if watched:
+        # what a transform hands in is of its level and dead behind it: a copy of the model would trip over it
+        if watched and not transforming():
             self._returned[0] = (features.state.position, id(features.state))
         return features
 
