@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,14 @@ def test_a_version_that_is_not_there_is_named(other, tmp_path):
 def test_nothing_to_measure_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected a model"):
         against.run(tmp_path, version="HEAD", models=[])
+
+
+def test_a_version_that_is_gone_before_it_is_asked_is_named():
+    """As one that fails at its import: what is written to it then fails too."""
+    version = object.__new__(against._Version)
+    version._process = subprocess.Popen(
+        [sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    version._process.wait()
+    with pytest.raises(UserError, match=r"^transformer: this version or the other fails on it"):
+        version.ask(model="transformer", length=300)

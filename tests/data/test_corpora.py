@@ -232,8 +232,10 @@ def test_a_corpus_has_a_name_that_can_be_written_down(tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff\xfe.txt"
     with open(path, "wb") as file:
         file.write(b"x" * 100)
-    name = load_corpus(os.fsdecode(path)).name
-    assert name == "??.txt"
+    corpus = load_corpus(os.fsdecode(path))
+    assert corpus.name == "??.txt"
+    assert corpus.notes
+    assert all(note.isprintable() and note.encode() for note in corpus.notes)
 
 
 # ---- embedded

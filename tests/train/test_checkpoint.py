@@ -1,7 +1,9 @@
 """Checkpoints: complete, readable by others, verified, and never torn."""
 
+import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -180,6 +182,28 @@ def test_leftovers_go_and_nothing_else(save, tmp_path):
     assert checkpoints(tmp_path) == [".checkpoint-of-mine", "checkpoint-000001", "thesis.txt"]
     delete_checkpoints(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".checkpoint-of-mine", "thesis.txt"]
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_ends_no_training(save, tmp_path, monkeypatch):
+    """A file of it may be open elsewhere, on NFS; or it is a link to where there is more room."""
+    save(1, keep=1)
+    elsewhere = tmp_path.parent / "elsewhere"
+    os.rename(tmp_path / "checkpoint-000001", elsewhere)
+    (tmp_path / "checkpoint-000001").symlink_to(elsewhere, target_is_directory=True)
+    save(2, keep=1)
+    assert checkpoints(tmp_path) == ["checkpoint-000002"]
+    assert (elsewhere / "model.safetensors").exists()
+
+    def busy(*_, **__):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", busy)
+        assert save(3, keep=1).name == "checkpoint-000003"
+        delete_leftovers(tmp_path)
+    assert checkpoints(tmp_path) == [".checkpoint-000002.deleted", "checkpoint-000003"]
+    delete_leftovers(tmp_path)
+    assert checkpoints(tmp_path) == ["checkpoint-000003"]
 
 
 def test_a_checkpoint_is_found_by_its_own_or_its_runs_folder(save, tmp_path):

@@ -212,6 +212,16 @@ def test_a_signal_in_the_last_evaluation_ends_it(fit, tiny, console, tmp_path, m
     assert rest.bpb == fit(tiny(), out=tmp_path / "whole").bpb
 
 
+def test_a_signal_in_the_last_step_measures_nothing_more(fit, tiny, console, monkeypatch):
+    with monkeypatch.context() as patched:
+        signal_after(patched, 6, signal.SIGINT)
+        result = fit(tiny(), resume_command="unimatrix train --resume --out run")
+    assert (result.interrupted, result.steps, result.metrics) == (True, 6, None)
+    last = console.file.getvalue().splitlines()[-1]
+    assert last.startswith(f"Stopped after step 6 of 6, saved {result.checkpoint}; to go on: unimatrix train")
+    assert fit(tiny(), resume=True).metrics
+
+
 def test_under_nohup_a_closed_terminal_stops_nothing(fit, tiny, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

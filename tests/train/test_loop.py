@@ -6,6 +6,7 @@ import math
 import re
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ from unimatrix.evals import bits_per_byte
 from unimatrix.hf.checksums import CHECKSUMS, write_checksums
 from unimatrix.models import PRESETS as KNOWN
 from unimatrix.models import build, edit, parameter_count
+from unimatrix.ops import backends_of
 from unimatrix.train import load_checkpoint, train
+from unimatrix.train import loop as loop_module
 from unimatrix.train.progress import reporting
 from unimatrix.train.run import LossModule
 
@@ -95,6 +98,26 @@ def test_what_is_reported_is_what_happened(fit, tiny, text, tmp_path):
 
 def test_the_backend_of_the_models_op_is_recorded(fit, tiny):
     assert fit(tiny(preset="unimatrix-core", steps=1)).backend in ("compiled", "chunked")
+    # of the steps, whatever form the evaluation then takes, which is in float32
+    half = fit(tiny(preset="unimatrix", steps=1, precision="bf16"), name="half")
+    assert "reference" in half.backend
+    assert "reference" not in backends_of(half.model).values()
+
+
+def test_what_the_stop_question_waits_for_is_time_of_the_step():
+    """On an accelerator its look at the other processes waits for the step that was queued."""
+
+    def reduce(wish, **_):
+        time.sleep(0.05)
+        return wish
+
+    accelerator = SimpleNamespace(num_processes=2, device="cpu", reduce=reduce)
+    run = SimpleNamespace(accelerator=accelerator, step=0, seconds=1.0)
+    assert not loop_module._anyone_wants_to_stop(run, False)
+    assert run.seconds == 1.0  # nothing but the start of the others
+    run.step = 1
+    assert loop_module._anyone_wants_to_stop(run, True)
+    assert 1.05 <= run.seconds < 2.0
 
 
 def test_what_begins_with_bos_is_learned_where_windows_do(fit, tiny, text):
@@ -232,9 +255,14 @@ def test_the_callers_random_numbers_are_left_alone(fit, tiny):
 # ---- arithmetic
 
 
-def test_accumulation_gives_the_gradient_of_the_whole_batch(fit, tiny):
-    whole = fit(tiny(dropout=0.0, steps=3), name="whole")
-    pieces = fit(tiny(dropout=0.0, steps=3, accumulation=4), name="pieces")
+@pytest.mark.parametrize("preset", ["transformer", "unimatrix-discovery"])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(fit, tiny, preset):
+    """Of spectral normalisation too, which follows its matrix once a step."""
+    given = {"preset": preset, "dropout": 0.0, "steps": 3}
+    whole = fit(tiny(**given), name="whole")
+    pieces = fit(tiny(**given, accumulation=4), name="pieces")
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(pieces.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
     assert pieces.final_loss == pytest.approx(whole.final_loss, rel=1e-5)
     assert pieces.bpb == pytest.approx(whole.bpb, rel=1e-5)
 

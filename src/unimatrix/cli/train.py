@@ -151,7 +151,7 @@ def run(arguments: Sequence[str]) -> int:
         # of a resume what was asked besides, such as another number at the end
         resume_command=command("train", *(arguments if options.resume else ("--resume", "--out", str(out)))),
     )
-    if result.stop_signal is not None:
+    if result.interrupted and result.stop_signal is not None:
         return 128 + result.stop_signal
     say(console, f"{result.parameters:,} parameters, {result.steps} steps in {result.seconds:.0f} s")
     for line in _outcome(result, settings):
@@ -159,7 +159,7 @@ def run(arguments: Sequence[str]) -> int:
     curves = _where_the_curves_are(settings.loop.tracker, out)
     if curves is not None:
         say(console, f"Curves: {curves}")
-    return 0
+    return 0 if result.stop_signal is None else 128 + result.stop_signal
 
 
 def _read(recipe: Experiment, arguments: Sequence[str]) -> Options:

@@ -56,7 +56,8 @@ class Corpus:
     def __post_init__(self) -> None:
         if not is_utf8(self.name):
             # the name of a file need not be text, that of a corpus is written down
-            object.__setattr__(self, "name", self.name.encode("utf-8", "replace").decode())
+            object.__setattr__(self, "name", _written(self.name))
+        object.__setattr__(self, "notes", tuple(_written(note) for note in self.notes))
         for split in SPLITS:
             check_bytes(f"{self.name}: {split}", self.split(split))
             # a view, so that the caller's own array stays as it is
@@ -228,6 +229,11 @@ def _load_own_folder(root: Path) -> Corpus:
     note = f"{len(texts)} text files of {root.resolve().name}, sorted by path{left_out}."
     begins = begins_of([len(text) for text in texts])
     return _split_by_position(root.resolve().name, np.concatenate(texts), notes=(note,), begins=begins)
+
+
+def _written(text: str) -> str:
+    """The text with ? for what the name of a file may have and UTF-8 has not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _is_binary(path: Path) -> bool:

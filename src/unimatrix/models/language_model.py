@@ -110,6 +110,8 @@ class LanguageModel(nn.Module):
         self._reading_ids = [name for name, part in config.all_parts.items() if "ids" in part.reads]
         self._wanted = frozenset[str]().union(*(part.reads for part in everything))
         self._renewed = any(part.renews for part in _parts_of(self))
+        # whether a pass in training renews what follows the weights; of a batch in pieces the first one does
+        self.renewing = True
         self._layout = self._state_layout()
         name_for_export(self._layout)
         places = [(f"parts.{name}", config.parts[name]) for name in self._layout.parts]
@@ -248,7 +250,8 @@ class LanguageModel(nn.Module):
         watched = not torch.compiler.is_compiling()
         if state is not None and watched and not self._is_own(state, given):
             self._check_state(state, given)
-        if self.training and self._renewed and given.shape[1]:  # `init_state` reads no token
+        # `init_state` reads no token
+        if self.training and self._renewed and self.renewing and given.shape[1]:
             for part in _parts_of(self):
                 part.renew()
         if mask is not None and _all_real(mask):

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +172,21 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def delete_leftovers(out: Path) -> None:
-    """Delete the hidden folders that a kill in the middle of writing or deleting left behind."""
+    """Delete the hidden folders that a kill in the middle of writing or deleting left behind.
+
+    One that cannot be deleted stays for the next time: a file of it may be open elsewhere, on NFS.
+    """
     for path in out.iterdir():
         if _LEFTOVER.fullmatch(path.name) and path.is_dir():
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):
+        if folder.is_symlink():  # somebody moved it to where there is room
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
 
 
 def delete_checkpoints(out: Path, *, keep: int = 0) -> None:
@@ -256,7 +268,7 @@ def _delete(folder: Path) -> None:
     # renamed first: a kill half-way must not leave something that looks like a checkpoint
     hidden = _hidden(folder, "deleted")
     os.rename(folder, hidden)
-    shutil.rmtree(hidden)
+    _remove(hidden)
 
 
 def _hidden(final: Path, what: str) -> Path:

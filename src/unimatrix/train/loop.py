@@ -5,6 +5,7 @@ same number of threads, to the same weights bit for bit.
 """
 
 import dataclasses
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,10 @@ def train(
                 check_run_folder(out, experiment, data, resume=False, overwrite=overwrite)
             run_id = open_run_folder(out, experiment, data, overwrite=overwrite)
             curves = held.enter_context(tracking(experiment, logs=out / LOGS, run_id=run_id, start=run.step))
+        before = run.step
         interrupted = _advance(run, out, interrupts, curves, console)
+        # of its steps, if it made any: an evaluation may take another form
+        backend = _backend(run.model) if run.step > before else None
         metrics = None if interrupted else _finish(run, curves, interrupts)
         interrupted = metrics is None
         if metrics is not None and accelerator.is_main_process:
@@ -166,7 +170,7 @@ def train(
         final_loss=run.last_loss,
         curve=tuple(run.curve),
         data=data,
-        backend=_backend(run.model),
+        backend=backend or _backend(run.model),
         device=str(accelerator.device),
         threads=torch.get_num_threads(),
         interrupted=interrupted,
@@ -229,6 +233,8 @@ def _finish(run: Run, curves: Curves, interrupts: Interrupts) -> dict[str, float
     to the end, as they must stop together.
     """
     if run.accelerator.num_processes == 1:
+        if interrupts.wanted:  # since the last step began
+            return None
         try:
             with interrupts.at_once():
                 metrics = run.evaluate("final")
@@ -264,9 +270,13 @@ def _anyone_wants_to_stop(run: Run, wanted: bool) -> bool:
     """The same answer in every process: a signal may reach them at different steps."""
     if run.accelerator.num_processes == 1:
         return wanted
+    began = time.perf_counter()
     wish = torch.tensor(float(wanted), device=run.accelerator.device)
     total: Any = run.accelerator.reduce(wish, reduction="sum")
-    return bool(total.item() > 0)
+    anyone = bool(total.item() > 0)
+    if run.step > 0:  # on an accelerator the look has waited for the step before
+        run.seconds += time.perf_counter() - began
+    return anyone
 
 
 def _farewell(run: Run, resume_command: str | None) -> str:

@@ -74,6 +74,19 @@ class LossModule(nn.Module):
         return nats / (labels != IGNORE).sum().clamp_min(1)
 
 
+@contextmanager
+def _renewing(model: AnyModel, renewing: bool) -> Iterator[None]:
+    """Whether what follows the weights moves in this pass: once a step, so that all pieces see the same."""
+    if renewing or not isinstance(model, LanguageModel):
+        yield
+        return
+    model.renewing = False
+    try:
+        yield
+    finally:
+        model.renewing = True
+
+
 class Run:
     """The live objects of a training run and what has been counted so far.
 
@@ -195,7 +208,7 @@ class Run:
                 # the mean over this piece's labels counts by their share of the batch's; the processes'
                 # gradients are averaged. A piece without labels has loss 0 and takes part
                 share = accelerator.num_processes * max(1, int(asked[index].sum()))
-                with self._stopping_at(self.step + 1):
+                with self._stopping_at(self.step + 1), _renewing(self.model, index == 0):
                     loss = self._loss(*piece) / (num_labels / share)
                 accelerator.backward(loss)
             losses.append(loss.detach())

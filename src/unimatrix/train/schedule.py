@@ -9,7 +9,8 @@ def learning_rate(optim: OptimConfig, *, step: int, steps: int) -> float:
     """The learning rate of optimiser step `step` (0 is the first) of `steps`.
 
     Warm-up: lr * (step + 1) / warmup_steps over the first warmup_steps. After it, `constant` stays at lr;
-    `cosine` and `linear` fall to final_lr_share * lr, which the last step has.
+    `cosine` and `linear` fall to final_lr_share * lr, which the last step has, unless it is the first behind
+    the warm-up: that one has lr.
     """
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
