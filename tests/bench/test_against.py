@@ -1,10 +1,10 @@
 """This version against another: both are really run, compared before they are timed, named where missing."""
 
+import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,10 +53,12 @@ def test_nothing_to_measure_is_refused(tmp_path):
 
 def test_a_version_that_is_gone_before_it_is_asked_is_named():
     """As one that fails at its import: what is written to it then fails too."""
+
+    class Closed(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
     version = object.__new__(against._Version)
-    version._process = subprocess.Popen(
-        [sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    version._process.wait()
+    version._process = SimpleNamespace(stdin=Closed(), stdout=io.StringIO())
     with pytest.raises(UserError, match=r"^transformer: this version or the other fails on it"):
         version.ask(model="transformer", length=300)

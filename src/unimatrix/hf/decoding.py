@@ -161,7 +161,9 @@ class Decoding(GenerationMixin):
                 f"input_ids: expected a token or more in every row, got padding alone in row"
                 f" {int(empty.nonzero()[0])}; start it with BOS, or give the attention_mask"
             )
-        _check_ends("input_ids", mask)
+        # a row alone needs none: it may end with what a model chose, which an assistant goes on from
+        if len(mask) > 1:
+            _check_ends("input_ids", mask)
         return mask
 
     def _get_stopping_criteria(
