@@ -154,6 +154,16 @@ def test_a_resumed_run_ends_with_the_same_bytes(fit, tiny, preset):
     assert parts.final_loss == whole.final_loss
 
 
+def test_a_resume_that_joins_two_schedules_says_so(fit, tiny, console):
+    said = "until step 3 the learning rate fell as in a run of 3 steps, from here on it falls as in one of 5."
+    for schedule in ("constant", "cosine"):
+        fit(tiny(steps=3, schedule=schedule), name=schedule)
+        fit(tiny(steps=5, schedule=schedule), name=schedule, resume=True)
+        assert (said in console.file.getvalue().replace("\n", " ")) == (schedule == "cosine")
+        fit(tiny(steps=5, schedule=schedule), name=schedule, resume=True)
+    assert console.file.getvalue().replace("\n", " ").count(said) == 1
+
+
 def test_a_run_whose_preset_has_changed_since_says_so_and_can_be_read(fit, tiny, monkeypatch):
     run = fit(tiny(steps=2, preset="transformer"))
     today = KNOWN["transformer"]

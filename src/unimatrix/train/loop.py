@@ -140,6 +140,14 @@ def train(
             )
         if checkpoint is not None and run.step >= experiment.loop.steps:
             say(console, f"Note: all {run.step:,} steps were done before; a larger number would train on.")
+        elif checkpoint is not None:
+            planned = checkpoint.trainer.experiment.loop.steps
+            if planned != experiment.loop.steps and experiment.optim.schedule != "constant":
+                say(
+                    console,
+                    f"Note: until step {run.step:,} the learning rate fell as in a run of {planned:,} steps, "
+                    f"from here on it falls as in one of {experiment.loop.steps:,}.",
+                )
         # nothing is written before every process has found everything in order
         accelerator.wait_for_everyone()
         curves = Curves()
