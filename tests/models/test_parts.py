@@ -38,6 +38,7 @@ from unimatrix.models import (
     ModelConfig,
     edit,
     estimate,
+    language_model,
     parameter_count,
     preset_config,
     presets,
@@ -412,3 +413,22 @@ def test_estimates_of_layers_that_only_go_together():
     assert estimate(hybrid).parameters == parameter_count(model)
     varied = edit(hybrid, {"order": (0, 1, 0, 1, 1), "parts.steps": "step_embeddings"})
     assert estimate(varied).parameters == parameter_count(LanguageModel(varied))
+
+
+class Before(Part):
+    """The token before, which it forgets between calls."""
+
+    def give(self, x, state, at, given):
+        return Given(add=torch.nn.functional.pad(x[:, :-1], (0, 0, 1, 0))), None
+
+
+def test_a_mixer_without_a_state_reads_a_text_whole_and_no_packed_documents(monkeypatch):
+    part = outside("before", Before, role="mix")
+    model = unimatrix.build("unimatrix-core", max_positions=None, **{"layers.*.mixer": part})
+    monkeypatch.setattr(language_model, "PIECE_TOKENS", 21)
+    ids = torch.randint(0, 256, (1, 50))
+    with torch.no_grad():
+        whole = model(ids)[0]
+    torch.testing.assert_close(whole, model(ids)[0])
+    with pytest.raises(UserError, match=r"layers\.0\.mixer \(before\)"):
+        model(ids, starts=torch.arange(50).eq(9)[None])

@@ -107,6 +107,22 @@ def test_depth_shares_or_stacks_as_the_model_does():
         )
 
 
+def test_depth_beside_layers_is_that_of_the_new_layers():
+    core, alone = preset_config("unimatrix-core"), [{"mixer": "attention"}]
+    with pytest.raises(
+        UserError, match=r"^preset unimatrix-core: depth: one layer alone|^depth: one layer alone"
+    ):
+        edit(core, {"layers": alone, "depth": 3})
+    stacked = edit(core, {"layers": alone * 2, "depth": 3})
+    assert (len(stacked.layers), stacked.order) == (3, (0, 1, 2))
+    cycle = edit(preset_config("transformer"), {"order": (0, 1, 0, 1)})
+    with pytest.raises(
+        UserError, match=r"depth: expected layers .* once each, .* got the order \(0, 1, 0, 1\); change"
+    ):
+        edit(cycle, {"depth": 6})
+    assert edit(cycle, {"depth": 4}) == cycle
+
+
 def test_one_layer_alone_does_not_tell_whether_more_steps_would_share_it():
     one = edit(preset_config("transformer"), {"depth": 1})
     with pytest.raises(

@@ -99,8 +99,6 @@ class LanguageModel(nn.Module):
         self.add_module(self._head_name, config.head.build(size))
         self.tie_weights()
         self.dropout = nn.Dropout(config.dropout)
-        # asked once: a config looks through all of its parts each time
-        self._in_pieces = config.read_in_pieces
         # the depth step at which each layer is applied first
         self._first_step = {which: step for step, which in reversed(list(enumerate(config.order)))}
         self._parts = [
@@ -114,7 +112,16 @@ class LanguageModel(nn.Module):
         self.renewing = True
         self._layout = self._state_layout()
         name_for_export(self._layout)
-        places = [(f"parts.{name}", config.parts[name]) for name in self._layout.parts]
+        # one that mixes positions and keeps no state knows of none but those of its call
+        apart = [
+            (f"layers.{which}.{name}", part)
+            for step, which in enumerate(config.order)
+            for name, part in config.layers[which].items()
+            if part.role == "mix" and name not in self._layout.steps[step]
+        ]
+        # asked once: a config looks through all of its parts each time
+        self._in_pieces = config.read_in_pieces and not apart
+        places = [*apart, *((f"parts.{name}", config.parts[name]) for name in self._layout.parts)]
         for which, step in zip(config.order, self._layout.steps, strict=True):
             places += [(f"layers.{which}.{name}", config.layers[which][name]) for name in step]
         # whose state runs on from one document of a row into the next

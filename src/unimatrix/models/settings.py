@@ -183,7 +183,8 @@ class _Edit:
             raise UserError(f"depth: expected a whole number of at least 1, got {depth}")
         if depth > MAX_DEPTH:
             raise UserError(f"depth: expected a whole number of at most {MAX_DEPTH:,}, got {shown(depth)}")
-        if depth == self.config.depth:
+        order = self.own.get("order", self.config.order)  # layers that were changed beside it have another
+        if depth == len(order):
             return
         if any(layer != self.layers[0] for layer in self.layers):
             raise UserError(
@@ -191,7 +192,12 @@ class _Edit:
                 " layers and order"
             )
         shared = len(self.layers) == 1
-        if shared and self.config.depth == 1:
+        if not shared and order != tuple(range(len(order))):
+            raise UserError(
+                f"depth: expected layers that are applied once each, or one that is shared, got the order {order};"
+                " change order"
+            )
+        if shared and len(order) == 1:
             shares, stacks = ((0, 0, 0), (0, 1, 2)) if depth > 2 else ((0, 0), (0, 1))
             raise UserError(
                 f"depth: one layer alone does not tell whether {shown(depth)} would share its weights;"
