@@ -1,5 +1,7 @@
 """What the page of results does: it draws, tells what is pointed at, filters, searches, is light and dark."""
 
+import itertools
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
@@ -149,6 +151,38 @@ def test_search_finds_rows_claims_and_figures(opened) -> None:
     one.page.locator("#search").fill("")
     one.drawn()
     assert one.visible(".study") == one.page.locator(".study").count()
+
+
+def test_rows_that_are_found_keep_the_heading_that_tells_them_apart(opened) -> None:
+    one = opened("committed")
+    heading = one.page.locator("#section5\\.5-throughput tr.group").first.inner_text()
+    for query in ("unimatrix-core", heading):
+        one.page.locator("#search").fill(query)
+        rows = one.page.locator("#section5\\.5-throughput tr:visible").evaluate_all(
+            "rows => rows.filter((row) => row.closest('tbody')).map((row) => row.className)"
+        )
+        assert "group" in rows
+        # none without a row of its own
+        assert not [pair for pair in itertools.pairwise([*rows, "group"]) if pair == ("group", "group")]
+
+
+def test_an_address_that_is_none_leaves_the_page_whole(opened) -> None:
+    one = opened("committed")
+    one.page.goto(one.page.url.split("#")[0] + "#50%")
+    one.page.reload()
+    one.drawn()
+    assert one.page.locator("#table1 figure svg").count() > 0
+
+
+def test_without_scripts_the_page_has_its_navigation_and_says_where_figures_are(opened, browser) -> None:
+    url = opened("committed").page.url
+    context = browser.new_context(java_script_enabled=False, viewport={"width": PHONE, "height": 800})
+    page = context.new_page()
+    page.goto(url)
+    assert page.locator("#contents a").first.is_visible()
+    assert not page.locator("#search").is_visible()
+    assert page.get_by_text("Without scripts no figure is drawn here").is_visible()
+    context.close()
 
 
 def ground(page) -> str:

@@ -93,6 +93,7 @@ def test_options_that_do_not_exist_or_do_not_fit_are_told_in_one_line(refused) -
         (UserError("text: expected\n  some"), 2, "unimatrix: error: text: expected some\n"),
         (PermissionError(13, "Permission denied", "/a/b"), 2, "unimatrix: error: /a/b: Permission denied\n"),
         (MemoryError("900 GiB"), 2, "unimatrix: error: not enough memory for these sizes (900 GiB)\n"),
+        (MemoryError(), 2, "unimatrix: error: not enough memory for these sizes (MemoryError)\n"),
         (KeyboardInterrupt(), 130, "unimatrix: stopped\n"),
     ],
 )

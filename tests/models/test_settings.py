@@ -117,7 +117,7 @@ def test_depth_beside_layers_is_that_of_the_new_layers():
     assert (len(stacked.layers), stacked.order) == (3, (0, 1, 2))
     cycle = edit(preset_config("transformer"), {"order": (0, 1, 0, 1)})
     with pytest.raises(
-        UserError, match=r"depth: expected layers .* once each, .* got the order \(0, 1, 0, 1\); change"
+        UserError, match=r"depth: expected layers .* once each, .* got \(0, 1, 0, 1\); change"
     ):
         edit(cycle, {"depth": 6})
     assert edit(cycle, {"depth": 4}) == cycle

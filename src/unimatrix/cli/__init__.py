@@ -188,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        return _fail(f"not enough memory for these sizes ({str(error).splitlines()[0]})")
+        why = (str(error).splitlines() or [type(error).__name__])[0]  # Python's own says nothing
+        return _fail(f"not enough memory for these sizes ({why})")
     except KeyboardInterrupt as error:
         print("unimatrix: stopped", file=sys.stderr)
         # unimatrix.lab.measured.Stopped says which signal it was

@@ -30,5 +30,6 @@ class Options:
 def run(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     options = parse(Options, arguments, command="report", about=ABOUT)
-    report(studies=tuple(catalogue.study(name) for name in options.studies), paper=PAPER, out=options.out)
+    studies = tuple(catalogue.study(name) for name in dict.fromkeys(options.studies))
+    report(studies=studies, paper=PAPER, out=options.out)
     return 0

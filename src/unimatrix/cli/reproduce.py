@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="reproduce", about=ABOUT)
     keep_freed_memory()
     seeds = _seeds(options)
-    studies = tuple(catalogue.study(name) for name in options.studies)
+    studies = tuple(catalogue.study(name) for name in dict.fromkeys(options.studies))
     jobs = _jobs(options)
     source, corpus = _text(options, studies)
     console = PlainConsole()

@@ -76,7 +76,8 @@ def _texts(cell: Cell, *, printed: bool, stacked: bool) -> tuple[str, ...]:
 
 
 def _verdicts(summary: Summary) -> Grid:
-    grid = Grid(title="The paper's claims", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    title = "The paper's claims" if summary.study.paper else "Claims"
+    grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("claim", ratio=3)
     grid.add_column("verdict", ratio=1)
     for claim, verdict in summary.verdicts:

@@ -194,7 +194,7 @@ class _Edit:
         shared = len(self.layers) == 1
         if not shared and order != tuple(range(len(order))):
             raise UserError(
-                f"depth: expected layers that are applied once each, or one that is shared, got the order {order};"
+                f"depth: expected layers that are applied once each, or one that is shared, got {order};"
                 " change order"
             )
         if shared and len(order) == 1:

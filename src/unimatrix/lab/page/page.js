@@ -168,6 +168,15 @@
   // filter and search: a study is shown where something of it is
   const search = byId("search");
   const words = (element) => element.textContent.toLowerCase();
+  // a row is of the last group before it: rows of two groups may have one name
+  const groups = new Map();
+  for (const body of all("tbody")) {
+    let group = null;
+    for (const row of body.rows) {
+      if (row.matches(".group")) group = row;
+      else if (group) groups.set(row, group);
+    }
+  }
   const select = () => {
     const outcome = document.querySelector("input[name=outcome]:checked").value;
     const query = search.value.trim().toLowerCase();
@@ -178,11 +187,14 @@
       const whole = query && words(study.querySelector("header")).includes(query);
       let here = 0;
       for (const item of all(".item", study)) {
-        const wanted = (!outcome || item.dataset.outcome === outcome) && (!query || whole || words(item).includes(query));
+        const group = groups.get(item);
+        const said = (group ? words(group) : "") + words(item);
+        const wanted = (!outcome || item.dataset.outcome === outcome) && (!query || whole || said.includes(query));
         item.hidden = !wanted;
         here += wanted ? 1 : 0;
       }
-      for (const group of all("tr.group", study)) group.hidden = Boolean(query);
+      const shown = new Set([...groups].filter(([row]) => !row.hidden).map(([, group]) => group));
+      for (const group of all("tr.group", study)) group.hidden = !shown.has(group);
       const table = study.querySelector(".scroll");
       if (table) table.hidden = !all("tr.item:not([hidden])", table).length;
       for (const heading of all("h3", study)) {
@@ -213,7 +225,10 @@
 
   // a link into what is filtered away or folded shows it again
   const unfold = (hash) => {
-    const target = hash && byId(decodeURIComponent(hash.slice(1)));
+    let target = null;
+    try {
+      target = byId(decodeURIComponent(hash.slice(1)));
+    } catch { /* "#50%" is no address of this page */ }
     if (!target) return;
     const away = target.closest("[hidden], body[data-outcome] .more");
     if (away) {
