@@ -15,8 +15,9 @@ from rich.console import Console
 
 from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.claims import SEEDS_FOR_A_CLAIM
-from unimatrix.lab.committed import Agreement
+from unimatrix.lab.committed import Agreement, committed_rows
 from unimatrix.lab.intervals import mean_interval
+from unimatrix.lab.newest import newest
 from unimatrix.lab.page import (
     _drawing_library,
     drawn_interval,
@@ -28,6 +29,7 @@ from unimatrix.lab.page import (
 from unimatrix.lab.study import Measurement
 from unimatrix.lab.terminal import print_summaries
 from unimatrix.lab.words import NOTHING, ON_SHOWN, SHOWN, Cell, interval_text, summarise
+from unimatrix.studies.catalogue import ALL
 from unimatrix.studies.paper.claims import PAPER
 from unimatrix.studies.paper.text import TABLE1
 
@@ -134,6 +136,25 @@ def test_the_terminal_fits_eighty_columns_and_shows_everything(full) -> None:
         assert row.label in text
         assert f"{row.paper['bpb']:.3f}" in text
     assert text.count("reproduced") == len(TABLE1.claims)
+
+
+def test_no_number_of_any_study_is_cut_in_eighty_columns() -> None:
+    """Where they do not fit side by side there are more tables, each with the models' names."""
+    rows = committed_rows()
+    for study in ALL.values():
+        summary = summarise(study, newest(study, rows))
+        if summary.waits or not summary.lines:
+            continue
+        text = printed(summary)
+        assert max(map(len, text.splitlines())) <= 80
+        tables = text.split("ours: mean ±")[0]
+        assert "…" not in tables, study.name
+        assert "..." not in tables, study.name
+        words = tables.split()
+        for line in summary.lines:
+            assert set(line.label.split()) <= set(words), study.name
+            for cell in line.cells:
+                assert set(cell.ours.split()) <= set(words), (study.name, cell.ours)
 
 
 class Read(HTMLParser):

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
@@ -26,9 +28,27 @@ _OUTCOME_STYLE: dict[Outcome, str] = {
 }
 
 
-def _numbers(summary: Summary) -> Grid:
+def _tables(console: Console, summary: Summary) -> list[Grid]:
+    """The numbers, in as many tables as it takes for none to be cut: rich would do so in silence."""
+    left, tables = list(range(len(summary.study.columns))), []
+    while left:
+        fitting = (at for at in range(len(left), 1, -1) if _fits(console, _numbers(summary, left[:at])))
+        number = next(fitting, 1)
+        tables.append(_numbers(summary, left[:number]))
+        left = left[number:]
+    return tables
+
+
+def _fits(console: Console, grid: Grid) -> bool:
+    unbounded = console.options.update(max_width=10_000)  # else it is told as no wider than the console
+    return Measurement.get(console, unbounded, grid).minimum <= console.width
+
+
+def _numbers(summary: Summary, chosen: Sequence[int]) -> Grid:
+    """A table of these columns of the study."""
+    continued = "" if chosen[0] == 0 else ", continued"
     grid = Grid(
-        title=summary.study.title,
+        title=summary.study.title + continued,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -39,32 +59,37 @@ def _numbers(summary: Summary) -> Grid:
     longest = max(len(word) for line in summary.lines for word in line.label.split())
     indent = 2 if any(line.group for line in summary.lines) else 0
     grid.add_column("model", min_width=longest + indent)
-    if summary.counted:
-        title = "params" if summary.stacked else "parameters"
-        grid.add_column(title, justify="right", no_wrap=True)
-    for column, printed in zip(summary.study.columns, summary.printed, strict=True):
-        if printed and not summary.stacked:
-            grid.add_column("\npaper", justify="right", no_wrap=True)
+
+    def add(title: str, texts: Sequence[str]) -> None:
+        widths = [cell_len(part) for text in (title, *texts) for part in text.split("\n")]
+        grid.add_column(title, justify="right", no_wrap=True, min_width=max(widths))
+
+    # a second count goes below the first: "70,660 (paper 78,916)" is too wide
+    counts = [line.parameters_text.replace(" (", "\n").rstrip(")") for line in summary.lines]
+    counted = summary.counted and not continued
+    if counted:
+        add("params" if summary.stacked else "parameters", counts)
+    cells: list[Sequence[str]] = [counts] if counted else []
+    for at in chosen:
+        column, printed = summary.study.columns[at], summary.printed[at]
         # the title of every column stands on the first line
-        below = "paper" if printed else ""
-        ours = f"ours\n{below}" if summary.stacked else "ours"
-        grid.add_column(f"{column.title}\n{ours}", justify="right", no_wrap=True)
+        below = "\npaper" if printed and summary.stacked else ""
+        titles = [f"{column.title}\nours{below}"]
+        if printed and not summary.stacked:
+            titles.insert(0, "\npaper")
+        texts = [_texts(line.cells[at], printed=printed, stacked=summary.stacked) for line in summary.lines]
+        for title, of_column in zip(titles, zip(*texts, strict=True), strict=True):
+            add(title, of_column)
+            cells.append(of_column)
     grid.add_column("n", justify="right", no_wrap=True, min_width=2)
     group = ""
-    for line in summary.lines:
+    for row, line in enumerate(summary.lines):
         if line.group != group:
             grid.add_row(Text(line.group, style="bold"))
         group = line.group
-        cells = [
-            text
-            for cell, printed in zip(line.cells, summary.printed, strict=True)
-            for text in _texts(cell, printed=printed, stacked=summary.stacked)
-        ]
         label = line.label + (" *" if line.shown else "")
         label = Padding(label, (0, 0, 0, indent)) if group else label
-        # a second count goes below the first: "70,660 (paper 78,916)" is too wide
-        count = [line.parameters_text.replace(" (", "\n").rstrip(")")] if summary.counted else []
-        grid.add_row(label, *count, *cells, line.seeds_text)
+        grid.add_row(label, *(texts[row] for texts in cells), line.seeds_text)
     return grid
 
 
@@ -97,7 +122,8 @@ def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
             continue
         if not summary.lines:  # a drawing alone
             continue
-        console.print(_numbers(summary))
+        for table in _tables(console, summary):
+            console.print(table)
         notes = [_OURS.format(noun=summary.study.noun), *([_STAR] if summary.shown else [])]
         if summary.unmeasured:
             notes.append(f"Not measured yet: {'; '.join(summary.unmeasured)}")
