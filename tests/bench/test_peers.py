@@ -162,6 +162,17 @@ def test_the_table_has_a_part_for_the_transformer_and_one_for_each_peer():
     assert "over mamba2's" in shown
 
 
+def test_no_ratio_of_several_repeats_is_cut_in_eighty_columns():
+    """Where the lengths do not fit side by side there are more tables, each with the models' names."""
+    lengths, models = (64, 128, 256, 512, 2048, 8192), ("unimatrix-core, loop", "recurrent-ffn")
+    ranges = {"ratio_low": 1.2, "ratio_high": 11.3}
+    ratios = [made(model, length, 1.25) | ranges for length in lengths for model in models]
+    lines = on_terminal({"ratios": ratios}).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.count("1.25x (1.20 to 11.30)") for line in lines) == len(ratios)
+    assert sum("unimatrix-core, loop" in line for line in lines) > 1
+
+
 def test_results_from_before_peers_still_show_and_plot(tmp_path):
     row = {"length": 4, "what": "forward", "mode": "eager"}
     result = {
@@ -180,6 +191,8 @@ def test_results_from_before_peers_still_show_and_plot(tmp_path):
     assert "unimatrix-core over transformer" in svg
     assert ">3x<" in svg  # the ratio, above the highest point
     assert "3.00x" in on_terminal(result)
+    assert "each at the better of eager and torch.compile" in on_terminal(result)
+    assert "each in eager mode" in on_terminal(result | {"modes": ["eager"]})
     assert "peer" not in on_terminal(result)
 
 

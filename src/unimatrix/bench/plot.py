@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from unimatrix.bench.throughput import named
+from unimatrix.bench.throughput import how_run, named
 
 # Okabe and Ito's colours, told apart with any colour vision; shapes differ as well
 COLOURS = ("#555b64", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -39,7 +39,7 @@ def draw_throughput(result: Mapping[str, Any]) -> alt.FacetChart:
         {"pass": TITLES[what], "model": names[model], "length": length, "speed": speed}
         for (what, model, length), speed in _best_of(rows).items()
     ]
-    each = "each at the better of eager and torch.compile"
+    each = f"each {how_run(result)}"
     if len(models) > len(COLOURS):
         panel = _rows(points, list(names.values()))
     else:

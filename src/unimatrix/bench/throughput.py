@@ -190,6 +190,13 @@ def measure(
     }
 
 
+def how_run(result: Mapping[str, Any]) -> str:
+    """In what mode a model ran, in words: "at the better of eager and torch.compile"."""
+    words = {"eager": "eager", "compile": "torch.compile"}
+    modes = [words[mode] for mode in result.get("modes", words)]  # older results, of both, do not say so
+    return f"at the better of {' and '.join(modes)}" if len(modes) > 1 else f"in {modes[0]} mode"
+
+
 def runnable_modes(modes: Sequence[str], say: Callable[[str], None]) -> list[str]:
     """The modes without "compile" where torch.compile finds no C++ compiler, said aloud."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++", "cl")), None)

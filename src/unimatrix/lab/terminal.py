@@ -1,15 +1,16 @@
 """The tables and the verdicts on a terminal."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, Group
-from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from unimatrix.bench.terminal import tables_that_fit
 from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.claims import Outcome
 from unimatrix.lab.words import SHOWN, Cell, Summary
@@ -26,22 +27,6 @@ _OUTCOME_STYLE: dict[Outcome, str] = {
     "not reproduced": "bold red",
     "undecided": "bold yellow",
 }
-
-
-def _tables(console: Console, summary: Summary) -> list[Grid]:
-    """The numbers, in as many tables as it takes for none to be cut: rich would do so in silence."""
-    left, tables = list(range(len(summary.study.columns))), []
-    while left:
-        fitting = (at for at in range(len(left), 1, -1) if _fits(console, _numbers(summary, left[:at])))
-        number = next(fitting, 1)
-        tables.append(_numbers(summary, left[:number]))
-        left = left[number:]
-    return tables
-
-
-def _fits(console: Console, grid: Grid) -> bool:
-    unbounded = console.options.update(max_width=10_000)  # else it is told as no wider than the console
-    return Measurement.get(console, unbounded, grid).minimum <= console.width
 
 
 def _numbers(summary: Summary, chosen: Sequence[int]) -> Grid:
@@ -122,7 +107,8 @@ def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
             continue
         if not summary.lines:  # a drawing alone
             continue
-        for table in _tables(console, summary):
+        columns = range(len(summary.study.columns))
+        for table in tables_that_fit(console, columns, partial(_numbers, summary)):
             console.print(table)
         notes = [_OURS.format(noun=summary.study.noun), *([_STAR] if summary.shown else [])]
         if summary.unmeasured:
