@@ -191,8 +191,9 @@ def test_results_from_before_peers_still_show_and_plot(tmp_path):
     assert "unimatrix-core over transformer" in svg
     assert ">3x<" in svg  # the ratio, above the highest point
     assert "3.00x" in on_terminal(result)
-    assert "each at the better of eager and torch.compile" in on_terminal(result)
-    assert "each in eager mode" in on_terminal(result | {"modes": ["eager"]})
+    # a title is as wide as its table
+    assert "each at the better of eager and torch.compile" in " ".join(on_terminal(result).split())
+    assert "each in eager mode" in " ".join(on_terminal(result | {"modes": ["eager"]}).split())
     assert "peer" not in on_terminal(result)
 
 
