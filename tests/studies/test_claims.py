@@ -67,10 +67,10 @@ ONE_SEED = ("learning-rate",)
 FIVE = {7, 11, 1, 2, 3}
 # the fights' own seeds, and how many of them a study has
 FRESH = {
-    "fair-fight": 2,
+    "fair-fight": 5,
     "fair-fight-second": 5,
     "fair-fight-third": 5,
-}  # three more of the first are to come
+}
 FRESH |= {"fair-fight-long": 3, "fair-fight-large": 1}
 # the texts that streams were read from, the newest first
 STREAMS = dict.fromkeys(("python-stdlib-3.11.7", "tinyshakespeare", "wikitext-2-raw"), FIVE)
