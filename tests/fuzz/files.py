@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from unimatrix.cli.model_options import SHORT
 from unimatrix.hf.checksums import CHECKSUMS, write_checksums
+from unimatrix.lab import report as report_module
 from unimatrix.lab import run as reproduce
 from unimatrix.lab.charts import draw_slots, specification
 from unimatrix.lab.look import read_trace
@@ -91,7 +92,7 @@ def _in_results(name: str) -> Any:
         with scratch(world.results) as folder, pytest.MonkeyPatch.context() as patch:
             (folder / name).write_bytes(data)
             # the drawing takes seconds, and is the same for all
-            patch.setattr(reproduce, "write_report", _accept)
+            patch.setattr(report_module, "write_report", _accept)
             check_command(["report", "--out", str(folder), "--studies", "table1"], name, folder=folder)
 
     return check

@@ -28,6 +28,7 @@ from unimatrix.cli import COMMANDS, generate, models, ruler, train
 from unimatrix.cli.arguments import OptionField, option_fields
 from unimatrix.cli.bench import MEASUREMENTS
 from unimatrix.data.tasks import TASKS
+from unimatrix.lab import report as report_module
 from unimatrix.lab import run as reproduce
 from unimatrix.studies.beyond import fights
 from unimatrix.train import loop
@@ -184,7 +185,7 @@ def stopped_where_accepted() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_advance", accept)
         patch.setattr(reproduce, "_train_all", accept)
-        patch.setattr(reproduce, "write_report", accept)
+        patch.setattr(report_module, "write_report", accept)
         patch.setattr(generate, "_write", write)
         patch.setattr(models, "_counted", accept)
         # a measurement is made in processes of its own, or in this one

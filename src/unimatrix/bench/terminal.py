@@ -48,7 +48,8 @@ def tables_that_fit(
         number, table = next(
             (number, table)
             for number, table in made
-            if number == 1 or Measurement.get(console, unbounded, table).minimum <= console.width
+            # the right edge is a blank, which may be cut
+            if number == 1 or Measurement.get(console, unbounded, table).minimum <= console.width + 1
         )
         yield table
         left = left[number:]

@@ -58,7 +58,7 @@ def _numbers(summary: Summary, chosen: Sequence[int]) -> Grid:
     for at in chosen:
         column, printed = summary.study.columns[at], summary.printed[at]
         # the title of every column stands on the first line
-        below = "\npaper" if printed and summary.stacked else ""
+        below = f"\n{'paper' if printed else ''}" if summary.stacked else ""
         titles = [f"{column.title}\nours{below}"]
         if printed and not summary.stacked:
             titles.insert(0, "\npaper")

@@ -31,7 +31,7 @@ TAKEN = frozenset(
     {"embedding", "positions", "blocks", "norm", "head", "class_head", "dropout", "config", "tied", "logits"}
     | {"features", "words", "output_head", "init_weights", "init_module", "init_state", "tie_weights"}
     | {"gradient_checkpointing", "halves", "gives", "state_layout", "kinds", "reads_on"}
-    | {"own_blocks"}
+    | {"own_blocks", "renewing"}
 )
 
 
