@@ -181,7 +181,11 @@ def test_without_scripts_the_page_has_its_navigation_and_says_where_figures_are(
     page.goto(url)
     assert page.locator("#contents a").first.is_visible()
     assert not page.locator("#search").is_visible()
-    assert page.get_by_text("Without scripts no figure is drawn here").is_visible()
+    said = page.locator("main noscript p")  # which a locator of texts looks past
+    assert said.is_visible()
+    assert "lie beside it, in figures/" in said.inner_text()
+    # nor does the navigation stay in the way
+    assert page.evaluate("getComputedStyle(document.querySelector('.bar')).position") == "static"
     context.close()
 
 
