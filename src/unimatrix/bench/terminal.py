@@ -1,15 +1,15 @@
 """The speed ratios on a terminal: a table for each model that the others are compared with."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group
-from rich.measure import Measurement
 from rich.table import Table
 
+from unimatrix.bench.tables import tables_that_fit
 from unimatrix.bench.throughput import how_run, named
 
 
@@ -29,30 +29,6 @@ def throughput_tables(result: Mapping[str, Any]) -> Group:
     if flat := result.get("flatness"):
         tables.append(_Ratios(f"tokens/s over those at T {flat[0]['over_length']:,}", flat))
     return Group(*tables)
-
-
-Column = TypeVar("Column")
-
-
-def tables_that_fit(
-    console: Console, columns: Sequence[Column], make: Callable[[Sequence[Column]], Table]
-) -> Iterator[Table]:
-    """A table, or as many as it takes for none to be wider than the console: rich would cut it in silence.
-
-    make: the table of these columns, each of which has its min_width.
-    """
-    unbounded = console.options.update(max_width=10_000)  # else a table is told as no wider than the console
-    left = list(columns)
-    while left:
-        made = ((number, make(left[:number])) for number in range(len(left), 0, -1))
-        number, table = next(
-            (number, table)
-            for number, table in made
-            # the right edge is a blank, which may be cut
-            if number == 1 or Measurement.get(console, unbounded, table).minimum <= console.width + 1
-        )
-        yield table
-        left = left[number:]
 
 
 @dataclass(frozen=True, slots=True)

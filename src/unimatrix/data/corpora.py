@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unimatrix.codec import check_file, is_utf8
+from unimatrix.codec import check_file
 from unimatrix.data import wikitext
 from unimatrix.data.documents import begins_of, check_begins, check_bytes
 from unimatrix.data.embedded import read_embedded
@@ -54,9 +54,8 @@ class Corpus:
     begins: Mapping[Split, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not is_utf8(self.name):
-            # the name of a file need not be text, that of a corpus is written down
-            object.__setattr__(self, "name", _written(self.name))
+        # the name of a file need not be text, that of a corpus is written down
+        object.__setattr__(self, "name", _written(self.name))
         object.__setattr__(self, "notes", tuple(_written(note) for note in self.notes))
         for split in SPLITS:
             check_bytes(f"{self.name}: {split}", self.split(split))

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from unimatrix.bench.terminal import tables_that_fit
+from unimatrix.bench.tables import tables_that_fit
 from unimatrix.lab.answers import NOT_MEASURED
 from unimatrix.lab.claims import Outcome
 from unimatrix.lab.words import SHOWN, Cell, Summary
