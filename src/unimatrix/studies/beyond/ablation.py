@@ -294,7 +294,7 @@ ABLATION = Study(
         f"{WHOLE.long_lr:g}, and on recall alone their q, k, v start as torch.nn.MultiheadAttention's do. "
         "The preset was chosen by runs by hand on the first 65,536 bytes of the same validation text, at "
         "this recipe without dropout (docs/log.md); the Transformers' rates were not tuned for the scaled "
-        "head. What is added brings its own weights: rule mixing and the convolution past the layers have 9 "
-        "and 8 % more than the whole, so that their rows do not tell the part from the size.",
+        "head. What is added brings its own weights, the convolution past the layers 7 % more than the "
+        "whole has, so that its row does not tell the part from the size.",
     ),
 )
