@@ -204,6 +204,29 @@ def _measured(summary: Any) -> str:
     return table(head, rows)
 
 
+def costs() -> str:
+    """What each study's committed runs learned from, how many they are and what they took."""
+    lines = []
+    for summary in summaries():
+        study = summary.study
+        runs = [run for name in study.names for run in summary.samples.get(name, {}).values()]
+        if not runs or study.measurement is not None:
+            continue
+        counts = sorted({len(summary.samples[name]) for name in study.names if summary.samples.get(name)})
+        hours = sum(run.seconds for run in runs) / 3600
+        lines.append(
+            (
+                f"`{study.name.removesuffix(f'-{study.text}')}`",
+                ", ".join(dict.fromkeys(run.data["name"] for run in runs)),
+                str(len(runs)),
+                " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
+                str(study.threads),
+                f"{hours:.1f}" if hours >= 0.05 else "under 0.1",
+            )
+        )
+    return table(("study", "learns from", "runs", "seeds", "threads", "hours of training"), lines)
+
+
 def searched() -> str:
     """What the fair fight's search came to, by contestant, and the recipes that it chose."""
     from unimatrix.codec import read_record
@@ -444,6 +467,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "in-short": lambda: f"{score()}\n{speed_line()}",
     "headlines": headlines,
     "studies": studies,
+    "costs": costs,
     "search": searched,
     "speed-core": lambda: speed("throughput.json", over="transformer"),
     "speed-unimatrix": lambda: speed("unimatrix/throughput.json", over="transformer"),
