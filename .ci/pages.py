@@ -227,6 +227,35 @@ def costs() -> str:
     return table(("study", "learns from", "runs", "seeds", "threads", "hours of training"), lines)
 
 
+def fights() -> str:
+    """The fair fights that have run: a table for each, and how many seeds."""
+    from unimatrix.lab.words import NOTHING
+    from unimatrix.studies.beyond.fair_fight import WITH
+
+    found = []
+    for summary in summaries():
+        if not summary.study.name.startswith("fair-fight") or summary.waits:
+            continue
+        keys = [column.key for column in summary.study.columns]
+        of = {
+            (line.label, line.group == WITH): dict(zip(keys, line.cells, strict=True))
+            for line in summary.lines
+        }
+        rows = []
+        for label in dict.fromkeys(label for label, _ in of):
+            plain, voting = (of.get((label, votes), {}) for votes in (False, True))
+            cells = [(plain, "bpb"), (plain, "stream_bpb"), (voting, "stream_bpb"), (plain, "seconds")]
+            texts = [one[key].ours if key in one else NOTHING for one, key in cells]
+            if set(texts) != {NOTHING}:
+                rows.append((label, *texts))
+        seeds = sorted({len(runs) for runs in summary.samples.values() if runs})
+        number = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+        title = summary.study.title.partition(":")[0].replace(" (not in the paper)", "")
+        head = (f"{title}, {number} {'seed' if number == '1' else 'seeds'}", "windows of 128", "stream")
+        found.append(table((*head, "stream, with votes", "seconds"), rows))
+    return "\n\n".join(found)
+
+
 def searched() -> str:
     """What the fair fight's search came to, by contestant, and the recipes that it chose."""
     from unimatrix.codec import read_record
@@ -468,6 +497,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines,
     "studies": studies,
     "costs": costs,
+    "fights": fights,
     "search": searched,
     "speed-core": lambda: speed("throughput.json", over="transformer"),
     "speed-unimatrix": lambda: speed("unimatrix/throughput.json", over="transformer"),
