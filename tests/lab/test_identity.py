@@ -206,12 +206,9 @@ def helpers_of(file: Path, parts_files: set[Path]) -> set[Path]:
     return found
 
 
-STORE = "token_store"  # what two ops share, and none itself
-
-
 def test_every_part_names_the_ops_that_its_numbers_come_from() -> None:
     ops = Path(unimatrix.ops.__file__).parent
-    there = {path.parent.name for path in ops.glob("*/__init__.py")} - {STORE}
+    there = {path.parent.name for path in ops.glob("*/__init__.py")}
     assert OP_VERSIONS.keys() == there
     ours = [part for part in parts().values() if part.config.__module__.startswith("unimatrix.")]
     files = {Path(inspect.getfile(part.config)) for part in ours}
@@ -220,7 +217,7 @@ def test_every_part_names_the_ops_that_its_numbers_come_from() -> None:
         used = set[str]().union(*(ops_imported_by(path) for path in near))
         while (more := used.union(*(ops_imported_by(ops / name) for name in used))) != used:
             used = more
-        assert used - {STORE} == set(part.config.ops), part.config
+        assert used == set(part.config.ops), part.config
 
 
 def test_every_archived_row_is_still_read_and_shown_unless_it_is_outdated() -> None:

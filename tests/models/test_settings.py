@@ -9,6 +9,7 @@ import pytest
 import unimatrix
 from unimatrix import UserError
 from unimatrix.cli.model_options import SHORT, ModelOptions, changed, of_changes
+from unimatrix.codec import encode
 from unimatrix.hf import UniMatrixConfig
 from unimatrix.mixers import AttentionConfig, MatrixStateConfig, SlotMemoryConfig
 from unimatrix.mixers.registry import parts
@@ -198,6 +199,31 @@ def test_what_cannot_be_changed_is_named(preset, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         preset_config(preset, **changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_what_is_said_of_one_layer_goes_before_what_is_said_of_all(turn):
+    """In whatever order the paths are written, of whole parts and of settings."""
+    wholes = {"layers.*.mixer": "attention", "layers.1.mixer": "triple_latent"}
+    found = preset_config("transformer-modern", **dict([*wholes.items()][::turn]))
+    kinds = [encode(layer["mixer"])["kind"] for layer in found.layers]
+    assert kinds == ["attention", "triple_latent", *["attention"] * (len(kinds) - 2)]
+    for general in ("layers.*.mixer.num_heads", "mixer.num_heads", "num_heads"):
+        changes = {general: 1, "layers.1.mixer.num_heads": 2}
+        found = preset_config("transformer-modern", **dict([*changes.items()][::turn]))
+        heads = [layer["mixer"].num_heads for layer in found.layers]
+        assert heads == [1, 2, *[1] * (len(heads) - 2)]
+    with pytest.raises(UserError, match=r"expected one value of layers\.0\.mixer\.num_heads, got two"):
+        edit(found, dict([("num_heads", 1), ("layers.*.mixer.num_heads", 2)][::turn]))
+
+
+def test_a_layers_part_and_the_models_own_of_one_name_are_two():
+    config = preset_config("unimatrix-sparse-pointer", **{"layers.0.memory": "slots"})
+    with pytest.raises(UserError, match=r"top_k could be layers\.0\.memory\.top_k or parts\.memory\.top_k"):
+        edit(config, {"top_k": 1})
+    changed = edit(config, {"layers.0.memory.top_k": 1})
+    assert changed.layers[0]["memory"].top_k == 1
+    assert changed.parts["memory"] == config.parts["memory"]
 
 
 def test_what_a_complaint_says_of_a_missing_part_is_so():

@@ -61,8 +61,11 @@ def resolve(experiment: Experiment) -> dict[str, Any]:
     """
     task = experiment.task
     config = experiment.model.resolved(VOCAB_SIZE if task is None else task.vocab_size)
-    source = {} if task is None else {task.kind: task_of(task).version}
-    return {"model": _whole(config), "versions": versions_of(config) | source | {"training": VERSION}}
+    versions = versions_of(config)
+    rest = {"training": VERSION} if task is None else {task.kind: task_of(task).version, "training": VERSION}
+    # a part may be called as a task is
+    rest = {name if name not in versions else f"run.{name}": number for name, number in rest.items()}
+    return {"model": _whole(config), "versions": versions | rest}
 
 
 def resolve_then(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class ContextVotesConfig(KeptTextConfig):
     """
 
     kind: ClassVar[str] = "context_votes"
-    ops: ClassVar[tuple[str, ...]] = ("context_continuations",)
+    ops: ClassVar[tuple[str, ...]] = ("context_continuations", "token_store")
     gives: ClassVar[frozenset[str]] = frozenset({"votes"})
     orders: tuple[int, ...] = (2, 3, 4, 6)
     continuations: int = 4

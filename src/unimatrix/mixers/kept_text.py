@@ -39,7 +39,7 @@ class KeptTextConfig(PartConfig):
     capacity: how many of the newest tokens it knows at most, which bounds its state; None: all.
     """
 
-    ops: ClassVar[tuple[str, ...]] = ("suffix_automaton",)
+    ops: ClassVar[tuple[str, ...]] = ("suffix_automaton", "token_store")
     role: ClassVar[Role] = "model"
     documents: ClassVar[bool] = True
     grows: ClassVar[bool] = True

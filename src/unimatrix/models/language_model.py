@@ -526,6 +526,10 @@ def _each(function: Callable[..., Tensor], *trees: Any) -> Any:
 
 def _joined(pieces: list[Features]) -> Features:
     """The features of a text from those of its pieces."""
+    for piece in pieces:
+        if differ := piece.heard.keys() ^ pieces[0].heard.keys():
+            path = min(path for path, _ in differ)
+            raise UserError(f"{path}: expected votes (or seen) of every piece of a text or of none, got some")
     heard = {
         key: _each(lambda *some: torch.cat(some, dim=1), *(piece.heard[key] for piece in pieces))
         for key in pieces[0].heard

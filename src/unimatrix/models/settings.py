@@ -6,7 +6,8 @@
     num_slots, memory.num_slots    the end of a path, where it leaves no doubt
 
 A part as a whole is a setting too: `parts.memory` is a config, its JSON (an object with a kind), a kind with
-all its defaults, or None for no such part.
+all its defaults, or None for no such part. What is said of one layer goes before what is said of every layer,
+in whatever order the two are written.
 """
 
 import dataclasses
@@ -120,6 +121,7 @@ class _Edit:
         self.norm, self.head = config.norm, config.head
         self.own: dict[str, Any] = {}
         self.settings: dict[_Place, dict[str, Any]] = {}
+        self.of_one_layer: set[tuple[_Place, str]] = set()  # settings that a layer's own number has named
 
     def made(self, changes: Mapping[str, Any]) -> ModelConfig:
         if _DEPTH in changes and "order" in changes:
@@ -174,7 +176,11 @@ class _Edit:
             if kind not in checked:
                 check_type(key, get_type_hints(kind)[name], value)
                 checked.add(kind)
-            if self.settings.setdefault(place, {}).setdefault(name, value) != value:
+            settings = self.settings.setdefault(place, {})
+            if _is_of_one_layer(key) and (place, name) not in self.of_one_layer:
+                self.of_one_layer.add((place, name))
+                settings[name] = value  # over what is said of every layer, which came before
+            if settings.setdefault(name, value) != value:
                 raise UserError(f"{self.what}: expected one value of {place}.{name}, got two by two paths")
 
     def _set_depth(self, depth: Any) -> None:
@@ -244,8 +250,23 @@ class _Edit:
         return [int(word)]
 
     def _find(self, key: Any) -> list[tuple[_Place, str]]:
-        """Where a setting stands that a path or the end of one names."""
-        words = ALIASES.get(key, key).split(".") if isinstance(key, str) else [""]
+        """Where a setting stands that a path or the end of one names; its own name before an alias."""
+        words = key.split(".") if isinstance(key, str) else [""]
+        found = self._standing(key, words)
+        if not found and key in ALIASES:
+            words = ALIASES[key].split(".")
+            found = self._standing(key, words)
+        if not found:
+            hint = self._absent(words[-1]) or did_you_mean(key, self._known(key))
+            raise UserError(f"{self.what}: unknown setting {shown(key)}; {hint}")
+        # of layers the same part is one; a part of the model's own may have the name of a layer's
+        parts = {(place.layer is None, place.name) for place, _ in found}
+        if len(parts) > 1 and words[-1] not in EVERYWHERE:
+            paths = dict.fromkeys(f"{place}.{name}" for place, name in found)
+            raise UserError(f"{self.what}: {_said(key)} could be {' or '.join(paths)}")
+        return found
+
+    def _standing(self, key: Any, words: list[str]) -> list[tuple[_Place, str]]:
         layers = self._numbers(key, words[1]) if words[0] == "layers" and len(words) == 4 else None
         found = []
         for place, part in self._all().items():
@@ -255,12 +276,6 @@ class _Edit:
             has = any(field.name == words[-1] for field in dataclasses.fields(part))  # type: ignore[arg-type]
             if has and path[-len(words) :] == words:
                 found.append((place, words[-1]))
-        if not found:
-            hint = self._absent(words[-1]) or did_you_mean(key, self._known(key))
-            raise UserError(f"{self.what}: unknown setting {shown(key)}; {hint}")
-        if len({place.name for place, _ in found}) > 1 and words[-1] not in EVERYWHERE:
-            paths = dict.fromkeys(f"{place}.{name}" for place, name in found)
-            raise UserError(f"{self.what}: {_said(key)} could be {' or '.join(paths)}")
         return found
 
     def _absent(self, name: str) -> str:
@@ -344,14 +359,19 @@ def _said(key: str) -> str:
     return key if key.isprintable() and len(key) < 60 else shown(key)
 
 
-def _rank(key: Any) -> int:
+def _is_of_one_layer(key: Any) -> bool:
+    """Whether a path names a layer by its number."""
+    return isinstance(key, str) and key.startswith("layers.") and not key.startswith("layers.*.")
+
+
+def _rank(key: Any) -> tuple[int, bool]:
     if key in ("layers", "parts"):
-        return 0
+        return 0, False
     if key in (_DEPTH, "order"):
-        return 1
+        return 1, False
     whole = isinstance(key, str) and (
         (key.startswith("parts.") and key.count(".") == 1)
         or (key.startswith("layers.") and key.count(".") == 2)
         or key in ("norm", "head")
     )
-    return 2 if whole else 3
+    return (2 if whole else 3), _is_of_one_layer(key)

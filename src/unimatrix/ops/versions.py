@@ -15,5 +15,6 @@ VERSIONS = {
     "slot_memory": 1,
     "suffix_automaton": 1,
     "surprise_store": 2,
+    "token_store": 1,
     "triple_latent": 1,
 }
