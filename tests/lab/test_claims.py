@@ -290,7 +290,10 @@ def in_seeds_7_and_11(side="below", bound=0.0) -> SeedBySeedClaim:
         unit=BPB,
     )
     return SeedBySeedClaim(
-        statement="Core is below in seeds 7 and 11", source="nowhere", seeds=(7, 11), comparison=comparison
+        statement="Core is below in seeds 7 and 11",
+        source="nowhere",
+        seeds=(7, 11),
+        comparisons=(comparison,),
     )
 
 
@@ -314,6 +317,26 @@ def test_a_claim_about_named_seeds_is_decided_in_each_of_them(samples, core, exp
     runs = samples({CORE: core, TRANSFORMER: dict.fromkeys((7, 11, 13, 17, 19), 5.0)})
     verdict = in_seeds_7_and_11().judge(runs)
     assert (verdict.outcome, verdict.seeds) == (expected, seeds)
+
+
+@pytest.mark.parametrize(
+    ("rosa", "expected", "seeds"),
+    [
+        ({7: 5.5, 11: 5.25}, "reproduced", 2),
+        # in one of them it was no other way before
+        ({7: 5.5, 11: 4.75}, "not reproduced", 2),
+        ({7: 5.5}, "undecided", 1),
+        # whatever the other one will be
+        ({7: 4.75}, "not reproduced", 1),
+    ],
+)
+def test_a_claim_about_named_seeds_may_say_several_things_of_each(samples, rosa, expected, seeds) -> None:
+    below = in_seeds_7_and_11()
+    above = Comparison("Rosa - Transformer", bpb(ROSA), "above", bpb(TRANSFORMER), BPB)
+    both = dataclasses.replace(below, comparisons=(above, *below.comparisons))
+    runs = samples({CORE: {7: 4.5, 11: 4.5}, ROSA: rosa, TRANSFORMER: dict.fromkeys((7, 11), 5.0)})
+    verdict = both.judge(runs)
+    assert (verdict.outcome, verdict.seeds, len(verdict.details)) == (expected, seeds, 4)
 
 
 def test_a_claim_about_named_seeds_shows_every_seed(samples) -> None:
@@ -348,7 +371,7 @@ def test_a_claim_about_named_seeds_shows_every_seed(samples) -> None:
     ],
 )
 def test_one_difference_lies_on_the_claims_side_or_not(side, bound, value, expected) -> None:
-    assert in_seeds_7_and_11(side, bound).comparison.holds(value) is expected
+    assert in_seeds_7_and_11(side, bound).comparisons[0].holds(value) is expected
 
 
 def test_a_condition_holds_unless_its_opposite_is_shown() -> None:

@@ -291,29 +291,30 @@ class CountedClaim:
 class SeedBySeedClaim:
     """A claim about single runs with named seeds, judged in each: as the paper made it, or of "every" answer.
 
-    Reproduced if the comparison holds in each of `seeds`, not reproduced if it fails in one, undecided while
+    Reproduced if the comparisons hold in each of `seeds`, not reproduced if one fails in one, undecided while
     one has not run. The details name every seed that has run; the others decide nothing.
     """
 
     statement: str
     source: str
     seeds: tuple[int, ...]
-    comparison: Comparison
+    comparisons: tuple[Comparison, ...]
     judges: tuple[str, ...] = ()
     touches: tuple[str, ...] = ()
 
     def judge(self, samples: Samples) -> Verdict:
         """The verdict over the named seeds that are there."""
-        differences = self.comparison.by_seed(samples)
-        named = [self.comparison.holds(differences[seed]) for seed in self.seeds if seed in differences]
-        outcome: Outcome = "reproduced" if len(named) == len(self.seeds) else "undecided"
-        if not all(named):
+        found = [(comparison, comparison.by_seed(samples)) for comparison in self.comparisons]
+        ran = [seed for seed in self.seeds if all(seed in differences for _, differences in found)]
+        outcome: Outcome = "reproduced" if len(ran) == len(self.seeds) else "undecided"
+        if not all(one.holds(by[seed]) for one, by in found for seed in self.seeds if seed in by):
             outcome = "not reproduced"
-        return Verdict(outcome=outcome, seeds=len(named), details=self._details(differences))
+        details = [line for comparison, by in found for line in self._details(comparison, by)]
+        return Verdict(outcome=outcome, seeds=len(ran), details=tuple(details))
 
-    def _details(self, differences: Mapping[int, float]) -> tuple[str, ...]:
+    def _details(self, comparison: Comparison, differences: Mapping[int, float]) -> tuple[str, ...]:
         """Each seed's difference; in how many of them the comparison holds, and in which it must."""
-        comparison, unit = self.comparison, self.comparison.unit
+        unit = comparison.unit
         if not differences:
             return (comparison.detail(None),)
         each = ", ".join(f"{value:+,.{unit.digits}f} (seed {seed})" for seed, value in differences.items())

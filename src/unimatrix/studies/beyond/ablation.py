@@ -186,11 +186,13 @@ RECALLS = tuple(
         f"It recalls every answer of Table 4's task with {pairs} pairs",
         SOURCE,
         RECALL_SEEDS,
-        recall.points(
-            f"unimatrix, {pairs} pairs - 100",
-            recall.accuracy(ROWS["whole"].measured_in(_RECALLED[0]), pairs),
-            "at or above",
-            100.0,
+        (
+            recall.points(
+                f"unimatrix, {pairs} pairs - 100",
+                recall.accuracy(ROWS["whole"].measured_in(_RECALLED[0]), pairs),
+                "at or above",
+                100.0,
+            ),
         ),
     )
     for pairs in (4, 6, 8)

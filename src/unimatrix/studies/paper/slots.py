@@ -33,6 +33,7 @@ PAIRS = ON_MORE_PAIRS.eval_num_pairs
 # both fixed before any run: what the paper's prose calls a threshold (24.2 against 98.9 %) and near-perfect
 THRESHOLD_POINTS = 50.0
 PERFECT = 99.9
+NEAR_EXACT = 95.0  # the paper prints 98.9; fixed when our runs were there, at 100.0
 
 SLOTS4, SLOTS8, SLOTS16 = (
     sparse_pointer(f"recall-no-dropout.slots{slots}", slots=slots) for slots in (4, 8, 16)
@@ -74,11 +75,13 @@ TOO_FEW = ComparedClaim(
 )
 THRESHOLD = ComparedClaim(
     f"A threshold lies between 16 and 32 slots: with {FEW} pairs 32 slots are more than {THRESHOLD_POINTS:g} "
-    f"points above 16, and 16 below {THRESHOLD_POINTS:g} % (our bounds)",
+    f"points above 16, 16 below {THRESHOLD_POINTS:g} %, and 32 near exact, at or above {NEAR_EXACT:g} % (our "
+    "bounds)",
     "Section 5.3, Table 5",
     (
         at_pairs("32 - 16 slots", SLOTS32, "above", SLOTS16, FEW, THRESHOLD_POINTS),
         at_pairs(f"16 slots - {THRESHOLD_POINTS:g}", SLOTS16, "below", THRESHOLD_POINTS, FEW),
+        at_pairs(f"32 slots - {NEAR_EXACT:g}", SLOTS32, "at or above", NEAR_EXACT, FEW),
     ),
     ("c05", "c26"),
 )
@@ -101,7 +104,13 @@ GATE_IDLE = ComparedClaim(
         at_pairs(f"gate - always, {number} pairs", SLOTS32, "at or below", NO_GATE, number)
         for number in PAIRS
     ),
-    ("c05", "c28"),
+    ("c05",),
+)
+ALWAYS_IS_BETTER = ComparedClaim(
+    "Always writing works slightly better than the gate with 32 slots, which suffice: it is above it",
+    "Section 5.3, Table 5",
+    tuple(at_pairs(f"always - gate, {number} pairs", NO_GATE, "above", SLOTS32, number) for number in PAIRS),
+    ("c28",),
 )
 
 TABLE5 = Study(
@@ -148,6 +157,7 @@ TABLE5 = Study(
         THRESHOLD,
         POINTER_HELPS,
         GATE_IDLE,
+        ALWAYS_IS_BETTER,
         ComparedClaim(
             f"Always writing to 32 slots is exact: at least {PERFECT} % at 4, 6 and 8 pairs (our bound; the "
             f"paper prints 100.0 %)",
