@@ -272,8 +272,8 @@ def section56_tuned(steps: tuple[int, int]) -> Study:
                 f"The win needs readout, local branch and the longer budget: after {late} steps "
                 f"Recurrent-FFN and Recurrent-FFN-Readout are above the Transformer, after {early} "
                 f"Recurrent-FFN-Hybrid is",
-                f"{SOURCE}; that each is needed is judged by leaving out the local branch, and the readout with "
-                "it, which the paper does not print",
+                f"{SOURCE}; that each is needed is judged by leaving out the local branch, and the "
+                "readout with it, which the paper does not print",
                 (
                     _tuned_bits(plain, "above", transformer, late),
                     _tuned_bits("recurrent-ffn-readout", "above", transformer, late),
