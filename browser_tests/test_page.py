@@ -104,6 +104,29 @@ def test_pointing_at_a_seed_tells_its_value_its_seed_and_its_run(opened) -> None
     assert any("paper" in text and "5.124" in text for text in texts)
 
 
+def test_an_enlarged_figure_tells_its_values_above_itself(opened) -> None:
+    """A dialog lies above all that is not in it."""
+    page = opened("committed").page
+    page.locator("#table1 figure[data-figure='figure2'] .enlarge").click()
+    dialog = page.locator("dialog[open]")
+    dialog.locator("svg").first.wait_for()
+    points = dialog.locator("svg g.mark-symbol path")
+    told = dialog.locator("#large-tooltip.visible")
+    for number in range(points.count()):
+        points.nth(number).hover(force=True)
+        if told.count():
+            break
+    assert "UniMatrix" in told.inner_text() or "Transformer" in told.inner_text()
+    seen = told.evaluate(
+        """one => {
+            const {left, top, width, height} = one.getBoundingClientRect();
+            one.style.pointerEvents = "auto";
+            return one.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+        }"""
+    )
+    assert seen
+
+
 def test_claims_are_filtered_by_verdict(opened) -> None:
     one = opened("committed")
     everything = one.visible(".study .claim")
@@ -148,6 +171,11 @@ def test_search_finds_rows_claims_and_figures(opened) -> None:
     one.page.locator("#search").fill("no such thing")
     assert one.visible(".study") == 0
     assert one.page.locator("#found").inner_text().startswith("0 of the paper's claims; 0 ")
+    # what stands in a drawing is not looked through: it is drawn late, or never
+    word = "a word that is drawn"
+    one.page.locator("figure .drawing").first.evaluate("(place, word) => { place.append(word); }", word)
+    one.page.locator("#search").fill(word)
+    assert one.visible(".study") == 0
     one.page.locator("#search").fill("")
     one.drawn()
     assert one.visible(".study") == one.page.locator(".study").count()

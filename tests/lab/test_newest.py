@@ -1,6 +1,7 @@
 """Which rows a report shows: the newest of each study, and some studies once for each text."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -53,6 +54,9 @@ def test_a_text_may_have_any_name(text) -> None:
     assert told.title.startswith(f"Table 1, {text}:")
     assert (told.text, told.name) == (text, f"{EACH.name}-{text}")
     assert all("/" not in figure.name for figure in told.figures)
+    # nor is a figure's file that of a text whose name has the same letters
+    other = EACH.of(re.sub(r"[^\w.-]+", "-", text), further=True)
+    assert not {figure.name for figure in told.figures} & {figure.name for figure in other.figures}
 
 
 def test_a_text_that_was_asked_for_comes_first_though_nothing_ran_on_it(on) -> None:

@@ -335,6 +335,17 @@ def test_rows_of_one_name_are_linked_apart(full) -> None:
     assert {f"table1--{TRANSFORMER}", f"table1--{TRANSFORMER}-2"} <= set(ids)
 
 
+def test_studies_of_texts_of_any_names_are_linked_and_drawn_apart(full) -> None:
+    """What an address leaves out of their names may be all of them."""
+    texts = ("\u6587", "\u672c", "My text", "my-text", "my text")
+    studies = [TABLE1, *(TABLE1.of(text, further=True) for text in texts)]
+    page = Read(render_report([summarise(study, full) for study in studies], PAPER))
+    assert len(page.ids) == len(set(page.ids))
+    figures = [figure.name for study in studies for figure in study.figures]
+    assert len(figures) == len({name.lower() for name in figures})
+    assert {address for address in page.addresses if address[1:] not in page.ids} == set()
+
+
 @pytest.mark.parametrize(("low", "high", "place"), [(5.0, 6.0, "500"), (5.5, 6.5, "0")])
 def test_the_drawing_in_a_cell_has_its_columns_scale(low, high, place) -> None:
     cell = Cell(paper=NOTHING, ours="5.5", interval=mean_interval([5.5]), values=(5.5,))

@@ -3,6 +3,7 @@
 A further table is a further module that builds such a value, and one line in `studies.catalogue.STUDIES`.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -202,6 +203,8 @@ class Study:
         if not further:
             return replace(self, title=title, text=text)
         short = re.sub(r"[^\w.-]+", "-", text)
+        if short != text:  # two texts may come to one name
+            short += f"-{hashlib.sha256(text.encode()).hexdigest()[:4]}"
         figures = tuple(replace(figure, name=f"{figure.name}-{short}") for figure in self.figures)
         return replace(self, name=f"{self.name}-{text}", title=title, text=text, figures=figures)
 

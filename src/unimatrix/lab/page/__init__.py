@@ -12,9 +12,10 @@ import functools
 import gzip
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def _drawing_library() -> str:
 def _sections(
     summaries: Sequence[Summary], specs: dict[str, Any], datasets: dict[str, Any]
 ) -> tuple[Section, ...]:
-    shared = shared_protocol(summaries)
+    shared, ids = shared_protocol(summaries), _ids(summaries)
     first = next((one.study.name for one in summaries if one.lines and not one.waits), "")
     explained: set[str] = set()
     sections = []
@@ -200,9 +201,9 @@ def _sections(
         explained |= terms.keys()
         sections.append(
             Section(
-                id=slug(summary.study.name),
+                id=ids[summary.study.name],
                 summary=summary,
-                rows=_linked(summary),
+                rows=_linked(summary, ids[summary.study.name]),
                 figures=tuple(figures),
                 terms=terms,
                 own=tuple(sentence for sentence in summary.study.protocol if sentence not in shared),
@@ -223,15 +224,26 @@ def _with_shown_told(datasets: Mapping[str, Any], summary: Summary) -> dict[str,
     return {name: [told(record) for record in records] for name, records in datasets.items()}
 
 
-def _linked(summary: Summary) -> tuple[tuple[str, Line], ...]:
-    """The lines with names to link them by, all different."""
-    taken: dict[str, int] = {}
-    found = []
-    for line in summary.lines:
-        name = f"{slug(summary.study.name)}--{slug(line.name)}"
-        taken[name] = taken.get(name, 0) + 1
-        found.append((name if taken[name] == 1 else f"{name}-{taken[name]}", line))
-    return tuple(found)
+def _ids(summaries: Sequence[Summary]) -> dict[str, str]:
+    """Study -> what its section is linked by: names of texts may differ in what an address leaves out."""
+    names = [summary.study.name for summary in summaries]
+    return dict(zip(names, _all_different(map(slug, names)), strict=True))
+
+
+def _linked(summary: Summary, study: str) -> tuple[tuple[str, Line], ...]:
+    """The lines with names to link them by; study: that of the section."""
+    names = _all_different(f"{study}--{slug(line.name)}" for line in summary.lines)
+    return tuple(zip(names, summary.lines, strict=True))
+
+
+def _all_different(names: Iterable[str]) -> Iterator[str]:
+    """The same with a number behind each that was there before."""
+    taken: set[str] = set()
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(2))
+        found = next(one for one in chain([name], numbered) if one not in taken)
+        taken.add(found)
+        yield found
 
 
 def _pictures(summary: Summary) -> tuple[Picture, ...]:
@@ -305,6 +317,7 @@ def render_report(summaries: Sequence[Summary], paper: Paper) -> str:
     return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(
         paper=paper,
         sections=sections,
+        ids=_ids(summaries),
         findings=_findings(sections, paper.findings),
         cautions=shared_cautions(summaries),
         shared=shared_protocol(summaries),

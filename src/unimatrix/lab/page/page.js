@@ -90,7 +90,8 @@
     drawn.set(place, width);
     const options = {
       mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, config,
-      tooltip: { theme: "custom", disableDefaultStyle: true },
+      // a dialog lies above all else: the words of its drawing have to be in it
+      tooltip: { theme: "custom", disableDefaultStyle: true, id: place.dataset.tooltip ?? "vg-tooltip-element" },
       logLevel: 1, // errors alone: a layer may have nothing to draw, such as intervals of one seed
     };
     const inner = document.createElement("div");
@@ -167,7 +168,8 @@
 
   // filter and search: a study is shown where something of it is
   const search = byId("search");
-  const words = (element) => element.textContent.toLowerCase();
+  // without what is drawn: it would be found only once it was drawn
+  const words = (element) => [...element.children].filter((part) => !part.matches(".drawing")).map((part) => part.textContent).join(" ").toLowerCase();
   // a row is of the last group before it: rows of two groups may have one name
   const groups = new Map();
   for (const body of all("tbody")) {
