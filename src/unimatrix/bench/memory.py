@@ -73,6 +73,8 @@ def measure(
     """A row for each model and pass, of a process for each model; on a CPU two run side by side."""
     if not (models and passes):
         raise UserError("bench memory: expected at least one model and pass")
+    if not device.startswith(("cpu", "cuda")):
+        raise UserError(f"device: expected cpu or cuda, whose peaks are counted, got {device}")
     same = {"passes": passes, "batch": batch, "length": length, "device": device}
     calls = [{"model": model} | same for model in models]
     found = in_fresh_processes(peaks, calls, at_once=2 if device == "cpu" else 1, weighed=True)

@@ -91,7 +91,7 @@ def _lines(
         key = point["pass"], point["length"]
         highest[key] = max(highest.get(key, 0.0), point["speed"])
     written = [
-        {"pass": what, "length": length, "top": highest[what, length], "text": f"{ratio['ratio']:.2g}x"}
+        {"pass": what, "length": length, "top": highest[what, length], "text": _times(ratio["ratio"])}
         for ratio in ratios
         for what, length in [(TITLES[ratio["what"]], ratio["length"])]
     ]
@@ -107,6 +107,11 @@ def _lines(
         width=400,
         height=260,
     )
+
+
+def _times(ratio: float) -> str:
+    """Two digits, and as many more as lie before the point."""
+    return f"{ratio:.0f}x" if ratio >= 99.5 else f"{ratio:.2g}x"
 
 
 def _rows(points: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> alt.Chart:

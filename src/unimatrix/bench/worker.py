@@ -24,7 +24,6 @@ import unimatrix
 
 Call = Callable[[], Any]
 Pass = Literal["forward", "training", "decoding"]
-DECODED = 32
 
 
 @cache
@@ -66,33 +65,35 @@ def training(call: Any, model: Any, ids: torch.Tensor) -> Call:
     return run
 
 
-def decoding(call: Any, model: Any, ids: torch.Tensor) -> Call:
-    """One token behind `length` others, as generation does it: each on the state that the last one left.
+class Decoding:
+    """One token behind `length` others, as generation does it: each on the state that the last one left."""
 
-    After DECODED tokens it goes back to the first, so that a state that grows stays near `length`.
-    """
-    model.eval()
-    with torch.no_grad():
-        _, first = model(ids[:, :-1])
-    token = ids[:, -1:].contiguous()
-    state, done = first, 0
-
-    def run() -> None:
-        nonlocal state, done
-        if done % DECODED == 0:
-            state = first
-        done += 1
+    def __init__(self, call: Any, model: Any, ids: torch.Tensor) -> None:
+        model.eval()
+        self.call, self.token = call, ids[:, -1:].contiguous()
         with torch.no_grad():
-            _, state = call(token, state)
+            _, self.first = model(ids[:, :-1])
+        self.state = self.first
 
-    return run
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Before each time: back to the first, so that a state that grows stays near `length`.
+
+        And one token on: a part that keeps the text makes its index anew for an older state, which no
+        generation asks of it.
+        """
+        _, self.state = self.call(self.token, self.first)
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        _, self.state = self.call(self.token, self.state)
 
 
 # (what is called, its model, ids [B, T + 1]) -> one pass
 PASSES: dict[Pass, Callable[[Any, Any, torch.Tensor], Call]] = {
     "forward": forward,
     "training": training,
-    "decoding": decoding,
+    "decoding": Decoding,
 }
 
 
@@ -118,6 +119,8 @@ def main() -> None:
         else:
             calls = asked.pop("calls")
             step = prepared(**asked)
+            if isinstance(step, Decoding):
+                step.begin()
             begin = time.perf_counter()
             for _ in range(calls):
                 step()
