@@ -211,6 +211,21 @@ def test_a_folder_of_text_leaves_out_what_is_no_file(tmp_path):
     assert corpus.train.tobytes() + corpus.valid.tobytes() + corpus.test.tobytes() == b"A" * 20
 
 
+def test_a_folder_that_is_linked_is_left_out_and_said_to_be(tmp_path):
+    """It may hold the folder itself; a file that is linked is read as any other."""
+    folder, other = tmp_path / "mine", tmp_path / "other"
+    (folder / "sub").mkdir(parents=True)
+    other.mkdir()
+    (folder / "a.txt").write_bytes(b"A" * 40)
+    (other / "b.txt").write_bytes(b"B" * 40)
+    (folder / "c.txt").symlink_to(other / "b.txt")
+    (folder / "linked").symlink_to(other)
+    (folder / "sub" / "all").symlink_to(folder)
+    corpus = load_corpus(folder)
+    assert corpus.train.tobytes() + corpus.valid.tobytes() + corpus.test.tobytes() == b"A" * 40 + b"B" * 40
+    assert any("2 text files" in note and "2 linked folders left out" in note for note in corpus.notes)
+
+
 def test_a_run_that_is_trained_inside_a_folder_of_texts_is_no_part_of_them(tmp_path):
     (tmp_path / "book.txt").write_bytes(b"B" * 40)
     for name in ("runs/a/run.json", "runs/a/checkpoint-000002/config.json", "runs/a/checkpoint-000002/x.py"):

@@ -222,7 +222,7 @@ def _measure(
     ids = torch.randint(0, 256, (batch, length + 1), generator=torch.Generator().manual_seed(0)).to(device)
     candidates: dict[tuple[str, str, str], Callable[[], object]] = {}
     counted: dict[tuple[str, str], Ceiling] = {}
-    timed: dict[tuple[str, str], nn.Module] = {}
+    ran: dict[tuple[str, str, str], dict[str, str]] = {}
     left_out = []
     for name, form in ((name, form) for name in names for form in forms):
         torch.manual_seed(0)
@@ -240,8 +240,10 @@ def _measure(
             calls = {mode: _call(name, model, ids, what, mode) for mode in modes}
             if ceilings:
                 counted[name, form] = measure_ceiling(model, batch, length, device=device)
-        timed[name, form] = model
-        candidates |= {(name, form, mode): call for mode, call in calls.items()}
+        for mode, call in calls.items():
+            candidates[name, form, mode] = call
+            call()
+            ran[name, form, mode] = backends_of(model)  # now: the next mode may run other forms
     timings = time_in_turns(
         candidates,
         seconds=seconds,
@@ -263,7 +265,7 @@ def _measure(
             ceiling_share=counted[name, form].share(timing.median_s, passes=FORWARD_PASSES[what])
             if (name, form) in counted
             else None,
-            backends=backends_of(timed[name, form]),
+            backends=ran[name, form, mode],
         )
         for (name, form, mode), timing in timings.items()
     ]

@@ -197,15 +197,16 @@ _WRITTEN_HERE = frozenset({"run.json", "trainer.json", "checksums.json", "shown.
 def _load_own_folder(root: Path) -> Corpus:
     """Every text file below the folder, sorted by path; not the hidden ones, nor any with a NUL byte.
 
-    Nor those of a folder that this project wrote: a run that is trained inside the folder would be part of
-    its own text, and of that of the next one.
+    Nor those of folders that are linked, which may go in circles, nor of a folder that this project wrote: a
+    run that is trained inside the folder would be part of its own text, and of that of the next one.
     """
     texts: list[np.ndarray] = []
-    num_binary = num_bytes = 0
+    num_binary = num_bytes = num_linked = 0
     paths = sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix())
     written = {path.parent for path in paths if path.name in _WRITTEN_HERE and path.parent != root}
     for path in paths:
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        num_linked += not hidden and path.is_symlink() and path.is_dir()  # it may hold the folder itself
         if hidden or not path.is_file() or path.stat().st_size == 0 or not written.isdisjoint(path.parents):
             continue
         if _is_binary(path):
@@ -222,6 +223,8 @@ def _load_own_folder(root: Path) -> Corpus:
             f"{binary if num_binary else ''}"
         )
     left_out = f", {num_binary} binary ones left out" if num_binary else ""
+    if num_linked:
+        left_out += f", {num_linked} linked {'folder' if num_linked == 1 else 'folders'} left out"
     outermost = [folder for folder in written if written.isdisjoint(folder.parents)]
     if outermost:
         left_out += f", {len(outermost)} {'folder' if len(outermost) == 1 else 'folders'} of runs left out"
