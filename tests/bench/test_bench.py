@@ -38,6 +38,10 @@ def test_multiply_adds_are_counted_by_hand():
     convolved = build("unimatrix-core", **{"layers.*.mixer.kernel_size": 4})
     more = measure_ceiling(convolved, batch, length).multiply_adds - core.multiply_adds
     assert more == batch * length * 3 * 4 * 3 * 64
+    # rules that are mixed: their weights, the projection d, one more product of k and v, and the diagonal
+    mixing = measure_ceiling(build("unimatrix-core", **{"layers.*.mixer.rule_mixing": True}), batch, length)
+    of_a_step = 64 * 64 + 64 * 3 * 4 + 4 * (16 * 16 + 16)
+    assert mixing.multiply_adds - core.multiply_adds == batch * length * 3 * of_a_step
     assert core.share(2 * core.multiply_adds / core.product_rate) == pytest.approx(0.5)
 
 

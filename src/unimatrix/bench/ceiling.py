@@ -11,7 +11,7 @@ from torch import nn
 
 from unimatrix.bench.timing import time_in_turns
 from unimatrix.errors import UserError
-from unimatrix.mixers import SpectralLinear
+from unimatrix.mixers import MatrixStateMixer, SpectralLinear
 from unimatrix.models import AnyModel, LanguageModel, Mamba2
 
 
@@ -60,11 +60,13 @@ def _product_shapes(model: LanguageModel, tokens: int) -> list[tuple[int, int, i
     """(rows, inner, columns) of every Linear call of one forward pass, the head included."""
     config = model.config
     steps = [model.blocks[which] for which in config.order]
+    # the projection of a rule that is not mixed
+    idle = {mixer.d for mixer in model.modules() if isinstance(mixer, MatrixStateMixer)}
     shapes = [
         (tokens, module.in_features, module.out_features)
         for part in [*steps, *(model.get_submodule(name) for name in config.parts)]
-        for name, module in part.named_modules()
-        if isinstance(module, nn.Linear | SpectralLinear) and name != "mixer.d"  # no use without rules
+        for module in part.modules()
+        if isinstance(module, nn.Linear | SpectralLinear) and module not in idle
     ]
     return [*shapes, (tokens, config.d_model, config.vocab_size)]
 

@@ -372,6 +372,8 @@ class MatrixStateConfig(PartConfig):
         return PartConfig.versions(self) | ({"spectral_norm": 2} if self.spectral_norm else {})
 
     def multiply_adds(self, size: Size, length: int) -> int:
-        # decay, write and read of S x S numbers; the convolution of q, k and v
+        # decay, write and read of S x S numbers; of mixed rules the symmetric one and the diagonal; the
+        # convolution of q, k and v
         of_a_head = 3 * self.state_dim**2 + (self.kernel_size or 0) * 3 * self.state_dim
+        of_a_head += (self.state_dim**2 + self.state_dim) if self.rule_mixing else 0
         return length * self.num_heads * of_a_head
