@@ -12,6 +12,7 @@ from unimatrix.ops import BackendChoice, gated_product
 
 # where a sigmoid is all, nothing, next to either; beyond 87 float32 has no ordinary number left of e^-x
 HARD = (0.0, -0.0, 1e-30, -1e-30, 20.0, -20.0, 86.0, -86.0, 88.0, -88.0, 1e4, -1e4, 1e30, -1e30, 1e37, -1e37)
+HARD += (-3e38,)  # times what comes back it is infinite
 
 
 def equation(x: torch.Tensor) -> torch.Tensor:

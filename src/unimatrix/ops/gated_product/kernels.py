@@ -71,6 +71,8 @@ def _backward(joined, d_y, d_joined, sizes, zero):
     for task in numba.prange(tasks):
         first = np.int64(task) * per_task
         s = np.full(width, zero)
+        gated = np.full(width, zero)  # g s, which is small where g is very negative: dy g may be infinite
+        one = zero + np.float32(1)  # a plain 1 would take all of it to float64
         for n in range(first, min(rows, first + per_task)):
             g = row(joined, 2 * n * width, width, zero)
             u = row(joined, 2 * n * width + width, width, zero)
@@ -80,6 +82,8 @@ def _backward(joined, d_y, d_joined, sizes, zero):
             for c in range(width):
                 s[c] = sigmoid(g[c])
             for c in range(width):
-                du[c] = dy[c] * g[c] * s[c]
+                gated[c] = g[c] * s[c]
             for c in range(width):
-                dg[c] = dy[c] * u[c] * (s[c] + g[c] * s[c] * (1 - s[c]))
+                du[c] = dy[c] * gated[c]
+            for c in range(width):
+                dg[c] = dy[c] * u[c] * (s[c] + gated[c] * (one - s[c]))

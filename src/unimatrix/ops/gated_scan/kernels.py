@@ -171,6 +171,7 @@ def _backward_kernel(starting: bool) -> Callable[..., Any]:
             if state != 0:
                 start[:] = row(state, b * width + first, n, zero)
             a = np.full(n, zero)
+            one = zero + np.float32(1)  # a plain 1 would take all of it to float64
             read = np.full(n, zero)
             nothing = np.full(n, zero)
             begins = flags(starts, b * length, length)
@@ -210,7 +211,7 @@ def _backward_kernel(starting: bool) -> Callable[..., Any]:
                 for c in range(n):
                     dw[c] = g[c]
                 for c in range(n):
-                    df[c] = g[c] * before[c] * (1 - a[c] * a[c])
+                    df[c] = g[c] * before[c] * ((one - a[c]) * (one + a[c]))
                 for c in range(n):
                     g[c] *= a[c]
                 if begun:

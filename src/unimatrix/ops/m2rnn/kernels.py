@@ -185,7 +185,7 @@ def _read_back(h, h_at, at, dy, dq, dim, width, zero):
 @numba.njit(fastmath=FAST)
 def _reverse(g, h, h_at, c, c_at, at, q, k, v, dy, dk, dv, s, dim, width, zero):
     """g += q dy^T; c becomes a = s g (1 - c^2); dk = a v, dv = a^T k; returns what f and s get."""
-    kept, written = zero, zero
+    kept, written, one = zero, zero, zero + np.float32(1)  # a plain 1 would take all of it to float64
     for i in range(dim):
         dk[i] = zero
     for j in range(width):
@@ -199,7 +199,7 @@ def _reverse(g, h, h_at, c, c_at, at, q, k, v, dy, dk, dv, s, dim, width, zero):
         for i in range(dim):
             written += g_j[i] * c_j[i]
         for i in range(dim):
-            c_j[i] = s * g_j[i] * (1 - c_j[i] * c_j[i])
+            c_j[i] = s * g_j[i] * ((one - c_j[i]) * (one + c_j[i]))
         for i in range(dim):
             dk[i] += v_j * c_j[i]
         for i in range(dim):

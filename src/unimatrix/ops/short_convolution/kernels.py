@@ -84,6 +84,7 @@ def _backward(x, x_at, recent, recent_at, weight, inside, d_y, d_y_at, d_x, d_re
         a = np.full(channels, zero)
         nothing = np.full(channels, zero)
         s = np.full(channels, zero)
+        one = zero + np.float32(1)  # a plain 1 would take all of it to float64
         da = np.full(channels, zero)
         dw = row(d_weight, np.int64(task) * size * channels, size * channels, zero)
         for i in range(size * channels):
@@ -101,7 +102,7 @@ def _backward(x, x_at, recent, recent_at, weight, inside, d_y, d_y_at, d_x, d_re
             for c in range(channels):
                 s[c] = sigmoid(a[c])
             for c in range(channels):
-                da[c] = dy[c] * (s[c] + a[c] * s[c] * (1 - s[c]))
+                da[c] = dy[c] * (s[c] + a[c] * s[c] * (one - s[c]))
             for j in range(size):
                 at = t - past + j
                 counts = inside == 0 or flags(inside, (b * length + t) * size, size)[j] != 0
