@@ -56,7 +56,7 @@ class M2RNNMixer(Part):
         inner = num_heads * value_dim
         self.convolved = 2 * key_dim + inner
         self.project = nn.Linear(d_model, self.convolved + inner + num_heads, bias=False)  # q k v, g, x
-        self.convolution = ShortConvolution(self.convolved, kernel_size)
+        self.convolution = ShortConvolution(self.convolved, kernel_size, backend)
         self.transition = nn.Parameter(torch.empty(num_heads, value_dim, value_dim))
         self.decay = nn.Parameter(torch.empty(num_heads))  # a
         self.step_bias = nn.Parameter(torch.empty(num_heads))  # b
@@ -95,7 +95,7 @@ class M2RNNMixer(Part):
         heads, key, value = self.num_heads, self.key_dim, self.value_dim
         written, gate, step = self.project(u).split([self.convolved, heads * value, heads], dim=-1)
         before = None if state is None else state.recent
-        written, recent = self.convolution(written, before, mask=mask, starts=starts, backend=self.backend)
+        written, recent = self.convolution(written, before, mask=mask, starts=starts)
         q, k, v = written.split([key, key, heads * value], dim=-1)
         q, k = (x[..., None, :].expand(-1, -1, heads, -1) for x in (q, k))  # [B, T, H, K]
         v = v.unflatten(-1, (heads, value))

@@ -81,7 +81,7 @@ class MatrixStateMixer(Part):
         self.readout = (
             SpectralLinear(inner, d_model) if spectral_norm else nn.Linear(inner, d_model, bias=False)
         )
-        self.convolution = None if kernel_size is None else ShortConvolution(3 * inner, kernel_size)
+        self.convolution = None if kernel_size is None else ShortConvolution(3 * inner, kernel_size, backend)
         self.rules = nn.Linear(d_model, 3 * num_heads) if rule_mixing else None
         self.register_load_state_dict_pre_hook(upgrade_before_loading)
 
@@ -227,7 +227,7 @@ class MatrixStateMixer(Part):
         heads, recent = (self.num_heads, self.state_dim), None
         if self.convolution is not None:
             before = None if state is None else state.recent
-            qkv, recent = self.convolution(qkv, before, mask=mask, starts=starts, backend=self.backend)
+            qkv, recent = self.convolution(qkv, before, mask=mask, starts=starts)
         q, k, v = qkv.unflatten(-1, (3, *heads)).unbind(2)  # [B, T, H, S]
         rule_weights = None
         if rules is not None and diag is not None:

@@ -13,9 +13,10 @@ from unimatrix.ops.shapes import TokenMask
 class ShortConvolution(nn.Module):
     """y_t = SiLU(sum over j < K of w_j * x_{t - K + 1 + j}), each channel by itself: K C weights, no bias."""
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, backend: Backend = "auto") -> None:
         super().__init__()
         self.kernel_size = kernel_size
+        self.backend = BackendChoice(backend)
         self.weight = nn.Parameter(torch.empty(kernel_size, channels))  # the oldest token's first
         self.init_weights(0.0)
 
@@ -32,8 +33,7 @@ class ShortConvolution(nn.Module):
         *,
         mask: TokenMask | None = None,
         starts: Tensor | None = None,
-        backend: Backend | BackendChoice = "auto",
     ) -> tuple[Tensor, Tensor]:
         """[B, T, C] to [B, T, C], and the last K - 1 real tokens' inputs [B, K - 1, C] (None: zeros)."""
-        y, last = short_convolution(x, self.weight, recent, mask=mask, starts=starts, backend=backend)
+        y, last = short_convolution(x, self.weight, recent, mask=mask, starts=starts, backend=self.backend)
         return y, last.to(x.dtype)  # tokens as they came
