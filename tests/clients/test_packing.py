@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from tolerances import assert_close
 from torch.nn import functional as F
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
@@ -263,3 +264,24 @@ def test_a_compiled_model_takes_starts_and_cannot_look_at_the_rest(make_model):
     whole = torch.compile(model, backend="aot_eager", fullgraph=True)
     with pytest.raises(Exception, match="position_ids: expected none in a compiled or exported model"):
         whole(IDS, position_ids=POSITIONS)
+
+
+def test_a_datasets_columns_of_documents_reach_the_model(tmp_path, make_model):
+    """A Trainer hands on the columns that forward names, and leaves others out without a word."""
+    model = make_model("unimatrix-core", max_positions=None)
+    rows = {"input_ids": IDS.tolist(), "labels": IDS.tolist()}
+    expected = model(IDS, labels=IDS, starts=STARTS).loss
+    assert model(IDS, labels=IDS).loss != expected
+    for name in ("position_ids", "seq_idx"):
+        data = Dataset.from_dict(rows | {name: SAID[name].tolist()})
+        settings = TrainingArguments(
+            str(tmp_path), report_to="none", use_cpu=True, per_device_train_batch_size=2
+        )
+        trainer = Trainer(model, settings, train_dataset=data)
+        torch.manual_seed(0)
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert name in batch
+        assert_close(trainer.compute_loss(model, batch), expected, "output")
+    shifted = F.pad(IDS[:, 1:], (0, 1), value=-100)
+    batch = {"input_ids": IDS, "shift_labels": shifted, "starts": STARTS}
+    assert_close(model(**batch).loss, expected, "output")

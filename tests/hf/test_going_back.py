@@ -124,6 +124,24 @@ def test_prompt_lookup_equals_plain_decoding(preset, make_model, count_fed):
         assert max(lengths[3:]) <= SPACING + 6
 
 
+def test_drafts_may_be_longer_than_what_is_kept_of_single_tokens(make_model):
+    model = make_model("unimatrix", max_positions=None)
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(0, 256, (1, 3 * WINDOW), generator=generator)
+    prompt = torch.cat([text, text[:, :40]], 1)  # what stood behind these 40 is the draft
+    expected = model.generate(prompt, **GREEDY)
+    got = model.generate(prompt, prompt_lookup_num_tokens=2 * WINDOW, **GREEDY)
+    assert torch.equal(got, expected)
+    # by hand: a draft, all of it refused
+    cache = recording()
+    with torch.no_grad():
+        model(prompt[:, :50], cache=cache)
+        model(prompt[:, 50 : 52 + 2 * WINDOW], cache=cache)
+        cache.crop(-2 * WINDOW - 1)
+        rest = model(prompt[:, 51:60], cache=cache).logits
+        assert_close(rest, model(prompt[:, :60]).logits[:, 51:], "logits")
+
+
 @pytest.mark.parametrize("assistant", ["transformer", "unimatrix-core", "unimatrix-rosa"])
 def test_an_assistant_changes_nothing(preset, make_model, assistant):
     model, helper = make_model(preset), make_model(assistant, seed=0 if assistant == preset else 1)

@@ -130,8 +130,10 @@ def test_embeddings_can_be_read_and_set_and_the_vocabulary_stays(make_model):
     for wrong in (None, torch.nn.Embedding(300, 16), torch.nn.Linear(16, 259)):
         with pytest.raises(UserError, match=r"set_input_embeddings: expected an Embedding\(259, 16\), got"):
             model.set_input_embeddings(wrong)
-    with pytest.raises(UserError, match=r"set_output_embeddings: expected a Linear, got Embedding"):
-        model.set_output_embeddings(torch.nn.Embedding(259, 16))
+    others = (torch.nn.Embedding(259, 16), torch.nn.Linear(16, 300, bias=False), torch.nn.Linear(16, 259))
+    for wrong in others:
+        with pytest.raises(UserError, match=r"set_output_embeddings: expected a Linear\(16, 259\) without b"):
+            model.set_output_embeddings(wrong)
     assert model.language_model.embedding is replacement
 
 

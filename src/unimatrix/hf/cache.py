@@ -24,7 +24,7 @@ CACHE_NAME, _OTHER_NAME = sorted(
     CACHE_NAMES, key=lambda name: name not in {field.name for field in fields(CausalLMOutputWithPast)}
 )
 
-# how many tokens a recording state can go back, more than assistants propose, and between two that it keeps
+# how many tokens a recording state can go back at least, and how many lie between two that it keeps
 WINDOW, SPACING = 128, 16
 
 
@@ -181,7 +181,11 @@ class UniMatrixCache(Cache):
         return [again, *pieces]
 
     def put(self, state: Any, num_new: int, pieces: list[Read]) -> None:
-        """The state after num_new more tokens, the end of `pieces`, each of which has the state before it."""
+        """The state after num_new more tokens, the end of `pieces`, each of which has the state before it.
+
+        Recording, it can go back behind all of a call that is not the first, however long its drafts were.
+        """
+        window = WINDOW if self.seq_length == 0 else max(WINDOW, num_new)
         self._state, self.seq_length, self._again = state, self.seq_length + num_new, None
         if not self._recording:
             return
@@ -190,7 +194,7 @@ class UniMatrixCache(Cache):
                 self._past[-1] = self._past[-1].joined(piece)
             else:
                 self._past.append(piece)
-        while sum(read.length for read in self._past[1:]) >= WINDOW:
+        while sum(read.length for read in self._past[1:]) >= window:
             del self._past[0]
 
     def activate_past_recording(self) -> None:

@@ -113,9 +113,13 @@ class Decoding(GenerationMixin):
         _check_new(kwargs.get("next_sequence_length"))
         for name in GENERATION_KWARGS:
             kwargs.pop(name, None)
+        packed = kwargs.get("position_ids") is not None
         # PEFT looks for the older name alone, and finding no state it would feed its prompt at every step;
         # under two names it would be two states to those who copy each argument, as transformers' exporters
-        return Prepared(_Generation.prepare_inputs_for_generation(self, *args, **kwargs))
+        prepared = _Generation.prepare_inputs_for_generation(self, *args, **kwargs)
+        if not packed:  # some releases make them here
+            prepared.pop("position_ids", None)
+        return Prepared(prepared)
 
     def _prefill(
         self, input_ids: Any, generation_config: Any, model_kwargs: Any, *args: Any, **kwargs: Any
@@ -165,6 +169,9 @@ class Decoding(GenerationMixin):
         if len(mask) > 1:
             _check_ends("input_ids", mask)
         return mask
+
+    def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
+        """None: they would say, at every token, what the state and the mask say already."""
 
     def _get_stopping_criteria(
         self, generation_config: Any, *args: Any, tokenizer: Any = None, **kwargs: Any

@@ -31,7 +31,7 @@ from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_c
 from unimatrix.models.documents import check_keeps_documents
 from unimatrix.models.input_checks import has_values, may_look, positions_at
 
-LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
+IN_WHOLE_STEP = "num_items_in_batch"  # for the loss
 # what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"}
 
@@ -143,7 +143,7 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             UserError: what `forward` says.
         """
         for name, value in kwargs.items():
-            if name not in (*LOSS_KWARGS, *packing.NAMES) and value is not None and value is not False:
+            if name not in (IN_WHOLE_STEP, *packing.NAMES) and value is not None and value is not False:
                 why = "; there are no attention weights to give" if name == "output_attentions" else ""
                 raise UserError(f"{type(self).__name__}: unknown argument {name!r}{why}")
         given = inputs_embeds if input_ids is None else input_ids
@@ -354,6 +354,10 @@ class UniMatrixModel(UniMatrixPreTrainedModel):
         past_key_values: UniMatrixCache | None = None,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        starts: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        seq_lengths: Any = None,
+        seq_idx: Tensor | None = None,
         **kwargs: Any,
     ) -> UniMatrixModelOutput:
         """last_hidden_state [B, T, D], behind the last LayerNorm; arguments as in `UniMatrixForCausalLM`."""
@@ -364,7 +368,7 @@ class UniMatrixModel(UniMatrixPreTrainedModel):
             (cache, past_key_values),
             use_cache,
             output_hidden_states,
-            kwargs,
+            kwargs | _documents(starts, position_ids, seq_lengths, seq_idx),
         )
         read = self._read(asked, head=False)
         return UniMatrixModelOutput(
@@ -392,6 +396,11 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
         past_key_values: UniMatrixCache | None = None,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        starts: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        seq_lengths: Any = None,
+        seq_idx: Tensor | None = None,
+        shift_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> UniMatrixOutput:
         """Next-token logits, and the loss if labels are given.
@@ -413,11 +422,15 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
             inputs_embeds: [B, T, D] in the place of input_ids, where no part reads the ids themselves.
             output_hidden_states: return the stream behind the embeddings and behind each depth step; None
                 means config.output_hidden_states.
-            kwargs: `num_items_in_batch` and `shift_labels` go to the loss. Where documents begin that are
-                packed into a row is said by `starts` ([B, T] bool), `position_ids` that start again at 0,
-                `cu_seq_lens_q` and `cu_seq_lens_k`, `seq_lengths`, `seq_idx`, or several of them that agree:
-                each is read as if it were alone, and the state is the last one's. `max_length_q` and
-                `max_length_k` may not be less than the longest. Any other must be None or False.
+            starts, position_ids, seq_lengths, seq_idx: where documents begin that are packed into a row: at
+                True ([B, T] bool), where [B, T] positions start again at 0, by the lengths of each row's
+                documents, where [B, T] numbers of documents change. Also by `cu_seq_lens_q` and
+                `cu_seq_lens_k` of kwargs, or by several of them that agree: each document is read as if it
+                were alone, and the state is the last one's. (What a Trainer hands on of a dataset's columns
+                are the names that stand here.)
+            shift_labels: [B, T] int64, labels that are shifted already, in the place of `labels`.
+            kwargs: `num_items_in_batch` goes to the loss. `max_length_q` and `max_length_k` may not be less
+                than the longest document. Any other must be None or False.
         Returns:
             loss (scalar float32 or None), logits [B, T, V], cache (`UniMatrixCache` or None; it answers to
             past_key_values too), hidden_states (L + 1 times [B, T, D], or None).
@@ -433,18 +446,18 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
             (cache, past_key_values),
             use_cache,
             output_hidden_states,
-            kwargs,
+            kwargs | _documents(starts, position_ids, seq_lengths, seq_idx),
         )
         keep = logits_to_keep if isinstance(logits_to_keep, Tensor) else logits_to_keep or None
         choose = None if keep is None else _positions_at(keep, asked.given)
-        with_loss = labels is not None or kwargs.get("shift_labels") is not None
+        with_loss = labels is not None or shift_labels is not None
         read = self._read(asked, head=True, keep=None if with_loss else keep)
         logits, loss = read.logits, None
         assert logits is not None
         if with_loss:
-            loss_kwargs = {name: kwargs[name] for name in LOSS_KWARGS if name in kwargs}
             about = {"mask": asked.mask, "starts": asked.starts, "training": self.training}
-            loss = next_token_loss(self.loss_function, logits, labels, **about, **loss_kwargs)
+            about["num_items_in_batch"] = kwargs.get(IN_WHOLE_STEP)
+            loss = next_token_loss(self.loss_function, logits, labels, shift_labels=shift_labels, **about)
             logits = logits if choose is None else choose(logits)
         return UniMatrixOutput(
             loss=loss,  # type: ignore[arg-type]
@@ -485,9 +498,22 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
         model = self.language_model
         if not isinstance(model, LanguageModel) or not model.config.head.tied:
             raise UserError("set_output_embeddings: expected a model whose head is over the vocabulary")
-        if not isinstance(new_embeddings, nn.Linear):
-            raise UserTypeError(f"set_output_embeddings: expected a Linear, got {shown(new_embeddings)}")
+        size = (model.config.d_model, model.config.vocab_size)
+        if (
+            not isinstance(new_embeddings, nn.Linear)
+            or (new_embeddings.in_features, new_embeddings.out_features) != size
+            or new_embeddings.bias is not None
+        ):
+            raise UserTypeError(
+                f"set_output_embeddings: expected a Linear{size} without bias, got {shown(new_embeddings)}"
+            )
         setattr(model, model.config.head.attribute, new_embeddings)
+
+
+def _documents(starts: Any, position_ids: Any, seq_lengths: Any, seq_idx: Any) -> dict[str, Any]:
+    """What was said of where documents begin, by the names that `packing` knows."""
+    said = {"starts": starts, "position_ids": position_ids, "seq_lengths": seq_lengths, "seq_idx": seq_idx}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _beside_products(model: Any) -> str | None:

@@ -39,7 +39,7 @@ _TEXTS = _Kind(str, "texts of a character or more", lambda text: text != "", sev
 _SETTINGS: dict[str, _Kind] = {
     **dict.fromkeys(("max_new_tokens", "max_length", "num_beams", "num_return_sequences"), _COUNT),
     **dict.fromkeys(("min_new_tokens", "min_length", "no_repeat_ngram_size", "top_k"), _NATURAL),
-    **dict.fromkeys(("prefill_chunk_size", "prompt_lookup_num_tokens"), _COUNT),
+    **dict.fromkeys(("prefill_chunk_size", "prompt_lookup_num_tokens", "num_assistant_tokens"), _COUNT),
     **dict.fromkeys(("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values"), _FLAG),
     **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), _FLAG),
     **dict.fromkeys(("output_hidden_states", "output_attentions"), _FLAG),
@@ -65,6 +65,11 @@ def check_settings(given: Mapping[str, Any], *, where: object = None, vocab_size
         vocab_size: token ids must lie below it.
     """
     begin = "" if where is None else f"{where}: "
+    if given.get("assistant_early_exit") is not None:
+        raise UserError(
+            f"{begin}assistant_early_exit: expected none, as the last layer alone leads to the head, got "
+            f"{shown(given['assistant_early_exit'])}; an assistant_model or prompt_lookup_num_tokens drafts"
+        )
     for name, (plain, words, holds, several) in _SETTINGS.items():
         value = given.get(name)
         if value is None or (isinstance(value, Tensor) and name in _TOKEN_IDS):

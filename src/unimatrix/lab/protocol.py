@@ -13,7 +13,7 @@ from unimatrix.data.tasks import (
     TaskConfig,
     TripleInteractionConfig,
 )
-from unimatrix.models import ModelConfig, settings_of
+from unimatrix.models import Mamba2Config, ModelConfig, settings_of
 from unimatrix.train.config import Experiment
 
 
@@ -92,7 +92,18 @@ def models_sentence(experiments: Iterable[Experiment]) -> str:
         if other
         else ""
     )
-    return f"Models: {said}.{start}"
+    peers = dict.fromkeys(_of_mamba2(config) for config in resolved if isinstance(config, Mamba2Config))
+    return f"Models: {said}.{start}{''.join(peers)}"
+
+
+def _of_mamba2(config: Mamba2Config) -> str:
+    number, width = config.num_heads, config.inner_width // config.num_heads
+    heads = f"{number} {'head' if number == 1 else 'heads'} of {width}"
+    return (
+        " Mamba-2 is the transformers library's own implementation, started as it starts there: "
+        f"d = {config.d_model}, {config.depth} layers, {heads}, a state dimension of {config.state_dim}; it "
+        "has no position embeddings."
+    )
 
 
 def _vocab_size(experiment: Experiment) -> int:

@@ -32,6 +32,7 @@ TAKEN = frozenset(
     | {"features", "words", "output_head", "init_weights", "init_module", "init_state", "tie_weights"}
     | {"gradient_checkpointing", "halves", "gives", "state_layout", "kinds", "reads_on"}
     | {"own_blocks", "renewing"}
+    | {"module"}  # what wrappers call a model inside them, and a saved folder's names leave out
 )
 
 

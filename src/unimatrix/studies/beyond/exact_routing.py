@@ -98,7 +98,11 @@ TABLE1_EXACT = Study(
     columns=text.TABLE1.columns,
     claims=(ROUTED, VOTING, BEYOND_TRANSFORMER),
     figures=(of_column("table1-exact", "Validation bits per byte", BITS_PER_BYTE.key, diamonds=""),),
-    protocol=protocol_of(text.ROSA, TEXT_ROSA, TEXT_ROSA_VOTE),
+    protocol=protocol_of(
+        text.TRANSFORMER,
+        *(text.ROSA, TEXT_ROSA, TEXT_ROSA_VOTE),
+        *(text.DISCOVERY, TEXT_DISCOVERY, TEXT_DISCOVERY_VOTE),
+    ),
 )
 
 # fixed before any run
@@ -152,5 +156,9 @@ TABLE3_EXACT = Study(
             higher=True,
         ),
     ),
-    protocol=protocol_of(recall.ROSA, RECALL_ROSA, RECALL_ROSA_VOTE),
+    protocol=protocol_of(
+        recall.TRANSFORMER,
+        *(recall.ROSA, RECALL_ROSA, RECALL_ROSA_VOTE),
+        *(recall.DISCOVERY, RECALL_DISCOVERY, RECALL_DISCOVERY_VOTE),
+    ),
 )

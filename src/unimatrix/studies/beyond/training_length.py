@@ -132,7 +132,7 @@ def training_length(steps: Sequence[int]) -> Study:
             Row(experiment=HYBRID, label="Triple-Hybrid"),
         ),
         columns=_columns(steps),
-        claims=(slower, no_win),
+        claims=(core_below, slower, no_win),
         figures=(
             Figure(
                 name="training-length-steps",

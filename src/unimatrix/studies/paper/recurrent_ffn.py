@@ -72,9 +72,8 @@ MODELS = (
     "the Hybrid, which these widths give, and none of the Readout, which has one projection more."
 )
 MAMBA2 = (
-    "Mamba-2 is the transformers library's own implementation, started as it starts there: 4 layers, 2 heads "
-    "of 64 (that library's default width) and a state dimension of 100 give it about the Transformer's "
-    "parameters. It has no position embeddings."
+    "Mamba-2's heads have that library's default width; its layers, heads and state dimension give it about "
+    "the Transformer's parameters."
 )
 
 
