@@ -98,3 +98,23 @@ def test_processes_that_append_to_one_file_lose_no_line(tmp_path):
     }
     assert len(lines) == 180
     assert {len(line.split()[2]) for line in lines} == {3000}
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from unimatrix.atomic import append_lines
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))
+try:
+    append_lines(Path(sys.argv[1]), b"x" * 19 + b"\\n" + b"y" * 40 + b"\\n")
+except OSError:
+    print("full")
+"""
+
+
+def test_lines_that_do_not_fit_on_the_disk_leave_none_of_them_behind(tmp_path):
+    path = tmp_path / "rows"
+    path.write_bytes(b"before\n")
+    done = subprocess.run([sys.executable, "-c", FULL, path], check=True, capture_output=True, text=True)
+    assert (done.stdout, path.read_bytes()) == ("full\n", b"before\n")

@@ -68,8 +68,9 @@ def append_lines(path: Path, lines: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         except OSError:
-            # a half-written line would be dropped at the next reading anyway; leave none behind
-            file.truncate(whole)
+            # a half-written line would be dropped at the next reading anyway; leave none behind. By the
+            # system: the file's own would write first what is still to be written
+            os.ftruncate(file.fileno(), whole)
             raise
 
 

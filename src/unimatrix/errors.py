@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Collection
 from difflib import get_close_matches
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 MAX_DIGITS = 64  # of a whole number; Python itself stops at some thousands, in words of its own
@@ -35,6 +36,14 @@ class NotFinite(UserError):
 
 class UserTypeError(UserError, TypeError):
     """A UserError about the type of what came, for callers who catch TypeError."""
+
+
+def home_expanded(path: str | Path, *, what: str) -> Path:
+    """The path, its ~ the home of somebody; a UserError that begins with `what` where there is nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{what}: expected a path, got {shown(str(path))} (there is no such home)") from error
 
 
 def near_names(name: object, known: Collection[str], *, most: int = 3) -> list[str]:

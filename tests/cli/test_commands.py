@@ -5,12 +5,13 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from unimatrix.cli import train as train_command
-from unimatrix.cli.arguments import option_value
+from unimatrix.cli.arguments import choose_corpus, option_value
 from unimatrix.hf import load
 from unimatrix.models import (
     PEER_PRESETS,
@@ -600,3 +601,36 @@ def test_bench_passes_its_options_on(call, tmp_path) -> None:
 )
 def test_option_values_among_raw_arguments(arguments, value) -> None:
     assert option_value(arguments, "--out") == value
+
+
+def test_the_home_of_nobody_is_one_line(refused):
+    for words in (
+        ("train", "~nosuch/x.txt"),
+        ("train", "--data", "~nosuch/x.txt"),
+        ("train", "--data-dir", "~nosuch/x"),
+        ("train", "--resume", "--out=~nosuch/run"),
+        ("train", "--task", "recall", "--steps", "1", "--out=~nosuch/run"),
+        ("inspect", "~nosuch/x"),
+        ("eval", "~nosuch/x"),
+        ("reproduce", "--studies", "table1", "--data", "~nosuch/x.txt"),
+    ):
+        assert "~nosuch" in refused(*words), words
+
+
+def test_a_folder_that_is_called_as_a_source_is_recorded_as_the_folder(call, tmp_path, monkeypatch):
+    """Whoever goes on, or evaluates, reads it again, from wherever that is done."""
+    folder = tmp_path / "wikitext-2-raw"
+    folder.mkdir()
+    for name in ("train", "valid", "test"):
+        (folder / f"{name}.txt").write_bytes(b"to be or not to be, that is the question " * 40)
+    monkeypatch.chdir(tmp_path)
+    few = ("--steps", "1", "--batch-size", "1", "--seq-len", "8", "--tracker", "none")
+    code, _, err = call("train", "--data-dir", "wikitext-2-raw", "--preset", "lstm", "--out", "run", *few)
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["experiment"]["data"] == str(folder)
+    assert choose_corpus(None, Path("wikitext-2-raw"), otherwise="auto")[0] == str(folder)
+    (tmp_path / "sea.txt").write_bytes(b"a text by the sea " * 40)
+    assert choose_corpus("sea.txt", None, otherwise="auto")[0] == str(tmp_path / "sea.txt")
+    monkeypatch.chdir("/")
+    assert call("eval", tmp_path / "run")[0] == 0

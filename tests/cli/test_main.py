@@ -15,7 +15,7 @@ from unimatrix import cli
 from unimatrix.cli import COMMANDS, main, train
 from unimatrix.cli.arguments import option_fields
 from unimatrix.cli.bench import MEASUREMENTS
-from unimatrix.errors import UserError
+from unimatrix.errors import TrainingStopped, UserError
 from unimatrix.lab.measured import Stopped
 
 SMALL = ["--d-model", "8", "--num-heads", "2", "--depth", "1", "--batch-size", "2", "--seq-len", "16"]
@@ -168,6 +168,19 @@ def test_what_a_signal_stops_exits_by_it(monkeypatch, capsys, stop, code) -> Non
     monkeypatch.setattr(cli, "_dispatch", stopped)
     assert cli.main(["bench"]) == code
     assert capsys.readouterr().err == "unimatrix: stopped\n"
+
+
+def test_a_run_that_cannot_go_on_when_a_signal_comes_exits_by_the_signal(monkeypatch, capsys) -> None:
+    error = TrainingStopped("step 3: the loss is nan")
+
+    def stopped(_arguments):
+        raise error
+
+    monkeypatch.setattr(cli, "_dispatch", stopped)
+    for came, code in ((None, 2), (signal.SIGTERM, 143)):
+        error.signal = came
+        assert cli.main(["train"]) == code
+        assert "step 3: the loss is nan" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -226,6 +226,23 @@ def test_a_folder_that_is_linked_is_left_out_and_said_to_be(tmp_path):
     assert any("2 text files" in note and "2 linked folders left out" in note for note in corpus.notes)
 
 
+def test_a_folder_below_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_bytes(b"A" * 40)
+    for name in ("open", "closed", ".hidden"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "b.txt").write_bytes(b"B" * 40)
+    real = os.scandir
+
+    def refuse(path):
+        if os.path.basename(os.fspath(path)) in ("closed", ".hidden"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"^data folder .*closed': expected a readable folder \(Permission"):
+        load_corpus(tmp_path)
+
+
 def test_a_run_that_is_trained_inside_a_folder_of_texts_is_no_part_of_them(tmp_path):
     (tmp_path / "book.txt").write_bytes(b"B" * 40)
     for name in ("runs/a/run.json", "runs/a/checkpoint-000002/config.json", "runs/a/checkpoint-000002/x.py"):

@@ -132,6 +132,9 @@ def test_of_equal_surprises_the_older_one_goes_and_rounding_decides_nothing(back
     assert kept([1.0, 2.0, 1.0, 2.0, 1.0], "surprise", backend, budget=3, rate=1.0) == [1, 3, 4]
     nearly = [1.0 + 1e-9, 2.0, 1.0, 2.0 - 1e-9, 1.0 - 1e-9]
     assert kept(nearly, "surprise", backend, budget=3, rate=1.0) == [1, 3, 4]
+    # calibrated, one that is not above the largest before it stays out
+    assert kept([1.0, 2.0, 1.0, 2.0, 1.0], "surprise", backend, budget=3, rate=None) == [1, 2, 3]
+    assert kept([2000.0, 3000.0], "surprise", backend, budget=1, rate=None) == [0]  # 1024 is the most
     # as many as one likes of the same: the first of them are as good as any
     assert kept([1.0] * 50, "surprise-oldest", backend, rate=0.25) == list(range(BUDGET))
     assert kept([1.0, 1.0 + 2 / STEPS, 1.0], "surprise", backend, budget=1, rate=1.0) == [1]
@@ -333,3 +336,18 @@ def test_bad_input_is_one_line(change, message):
     with pytest.raises(UserError, match=message) as caught:
         store(make(5) | change)
     assert "\n" not in str(caught.value)
+
+
+@every_form
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf], ids=str)
+@pytest.mark.parametrize("part", ["keys", "values"])
+def test_what_lies_in_an_empty_entry_reaches_nothing(backend, part, wrong):
+    """Of a state from outside: nothing times it is no number."""
+    first = store(make(3), budget=BUDGET)[1]
+    spoilt = SurpriseStoreState(*(x.clone() for x in first))
+    getattr(spoilt, part)[:, -1] = wrong
+    inputs = make(2 * CHUNK + 3, seed=1)
+    expected = run(inputs, "reference", state=first)
+    for quantity, x in run(inputs, backend, state=spoilt).items():
+        assert x.double().isfinite().all(), quantity
+        assert_close(x.double(), expected[quantity].double(), "gradient")

@@ -23,7 +23,10 @@ from unimatrix.models import build, edit, parameter_count
 from unimatrix.ops import backends_of
 from unimatrix.train import load_checkpoint, train
 from unimatrix.train import loop as loop_module
+from unimatrix.train import run as run_module
+from unimatrix.train.checkpoint import latest_checkpoint
 from unimatrix.train.progress import reporting
+from unimatrix.train.records import read_run
 from unimatrix.train.run import LossModule
 
 PRESETS = ["transformer", "unimatrix-core", "unimatrix-rosa", "unimatrix-discovery"]
@@ -526,10 +529,44 @@ def test_curves_that_cannot_be_written_are_one_line(fit, tiny, tmp_path, monkeyp
         fit(tiny(tracker="tensorboard"))
 
 
-def test_the_first_error_is_the_one_reported(fit, tiny, monkeypatch):
+def test_no_curve_is_worth_a_step(fit, tiny, tmp_path, monkeypatch):
+    """Where a point cannot be written the run is saved first, and at the end what it came to is kept."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from unimatrix.train import run as run_module
+    real, steps = SummaryWriter.add_scalar, []
+
+    def full_at_last(self, tag, value, global_step, *arguments, **named):
+        steps.append(global_step)
+        if global_step >= full_from:
+            raise OSError(28, "No space left on device")
+        return real(self, tag, value, global_step, *arguments, **named)
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full_at_last)
+    settings = tiny(steps=4, log_every=1, tracker="tensorboard")
+    for full_from, saved in ((2, 2), (4, 4)):
+        with pytest.raises(UserError, match=r"logs: the curves could not be written \(No space left"):
+            fit(settings, overwrite=True)
+        assert latest_checkpoint(tmp_path / "run").name == f"checkpoint-{saved:06}"
+        assert steps.count(full_from) == 1  # no point is tried after one that could not be written
+        steps.clear()
+    assert read_run(tmp_path / "run" / "run.json").metrics.keys() >= {"bpb"}
+
+
+def test_a_run_that_is_killed_before_it_saved_leaves_no_points_behind(fit, tiny, tmp_path, monkeypatch):
+    settings = tiny(steps=4, log_every=1, tracker="tensorboard")
+    real = run_module.Run.save
+    monkeypatch.setattr(run_module.Run, "save", lambda self, out: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fit(settings)
+    monkeypatch.setattr(run_module.Run, "save", real)
+    time.sleep(1.0)
+    fit(settings, resume=True)
+    events = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
+    assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4]
+
+
+def test_the_first_error_is_the_one_reported(fit, tiny, monkeypatch):
+    from torch.utils.tensorboard import SummaryWriter
 
     def full(self, *arguments, **named):
         raise OSError(28, "No space left on device")

@@ -1,6 +1,9 @@
 """The output folder: another's run is safe, and a resume goes on with the run that it means."""
 
+import fcntl
 import json
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -415,6 +418,18 @@ def test_a_run_that_came_first_is_not_overwritten(fit, tiny, tmp_path, monkeypat
     with pytest.raises(UserError, match="holds another run"):
         fit(tiny())
     assert (tmp_path / "run" / "checkpoint-000002").is_dir()
+
+
+def test_who_only_looks_whether_a_run_goes_on_keeps_none_from_beginning(tmp_path):
+    """As `unimatrix runs` does, and a script that calls it ten times a second."""
+    (tmp_path / "run").mkdir()
+    descriptor = os.open(tmp_path / "run", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    looking = threading.Timer(0.15, os.close, (descriptor,))
+    looking.start()
+    with sole_use(tmp_path / "run"):
+        pass
+    looking.join()
 
 
 def test_a_full_disk_under_the_curves_is_told_once(fit, tiny, monkeypatch, capfd):

@@ -1,9 +1,9 @@
 """The commands: `unimatrix reproduce | report | train | runs | eval | generate | inspect | models | bench`.
 
 This module only chooses: a command's own module, and with it torch, is imported when it is called, so that
-`unimatrix --help` answers at once. Exit codes: 0 fine; 2 bad input, told in one line on stderr; 130, 143
-and 129 stopped by Ctrl-C, SIGTERM and a terminal that closes; 141 the reader of a pipe went away; anything
-else is a bug and stays loud.
+`unimatrix --help` answers at once. Exit codes: 0 fine; 1 some runs of a reproduction could not go on, the
+others are reported; 2 bad input, told in one line on stderr; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and
+a terminal that closes; 141 the reader of a pipe went away; anything else is a bug and stays loud.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unimatrix.cli.again import imported
-from unimatrix.errors import UserError, did_you_mean, shown
+from unimatrix.errors import TrainingStopped, UserError, did_you_mean, shown
 from unimatrix.extras import EXTRA_OF, MissingPackage
 
 BAD_INPUT, PIPE_CLOSED, CTRL_C = 2, 141, 130
@@ -177,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        return _fail(str(error))
+        code = _fail(str(error))
+        came = error.signal if isinstance(error, TrainingStopped) else None
+        return code if came is None else 128 + came
     except BrokenPipeError:
         _abandon_stdout()
         return PIPE_CLOSED

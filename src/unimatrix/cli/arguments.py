@@ -26,7 +26,7 @@ from typing import (
 import tyro
 
 from unimatrix.codec import described, is_utf8
-from unimatrix.errors import MAX_DIGITS, UserError, near_names, shown
+from unimatrix.errors import MAX_DIGITS, UserError, home_expanded, near_names, shown
 
 if TYPE_CHECKING:
     from unimatrix.data import Corpus
@@ -253,11 +253,26 @@ def choose_corpus(data: str | None, data_dir: Path | None, *, otherwise: str) ->
     if data is not None and data_dir is not None:
         raise UserError("--data and --data-dir: expected one of the two, got both")
     if data_dir is not None:
-        return str(data_dir), load_data_dir(data_dir)
+        return in_full(data_dir, is_folder=True), load_data_dir(data_dir)
     if data is None:
         check_still_there(otherwise)
-    source = otherwise if data is None else data
+    source = otherwise if data is None else in_full(data)
     return source, load_corpus(source)
+
+
+def in_full(source: str | Path, *, is_folder: bool = False) -> str:
+    """A path in full, so that whoever goes on finds it from another folder; the name of a source stays.
+
+    is_folder: it is one, though it be called as a source is.
+    """
+    if not is_folder and (not str(source) or source in SOURCE_NAMES):
+        return str(source)
+    path = home_expanded(source, what="data")
+    try:
+        there = is_folder or path.is_file() or path.is_dir()
+        return str(path.resolve()) if there else str(source)
+    except (OSError, ValueError, RuntimeError):  # of what is no path loading tells
+        return str(source)
 
 
 def check_still_there(source: str) -> None:

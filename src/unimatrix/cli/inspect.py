@@ -46,7 +46,7 @@ class Options:
     sample: int | None = None
     """Without a prompt: which of the task's evaluation sequences, from 0 on."""
     rows: int = 24
-    """How many of the last positions to list; 0 lists all."""
+    """How many of the last positions to list; 0 lists all, as --json does."""
     figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Draw it too: a .png, .svg or .pdf file."""
     json: bool = False

@@ -139,8 +139,15 @@ def _without_bare_flag(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_no_task(word: str, arguments: Sequence[str]) -> bool:
-    """Whether what stands behind the flag is an option, or the model where that stands nowhere before."""
-    return word.startswith("-") or (word not in RULER and arguments[0] == _FLAG)
+    """Whether what stands behind the flag is an option, or the model, that stands nowhere before it."""
+    return word.startswith("-") or (word not in RULER and (arguments[0] == _FLAG or _is_there(word)))
+
+
+def _is_there(word: str) -> bool:
+    try:
+        return Path(word).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def _settings(options: Options) -> Settings:

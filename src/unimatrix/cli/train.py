@@ -13,9 +13,9 @@ from rich.console import Console
 
 from unimatrix.cli.again import command
 from unimatrix.cli.arguments import (
-    SOURCE_NAMES,
     DataDir,
     check_still_there,
+    in_full,
     is_given,
     option_value,
     parse,
@@ -26,7 +26,7 @@ from unimatrix.data import VOCAB_SIZE, Corpus, load_corpus, load_data_dir
 from unimatrix.data.corpora import NOT_THE_PAPERS_CORPUS
 from unimatrix.data.splits import Split
 from unimatrix.data.tasks import TASKS, task_of
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, home_expanded
 from unimatrix.evals import rates_text
 from unimatrix.memory import keep_freed_memory
 from unimatrix.models import ModelConfig, preset_config
@@ -92,8 +92,8 @@ class Options:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run's folder; without it runs/NAME."""
     resume: bool = False
-    """Go on from the last checkpoint in the folder. With --out DIR alone every setting is the run's own; with
-    a text, settings that are not given again are the recipe's."""
+    """Go on from the last checkpoint in the folder. With --out DIR settings that are not given again are the
+    run's own; without it they are the recipe's, and the text, task or experiment names the folder."""
     overwrite: bool = False
     """Delete the run in the folder and start anew."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH=VALUE")] = ()
@@ -123,7 +123,7 @@ def run(arguments: Sequence[str]) -> int:
             "resume: expected the run's folder, --out DIR, or the text, task or experiment that named it"
         )
     if options.resume and options.out is not None:  # before a text is read, or asked for
-        check_holds_run(options.out.expanduser())
+        check_holds_run(home_expanded(options.out, what="output folder"))
     if options.settings.task is None:
         options.settings.model.resolved(VOCAB_SIZE)
         source = _source(options, arguments)
@@ -151,8 +151,8 @@ def run(arguments: Sequence[str]) -> int:
         # of a resume what was asked besides, such as another number at the end
         resume_command=command("train", *(arguments if options.resume else ("--resume", "--out", str(out)))),
     )
-    if result.interrupted and result.stop_signal is not None:
-        return 128 + result.stop_signal
+    if result.interrupted:  # by a signal, or as nobody reads what it says
+        return 2 if result.stop_signal is None else 128 + result.stop_signal
     say(console, f"{result.parameters:,} parameters, {result.steps} steps in {result.seconds:.0f} s")
     for line in _outcome(result, settings):
         say(console, line)
@@ -283,11 +283,9 @@ def _source(options: Options, arguments: Sequence[str]) -> str:
             "train: expected a text (unimatrix train mytext.txt), --data, --data-dir, --task or --experiment"
         )
     source = str(given[0]) if given else options.settings.data
-    path = Path(source).expanduser()
-    on_disk = source and source not in SOURCE_NAMES and (path.is_file() or path.is_dir())
     if not given:
         check_still_there(source)
-    return str(path.resolve()) if on_disk else source
+    return in_full(source, is_folder=options.data_dir is not None)
 
 
 def _named(options: Options, arguments: Sequence[str], *, source: str) -> Experiment:
@@ -313,7 +311,7 @@ def _recipe(arguments: Sequence[str]) -> Experiment:
         return experiment(name)
     out = option_value(arguments, "--out")
     if "--resume" in arguments and out is not None:
-        return _settings_of_run(Path(out).expanduser()) or OWN_TEXT
+        return _settings_of_run(home_expanded(out, what="output folder")) or OWN_TEXT
     return OWN_TEXT
 
 

@@ -6,7 +6,7 @@ splits, or any text of one's own.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ def _load_own_folder(root: Path) -> Corpus:
     """
     texts: list[np.ndarray] = []
     num_binary = num_bytes = num_linked = 0
-    paths = sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix())
+    paths = sorted(_below(root), key=lambda path: path.relative_to(root).as_posix())
     written = {path.parent for path in paths if path.name in _WRITTEN_HERE and path.parent != root}
     for path in paths:
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
@@ -231,6 +231,19 @@ def _load_own_folder(root: Path) -> Corpus:
     note = f"{len(texts)} text files of {root.resolve().name}, sorted by path{left_out}."
     begins = begins_of([len(text) for text in texts])
     return _split_by_position(root.resolve().name, np.concatenate(texts), notes=(note,), begins=begins)
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """All that is in the folder and in its folders, but for the hidden ones; no link is followed."""
+
+    def refused(error: OSError) -> None:
+        raise UserError(
+            f"data folder {shown(str(error.filename))}: expected a readable folder ({error.strerror})"
+        ) from error
+
+    for folder, folders, files in os.walk(root, onerror=refused):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(folder, name) for name in (*folders, *files))
 
 
 def _written(text: str) -> str:

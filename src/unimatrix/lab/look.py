@@ -19,7 +19,7 @@ from unimatrix.codec import decode, read_record
 from unimatrix.codec import encode as to_json
 from unimatrix.data.tasks import IGNORE, TaskConfig, task_of
 from unimatrix.data.tokenizer import BOS, encode, token_name
-from unimatrix.errors import UserError
+from unimatrix.errors import UserError, home_expanded
 from unimatrix.evals.inspection import SlotHistory, Traced, inspect_slots, slot_memory_of
 from unimatrix.evals.tasks import DRAWN_TOGETHER
 from unimatrix.hf import load
@@ -73,7 +73,7 @@ def trace_checkpoint(
 
 def _open(checkpoint: str | Path) -> tuple[AnyModel, Experiment | None]:
     """The model, and the experiment that trained it if the checkpoint is one of ours."""
-    folder = Path(checkpoint).expanduser()
+    folder = home_expanded(checkpoint, what="checkpoint")
     if folder.is_dir() and (latest_checkpoint(folder) is not None or (folder / "trainer.json").is_file()):
         found = load_checkpoint(find_checkpoint(folder))
         return found.build_model(), found.trainer.experiment

@@ -299,7 +299,7 @@ class MatrixStateMixer(Part):
         k, v, read = (x.to(log_retention.dtype) for x in (k, v, read[:, ::2]))
         held = read / v.square().sum(-1, keepdim=True).clamp_min(_TINY)
         error = (k - held).norm(dim=-1) / k.norm(dim=-1).clamp_min(_TINY)
-        return error if mask is None else error * mask[..., None]
+        return error if mask is None else torch.where(mask[..., None], error, 0.0)
 
 
 class _Products(NamedTuple):

@@ -158,8 +158,16 @@ def parts() -> Mapping[str, RegisteredPart]:
     global _asked_others
     if not _asked_others:
         _asked_others = True  # before the import, which may come back here
+        broken = {}
         for point in entry_points(group=GROUP):
-            point.load()
+            try:
+                point.load()
+            except Exception as error:  # the others have no part in it
+                broken[point.value] = error
+        if broken:
+            module, error = next(iter(broken.items()))
+            why = f"{type(error).__name__}: {error}"
+            raise UserError(f"{GROUP}: expected modules that import, got {module} ({why})") from error
     return types.MappingProxyType(_parts)
 
 

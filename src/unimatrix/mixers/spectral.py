@@ -72,7 +72,7 @@ class SpectralLinear(nn.Module):
         return self.original / sigma.to(self.original.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.due:
+        if self.due and self.training:  # a pass that was broken off may have left it due
             self.due = False
             self._iterate()
         return F.linear(x, self.weight)

@@ -23,7 +23,7 @@ from unimatrix.mixers.pointer import pointer_votes
 from unimatrix.mixers.previous import Previous, none_before, previous_layout, shift
 from unimatrix.mixers.registry import PartConfig
 from unimatrix.ops import Backend, BackendChoice, StoreReads, SurpriseStoreState, surprise_store
-from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, check_count
+from unimatrix.ops.shapes import Stream, TokenIds, TokenMask, accumulation_dtype, check_count
 from unimatrix.ops.surprise_store.state import MOST_KEPT
 from unimatrix.ops.windows import document_ids
 
@@ -113,7 +113,8 @@ class SurpriseStore(Part):
             key,
             value,
             input_ids,
-            error.detach().mean(-1).to(query.dtype),
+            # not rounded to 16 bits, of which thousands of unlike ones would be equal
+            error.detach().mean(-1).to(accumulation_dtype(query.dtype)),
             budget=self.budget,
             policy="always" if self.policy == "oracle" else self.policy,
             rate=self.rate,

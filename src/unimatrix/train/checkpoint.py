@@ -28,7 +28,7 @@ from torch import Tensor
 
 from unimatrix.atomic import flush
 from unimatrix.codec import check_file, encode, read_json
-from unimatrix.errors import UserError, shown
+from unimatrix.errors import UserError, home_expanded, shown
 from unimatrix.hf import ByteTokenizer, UniMatrixForCausalLM
 from unimatrix.hf.checksums import CHECKSUMS, verify_checksums, write_checksums
 from unimatrix.models import AnyModel, TypedLatent, config_from_dict, model_from_config, upgrade_weights
@@ -127,7 +127,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         UserError: it is neither.
     """
-    folder = Path(path).expanduser()
+    folder = home_expanded(path, what="checkpoint")
     if (folder / CHECKSUMS).exists() or (folder / TRAINER).exists():
         return folder
     latest = latest_checkpoint(folder)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from unimatrix.codec import described
 from unimatrix.data import Corpus
-from unimatrix.errors import UserTypeError, shown
+from unimatrix.errors import UserTypeError, home_expanded, shown
 from unimatrix.extras import needs
 from unimatrix.models import AnyModel, Mamba2, parameter_count
 from unimatrix.ops import backends_of
@@ -118,7 +118,7 @@ def train(
     ):
         if not isinstance(given, kind):
             raise UserTypeError(f"{name}: expected {described(kind)}, got {shown(given)}")
-    out = Path(out).expanduser()
+    out = home_expanded(out, what="output folder")
     needs("accelerate")
     check_tracker(experiment.loop.tracker)
     check_memory(experiment)
@@ -204,7 +204,8 @@ def _advance(run: Run, out: Path, interrupts: Interrupts, curves: Curves, consol
     unsaved = False
     with reporting(console, name=experiment.name, start=run.step, steps=loop.steps) as reporter:
         while run.step < loop.steps:
-            if _anyone_wants_to_stop(run, interrupts.wanted or reporter.gone is not None):
+            gone = reporter.gone is not None or curves.problem is not None
+            if _anyone_wants_to_stop(run, interrupts.wanted or gone):
                 if unsaved:
                     run.save(out)
                 return True

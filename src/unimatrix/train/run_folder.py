@@ -7,9 +7,10 @@ logs/             TensorBoard's event files
 """
 
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ except ImportError:  # Windows, where two runs in one folder go unnoticed
 
 MARK = "run.json"
 LOGS = "logs"
+# how often a lock is asked for before somebody else has it for long, and the seconds between
+_LOOKS, _LOOK_S = 10, 0.05
 
 
 def check_run_folder(
@@ -99,6 +102,16 @@ def check_path(out: Path) -> None:
         raise UserError(f"output folder: expected a folder, got the file {shown(str(out))}")
 
 
+def _lock(descriptor: int) -> None:
+    """Take the lock; whoever only looks whether it is taken, as `unimatrix runs`, has it for an instant."""
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_LOOK_S)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def sole_use(out: Path) -> Iterator[None]:
     """Within the block no other process trains in this folder, which is made if it is not there.
@@ -116,7 +129,7 @@ def sole_use(out: Path) -> Iterator[None]:
     try:
         if fcntl is not None and descriptor is not None:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(descriptor)
             except BlockingIOError as error:
                 raise UserError(
                     f"output folder {str(out)!r}: another training is running in it; expected it to end first"

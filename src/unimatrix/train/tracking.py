@@ -21,21 +21,26 @@ PROJECT = "unimatrix"  # under which trackio and W&B keep runs
 
 
 class Curves:
-    """Takes the points of a run's curves; without a tracker it keeps nothing."""
+    """Takes the points of a run's curves; without a tracker it keeps nothing.
+
+    problem: why the first that could not be written could not: no curve is worth a step, so that a run is
+        saved before anybody is told.
+    """
 
     def __init__(self, tracker: "GeneralTracker | None" = None, *, logs: Path | None = None) -> None:
         self._tracker = tracker
         self._logs = logs
+        self.problem: UserError | None = None
 
     def log(self, values: dict[str, float], *, step: int) -> None:
-        """Points of curves at `step` done steps.
-
-        Raises:
-            UserError: they cannot be written.
-        """
-        if self._tracker is not None:
+        """Points of curves at `step` done steps; after a problem none."""
+        if self._tracker is None or self.problem is not None:
+            return
+        try:
             with _written(self._logs):
                 self._tracker.log(values, step=step)
+        except UserError as error:
+            self.problem = error
 
     def close(self) -> None:
         """Nothing more will come; what was logged is on its way.
@@ -62,7 +67,7 @@ def tracking(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> 
         logs: where TensorBoard's files go.
         run_id: the same after a resume, so that the curves go on.
     Raises:
-        UserError: the curves cannot be written.
+        UserError: the curves cannot be written; at the end of the block, of one that could not be.
     """
     with _told_once():
         with _written(logs):
@@ -70,12 +75,19 @@ def tracking(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> 
         curves = Curves(tracker, logs=logs)
         try:
             yield curves
-        except BaseException:
+        except BaseException as error:
             # what went wrong first is what counts
             with suppress(UserError):
                 curves.close()
+            if curves.problem is not None and isinstance(error, UserError):
+                raise curves.problem from error
             raise
-        curves.close()
+        if curves.problem is None:
+            curves.close()
+            return
+        with suppress(UserError):
+            curves.close()
+        raise curves.problem
 
 
 def _start(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> "GeneralTracker | None":
@@ -87,7 +99,7 @@ def _start(experiment: Experiment, *, logs: Path, run_id: str, start: int) -> "G
 
     if name == "tensorboard":
         # a killed run may have drawn points beyond its last checkpoint: they give way to those that come
-        tracker = TensorBoardTracker(logs.name, logs.parent, purge_step=start + 1 if start else None)
+        tracker = TensorBoardTracker(logs.name, logs.parent, purge_step=start + 1)
     elif name == "trackio":
         # which knows a run by its name alone: one that a resume renames begins anew there
         known_as = f"{experiment.name}-{run_id[:8]}"

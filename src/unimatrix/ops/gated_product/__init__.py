@@ -37,6 +37,8 @@ def gated_product(gate_and_up: Tensor, *, backend: Backend | BackendChoice = "au
     """
     asked = backend.asked if isinstance(backend, BackendChoice) else backend
     if asked == "auto" and _is_a_step(gate_and_up):
+        if isinstance(backend, BackendChoice):
+            backend.ran = "reference"
         return gated_product_reference(gate_and_up)
     dims = gate_and_up.dim() if isinstance(gate_and_up, Tensor) else 1
     letters = "2 width" if dims < 2 else "..., 2 width"

@@ -50,7 +50,7 @@ def m2rnn(
         y_t = h_t^T q_t
 
     Args:
-        q, k: [B, T, H, K], any float dtype, any strides; float64 beside narrower ones is refused here and in
+        q, k: [B, T, H, K], any float dtype, any strides; float64 beside a narrower q is refused here and in
             every argument.
         v: [B, T, H, V].
         log_retention: [B, T, H], natural log of f, <= 0; -inf forgets everything, 0 writes nothing.

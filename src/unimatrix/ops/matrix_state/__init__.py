@@ -56,7 +56,7 @@ def matrix_state(
         y_t = S_t q_t
 
     Args:
-        q, k, v: [B, T, H, S], any float dtype, any strides; float64 beside narrower ones is refused here
+        q, k, v: [B, T, H, S], any float dtype, any strides; float64 beside a narrower q is refused here
             and in every argument. q and v may have another width R than k: the
             state is then S x R, and y is as wide as k. Rule mixing needs R = S.
         log_retention: [B, T, H], natural log of rho, <= 0; -inf forgets everything, 0 writes nothing.

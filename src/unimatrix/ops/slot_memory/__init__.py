@@ -67,7 +67,7 @@ def slot_memory(
         w = softmax(beta) over the TopK of them;  context_t = sum_s w_s V_s
 
     Args:
-        query, key: [B, T, E]; value: [B, T, W]; any float dtype; float64 beside narrower ones is refused
+        query, key: [B, T, E]; value: [B, T, W]; any float dtype; float64 beside a narrower query is refused
             here and in every argument.
         token_ids: [B, T] int64, >= 0, the ids stored with the values.
         write_strength: [B, T], lambda in [0, 1].

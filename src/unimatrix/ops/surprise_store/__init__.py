@@ -94,12 +94,13 @@ def surprise_store(
     left. Equal keys, as those of one token are, so have equal scores however they were rounded (in float32;
     keys that were themselves rounded to 16 bits differ by more), and in every form the same ones are read.
 
-    Surprises are compared in steps of 1/1024, as what is equal but for rounding must not decide; of equal
-    ones the older one goes. What is random depends on the seed and on the text up to the token, and on
-    nothing else: a text in pieces is decided as the whole.
+    Surprises are compared in steps of 1/1024 up to 1024, as what is equal but for rounding must not decide.
+    One that is not above the r largest before it does not come in; of equal ones that are held the older one
+    goes. What is random depends on the seed and on the text up to the token, and on nothing else: a text in
+    pieces is decided as the whole.
 
     Args:
-        query, key: [B, T, E]; value: [B, T, W]; any float dtype; float64 beside narrower ones is refused
+        query, key: [B, T, E]; value: [B, T, W]; any float dtype; float64 beside a narrower query is refused
             here and in every argument.
         token_ids: [B, T] int64, >= 0, the ids stored with the values.
         surprise: [B, T], >= 0; it decides, and gets no gradient. Only the surprise policies look at it.

@@ -44,6 +44,11 @@ def surprise_store_chunked(
 ) -> tuple[StoreReads, SurpriseStoreState]:
     """Arguments as in `surprise_store`, already checked; T > 0."""
     length, width = offers.query.shape[1:]
+    empty = state.priorities == EMPTY  # whatever stands there, it holds nothing, and 0 times it may be NaN
+    state = state._replace(
+        keys=state.keys.masked_fill(empty[..., None], 0.0),
+        values=state.values.masked_fill(empty[..., None], 0.0),
+    )
     version, first, last, *deciding = torch.ops.unimatrix.surprise_store_decide(
         offers.levels,
         offers.token_ids,

@@ -36,7 +36,7 @@ from unimatrix.ops.threads import threads_for
 SURPRISE, SURPRISE_OLDEST = POLICIES.index("surprise"), POLICIES.index("surprise-oldest")
 RANDOM, RESERVOIR = POLICIES.index("random"), POLICIES.index("reservoir")
 FIRST, SECOND = (np.uint64(number % 2**64) for number in MULTIPLIERS)
-# so far below the best score a weight is nothing even in float64: see unimatrix.ops.slot_memory.kernels
+# so far below the best score a weight is nothing even in float64: see unimatrix.ops.slot_memory.best
 NO_WEIGHT = -46.0
 
 

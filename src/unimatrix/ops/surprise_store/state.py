@@ -83,7 +83,9 @@ def mix(mixed: Tensor, token_ids: Tensor) -> Tensor:
 
 def in_steps(surprise: Tensor) -> Tensor:
     """Surprises as whole steps, int64; where one is no number 0."""
-    steps = surprise.detach().double().nan_to_num(0.0) * STEPS
+    # exact in both: a product with a power of two. Apple's GPUs have no float64
+    wide = surprise.detach().float() if surprise.device.type == "mps" else surprise.detach().double()
+    steps = wide.nan_to_num(0.0) * STEPS
     return steps.round().clamp(0, MOST_STEPS).long()
 
 

@@ -61,7 +61,7 @@ def triple_latent(
     With addresses E the memory has M rows in place of S, and softmax(E s_{t-1}) writes, softmax(E q_l) reads.
 
     Args:
-        a, b, q_l, q_r: [B, T, H, S], any float dtype, any strides; float64 beside narrower ones is refused
+        a, b, q_l, q_r: [B, T, H, S], any float dtype, any strides; float64 beside a narrower a is refused
             here and in every argument.
         log_retention, log_pair_retention: [B, T, H], natural logs of lambda and mu, <= 0; -inf forgets
             everything, 0 writes nothing. float32 or wider keeps retentions near 1 exact.
