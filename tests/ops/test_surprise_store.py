@@ -347,7 +347,4 @@ def test_what_lies_in_an_empty_entry_reaches_nothing(backend, part, wrong):
     spoilt = SurpriseStoreState(*(x.clone() for x in first))
     getattr(spoilt, part)[:, -1] = wrong
     inputs = make(2 * CHUNK + 3, seed=1)
-    expected = run(inputs, "reference", state=first)
-    for quantity, x in run(inputs, backend, state=spoilt).items():
-        assert x.double().isfinite().all(), quantity
-        assert_close(x.double(), expected[quantity].double(), "gradient")
+    assert_same(run(inputs, backend, state=spoilt), run(inputs, "reference", state=first))
