@@ -6,14 +6,18 @@ import random
 import shlex
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from unimatrix.cli import reproduce as reproduce_module
+from unimatrix.data import load_corpus
 from unimatrix.hf.checksums import write_checksums
+from unimatrix.lab import run as run_module
 from unimatrix.lab.report import Reproduction
 from unimatrix.lab.results import folder_name
-from unimatrix.studies.catalogue import ONLY_IN_FULL
+from unimatrix.studies.catalogue import ONLY_IN_FULL, study
+from unimatrix.studies.paper.claims import PAPER
 from unimatrix.train.run_folder import sole_use
 
 STOPPED = Reproduction(summaries=(), page=None, stop_signal=15)
@@ -137,6 +141,30 @@ def test_a_run_of_a_reproduction_goes_on_with_it(call, run_folder, tmp_path):
     change(run_folder.parent / name / "run.json", experiment=experiment_of(str(tmp_path), seed=7))
     (seen,) = listed(call, tmp_path)
     assert seen["resume"].endswith(shlex.join(["--seeds", "7", "--data", str(tmp_path)]))
+
+
+def test_a_run_of_a_reproduction_goes_on_with_its_own_study_and_text(call, run_folder, tmp_path):
+    stop_at(run_folder, step=4, of=10)
+    text = tmp_path / "sea.txt"
+    text.write_bytes(b"a text by the sea " * 200)
+    corpus = load_corpus(text)
+    asked = {"out": tmp_path, "seeds": (7,), "paper": PAPER, "skip": ONLY_IN_FULL, "source": str(text)}
+    for studies in (("table2", "table5"), ("table1",)):  # a later one leaves what was asked before
+        with patch.object(run_module, "_train_all", return_value=15):
+            run_module.reproduce(studies=[study(name) for name in studies], corpus=corpus, **asked)
+    for name, more in (
+        ("table1.unimatrix-core", ["--studies", "table1", "--data", str(text)]),
+        ("recall.triple-latent", ["--studies", "table2", "--data", str(text)]),
+        ("recall-no-dropout.slots4", ["--studies", "table5"]),
+    ):
+        shutil.rmtree(tmp_path / "runs" / "one", ignore_errors=True)
+        shutil.copytree(run_folder, run := tmp_path / "runs" / folder_name(name, 7, "0123456789abcdef"))
+        task = None if name.startswith("table1") else {"kind": "recall"}
+        recipe = experiment_of(str(text) if task is None else "auto", seed=7, name=name) | {"task": task}
+        change(run / "run.json", experiment=recipe)
+        (seen,) = listed(call, run)
+        begin = ["unimatrix", "reproduce", "--out", str(tmp_path), "--seeds", "7"]
+        assert shlex.split(seen["resume"]) == [*begin, *more]
 
 
 def experiment_of(data: str, *, seed: int, name: str = "table1.unimatrix-core", **loop) -> dict:

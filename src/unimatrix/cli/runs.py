@@ -40,6 +40,7 @@ examples:
 
 USUAL = (Path("runs"), Path("reproduction/runs"))
 MARK, TRAINER, CHECKSUMS = "run.json", "trainer.json", "checksums.json"
+ASKED = "asked.json"  # beside the runs of a reproduction: unimatrix.lab.run
 KIND = "unimatrix training run"
 _CHECKPOINT = re.compile(r"checkpoint-\d{6,}")
 _OF_A_REPRODUCTION = re.compile(r"-seed\d+-[0-9a-f]{8}$")  # unimatrix.lab.results.folder_name
@@ -238,14 +239,25 @@ def _resume(folder: Path, record: Mapping[str, Any] | None) -> str | None:
     out = folder.parent.parent if len(folder.parts) > 1 else place.parent.parent
     words = ["reproduce", "--out", str(out)]
     words += ["--seeds", str(int(_number(loop, "seed")))]
+    asked = _asked(out, str(experiment.get("name")))
+    # without a study all are trained
+    words += ["--studies", str(asked["study"])] if asked.get("study") else []
     # else it may be shown from other runs, and this one never goes on
     words += ["--full"] if only_in_full(str(experiment.get("name"))) else []
     device = loop.get("device", "auto")
     words += [] if device == "auto" else ["--device", str(device)]
-    data = experiment.get("data", "auto")
-    if experiment.get("task") is None and data != "auto":
-        words += ["--data", str(data)]  # a folder of any kind too
+    data = experiment.get("data", "auto") if experiment.get("task") is None else None
+    data = asked.get("data") or data or "auto"  # a task's study may have texts too
+    words += [] if data == "auto" else ["--data", str(data)]  # a folder of any kind too
     return command(*words)
+
+
+def _asked(out: Path, name: str) -> Mapping[str, Any]:
+    """Study and text of an experiment as the reproduction was asked for it; empty where that is not known."""
+    try:
+        return _object(_record(out / ASKED), name)
+    except (UserError, OSError, KeyError, ValueError):
+        return {}
 
 
 def _is_used(folder: Path) -> bool:

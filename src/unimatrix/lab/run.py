@@ -3,6 +3,7 @@
 OUT/results.jsonl          one line per finished run, appended and never rewritten
 OUT/gave_up.jsonl          one line per run that could not go on, and why: the page tells of it
 OUT/runs/...               the runs themselves: checkpoints and curves
+OUT/asked.json             the study and the text of each experiment, by which `unimatrix runs` tells how to go on
 OUT/inspections/...        what the studies' looks into trained models found (unimatrix.lab.look)
 
 The rest of OUT is made of these (unimatrix.lab.report).
@@ -18,6 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from unimatrix.atomic import write_json
+from unimatrix.codec import read_json
 from unimatrix.data import Corpus, Split, load_corpus
 from unimatrix.errors import TrainingStopped, UserError, first_names
 from unimatrix.lab.committed import committed_rows, is_committed, seconds_by_experiment
@@ -53,6 +56,7 @@ from unimatrix.train.config import Device
 from unimatrix.train.progress import PlainConsole, say
 from unimatrix.train.run_folder import check_path
 
+ASKED = "asked.json"
 _SEEDS_OF_THE_PAPER = (7, 11)
 
 
@@ -130,6 +134,7 @@ def reproduce(
     live = [run for run in planned if run.name not in skipped]
     missing = [run for run in live if run.loop.seed not in own[run.name]]
     out.mkdir(parents=True, exist_ok=True)
+    _note_asked(studies, source=source, out=out)
     # what stands in for studies that were not chosen this time stays
     kept = (
         [] if is_committed(out) else [row for row in read_results(out / SHOWN) if row.experiment not in own]
@@ -205,6 +210,19 @@ def _inspect(
 def reads_text(experiments: Iterable[Experiment]) -> bool:
     """Whether any of them trains on a text; a task draws its own sequences."""
     return any(experiment.task is None for experiment in experiments)
+
+
+def _note_asked(studies: Sequence[Study], *, source: str, out: Path) -> None:
+    """OUT/asked.json: of each experiment the study, and the text where that reads one, to go on with it."""
+    try:
+        asked = read_json(out / ASKED)
+    except (OSError, UserError):
+        asked = {}
+    asked = dict(asked) if isinstance(asked, Mapping) else {}
+    for study in studies:
+        text = source if reads_text(study.experiments) else None
+        asked |= {name: {"study": study.name, "data": text} for name in study.names}
+    write_json(out / ASKED, asked)
 
 
 def _of_text(studies: Sequence[Study], corpus: Corpus | None, console: Console) -> Sequence[Study]:
