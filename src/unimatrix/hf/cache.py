@@ -183,9 +183,9 @@ class UniMatrixCache(Cache):
     def put(self, state: Any, num_new: int, pieces: list[Read]) -> None:
         """The state after num_new more tokens, the end of `pieces`, each of which has the state before it.
 
-        Recording, it can go back behind all of a call that is not the first, however long its drafts were.
+        Recording, it can go back behind all of the newest call, however long its drafts were.
         """
-        window = WINDOW if self.seq_length == 0 else max(WINDOW, num_new)
+        window = max(WINDOW, num_new)
         self._state, self.seq_length, self._again = state, self.seq_length + num_new, None
         if not self._recording:
             return

@@ -31,7 +31,7 @@ from unimatrix.models import LanguageModel, Mamba2, TextModel, text_model_from_c
 from unimatrix.models.documents import check_keeps_documents
 from unimatrix.models.input_checks import has_values, may_look, positions_at
 
-IN_WHOLE_STEP = "num_items_in_batch"  # for the loss
+LOSS_KWARGS = ("num_items_in_batch", "shift_labels")
 # what torch.compile, checkpoint_wrapper, FSDP and DistributedDataParallel call the module inside them
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"}
 
@@ -143,7 +143,7 @@ class UniMatrixPreTrainedModel(PreTrainedModel):
             UserError: what `forward` says.
         """
         for name, value in kwargs.items():
-            if name not in (IN_WHOLE_STEP, *packing.NAMES) and value is not None and value is not False:
+            if name not in (*LOSS_KWARGS, *packing.NAMES) and value is not None and value is not False:
                 why = "; there are no attention weights to give" if name == "output_attentions" else ""
                 raise UserError(f"{type(self).__name__}: unknown argument {name!r}{why}")
         given = inputs_embeds if input_ids is None else input_ids
@@ -400,7 +400,6 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
         position_ids: Tensor | None = None,
         seq_lengths: Any = None,
         seq_idx: Tensor | None = None,
-        shift_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> UniMatrixOutput:
         """Next-token logits, and the loss if labels are given.
@@ -428,9 +427,9 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
                 `cu_seq_lens_k` of kwargs, or by several of them that agree: each document is read as if it
                 were alone, and the state is the last one's. (What a Trainer hands on of a dataset's columns
                 are the names that stand here.)
-            shift_labels: [B, T] int64, labels that are shifted already, in the place of `labels`.
-            kwargs: `num_items_in_batch` goes to the loss. `max_length_q` and `max_length_k` may not be less
-                than the longest document. Any other must be None or False.
+            kwargs: `num_items_in_batch` and `shift_labels` go to the loss (named among the others, a Trainer
+                would ask every batch for the latter). `max_length_q` and `max_length_k` may not be less than
+                the longest document. Any other must be None or False.
         Returns:
             loss (scalar float32 or None), logits [B, T, V], cache (`UniMatrixCache` or None; it answers to
             past_key_values too), hidden_states (L + 1 times [B, T, D], or None).
@@ -450,14 +449,15 @@ class UniMatrixForCausalLM(  # type: ignore[reportIncompatibleMethodOverride]
         )
         keep = logits_to_keep if isinstance(logits_to_keep, Tensor) else logits_to_keep or None
         choose = None if keep is None else _positions_at(keep, asked.given)
-        with_loss = labels is not None or shift_labels is not None
+        shifted = kwargs.get("shift_labels")
+        with_loss = labels is not None or shifted is not None
         read = self._read(asked, head=True, keep=None if with_loss else keep)
         logits, loss = read.logits, None
         assert logits is not None
         if with_loss:
+            loss_kwargs = {name: kwargs[name] for name in LOSS_KWARGS if name in kwargs}
             about = {"mask": asked.mask, "starts": asked.starts, "training": self.training}
-            about["num_items_in_batch"] = kwargs.get(IN_WHOLE_STEP)
-            loss = next_token_loss(self.loss_function, logits, labels, shift_labels=shift_labels, **about)
+            loss = next_token_loss(self.loss_function, logits, labels, **about, **loss_kwargs)
             logits = logits if choose is None else choose(logits)
         return UniMatrixOutput(
             loss=loss,  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 OUT/results.jsonl          one line per finished run, appended and never rewritten
 OUT/gave_up.jsonl          one line per run that could not go on, and why: the page tells of it
 OUT/runs/...               the runs themselves: checkpoints and curves
-OUT/asked.json             the study and the text of each experiment, by which `unimatrix runs` tells how to go on
+OUT/asked.json             study and text of each experiment, by which `unimatrix runs` tells how to go on
 OUT/inspections/...        what the studies' looks into trained models found (unimatrix.lab.look)
 
 The rest of OUT is made of these (unimatrix.lab.report).
