@@ -264,7 +264,7 @@ def test_settings_that_cannot_work_are_named(settings, message):
 
 
 def test_the_op_is_the_one_that_is_said():
-    assert ContextVotesConfig.ops == (context_continuations.__name__,)
+    assert ContextVotesConfig.ops == (context_continuations.__name__, "token_store")
     assert (
         ContextVotesConfig(orders=(1, 5))
         == unimatrix.models.ModelConfig.from_dict(voting(orders=(1, 5)).config.to_dict()).parts["contexts"]

@@ -218,7 +218,7 @@ def test_what_is_said_of_one_layer_goes_before_what_is_said_of_all(turn):
 
 
 def test_a_layers_part_and_the_models_own_of_one_name_are_two():
-    config = preset_config("unimatrix-sparse-pointer", **{"layers.0.memory": "slots"})
+    config = preset_config("unimatrix-sparse-pointer", **{"layers.0.memory": "surprise_store"})
     with pytest.raises(UserError, match=r"top_k could be layers\.0\.memory\.top_k or parts\.memory\.top_k"):
         edit(config, {"top_k": 1})
     changed = edit(config, {"layers.0.memory.top_k": 1})
