@@ -53,7 +53,8 @@ def append_lines(path: Path, lines: bytes) -> None:
         OSError: the folder cannot be written, or the disk is full; the lines before stay whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
+    # without a buffer, which would write what did not fit once more when the file is closed
+    with open(path, "a+b", buffering=0) as file:
         if fcntl is not None:
             with suppress(OSError):  # a file system that has no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -64,13 +65,13 @@ def append_lines(path: Path, lines: bytes) -> None:
             whole, lines = end, b"\n" + lines
         file.truncate(whole)
         try:
-            file.write(lines)
-            file.flush()
+            left = memoryview(lines)
+            while left:
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
-            # a half-written line would be dropped at the next reading anyway; leave none behind. By the
-            # system: the file's own would write first what is still to be written
-            os.ftruncate(file.fileno(), whole)
+            # a half-written line would be dropped at the next reading anyway; leave none behind
+            file.truncate(whole)
             raise
 
 

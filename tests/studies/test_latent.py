@@ -182,7 +182,7 @@ def test_another_recipe_of_the_second_training_is_named(like_the_paper) -> None:
 
 
 def test_the_papers_numbers_reproduce_every_claim(like_the_paper) -> None:
-    assert [outcomes(table, like_the_paper()) for table in TABLES] == [[YES] * 4, [YES] * 5, [NO, NO]]
+    assert [outcomes(table, like_the_paper()) for table in TABLES] == [[YES] * 4, [YES] * 5, [NO, NO, NO]]
 
 
 @pytest.mark.parametrize(
@@ -326,11 +326,11 @@ def with_seconds(runs, seconds):
     [
         # as fast as the Transformer, and faster: its 1,000 steps; three times slower: 333, between its 200
         # and its 400; a quarter slower: 800, and not its 400; far slower: its 80
-        (0.05, [NO, NO], 2.7 - 2.9),
-        (0.04, [NO, NO], 2.7 - 2.9),
-        (0.15, [YES, YES], 3.8 - 0.6 * (1000 / 3 - 200) / 200 - 2.9),
-        (0.0625, [YES, NO], 3.2 - 0.5 * 400 / 600 - 2.9),
-        (5.0, [YES, YES], 4.8 - 2.9),
+        (0.05, [NO, NO, NO], 2.7 - 2.9),
+        (0.04, [NO, NO, NO], 2.7 - 2.9),
+        (0.15, [NO, YES, YES], 3.8 - 0.6 * (1000 / 3 - 200) / 200 - 2.9),
+        (0.0625, [NO, YES, NO], 3.2 - 0.5 * 400 / 600 - 2.9),
+        (5.0, [NO, YES, YES], 4.8 - 2.9),
     ],
 )
 def test_no_compute_win_is_judged_in_the_transformers_seconds(
@@ -340,7 +340,7 @@ def test_no_compute_win_is_judged_in_the_transformers_seconds(
     with_seconds(runs["length.transformer"], 0.05)
     with_seconds(runs["length.triple-hybrid"], seconds)
     assert outcomes(TRAINING_LENGTH, runs) == expected
-    (comparison,) = TRAINING_LENGTH.claims[1].comparisons
+    (comparison,) = TRAINING_LENGTH.claims[2].comparisons
     interval = comparison.difference(runs)
     assert interval is not None
     assert interval.mean == pytest.approx(difference)

@@ -151,7 +151,7 @@ def test_baselines_are_counted_not_measured() -> None:
 def test_the_papers_numbers_reproduce_every_claim(like_the_paper) -> None:
     for table in (TABLE3, TABLE4, TABLE5):
         assert set(outcomes(table, like_the_paper())) == {"reproduced"}
-    assert [len(table.claims) for table in RECALL_TABLES] == [4, 5, 7, 1]
+    assert [len(table.claims) for table in RECALL_TABLES] == [4, 5, 8, 1]
 
 
 @pytest.mark.parametrize(
@@ -166,14 +166,17 @@ def test_the_papers_numbers_reproduce_every_claim(like_the_paper) -> None:
         (TABLE4, {"recall-no-dropout.unimatrix-assoc": (24.0, 0, 0)}, [NO, YES, YES, YES, NO]),
         (TABLE4, {SPARSE_POINTER: (99.2, 0, 0)}, [YES, YES, OPEN, YES, YES]),
         (TABLE4, {SPARSE_POINTER: (98.0, 0, 0)}, [YES, YES, NO, YES, YES]),
-        (TABLE5, {"recall-no-dropout.slots8": (18.0, 0, 0)}, [NO, *[YES] * 6]),
+        (TABLE5, {"recall-no-dropout.slots8": (18.0, 0, 0)}, [NO, *[YES] * 7]),
         # the threshold is gone, and what a half-open gate adds is below our bound
-        (TABLE5, {"recall-no-dropout.slots16": (52.0, 17.5, 13.6)}, [YES, NO, *[YES] * 4, NO]),
+        (TABLE5, {"recall-no-dropout.slots16": (52.0, 17.5, 13.6)}, [YES, NO, *[YES] * 5, NO]),
         # the pointer helps less with more pairs
-        (TABLE5, {"recall-no-dropout.no-pointer": (90.0, 90.3, 89.9)}, [YES, YES, NO, *[YES] * 4]),
-        (TABLE5, {"recall-no-dropout.no-pointer": (40.0, 30.3, 20.9)}, [*[YES] * 5, NO, YES]),
-        (TABLE5, {"recall-no-dropout.no-gate": (97.0, 100.0, 100.0)}, [*[YES] * 3, NO, NO, YES, YES]),
-        (TABLE5, {"recall-no-dropout.slots16-half-gate": (60.0, 0, 0)}, [*[YES] * 6, NO]),
+        (TABLE5, {"recall-no-dropout.no-pointer": (90.0, 90.3, 89.9)}, [YES, YES, NO, *[YES] * 5]),
+        (TABLE5, {"recall-no-dropout.no-pointer": (40.0, 30.3, 20.9)}, [*[YES] * 6, NO, YES]),
+        (TABLE5, {"recall-no-dropout.no-gate": (97.0, 100.0, 100.0)}, [*[YES] * 3, NO, NO, NO, YES, YES]),
+        # no better where both are exact; 32 slots that are far from exact make no threshold
+        (TABLE5, {SPARSE_POINTER: (100.0, 100.0, 100.0)}, [*[YES] * 4, NO, *[YES] * 3]),
+        (TABLE5, {SPARSE_POINTER: (90.0, 98.3, 97.9)}, [YES, NO, NO, *[YES] * 5]),
+        (TABLE5, {"recall-no-dropout.slots16-half-gate": (60.0, 0, 0)}, [*[YES] * 7, NO]),
     ],
 )
 def test_other_numbers_change_the_claims_they_are_about(like_the_paper, table, changes, expected) -> None:
