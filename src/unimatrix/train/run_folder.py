@@ -104,6 +104,7 @@ def check_path(out: Path) -> None:
 
 def _lock(descriptor: int) -> None:
     """Take the lock; whoever only looks whether it is taken, as `unimatrix runs`, has it for an instant."""
+    assert fcntl is not None
     for _ in range(_LOOKS):
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
