@@ -71,12 +71,12 @@ FRESH = {
     "fair-fight-second": 5,
     "fair-fight-third": 5,
 }
-FRESH |= {"fair-fight-long": 3, "fair-fight-large": 1}
+FRESH |= {"fair-fight-long": 1, "fair-fight-large": 1}  # of the three of the longer one, so far
 # the texts that streams were read from, the newest first
 STREAMS = dict.fromkeys(("python-stdlib-3.11.7", "tinyshakespeare", "wikitext-2-raw"), FIVE)
 # what no committed run is of: a name goes from here when its rows come
 NOT_RUN_YET = ("triple-untyped.",)
-NOT_RUN_YET += ("fight-second.", "fight-third.", "fight-long.")
+NOT_RUN_YET += ("fight-second.", "fight-third.")
 PARTLY_RUN = ("triple-untyped",)  # whose answer needs such a run, and others that are there
 
 
